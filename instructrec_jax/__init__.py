@@ -1,0 +1,19 @@
+"""Recommendation as instruction following (InstructRec), in JAX.
+
+The paper's pipeline, in the order in which the chapters build on each other:
+
+  text          sentencepiece vocabulary, token features, packed rows
+  data          reviews -> 5-core -> leave-one-out -> stored candidates
+  instructions  templates over preference x intention x task form -> text
+  seq2seq       the T5 1.1 encoder-decoder, with T5X's parameter tree
+  mesh          where its arrays live on a (data, model) mesh of devices
+  training      packed rows -> loss -> Adafactor -> checkpoints
+  scoring       log P(candidate title | instruction), batched
+  baselines     what the model has to beat
+  evaluation    HR@K and NDCG@K with intervals, on the same candidates
+  seqio_bridge  TFDS, SeqIO tasks and mixtures
+  cli           the `instructrec` command
+
+Text and arrays meet in one dict of numpy arrays whose keys are T5X's feature
+names (`text.features`). Importing this package imports nothing else.
+"""

@@ -1,0 +1,67 @@
+"""The ceiling of the synthetic shop: the best that any ranker can do.
+
+Bayes' rule over the shop's own purchase process: the history gives a posterior
+over the shopper's taste, and the posterior the chance of each candidate.
+"""
+
+import pathlib
+from collections.abc import Sequence
+
+import numpy as np
+
+from instructrec_jax import storage
+from instructrec_jax.data import synthetic
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.records import RankingRequest
+
+
+class PlantedRanker:
+  """Ranks by the exact P(next item | history) of a synthetic shop."""
+
+  name = "planted (ceiling)"
+
+  def __init__(
+    self, process: synthetic.PurchaseProcess, catalogue: Sequence[int]
+  ):
+    """Takes the process and, for each item number, its row in the process."""
+    self._process = process
+    self._catalogue = np.asarray(catalogue)
+
+  @classmethod
+  def load(cls, dataset: pathlib.Path) -> "PlantedRanker":
+    """Reads DATASET/planted.json, written by `prepare --format synthetic`.
+
+    Raises:
+      InputError: the dataset is not a synthetic shop.
+    """
+    planted = storage.read_json(pathlib.Path(dataset) / "planted.json")
+    rows = {item_id: row for row, item_id in enumerate(planted["attributes"])}
+    process = synthetic.PurchaseProcess(
+      synthetic.Habits(**planted["habits"]),
+      np.array(list(planted["attributes"].values())),
+    )
+    items = DatasetFolder.open(dataset).items
+    return cls(process, [rows[item.item_id] for item in items])
+
+  def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
+    """Returns log P(candidate | history) for each request."""
+    return [self._score(request) for request in requests]
+
+  def _score(self, request: RankingRequest) -> np.ndarray:
+    history = self._catalogue[list(request.history_items)]
+    candidates = self._catalogue[list(request.candidate_items)]
+    posterior_T = np.log(self._process.prior_T)
+    last, owned = None, []
+    for bought in history:
+      posterior_T += np.log(self._next_TxI(last, owned)[:, bought])
+      last = int(bought)
+      owned.append(last)
+    posterior_T = np.exp(posterior_T - posterior_T.max())
+    chance_I = posterior_T @ self._next_TxI(last, owned)
+    return np.log(chance_I[candidates])
+
+  def _next_TxI(self, last: int | None, owned: Sequence[int]) -> np.ndarray:
+    """Nobody buys the same thing twice: owned items' chance goes to others."""
+    chance_TxI = self._process.next_TxI(last)
+    left_T = chance_TxI.sum(1) - chance_TxI[:, list(owned)].sum(1)
+    return chance_TxI / left_T[:, None]

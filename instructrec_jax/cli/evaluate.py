@@ -1,0 +1,81 @@
+"""Ranks the same stored candidates with every ranker and prints the table.
+
+Popularity and co-occurrence are fitted on the training interactions. Writes
+results.json (for programs) and results.md into --out.
+"""
+
+import argparse
+import json
+import pathlib
+
+EXAMPLE = (
+  "instructrec evaluate --dataset data/games --model runs/games "
+  "--scenarios sequential --out results/games"
+)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the options of `instructrec evaluate`."""
+  parser.add_argument(
+    "--dataset", type=pathlib.Path, required=True, help="a dataset folder"
+  )
+  parser.add_argument(
+    "--out", type=pathlib.Path, required=True, help="the folder to write"
+  )
+  parser.add_argument(
+    "--model",
+    type=pathlib.Path,
+    help="a model folder; without it, only the baselines are ranked",
+  )
+  parser.add_argument(
+    "--scenarios",
+    type=_names,
+    default=("all",),
+    help="comma-separated names, or all (the default)",
+  )
+  parser.add_argument(
+    "--rankers",
+    type=_names,
+    default=("all",),
+    help="comma-separated names, or all that are available (the default)",
+  )
+  parser.add_argument("--split", choices=("validation", "test"), default="test")
+  parser.add_argument(
+    "--limit", type=int, help="only the first so many requests of a scenario"
+  )
+  parser.add_argument(
+    "--seed", type=int, default=0, help="of the bootstrap intervals"
+  )
+  parser.add_argument(
+    "--force", action="store_true", help="replace --out if it exists"
+  )
+  parser.add_argument(
+    "--json", action="store_true", help="print results.json, not the table"
+  )
+
+
+def run(args: argparse.Namespace) -> None:
+  """Runs `evaluation.evaluate.evaluate` and prints what it found."""
+  from instructrec_jax.evaluation import report
+  from instructrec_jax.evaluation.evaluate import evaluate
+
+  results = evaluate(
+    dataset=args.dataset,
+    out=args.out,
+    model=args.model,
+    scenarios=args.scenarios,
+    rankers=args.rankers,
+    split=args.split,
+    limit=args.limit,
+    seed=args.seed,
+    force=args.force,
+  )
+  if args.json:
+    print(json.dumps(results))
+  else:
+    print(report.markdown(results))
+    print(f"written: {args.out}/results.json, {args.out}/results.md")
+
+
+def _names(text: str) -> tuple[str, ...]:
+  return tuple(text.split(","))

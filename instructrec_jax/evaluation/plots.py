@@ -1,0 +1,127 @@
+"""Inline SVG plots whose colours follow the page, light or dark."""
+
+import html
+import io
+import re
+from collections.abc import Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# matplotlib wants colours; the page's style decides what they look like.
+_PAGE_COLOURS = {
+  "#010203": "var(--ink)",
+  "#040506": "var(--quiet)",
+  "#070809": "var(--accent)",
+}
+_INK, _QUIET, _ACCENT = _PAGE_COLOURS
+_STYLE = {
+  "svg.fonttype": "none",
+  "svg.hashsalt": "instructrec",
+  # A dollar sign in a name is a dollar sign.
+  "text.parse_math": False,
+  "font.size": 9,
+  "text.color": _INK,
+  "axes.edgecolor": _QUIET,
+  "axes.labelcolor": _QUIET,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "xtick.color": _QUIET,
+  "ytick.color": _QUIET,
+}
+
+
+def interval_plot(
+  intervals: Mapping[str, tuple[float, float, float]],
+  *,
+  label: str,
+  highlight: Sequence[str] = (),
+) -> str:
+  """Returns an SVG of one dot with its interval a name, top to bottom.
+
+  Args:
+    intervals: name to value, low, high.
+    label: what the axis shows.
+    highlight: names to draw in the page's accent colour.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure = Figure(
+      figsize=(5.2, 0.55 + 0.25 * len(intervals)), layout="constrained"
+    )
+    axes = figure.add_subplot()
+    for row, (name, (value, low, high)) in enumerate(intervals.items()):
+      colour = _ACCENT if name in highlight else _INK
+      axes.plot([low, high], [row, row], color=colour, linewidth=2.2)
+      axes.plot(value, row, "o", color=colour, markersize=5)
+    axes.set_yticks(range(len(intervals)), list(intervals))
+    axes.tick_params(axis="y", length=0, labelcolor=_INK)
+    axes.set_ylim(len(intervals) - 0.5, -0.5)
+    axes.set_xlim(
+      0, min(1.0, 1.1 * max(high for *_, high in intervals.values()))
+    )
+    axes.spines["left"].set_visible(False)
+    axes.grid(axis="x", color=_QUIET, alpha=0.25, linewidth=0.6)
+    axes.set_xlabel(label)
+    return _inline_svg(figure, alt=label)
+
+
+def curve_plot(
+  curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, label: str
+) -> str:
+  """Returns an SVG of curves over training steps.
+
+  Args:
+    curves: name to steps and values; the last is drawn in the accent colour.
+    label: what the values are.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure = Figure(figsize=(4.2, 2.5), layout="constrained")
+    axes = figure.add_subplot()
+    for index, (name, (steps, values)) in enumerate(curves.items()):
+      colour = _ACCENT if index == len(curves) - 1 else _INK
+      # A curve of few points would hide how few.
+      marker = "o" if len(steps) <= 30 else ""
+      axes.plot(
+        steps,
+        values,
+        f"{marker}-",
+        color=colour,
+        label=name,
+        linewidth=1.4,
+        markersize=3,
+      )
+    if len(curves) > 1:
+      axes.legend(frameon=False)
+    axes.grid(color=_QUIET, alpha=0.25, linewidth=0.6)
+    _few_ticks(axes)
+    axes.set_xlabel("step")
+    axes.set_title(label, loc="left", fontsize=9)
+    return _inline_svg(figure, alt=f"{label} over training steps")
+
+
+def _few_ticks(axes: Axes) -> None:
+  axes.locator_params(axis="x", nbins=4)
+  axes.locator_params(axis="y", nbins=5)
+
+
+def _inline_svg(figure: Figure, *, alt: str) -> str:
+  """Renders a figure as an <svg> element that needs nothing from outside."""
+  buffer = io.StringIO()
+  figure.savefig(
+    buffer,
+    format="svg",
+    transparent=True,
+    metadata={"Date": None, "Creator": None},
+  )
+  svg = buffer.getvalue()
+  svg = svg[svg.index("<svg") :]
+  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+  # Every figure repeats the same group names; one page may hold them once.
+  svg = re.sub(r'<g id="[^"]*"', "<g", svg)
+  svg = re.sub(r"font-family: [^;]*; ", "", svg)
+  for colour, variable in _PAGE_COLOURS.items():
+    svg = svg.replace(colour, variable)
+  return svg.replace(
+    "<svg", f'<svg role="img" aria-label="{html.escape(alt)}"', 1
+  )

@@ -1,0 +1,114 @@
+"""Writing that either finishes or leaves nothing behind."""
+
+import contextlib
+import hashlib
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Iterator
+from typing import Any
+
+from instructrec_jax.errors import InputError
+
+
+def sha256_of(path: pathlib.Path) -> str:
+  """Returns the hex SHA-256 of a file, read in pieces of 1 MiB."""
+  digest = hashlib.sha256()
+  with open(path, "rb") as file:
+    while piece := file.read(1 << 20):
+      digest.update(piece)
+  return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def staged_folder(
+  path: pathlib.Path, *, force: bool = False
+) -> Iterator[pathlib.Path]:
+  """Yields a scratch folder that becomes `path` only if the block succeeds.
+
+  A killed run leaves a hidden `.NAME.partial` folder, which the next run
+  removes; nothing ever looks finished that is not.
+
+  Raises:
+    InputError: `path` exists and `force` is not set.
+  """
+  path = pathlib.Path(path)
+  _refuse_existing(path, force)
+  partial = path.with_name(f".{path.name}.partial")
+  _remove(partial)
+  partial.mkdir(parents=True)
+  try:
+    yield partial
+  except BaseException:
+    _remove(partial)
+    raise
+  _replace(partial, path)
+
+
+@contextlib.contextmanager
+def staged_file(
+  path: pathlib.Path, *, force: bool = True
+) -> Iterator[pathlib.Path]:
+  """Yields a scratch file name that becomes `path` only on success.
+
+  Raises:
+    InputError: `path` exists and `force` is not set.
+  """
+  path = pathlib.Path(path)
+  _refuse_existing(path, force)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  # The suffix stays last: some writers choose their format by it.
+  partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+  try:
+    yield partial
+  except BaseException:
+    _remove(partial)
+    raise
+  os.replace(partial, path)
+
+
+def write_json(path: pathlib.Path, value: Any) -> None:
+  """Writes `value` as indented JSON, whole or not at all."""
+  with staged_file(path) as partial:
+    partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: pathlib.Path) -> Any:
+  """Reads a JSON file.
+
+  Raises:
+    InputError: the file is missing or is not JSON.
+  """
+  try:
+    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+  except FileNotFoundError:
+    raise InputError(f"{path}: no such file.") from None
+  except ValueError as error:
+    raise InputError(f"{path}: not valid JSON ({error}).") from None
+
+
+def _refuse_existing(path: pathlib.Path, force: bool) -> None:
+  if path.exists() and not force:
+    raise InputError(
+      f"{path} exists already: name another place, or pass --force to "
+      "replace it."
+    )
+
+
+def _replace(partial: pathlib.Path, path: pathlib.Path) -> None:
+  if path.exists():
+    old = path.with_name(f".{path.name}.old")
+    _remove(old)
+    os.replace(path, old)
+    os.replace(partial, path)
+    _remove(old)
+  else:
+    os.replace(partial, path)
+
+
+def _remove(path: pathlib.Path) -> None:
+  if path.is_dir():
+    shutil.rmtree(path)
+  elif path.exists():
+    path.unlink()

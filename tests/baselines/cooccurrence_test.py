@@ -1,0 +1,76 @@
+"""Tests for instructrec_jax/baselines/cooccurrence.py."""
+
+import hypothesis
+import hypothesis.strategies as st
+import numpy as np
+
+from instructrec_jax.baselines.cooccurrence import CooccurrenceRanker
+from instructrec_jax.data.folder import Sequences
+from instructrec_jax.records import RankingRequest
+
+ITEMS = 8
+users_strategy = st.lists(
+  st.lists(st.integers(0, ITEMS - 1), max_size=7, unique=True), max_size=6
+)
+
+
+def fit(users):
+  return CooccurrenceRanker.fit(
+    Sequences(
+      items=np.array([i for items in users for i in items], np.int32),
+      offsets=np.cumsum([0, *map(len, users)]),
+    ),
+    num_items=ITEMS,
+  )
+
+
+def score(ranker, history, candidates):
+  (scores,) = ranker.score(
+    [
+      RankingRequest(
+        "r",
+        "",
+        ("",) * len(candidates),
+        history_items=tuple(history),
+        candidate_items=tuple(candidates),
+      )
+    ]
+  )
+  return scores
+
+
+@hypothesis.settings(max_examples=80, deadline=None)
+@hypothesis.given(
+  users_strategy, st.lists(st.integers(0, ITEMS - 1), unique=True)
+)
+def test_ranks_as_counting_every_pair_by_hand(users, history):
+  training = [set(items[:-2]) for items in users]
+  candidates = [item for item in range(ITEMS) if item not in history]
+
+  def by_hand(candidate):
+    together = sum(
+      candidate in bought and item in bought
+      for bought in training
+      for item in history
+    )
+    return together, sum(candidate in bought for bought in training)
+
+  scores = score(fit(users), history, candidates)
+  keys = [by_hand(candidate) for candidate in candidates]
+  for a in range(len(candidates)):
+    for b in range(len(candidates)):
+      assert (scores[a] < scores[b]) == (keys[a] < keys[b])
+
+
+def test_only_the_last_twenty_items_of_the_history_count():
+  ranker = fit([[0, 1, 6, 7]])
+  assert score(ranker, [0, *[3] * 19], [1, 2])[0] > 1
+  # Out of the window, only the popularity of item 1 is left.
+  assert score(ranker, [0, *[3] * 20], [1, 2]).tolist() == [1, 0]
+
+
+def test_popularity_breaks_ties_and_never_more():
+  # 0 and 1 together once; 2 is bought by everyone, never with 0.
+  ranker = fit([[0, 1, 6, 7], *[[2, 6, 7]] * 9])
+  scores = score(ranker, [0], [1, 2, 3])
+  assert scores[0] > scores[1] > scores[2]
