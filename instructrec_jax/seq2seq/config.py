@@ -1,0 +1,118 @@
+"""Sizes and numerics of a T5 1.1 encoder-decoder."""
+
+import dataclasses
+import json
+from typing import Any
+
+import jax.numpy as jnp
+from flax import struct
+
+from instructrec_jax.errors import InputError
+
+REMAT_POLICIES = ("none", "minimal", "full")
+
+
+@struct.dataclass
+class T5Config:
+  """The fields of T5X's `network.T5Config`, under the same names.
+
+  Attributes:
+    vocab_size: rows of the embedding table, a multiple of 128.
+    dtype: of activations; parameters are always float32.
+    emb_dim: width of the residual stream.
+    num_heads: attention heads.
+    num_encoder_layers: layers of the encoder.
+    num_decoder_layers: layers of the decoder.
+    head_dim: width of a head; heads x width need not be `emb_dim`.
+    mlp_dim: width of the feed-forward layers.
+    mlp_activations: one name of `flax.linen` or "linear" for each factor of
+      the feed-forward layer's gate.
+    dropout_rate: of residual branches, attention and feed-forward.
+    logits_via_embedding: T5 1.0's tied output layer; T5 1.1 has its own.
+    float32_attention_logits: accumulate attention logits in float32.
+    remat_policy: what the backward pass recomputes: "none", "minimal" (all
+      but matrix products) or "full" (each whole layer).
+  """
+
+  vocab_size: int = 32128
+  dtype: Any = "float32"
+  emb_dim: int = 512
+  num_heads: int = 6
+  num_encoder_layers: int = 8
+  num_decoder_layers: int = 8
+  head_dim: int = 64
+  mlp_dim: int = 1024
+  mlp_activations: tuple[str, ...] = ("gelu", "linear")
+  dropout_rate: float = 0.1
+  logits_via_embedding: bool = False
+  float32_attention_logits: bool = False
+  remat_policy: str = "none"
+
+  def validate(self) -> "T5Config":
+    """Returns the config if it makes sense.
+
+    Raises:
+      InputError: a field has the wrong type or an impossible value.
+    """
+    for name in _POSITIVE:
+      value = getattr(self, name)
+      if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InputError(
+          f"T5Config.{name} is {value!r}: a positive whole number is needed."
+        )
+    rate = self.dropout_rate
+    if not isinstance(rate, int | float) or not 0 <= rate < 1:
+      raise InputError(
+        f"T5Config.dropout_rate is {rate!r}: a number from 0 to below 1 is "
+        "needed."
+      )
+    for name in self.mlp_activations:
+      if name not in ("linear", "gelu", "relu", "silu", "swish"):
+        raise InputError(
+          f"T5Config.mlp_activations has {name!r}: linear, gelu, relu, silu "
+          "and swish are known."
+        )
+    if self.remat_policy not in REMAT_POLICIES:
+      raise InputError(
+        f"T5Config.remat_policy is {self.remat_policy!r}: one of "
+        f"{', '.join(REMAT_POLICIES)} is needed."
+      )
+    try:
+      jnp.dtype(self.dtype)
+    except TypeError:
+      raise InputError(
+        f"T5Config.dtype is {self.dtype!r}: float32 or bfloat16 is needed."
+      ) from None
+    return self
+
+  def to_json(self) -> str:
+    """Returns the config as JSON, dtype by name."""
+    fields = dataclasses.asdict(self)
+    fields["dtype"] = jnp.dtype(self.dtype).name
+    return json.dumps(fields, indent=2) + "\n"
+
+  @classmethod
+  def from_json(cls, text: str) -> "T5Config":
+    """Reads what `to_json` wrote.
+
+    Raises:
+      InputError: it is not JSON, or has a field that is unknown or wrong.
+    """
+    try:
+      fields = json.loads(text)
+      fields["mlp_activations"] = tuple(fields["mlp_activations"])
+      config = cls(**fields)
+    except (ValueError, TypeError, KeyError) as error:
+      raise InputError(f"not the JSON of a T5Config: {error}.") from None
+    return config.validate()
+
+
+_POSITIVE = (
+  "vocab_size",
+  "emb_dim",
+  "num_heads",
+  "num_encoder_layers",
+  "num_decoder_layers",
+  "head_dim",
+  "mlp_dim",
+)

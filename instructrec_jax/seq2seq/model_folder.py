@@ -1,0 +1,168 @@
+"""MODEL_DIR: what `train` writes and everything else loads a model from.
+
+model.json         the T5Config
+vocabulary.model   the SentencePiece model
+checkpoints/STEP/  orbax: items `params` and `optimizer`
+best.json          the step that validation liked best
+"""
+
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from instructrec_jax import storage
+from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.transformer import Transformer
+from instructrec_jax.text.vocabulary import Vocabulary
+
+CONFIG_FILE = "model.json"
+VOCABULARY_FILE = "vocabulary.model"
+CHECKPOINTS = "checkpoints"
+BEST_FILE = "best.json"
+
+
+def save_config(model_dir: pathlib.Path, config: T5Config) -> None:
+  """Writes MODEL_DIR/model.json."""
+  with storage.staged_file(model_dir / CONFIG_FILE) as partial:
+    partial.write_text(config.to_json(), encoding="utf-8")
+
+
+def load_config(model_dir: pathlib.Path) -> T5Config:
+  """Reads MODEL_DIR/model.json.
+
+  Raises:
+    InputError: there is none, or it is broken.
+  """
+  path = pathlib.Path(model_dir) / CONFIG_FILE
+  if not path.is_file():
+    raise InputError(
+      f"{model_dir}: not a model folder, it has no {CONFIG_FILE}; "
+      "`instructrec train` makes one."
+    )
+  try:
+    return T5Config.from_json(path.read_text(encoding="utf-8"))
+  except InputError as error:
+    raise InputError(f"{path}: {error}") from None
+
+
+def load_params(
+  model_dir: pathlib.Path, *, step: int | str | None = None
+) -> tuple[T5Config, Any]:
+  """Loads a model's parameters, and nothing of its optimizer.
+
+  Args:
+    model_dir: a folder of `train`.
+    step: a number, "best" (by validation), or None for the latest.
+
+  Returns:
+    The config, and the tree of parameters as numpy arrays.
+
+  Raises:
+    InputError: no such model or step, or parameters of another size than
+      model.json says.
+  """
+  model_dir = pathlib.Path(model_dir).absolute()
+  config = load_config(model_dir)
+  step = find_step(model_dir, step)
+  path = model_dir / CHECKPOINTS / str(step) / "params"
+  checkpointer = ocp.PyTreeCheckpointer()
+  metadata = checkpointer.metadata(path).item_metadata
+  shapes = parameter_shapes(config)
+  _check_shapes(metadata.tree, shapes, where=f"{path.parent}")
+  params = checkpointer.restore(
+    path,
+    args=ocp.args.PyTreeRestore(
+      restore_args=jax.tree.map(
+        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
+      )
+    ),
+  )
+  return config, params
+
+
+def load_vocabulary(model_dir: pathlib.Path) -> Vocabulary:
+  """Loads a model folder's vocabulary and checks that it fits.
+
+  Raises:
+    InputError: it is missing, or has more pieces than the model has rows.
+  """
+  vocabulary = Vocabulary.load(pathlib.Path(model_dir) / VOCABULARY_FILE)
+  check_vocabulary(load_config(model_dir), vocabulary)
+  return vocabulary
+
+
+def check_vocabulary(config: T5Config, vocabulary: Vocabulary) -> None:
+  """Refuses a vocabulary that a model has no embeddings for.
+
+  Raises:
+    InputError: it has more pieces than the model's embedding has rows.
+  """
+  if vocabulary.model_vocab_size > config.vocab_size:
+    raise InputError(
+      f"{vocabulary.path}: {vocabulary.model_vocab_size} ids do not fit a "
+      f"model of vocab_size {config.vocab_size}; use the vocabulary that the "
+      "model was trained with."
+    )
+
+
+def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
+  """Returns the number of a finished checkpoint.
+
+  Raises:
+    InputError: there is no such step; the message lists those that are there.
+  """
+  folder = pathlib.Path(model_dir) / CHECKPOINTS
+  finished = sorted(
+    int(path.name)
+    for path in (folder.iterdir() if folder.is_dir() else ())
+    if path.name.isdigit()
+  )
+  if not finished:
+    raise InputError(
+      f"{model_dir}: no finished checkpoint in {CHECKPOINTS}/; train it first."
+    )
+  if step is None:
+    return finished[-1]
+  if step == "best":
+    best = pathlib.Path(model_dir) / BEST_FILE
+    step = storage.read_json(best)["step"] if best.exists() else finished[-1]
+  if step not in finished:
+    raise InputError(
+      f"{model_dir}: no checkpoint of step {step}; there are "
+      f"{', '.join(map(str, finished))}."
+    )
+  return int(step)
+
+
+def parameter_shapes(config: T5Config) -> Any:
+  """Returns the parameter tree of `jax.ShapeDtypeStruct`s; computes nothing."""
+  return jax.eval_shape(lambda: initial_variables(config))["params"]
+
+
+def initial_variables(config: T5Config, *, seed: int = 0) -> Any:
+  """Returns `params` and `params_axes`, drawn at random from `seed`."""
+  tokens = np.zeros((1, 8), np.int32)
+  return Transformer(config).init(
+    jax.random.key(seed), tokens, tokens, tokens, enable_dropout=False
+  )
+
+
+def _check_shapes(found: Any, expected: Any, *, where: str) -> None:
+  found, expected = (
+    {
+      jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (found, expected)
+  )
+  for name in sorted(found.keys() | expected.keys()):
+    if found.get(name) != expected.get(name):
+      raise InputError(
+        f"{where}: parameter {name} has shape {found.get(name, 'missing')}, "
+        f"but {CONFIG_FILE} asks for {expected.get(name, 'none such')}: the "
+        "checkpoint is of another model size."
+      )

@@ -1,0 +1,249 @@
+"""Packed rows on disk, memory-mapped: what `pack` writes and `train` reads.
+
+A folder of manifest.json, vocabulary.model and four .npy arrays of shape
+[rows, length], from which `features.expand_packed` makes the rest. No
+framework is needed to read it.
+"""
+
+import pathlib
+import shutil
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import tqdm
+from jaxtyping import Int
+
+from instructrec_jax import storage
+from instructrec_jax.errors import InputError
+from instructrec_jax.text import features, packing
+from instructrec_jax.text.vocabulary import Vocabulary
+
+MANIFEST_FILE = "manifest.json"
+VOCABULARY_FILE = "vocabulary.model"
+ARRAYS = (
+  "encoder_tokens",
+  "encoder_segments",
+  "decoder_targets",
+  "decoder_segments",
+)
+# Examples that are packed together; memory stays bounded by it.
+_WINDOW = 8192
+# Room for an .npy header, written when the number of rows is known.
+_HEADER_BYTES = 128
+
+
+class PackedDataset:
+  """Packed rows, read at random.
+
+  Attributes:
+    path: the folder.
+    manifest: mixture, seed, counts, row fill, hash of the vocabulary, ...
+    feature_lengths: {"inputs": encoder length, "targets": decoder length}.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    """Opens a folder; see `open`."""
+    self.path = pathlib.Path(path)
+    if not (self.path / MANIFEST_FILE).is_file():
+      raise InputError(
+        f"{self.path}: not a packed dataset, it has no {MANIFEST_FILE}; "
+        "`instructrec pack` makes one."
+      )
+    self.manifest: dict[str, Any] = storage.read_json(self.path / MANIFEST_FILE)
+    self._arrays = [self._map(name) for name in ARRAYS]
+    self.feature_lengths: dict[str, int] = self.manifest["feature_lengths"]
+
+  @classmethod
+  def open(cls, path: pathlib.Path) -> "PackedDataset":
+    """Opens a folder that `pack_pairs` wrote.
+
+    Raises:
+      InputError: it is missing, something else, or truncated.
+    """
+    return cls(path)
+
+  @property
+  def vocabulary_path(self) -> pathlib.Path:
+    """The vocabulary that the rows were tokenised with."""
+    return self.path / VOCABULARY_FILE
+
+  def __len__(self) -> int:
+    return len(self._arrays[0])
+
+  def batch(self, rows: Int[np.ndarray, " batch"]) -> dict[str, np.ndarray]:
+    """Returns T5X's features of these rows."""
+    return features.expand_packed(*(array[rows] for array in self._arrays))
+
+  def _map(self, name: str) -> np.ndarray:
+    path = self.path / f"{name}.npy"
+    try:
+      array = np.load(path, mmap_mode="r")
+    except (OSError, ValueError):
+      raise InputError(
+        f"{path}: missing or truncated; run `instructrec pack` again."
+      ) from None
+    if len(array) != self.manifest["rows"]:
+      raise InputError(
+        f"{path}: {len(array)} rows where {MANIFEST_FILE} says "
+        f"{self.manifest['rows']}; run `instructrec pack` again."
+      )
+    return array
+
+
+def pack_pairs(
+  pairs: Iterable[tuple[str, str]],
+  *,
+  vocabulary: Vocabulary,
+  out: pathlib.Path,
+  encoder_length: int = 512,
+  decoder_length: int = 64,
+  manifest: dict[str, Any] | None = None,
+  total: int | None = None,
+  force: bool = False,
+) -> PackedDataset:
+  """Tokenises and packs (input, target) texts into a folder.
+
+  Inputs are never cut here: one that does not fit a row (the renderer keeps
+  to its budget, so that is rare) is dropped, and counted in the manifest.
+  Targets are cut at the end and counted.
+
+  Args:
+    pairs: the examples, well mixed; read once.
+    vocabulary: tokenises both sides.
+    out: the folder to write.
+    encoder_length: a row's tokens for inputs.
+    decoder_length: a row's tokens for targets.
+    manifest: further entries of manifest.json.
+    total: number of pairs, for the progress bar.
+    force: replace `out` if it exists.
+
+  Raises:
+    InputError: `out` exists, or there is nothing to pack.
+  """
+  counts = {"examples": 0, "inputs_dropped": 0, "targets_cut": 0}
+  tokens = {"inputs": 0, "targets": 0}
+  with storage.staged_folder(pathlib.Path(out), force=force) as partial:
+    writer = _Writer(partial, vocabulary, encoder_length, decoder_length)
+    bar = tqdm.tqdm(
+      pairs, total=total, desc="pack", unit="example", disable=None
+    )
+    for window in _windows(bar):
+      inputs, targets = [], []
+      for source, target in window:
+        ids = vocabulary.encode_one(source)
+        answer = vocabulary.encode_one(target)
+        if len(ids) >= encoder_length:
+          counts["inputs_dropped"] += 1
+          continue
+        counts["targets_cut"] += len(answer) >= decoder_length
+        inputs.append(features.with_eos(ids, limit=encoder_length))
+        targets.append(features.with_eos(answer, limit=decoder_length))
+      counts["examples"] += len(inputs)
+      tokens["inputs"] += sum(map(len, inputs))
+      tokens["targets"] += sum(map(len, targets))
+      writer.write(inputs, targets)
+    if not writer.rows:
+      raise InputError("there is nothing to pack: no example fits a row.")
+    writer.close()
+    shutil.copyfile(vocabulary.path, partial / VOCABULARY_FILE)
+    lengths = {"inputs": encoder_length, "targets": decoder_length}
+    storage.write_json(
+      partial / MANIFEST_FILE,
+      {
+        **(manifest or {}),
+        "feature_lengths": lengths,
+        "rows": writer.rows,
+        **counts,
+        **{
+          f"row_fill_{name}": tokens[name] / writer.rows / lengths[name]
+          for name in lengths
+        },
+        "vocabulary_sha256": vocabulary.sha256,
+        "model_vocab_size": vocabulary.model_vocab_size,
+      },
+    )
+  return PackedDataset.open(out)
+
+
+class _Writer:
+  """Appends packed windows to the four arrays."""
+
+  def __init__(
+    self,
+    folder: pathlib.Path,
+    vocabulary: Vocabulary,
+    encoder_length: int,
+    decoder_length: int,
+  ):
+    self.rows = 0
+    self._lengths = encoder_length, decoder_length
+    small = vocabulary.model_vocab_size <= 1 << 16
+    self._dtypes = [np.uint16 if small else np.int32, np.uint16] * 2
+    self._files = [open(folder / f"{name}.npy", "wb") for name in ARRAYS]
+    for file in self._files:
+      file.write(b"\0" * _HEADER_BYTES)
+
+  def write(self, inputs: list[list[int]], targets: list[list[int]]) -> None:
+    encoder_length, decoder_length = self._lengths
+    rows = packing.pack_lengths(
+      list(map(len, inputs)),
+      list(map(len, targets)),
+      encoder_length=encoder_length,
+      decoder_length=decoder_length,
+    )
+    arrays = [
+      *_lay_out(rows, inputs, encoder_length),
+      *_lay_out(rows, targets, decoder_length),
+    ]
+    for file, array, dtype in zip(
+      self._files, arrays, self._dtypes, strict=True
+    ):
+      file.write(array.astype(dtype).tobytes())
+    self.rows += len(rows)
+
+  def close(self) -> None:
+    for index, (file, dtype) in enumerate(
+      zip(self._files, self._dtypes, strict=True)
+    ):
+      file.seek(0)
+      np.lib.format.write_array_header_1_0(
+        file,
+        {
+          "descr": np.lib.format.dtype_to_descr(np.dtype(dtype)),
+          "fortran_order": False,
+          "shape": (self.rows, self._lengths[index // 2]),
+        },
+      )
+      assert file.tell() == _HEADER_BYTES
+      file.close()
+
+
+def _lay_out(
+  rows: list[list[int]], sequences: list[list[int]], length: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """Returns tokens and segment ids [rows, length], written in one go."""
+  order = [example for row in rows for example in row]
+  sizes = np.array([len(sequences[example]) for example in order])
+  counts = np.array([len(row) for row in rows])
+  first = np.cumsum(counts) - counts
+  row_of = np.repeat(np.arange(len(rows)), counts)
+  before = np.cumsum(sizes) - sizes
+  start = row_of * length + before - before[first][row_of]
+  place = np.repeat(start - before, sizes) + np.arange(sizes.sum())
+  tokens = np.zeros(len(rows) * length, np.int32)
+  tokens[place] = np.concatenate([sequences[example] for example in order])
+  segments = np.zeros(len(rows) * length, np.int32)
+  segments[place] = np.repeat(np.arange(len(order)) - first[row_of] + 1, sizes)
+  return tokens.reshape(-1, length), segments.reshape(-1, length)
+
+
+def _windows(pairs: Iterable[tuple[str, str]]) -> Iterator[list]:
+  window = []
+  for pair in pairs:
+    window.append(pair)
+    if len(window) == _WINDOW:
+      yield window
+      window = []
+  if window:
+    yield window

@@ -1,0 +1,194 @@
+"""SentencePiece vocabularies, read and trained without TensorFlow."""
+
+import functools
+import io
+import pathlib
+import unicodedata
+from collections.abc import Iterable, Sequence
+
+import sentencepiece
+
+from instructrec_jax import storage
+from instructrec_jax.errors import InputError
+
+PAD_ID = 0
+EOS_ID = 1
+UNK_ID = 2
+
+_WORD_START = "\u2581"
+# Ids of words are kept up to this many distinct words.
+_CACHE_WORDS = 1 << 20
+
+
+class Vocabulary:
+  """A SentencePiece model with T5's conventions: pad 0, end 1, unknown 2.
+
+  Encoding equals `SentencePieceProcessor.encode` on the whole text. T5's
+  models never let a piece cross a space, so it is done word by word, and
+  words recur: most of the work is a look-up.
+
+  Attributes:
+    path: the model file.
+    num_pieces: pieces in it.
+    extra_ids: sentinel ids that T5 appends after the pieces: 100, or 0 if the
+      model already holds them.
+    model_vocab_size: rows of the embedding table: all ids, rounded up to a
+      multiple of 128 as T5X does (32,000 pieces -> 32,128).
+  """
+
+  def __init__(self, path: pathlib.Path):
+    """Loads the model; see `load`."""
+    self.path = pathlib.Path(path)
+    self._processor = _load_processor(self.path)
+    self.num_pieces = self._processor.get_piece_size()
+    sentinel = self._processor.piece_to_id("<extra_id_0>")
+    self.extra_ids = 0 if sentinel != self._processor.unk_id() else 100
+    self.model_vocab_size = -(-(self.num_pieces + self.extra_ids) // 128) * 128
+    self._by_word = self._words_are_independent()
+    self._words: dict[str, list[int] | None] = {}
+
+  @classmethod
+  def load(cls, path: pathlib.Path) -> "Vocabulary":
+    """Loads a SentencePiece model.
+
+    Raises:
+      InputError: the file is missing, no SentencePiece model, or its pad,
+        end and unknown ids are not 0, 1 and 2.
+    """
+    return cls(path)
+
+  @functools.cached_property
+  def sha256(self) -> str:
+    """The hash of the model file."""
+    return storage.sha256_of(self.path)
+
+  def encode(self, texts: Sequence[str]) -> list[list[int]]:
+    """Returns each text's ids, without an end-of-sequence id."""
+    return [self.encode_one(text) for text in texts]
+
+  def encode_one(self, text: str) -> list[int]:
+    """Returns one text's ids, without an end-of-sequence id."""
+    if not self._by_word:
+      return self._processor.encode(text)
+    words = self._words
+    ids: list[int] = []
+    for word in text.split(" "):
+      try:
+        found = words[word]
+      except KeyError:
+        found = self._encode_word(word)
+      if found is None:
+        return self._processor.encode(text)
+      ids += found
+    return ids
+
+  def count_tokens(self, text: str) -> int:
+    """Returns how many ids `encode` gives, without an end of sequence."""
+    return len(self.encode_one(text))
+
+  def decode(self, ids: Iterable[int]) -> str:
+    """Returns the text of ids; padding, end and sentinel ids are left out."""
+    kept = [int(i) for i in ids if EOS_ID < i < self.num_pieces]
+    return self._processor.decode(kept)
+
+  def pieces(self, ids: Iterable[int]) -> list[str]:
+    """Returns the piece of each id."""
+    return [
+      self._processor.id_to_piece(int(i)) if i < self.num_pieces else f"<{i}>"
+      for i in ids
+    ]
+
+  def _encode_word(self, word: str) -> list[int] | None:
+    """Encodes and remembers a word; None if it is not safe by itself."""
+    if len(self._words) >= _CACHE_WORDS:
+      self._words.clear()
+    safe = word.isascii() and word.isprintable()
+    safe = safe or all(map(_stays_inside_its_word, word))
+    ids = self._processor.encode(word) if safe else None
+    self._words[word] = ids
+    return ids
+
+  def _words_are_independent(self) -> bool:
+    """Whether a text's ids are those of its words, end to end.
+
+    So it is if no piece reaches across a space, spaces are collapsed, and
+    there is a piece for the space itself (else unknown words would merge).
+    """
+    encode = self._processor.encode
+    pieces = map(self._processor.id_to_piece, range(self.num_pieces))
+    return (
+      self._processor.piece_to_id(_WORD_START) != UNK_ID
+      and not any(_WORD_START in piece[1:] for piece in pieces)
+      and encode(" a  b ") == encode("a") + encode("b")
+    )
+
+
+def train_vocabulary(
+  texts: Iterable[str], out: pathlib.Path, *, size: int, seed: int = 0
+) -> Vocabulary:
+  """Trains a unigram SentencePiece model with T5's conventions.
+
+  Args:
+    texts: the corpus, a line each.
+    out: the model file to write.
+    size: pieces wanted; a small corpus gives fewer.
+    seed: of the sampling of lines, where the corpus is too large for all.
+
+  Raises:
+    InputError: the corpus is too small to train on.
+  """
+  model = io.BytesIO()
+  sentencepiece.set_random_generator_seed(seed)
+  try:
+    sentencepiece.SentencePieceTrainer.train(
+      sentence_iterator=iter(texts),
+      model_writer=model,
+      model_type="unigram",
+      vocab_size=size,
+      hard_vocab_limit=False,
+      pad_id=PAD_ID,
+      eos_id=EOS_ID,
+      unk_id=UNK_ID,
+      bos_id=-1,
+      normalization_rule_name="nmt_nfkc",
+      input_sentence_size=1_000_000,
+      # More than one thread would make the result depend on their timing.
+      num_threads=1,
+      minloglevel=2,
+    )
+  except RuntimeError as error:
+    raise InputError(
+      f"no vocabulary of {size} pieces can be trained on these texts "
+      f"({str(error).splitlines()[-1].strip()}): give more text or a smaller "
+      "size."
+    ) from None
+  with storage.staged_file(out) as partial:
+    partial.write_bytes(model.getvalue())
+  return Vocabulary.load(out)
+
+
+def _load_processor(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:
+  if not path.is_file():
+    raise InputError(
+      f"{path}: no such vocabulary; name a SentencePiece model such as "
+      "Flan-T5's spiece.model."
+    )
+  processor = sentencepiece.SentencePieceProcessor()
+  try:
+    processor.load_from_serialized_proto(path.read_bytes())
+  except (RuntimeError, ValueError):
+    raise InputError(f"{path}: not a SentencePiece model.") from None
+  ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
+  if ids != (PAD_ID, EOS_ID, UNK_ID):
+    raise InputError(
+      f"{path}: pad, end and unknown have the ids {ids}, but T5's (0, 1, 2) "
+      "are needed."
+    )
+  return processor
+
+
+def _stays_inside_its_word(character: str) -> bool:
+  """Whether normalising it can neither make a space nor touch a neighbour."""
+  return unicodedata.category(character)[0] not in "CMZ" and not any(
+    map(str.isspace, unicodedata.normalize("NFKC", character))
+  )
