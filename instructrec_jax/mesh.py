@@ -7,6 +7,7 @@ width and vocabulary over `model`.
 
 from typing import Any
 
+import flax
 import jax
 import numpy as np
 from flax.linen import partitioning
@@ -68,7 +69,7 @@ def parameter_shardings(
   Raises:
     InputError: a split dimension is not a multiple of the mesh axis.
   """
-  axes = partitioning.get_axis_names(params_axes)
+  axes = flax.core.unfreeze(partitioning.get_axis_names(params_axes))
   shardings = jax.tree.map(
     lambda names: NamedSharding(
       mesh, partitioning.logical_to_mesh_axes(names, LOGICAL_AXIS_RULES)

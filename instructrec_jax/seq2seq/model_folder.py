@@ -22,7 +22,7 @@ from instructrec_jax.text.vocabulary import Vocabulary
 CONFIG_FILE = "model.json"
 VOCABULARY_FILE = "vocabulary.model"
 CHECKPOINTS = "checkpoints"
-BEST_FILE = "best.json"
+BEST_METRIC = "validation/hr@1"
 
 
 def save_config(model_dir: pathlib.Path, config: T5Config) -> None:
@@ -128,14 +128,20 @@ def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
   if step is None:
     return finished[-1]
   if step == "best":
-    best = pathlib.Path(model_dir) / BEST_FILE
-    step = storage.read_json(best)["step"] if best.exists() else finished[-1]
+    return max(finished, key=lambda number: _validation(folder / str(number)))
   if step not in finished:
     raise InputError(
       f"{model_dir}: no checkpoint of step {step}; there are "
       f"{', '.join(map(str, finished))}."
     )
   return int(step)
+
+
+def _validation(checkpoint: pathlib.Path) -> float:
+  """Returns a checkpoint's validation metric; -inf if it had none."""
+  path = checkpoint / "metrics" / "metrics"
+  metrics = storage.read_json(path) if path.exists() else {}
+  return metrics.get(BEST_METRIC, float("-inf"))
 
 
 def parameter_shapes(config: T5Config) -> Any:

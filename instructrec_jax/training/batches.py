@@ -1,0 +1,73 @@
+"""Which rows each step trains on, and getting them to the device in time."""
+
+import queue
+import threading
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Sharding
+from jaxtyping import Int
+
+from instructrec_jax.text.packed_dataset import PackedDataset
+
+
+def rows_of_step(
+  step: int, *, num_rows: int, batch_size: int, seed: int
+) -> Int[np.ndarray, " batch"]:
+  """Returns the rows of a step: a pure function, so that resuming is exact.
+
+  Each pass over the rows is a permutation drawn from (seed, pass); a batch
+  may reach from one pass into the next.
+  """
+  positions = np.arange(step * batch_size, (step + 1) * batch_size)
+  rows = np.empty(batch_size, np.int64)
+  for epoch in np.unique(positions // num_rows):
+    order = np.random.default_rng((seed, epoch)).permutation(num_rows)
+    here = positions // num_rows == epoch
+    rows[here] = order[positions[here] % num_rows]
+  return rows
+
+
+def prefetched_batches(
+  data: PackedDataset,
+  *,
+  start: int,
+  stop: int,
+  batch_size: int,
+  seed: int,
+  sharding: Sharding,
+) -> Iterator[dict[str, jax.Array]]:
+  """Yields the batches of steps `start` to `stop`, two of them ahead."""
+  ready: queue.Queue = queue.Queue(maxsize=2)
+  stopped = threading.Event()
+
+  def produce() -> None:
+    try:
+      for step in range(start, stop):
+        rows = rows_of_step(
+          step, num_rows=len(data), batch_size=batch_size, seed=seed
+        )
+        batch = jax.device_put(data.batch(rows), sharding)
+        while not stopped.is_set():
+          try:
+            ready.put(batch, timeout=0.1)
+            break
+          except queue.Full:
+            continue
+        if stopped.is_set():
+          return
+    except BaseException as error:
+      ready.put(error)
+
+  thread = threading.Thread(target=produce, daemon=True)
+  thread.start()
+  try:
+    for _ in range(start, stop):
+      batch = ready.get()
+      if isinstance(batch, BaseException):
+        raise batch
+      yield batch
+  finally:
+    stopped.set()
+    thread.join()

@@ -1,0 +1,102 @@
+"""Saving and resuming training with orbax, asynchronously.
+
+A checkpoint has two items, so that scoring can load `params` without the
+optimizer: checkpoints/STEP/{params,optimizer}. Orbax writes to a temporary
+name and renames, so that a killed run leaves only finished steps.
+"""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy
+
+from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.training.state import TrainState
+
+
+class Checkpoints:
+  """The checkpoints of one MODEL_DIR: the latest ones and the best."""
+
+  def __init__(
+    self, model_dir: pathlib.Path, *, best_metric: str, keep: int = 2
+  ):
+    """Opens a folder's checkpoints, to save or to resume.
+
+    Args:
+      model_dir: the run's folder.
+      best_metric: of the metrics given to `save`; the checkpoint with the
+        largest is kept.
+      keep: how many of the latest are kept as well.
+    """
+    best = preservation_policy.BestN(
+      get_metric_fn=lambda metrics: metrics.get(best_metric, float("-inf")),
+      n=1,
+      keep_checkpoints_without_metrics=False,
+    )
+    self._manager = ocp.CheckpointManager(
+      pathlib.Path(model_dir).absolute() / model_folder.CHECKPOINTS,
+      options=ocp.CheckpointManagerOptions(
+        preservation_policy=preservation_policy.AnyPreservationPolicy(
+          [preservation_policy.LatestN(keep), best]
+        ),
+        cleanup_tmp_directories=True,
+      ),
+      item_names=("params", "optimizer"),
+    )
+
+  def save(self, state: TrainState, *, metrics: Mapping[str, float]) -> None:
+    """Saves a state under its step; returns before it is on disk."""
+    self._manager.save(
+      int(state.step),
+      args=ocp.args.Composite(
+        params=ocp.args.PyTreeSave(state.params),
+        optimizer=ocp.args.PyTreeSave(state.optimizer_state),
+      ),
+      metrics=dict(metrics),
+    )
+
+  def latest_step(self) -> int | None:
+    """Returns the last finished step, if there is one."""
+    return self._manager.latest_step()
+
+  def restore(self, state: TrainState, shardings: TrainState) -> TrainState:
+    """Returns the last finished state, laid out as the shardings say.
+
+    Args:
+      state: arrays or shapes of what was saved.
+      shardings: a tree like `state`.
+    """
+    step = self._manager.latest_step()
+
+    def arguments(tree: Any, shardings: Any) -> Any:
+      return ocp.args.PyTreeRestore(
+        item=tree,
+        restore_args=jax.tree.map(
+          lambda leaf, sharding: ocp.ArrayRestoreArgs(
+            sharding=sharding, dtype=leaf.dtype
+          ),
+          tree,
+          shardings,
+        ),
+      )
+
+    restored = self._manager.restore(
+      step,
+      args=ocp.args.Composite(
+        params=arguments(state.params, shardings.params),
+        optimizer=arguments(state.optimizer_state, shardings.optimizer_state),
+      ),
+    )
+    return TrainState(
+      step=jax.device_put(jax.numpy.int32(step), shardings.step),
+      params=restored["params"],
+      optimizer_state=restored["optimizer"],
+    )
+
+  def close(self) -> None:
+    """Waits until everything is on disk."""
+    self._manager.wait_until_finished()
+    self._manager.close()

@@ -1,0 +1,139 @@
+"""Token cross-entropy straight from the decoder's states.
+
+The paper's Eq. 1 (with the minus that it misses), normalised as in T5X. The
+output layer is part of the loss, so that logits exist for one slice of
+positions at a time and their gradient is taken while they are there: three
+matrix products a slice, nothing recomputed, [tokens, vocab] never whole.
+
+Key to shapes. B: rows, U: decoder length, D: emb_dim, V: vocabulary.
+"""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jaxtyping import Array, Float, Int
+
+# Logits that may stand at once: 256 MiB of float32.
+_LOGITS_AT_ONCE = 1 << 26
+
+
+@struct.dataclass
+class LossSums:
+  """Sums over real target tokens; divide by `tokens` for means.
+
+  Attributes:
+    loss: cross-entropy plus z-loss, in nats.
+    z_loss: the z-loss alone.
+    correct: tokens that had the largest logit.
+    tokens: how many there were.
+  """
+
+  loss: Float[Array, ""]
+  z_loss: Float[Array, ""]
+  correct: Float[Array, ""]
+  tokens: Float[Array, ""]
+
+
+def cross_entropy_sums(
+  hidden_BxUxD: Float[Array, "batch length embed"],
+  kernel_DxV: Float[Array, "embed vocab"],
+  targets_BxU: Int[Array, "batch length"],
+  weights_BxU: Float[Array, "batch length"],
+  *,
+  z_loss: float = 1e-4,
+) -> LossSums:
+  """Returns summed losses; only `loss` has a gradient.
+
+  Args:
+    hidden_BxUxD: of `Transformer.hidden`.
+    kernel_DxV: of `transformer.output_kernel`.
+    targets_BxU: ids to predict.
+    weights_BxU: 1 for real tokens, 0 for padding.
+    z_loss: weight of log(Z)**2, which keeps logits from drifting (T5X).
+  """
+  loss, aux = _fused(hidden_BxUxD, kernel_DxV, targets_BxU, weights_BxU, z_loss)
+  return LossSums(loss, aux[0], aux[1], weights_BxU.sum())
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _fused(hidden, kernel, targets, weights, z_loss):
+  sums, _ = _scan(hidden, kernel, targets, weights, z_loss, gradient=False)
+  return sums[0], sums[1:]
+
+
+def _fused_forward(hidden, kernel, targets, weights, z_loss):
+  sums, gradients = _scan(
+    hidden, kernel, targets, weights, z_loss, gradient=True
+  )
+  return (sums[0], sums[1:]), gradients
+
+
+def _fused_backward(z_loss, gradients, cotangents):
+  d_hidden, d_kernel = gradients
+  scale = cotangents[0]
+  return (d_hidden * scale.astype(d_hidden.dtype), d_kernel * scale, None, None)
+
+
+_fused.defvjp(_fused_forward, _fused_backward)
+
+
+def _scan(hidden, kernel, targets, weights, z_loss, *, gradient: bool):
+  """Goes through slices of positions, so that rows stay split over `data`."""
+  rows, length, _ = hidden.shape
+  width = _slice_width(rows, length, kernel.shape[1])
+
+  def slices(array):
+    array = array.reshape(rows, length // width, width, *array.shape[2:])
+    return jnp.moveaxis(array, 1, 0)
+
+  def step(carry, slice_):
+    sums, d_kernel = carry
+    hidden_BxWxD, targets_BxW, weights_BxW = slice_
+    states = hidden_BxWxD.astype(jnp.float32)
+    logits_BxWxV = states @ kernel
+    log_z = jax.nn.logsumexp(logits_BxWxV, axis=-1)
+    target_logit = jnp.take_along_axis(
+      logits_BxWxV, targets_BxW[..., None], axis=-1
+    )[..., 0]
+    penalty = z_loss * jnp.square(log_z)
+    correct = logits_BxWxV.argmax(-1) == targets_BxW
+    sums += jnp.stack(
+      [
+        jnp.sum((log_z - target_logit + penalty) * weights_BxW),
+        jnp.sum(penalty * weights_BxW),
+        jnp.sum(correct * weights_BxW),
+      ]
+    )
+    if not gradient:
+      return (sums, d_kernel), None
+    pull = weights_BxW * (1 + 2 * z_loss * log_z)
+    d_logits = jnp.exp(logits_BxWxV - log_z[..., None]) * pull[..., None]
+    vocab = jnp.arange(kernel.shape[1])
+    is_target = targets_BxW[..., None] == vocab
+    d_logits -= jnp.where(is_target, weights_BxW[..., None], 0)
+    d_kernel += jnp.einsum("bwd,bwv->dv", states, d_logits)
+    d_hidden = (d_logits @ kernel.T).astype(hidden.dtype)
+    return (sums, d_kernel), d_hidden
+
+  zero_kernel = jnp.zeros_like(kernel) if gradient else jnp.zeros(())
+  (sums, d_kernel), d_hidden = jax.lax.scan(
+    step,
+    (jnp.zeros(3), zero_kernel),
+    (slices(hidden), slices(targets), slices(weights)),
+  )
+  if not gradient:
+    return sums, None
+  d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(hidden.shape)
+  return sums, (d_hidden, d_kernel)
+
+
+def _slice_width(rows: int, length: int, vocab: int) -> int:
+  """The largest divisor of `length` that keeps to `_LOGITS_AT_ONCE`."""
+  return max(
+    width
+    for width in range(1, length + 1)
+    if length % width == 0
+    and (width == 1 or rows * width * vocab <= _LOGITS_AT_ONCE)
+  )

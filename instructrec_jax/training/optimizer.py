@@ -1,0 +1,84 @@
+"""Optimizers and learning-rate schedules, as small functions that gin binds."""
+
+import optax
+
+from instructrec_jax.errors import InputError
+
+
+def adafactor(
+  learning_rate: optax.ScalarOrSchedule = 1e-3,
+) -> optax.GradientTransformation:
+  """Returns Adafactor as T5X configures it.
+
+  Decay 1 - step ** -0.8, updates relative to parameter scale, clipped at an
+  RMS of 1, matrices of 128 or more on both sides factored: equal to T5X's
+  `adafactor.Adafactor` to rounding.
+  """
+  return optax.adafactor(learning_rate, decay_rate=0.8)
+
+
+def adamw(
+  learning_rate: optax.ScalarOrSchedule = 1e-3,
+  weight_decay: float = 0.0,
+  b2: float = 0.999,
+) -> optax.GradientTransformation:
+  """Returns AdamW on gradients clipped to a global norm of 1."""
+  return optax.chain(
+    optax.clip_by_global_norm(1.0),
+    optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay),
+  )
+
+
+def constant(peak: float = 1e-3, warmup_steps: int = 0) -> optax.Schedule:
+  """Returns a linear warm-up to `peak`, then `peak`: T5X's for fine-tuning."""
+  _check(peak, warmup_steps)
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, peak, max(warmup_steps, 1)),
+      optax.constant_schedule(peak),
+    ],
+    [warmup_steps],
+  )
+
+
+def inverse_sqrt(peak: float = 1e-2, warmup_steps: int = 100) -> optax.Schedule:
+  """Returns a linear warm-up, then peak * sqrt(warmup_steps / step).
+
+  T5's own schedule for training from random weights.
+  """
+  _check(peak, warmup_steps)
+  warmup = max(warmup_steps, 1)
+
+  def decay(steps_after_warmup):
+    return peak * (warmup / (steps_after_warmup + warmup)) ** 0.5
+
+  return optax.join_schedules(
+    [optax.linear_schedule(0.0, peak, warmup), decay], [warmup]
+  )
+
+
+def linear(
+  peak: float = 1e-3, warmup_steps: int = 0, total_steps: int = 1000
+) -> optax.Schedule:
+  """Returns a linear warm-up to `peak`, then a straight line to 0."""
+  _check(peak, warmup_steps)
+  if total_steps <= warmup_steps:
+    raise InputError(
+      f"a schedule of {total_steps} steps cannot warm up for {warmup_steps}: "
+      "make total_steps larger."
+    )
+  return optax.join_schedules(
+    [
+      optax.linear_schedule(0.0, peak, max(warmup_steps, 1)),
+      optax.linear_schedule(peak, 0.0, total_steps - warmup_steps),
+    ],
+    [warmup_steps],
+  )
+
+
+def _check(peak: float, warmup_steps: int) -> None:
+  if not isinstance(peak, int | float) or peak <= 0 or warmup_steps < 0:
+    raise InputError(
+      f"a learning rate of {peak!r} with {warmup_steps!r} warm-up steps: a "
+      "positive number, and 0 or more steps, are needed."
+    )

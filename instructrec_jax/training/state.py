@@ -1,0 +1,83 @@
+"""What training carries from step to step."""
+
+from typing import Any
+
+import jax
+import optax
+from flax import struct
+from jax.sharding import Mesh
+
+from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq.config import T5Config
+
+
+@struct.dataclass
+class TrainState:
+  """Parameters and the optimizer's memory, after `step` steps.
+
+  Attributes:
+    step: int32 scalar.
+    params: tree of float32 arrays, T5X's names.
+    optimizer_state: of the optax optimizer.
+  """
+
+  step: jax.Array
+  params: Any
+  optimizer_state: Any
+
+
+def initial_state(
+  config: T5Config,
+  optimizer: optax.GradientTransformation,
+  *,
+  seed: int,
+  params: Any = None,
+) -> TrainState:
+  """Returns the state before the first step.
+
+  Args:
+    config: the model's sizes.
+    optimizer: whose state is set up.
+    seed: draws the weights, unless they are given.
+    params: initial weights, from an earlier run say.
+  """
+  if params is None:
+    params = model_folder.initial_variables(config, seed=seed)["params"]
+  return TrainState(
+    step=jax.numpy.int32(0),
+    params=params,
+    optimizer_state=optimizer.init(params),
+  )
+
+
+def state_shardings(config: T5Config, state: TrainState, mesh: Mesh) -> Any:
+  """Returns a tree like `state`, of NamedShardings.
+
+  An optimizer's array that has a parameter's shape lies as the parameter
+  does; Adafactor's factors are vectors, and are held whole.
+
+  Args:
+    config: the model's sizes.
+    state: arrays or shapes.
+    mesh: of `mesh.make_mesh`.
+
+  Raises:
+    InputError: a split dimension is not a multiple of the mesh axis.
+  """
+  axes = jax.eval_shape(lambda: model_folder.initial_variables(config))[
+    "params_axes"
+  ]
+  of_params = mesh_lib.parameter_shardings(axes, mesh, shapes=state.params)
+  whole = mesh_lib.replicated(mesh)
+  of_optimizer = optax.tree_map_params(
+    lambda params: state.optimizer_state,
+    lambda leaf, parameter, sharding: (
+      sharding if leaf.shape == parameter.shape else whole
+    ),
+    state.optimizer_state,
+    state.params,
+    of_params,
+    transform_non_params=lambda _: whole,
+  )
+  return TrainState(step=whole, params=of_params, optimizer_state=of_optimizer)

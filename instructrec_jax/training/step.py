@@ -1,0 +1,124 @@
+"""One training step, a pure function."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
+from instructrec_jax.training import losses
+from instructrec_jax.training.state import TrainState
+
+Batch = dict[str, jax.Array]
+
+
+def train_step(
+  state: TrainState,
+  batch: Batch,
+  dropout_key: jax.Array,
+  *,
+  config: T5Config,
+  optimizer: optax.GradientTransformation,
+  microbatches: int = 1,
+  z_loss: float = 1e-4,
+  loss_normalizing_factor: float | None = None,
+) -> tuple[TrainState, dict[str, jax.Array]]:
+  """Returns the next state, and scalars to log.
+
+  Args:
+    state: before the step.
+    batch: T5X's features, each [rows, length].
+    dropout_key: of this step alone.
+    config: the model's sizes.
+    optimizer: whose state is in `state`.
+    microbatches: equal parts that the rows are taken in, to save memory; the
+      update is that of the whole batch.
+    z_loss: weight of T5X's z-loss.
+    loss_normalizing_factor: what the summed loss is divided by; the number of
+      real target tokens by default.
+  """
+  gradients_of = jax.grad(
+    functools.partial(_loss, config=config, z_loss=z_loss), has_aux=True
+  )
+  if microbatches == 1:
+    gradients, sums = gradients_of(state.params, batch, dropout_key)
+  else:
+    gradients, sums = _accumulate(
+      gradients_of, state.params, batch, dropout_key, microbatches
+    )
+  # Sums are divided once, so that rows with many tokens weigh as they should
+  # whichever microbatch they are in.
+  normalizer = loss_normalizing_factor or sums.tokens
+  gradients = jax.tree.map(lambda g: g / normalizer, gradients)
+  updates, optimizer_state = optimizer.update(
+    gradients, state.optimizer_state, state.params
+  )
+  metrics = {
+    "loss": sums.loss / normalizer,
+    "z_loss": sums.z_loss / normalizer,
+    "accuracy": sums.correct / sums.tokens,
+    "target_tokens": sums.tokens,
+    "gradient_norm": optax.global_norm(gradients),
+  }
+  return (
+    TrainState(
+      step=state.step + 1,
+      params=optax.apply_updates(state.params, updates),
+      optimizer_state=optimizer_state,
+    ),
+    metrics,
+  )
+
+
+def _loss(
+  params: Any,
+  batch: Batch,
+  dropout_key: jax.Array,
+  *,
+  config: T5Config,
+  z_loss: float,
+) -> tuple[jax.Array, losses.LossSums]:
+  hidden = Transformer(config).apply(
+    {"params": params},
+    batch["encoder_input_tokens"],
+    batch["decoder_input_tokens"],
+    batch["decoder_target_tokens"],
+    batch["encoder_segment_ids"],
+    batch["decoder_segment_ids"],
+    enable_dropout=config.dropout_rate > 0,
+    rngs={"dropout": dropout_key},
+    method="hidden",
+  )
+  sums = losses.cross_entropy_sums(
+    hidden,
+    output_kernel(config, params),
+    batch["decoder_target_tokens"],
+    batch["decoder_loss_weights"],
+    z_loss=z_loss,
+  )
+  return sums.loss, sums
+
+
+def _accumulate(gradients_of, params, batch, dropout_key, microbatches):
+  """Sums gradients over parts of the batch, one part in memory at a time."""
+  # Part i takes every `microbatches`-th row, so that each part is spread over
+  # the data axis as the whole batch is.
+  parts = jax.tree.map(
+    lambda x: jnp.moveaxis(x.reshape(-1, microbatches, *x.shape[1:]), 1, 0),
+    batch,
+  )
+  keys = jax.random.split(dropout_key, microbatches)
+
+  def add(total, part):
+    return jax.tree.map(jnp.add, total, gradients_of(params, *part)), None
+
+  zero = jax.tree.map(
+    lambda x: jnp.zeros(x.shape, x.dtype),
+    jax.eval_shape(
+      gradients_of, params, jax.tree.map(lambda x: x[0], parts), keys[0]
+    ),
+  )
+  return jax.lax.scan(add, zero, (parts, keys))[0]
