@@ -7,11 +7,10 @@ width and vocabulary over `model`.
 
 from typing import Any
 
-import flax
 import jax
-import numpy as np
-from flax.linen import partitioning
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from flax.core import unfreeze
+from flax.linen import partitioning, spmd
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from instructrec_jax.errors import InputError
 
@@ -53,7 +52,13 @@ def make_mesh(
       f"{len(devices)} devices here: their product must be the number of "
       "devices."
     )
-  return Mesh(np.array(devices).reshape(data, model), ("data", "model"))
+  # Auto: the compiler splits activations after the parameters and the batch.
+  return jax.make_mesh(
+    (data, model),
+    ("data", "model"),
+    axis_types=(AxisType.Auto, AxisType.Auto),
+    devices=devices,
+  )
 
 
 def parameter_shardings(
@@ -69,14 +74,8 @@ def parameter_shardings(
   Raises:
     InputError: a split dimension is not a multiple of the mesh axis.
   """
-  axes = flax.core.unfreeze(partitioning.get_axis_names(params_axes))
-  shardings = jax.tree.map(
-    lambda names: NamedSharding(
-      mesh, partitioning.logical_to_mesh_axes(names, LOGICAL_AXIS_RULES)
-    ),
-    axes,
-    is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
-  )
+  axes = unfreeze(partitioning.get_axis_names(params_axes))
+  shardings = spmd.logical_to_mesh_sharding(axes, mesh, LOGICAL_AXIS_RULES)
   if shapes is not None:
     jax.tree_util.tree_map_with_path(_check_divisible, shardings, shapes)
   return shardings

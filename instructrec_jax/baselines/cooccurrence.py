@@ -8,7 +8,7 @@ from instructrec_jax.baselines.popularity import (
   PopularityRanker,
   training_interactions,
 )
-from instructrec_jax.data.folder import Sequences
+from instructrec_jax.data.sequences import Sequences
 from instructrec_jax.records import RankingRequest
 
 # As many as the paper shows the model.

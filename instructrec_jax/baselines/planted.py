@@ -57,6 +57,7 @@ class PlantedRanker:
       last = int(bought)
       owned.append(last)
     posterior_T = np.exp(posterior_T - posterior_T.max())
+    posterior_T /= posterior_T.sum()
     chance_I = posterior_T @ self._next_TxI(last, owned)
     return np.log(chance_I[candidates])
 

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from instructrec_jax.data.folder import Sequences
+from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import leave_one_out
 from instructrec_jax.records import RankingRequest
 
 
@@ -19,7 +20,7 @@ class PopularityRanker:
 
   @classmethod
   def fit(cls, sequences: Sequences, *, num_items: int) -> "PopularityRanker":
-    """Counts each user's items before the validation item."""
+    """Counts what each user bought before the held-out items."""
     items, _ = training_interactions(sequences)
     return cls(np.bincount(items, minlength=num_items))
 
@@ -34,12 +35,10 @@ class PopularityRanker:
 def training_interactions(
   sequences: Sequences,
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the items and users of the training interactions, in order.
-
-  Leave-one-out holds out the last two items of each user.
-  """
-  lengths = np.diff(sequences.offsets)
-  users = np.repeat(np.arange(len(lengths)), lengths)
-  ends = np.repeat(sequences.offsets[1:], lengths)
-  training = np.arange(len(sequences.items)) < ends - 2
+  """Returns the items and users of all interactions that are not held out."""
+  splits = leave_one_out(sequences)
+  training = np.ones(len(sequences.items), bool)
+  for held_out in (splits.validation, splits.test):
+    training[sequences.offsets[held_out.users] + held_out.positions] = False
+  users = np.repeat(np.arange(len(sequences)), sequences.lengths)
   return sequences.items[training], users[training]

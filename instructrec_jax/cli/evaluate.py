@@ -41,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   )
   parser.add_argument("--split", choices=("validation", "test"), default="test")
   parser.add_argument(
-    "--limit", type=int, help="only the first so many requests of a scenario"
+    "--limit", type=int, help="only a random sample of so many requests"
   )
   parser.add_argument(
-    "--seed", type=int, default=0, help="of the bootstrap intervals"
+    "--seed", type=int, default=0, help="of the sample and the bootstrap"
   )
   parser.add_argument(
     "--force", action="store_true", help="replace --out if it exists"

@@ -7,6 +7,7 @@ that its parser does not know as `args.extra` (gin's `--gin.MACRO=VALUE`).
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
@@ -31,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   argv = list(sys.argv[1:] if argv is None else argv)
   if not argv or argv[0] not in SUBCOMMANDS:
     return _overview(argv)
+  # TensorFlow greets at length otherwise; errors still show.
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   command = importlib.import_module(f"instructrec_jax.cli.{argv[0]}")
   parser = argparse.ArgumentParser(
     prog=f"instructrec {argv[0]}",

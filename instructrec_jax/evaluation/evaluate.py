@@ -10,10 +10,6 @@ import numpy as np
 import tqdm
 
 from instructrec_jax import storage
-from instructrec_jax.baselines.cooccurrence import CooccurrenceRanker
-from instructrec_jax.baselines.planted import PlantedRanker
-from instructrec_jax.baselines.popularity import PopularityRanker
-from instructrec_jax.baselines.random_order import RandomRanker
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import intervals, protocol, report
@@ -21,12 +17,13 @@ from instructrec_jax.evaluation.metrics import (
   check_consistency,
   ranking_metrics,
 )
+from instructrec_jax.evaluation.rankers import (
+  BASELINES,
+  find_rankers,
+  load_ranker,
+)
 from instructrec_jax.evaluation.scenarios import Scenario, find_scenarios
 from instructrec_jax.records import Ranker
-
-BASELINES = ("random", "popularity", "cooccurrence")
-# In the table's order; `planted` is a synthetic shop's ceiling.
-RANKERS = (*BASELINES, "model", "planted")
 
 # Requests held in memory at once: with 100 titles each, some 100 MB.
 _BATCH = 8192
@@ -53,11 +50,12 @@ def evaluate(
     dataset: a folder of `prepare`, or of `build` if a model is to be ranked.
     out: the folder to write.
     model: a folder of `train` or `export`.
-    scenarios: names from `scenarios.SCENARIOS`, or "all".
-    rankers: names from `RANKERS`; "all" is every one that is available.
+    scenarios: names from `scenarios.SCENARIOS`; "all" is every one that the
+      catalogue is large enough for.
+    rankers: names from `rankers.RANKERS`; "all" is every one that is available.
     split: "validation" or "test".
-    limit: only the first so many requests of each scenario.
-    seed: of the bootstrap; nothing else is random.
+    limit: only a random sample of so many requests of each scenario.
+    seed: of that sample and of the bootstrap.
     force: replace `out` if it exists.
 
   Returns:
@@ -76,19 +74,31 @@ def evaluate(
   if limit is not None and limit < 1:
     raise InputError(f"limit is {limit}: rank at least one request.")
   folder = DatasetFolder.open(dataset)
-  names = _find_rankers(rankers, folder=folder, model=model)
+  names = find_rankers(rankers, folder=folder, model=model)
+  if "all" in scenarios:
+    chosen = [
+      scenario
+      for scenario in chosen
+      if protocol.has_candidates(scenario, folder=folder, split=split)
+    ] or chosen[:1]
   sources = [
     protocol.find_requests(
       scenario,
       folder=folder,
       split=split,
-      limit=limit,
       need_text="model" in names,
+      limit=limit,
+      seed=seed,
     )
     for scenario in chosen
   ]
+  for source in sources:
+    if not source.count:
+      raise InputError(f"{source.path}: there are no requests to rank.")
   with storage.staged_folder(pathlib.Path(out), force=force) as partial:
-    loaded = {name: _load_ranker(name, folder, model) for name in names}
+    loaded = {
+      name: load_ranker(name, folder=folder, model=model) for name in names
+    }
     results = {
       "dataset": str(dataset),
       "dataset_sha256": storage.sha256_of(folder.path / "manifest.json"),
@@ -110,46 +120,6 @@ def evaluate(
       report.markdown(results), encoding="utf-8"
     )
   return results
-
-
-def _find_rankers(
-  names: Sequence[str], *, folder: DatasetFolder, model: pathlib.Path | None
-) -> list[str]:
-  """Checks the names and expands "all" to those that are available."""
-  for name in names:
-    if name not in ("all", *RANKERS):
-      raise InputError(
-        f"there is no ranker {name!r}: name some of all, {', '.join(RANKERS)}."
-      )
-  if "model" in names and model is None:
-    raise InputError("the ranker 'model' needs a model folder: add --model.")
-  if model is not None and not pathlib.Path(model).is_dir():
-    raise InputError(
-      f"{model}: no such model folder; `instructrec train` makes one."
-    )
-  available = set(BASELINES)
-  if model is not None:
-    available.add("model")
-  if (folder.path / "planted.json").exists():
-    available.add("planted")
-  wanted = available if "all" in names else set(names)
-  return [name for name in RANKERS if name in wanted]
-
-
-def _load_ranker(
-  name: str, folder: DatasetFolder, model: pathlib.Path | None
-) -> Ranker:
-  if name == "random":
-    return RandomRanker()
-  if name == "planted":
-    return PlantedRanker.load(folder.path)
-  if name == "model":
-    # Only here is jax needed.
-    from instructrec_jax.scoring.reranker import T5Ranker
-
-    return T5Ranker.load(model)
-  fitted = {"popularity": PopularityRanker, "cooccurrence": CooccurrenceRanker}
-  return fitted[name].fit(folder.sequences, num_items=len(folder.items))
 
 
 def _evaluate_scenario(
@@ -249,10 +219,11 @@ def _summarise(
 
 def _assert_possible(metrics: dict[str, dict[str, np.ndarray]]) -> None:
   for name, of_ranker in metrics.items():
-    untied = np.isin(of_ranker["hr@1"], (0, 1)).all()
+    hits = [of_ranker[metric] for metric in of_ranker if "hr@" in metric]
+    untied = np.isin(hits, (0, 1)).all()
     problems = check_consistency(
       {metric: values.mean() for metric, values in of_ranker.items()},
-      requests=len(of_ranker["hr@1"]) if untied else None,
+      requests=len(hits[0]) if untied else None,
     )
     if problems:
       raise AssertionError(f"{name}'s row is impossible: {problems}")

@@ -169,7 +169,7 @@ def _training(log: pathlib.Path | None) -> str:
   figures = [
     plots.curve_plot(curves, label=label)
     for label, names in (
-      ("loss", ("validation/loss", "train/loss", "loss")),
+      ("loss", ("validation/loss", "loss")),
       ("validation HR@1", ("validation/hr@1",)),
     )
     if (curves := _curves(records, names))

@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from instructrec_jax.data.folder import Candidates, DatasetFolder
+from instructrec_jax.data.candidates import Candidates
+from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.scenarios import Scenario
 from instructrec_jax.records import RankingRequest
@@ -28,18 +29,29 @@ class RequestSource:
   read: Callable[[], Iterator[RankingRequest]]
 
 
+def has_candidates(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> bool:
+  """Whether the catalogue was large enough for the scenario's negatives."""
+  return _candidates_path(scenario, folder, split).exists()
+
+
 def find_requests(
   scenario: Scenario,
   *,
   folder: DatasetFolder,
   split: str,
-  limit: int | None,
   need_text: bool,
+  limit: int | None = None,
+  seed: int = 0,
 ) -> RequestSource:
   """Returns a scenario's built requests or, failing those, bare candidates.
 
   Args:
     need_text: refuse bare candidates, whose instruction is empty.
+    limit: a random sample of so many; users are often stored in an order that
+      tells them apart, so the first ones would not do.
+    seed: of the sample; scenarios over the same users sample the same ones.
 
   Raises:
     InputError: the requests are needed and absent or, while reading, they
@@ -48,21 +60,22 @@ def find_requests(
   stored = folder.candidates(split, scenario.negatives)
   path = folder.path / "requests" / f"{scenario.name}_{split}.parquet"
   if path.exists():
-    count = count_requests(path)
+    rows = _sample(count_requests(path), limit, seed)
     return RequestSource(
       path,
-      count if limit is None else min(count, limit),
-      lambda: _checked(read_requests(path, limit=limit), stored, path),
+      len(rows),
+      lambda: _checked(_pick(read_requests(path), rows), stored, path),
     )
   if need_text:
     raise InputError(
       f"{path}: no such file, and a model needs its instructions; run "
       f"`instructrec build --dataset {folder.path}` first."
     )
+  rows = _sample(len(stored.users), limit, seed)
   return RequestSource(
-    folder.path / "candidates" / f"{split}_{scenario.negatives}.parquet",
-    len(stored.users[:limit]),
-    lambda: _without_text(folder, stored, split=split, limit=limit),
+    _candidates_path(scenario, folder, split),
+    len(rows),
+    lambda: _without_text(folder, stored, split=split, rows=rows),
   )
 
 
@@ -75,6 +88,29 @@ def candidate_bytes(requests: Sequence[RankingRequest]) -> bytes:
     np.array([r.user, r.target, *r.candidate_items], np.int32).tobytes()
     for r in requests
   )
+
+
+def _candidates_path(
+  scenario: Scenario, folder: DatasetFolder, split: str
+) -> pathlib.Path:
+  name = f"{split}_{scenario.negatives}.parquet"
+  return folder.path / "candidates" / name
+
+
+def _sample(count: int, limit: int | None, seed: int) -> np.ndarray:
+  """Returns the rows to rank, ascending."""
+  if limit is None or limit >= count:
+    return np.arange(count)
+  return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+def _pick(
+  requests: Iterator[RankingRequest], rows: np.ndarray
+) -> Iterator[RankingRequest]:
+  wanted = set(rows.tolist())
+  for row, request in enumerate(requests):
+    if row in wanted:
+      yield request
 
 
 def _checked(
@@ -101,20 +137,21 @@ def _without_text(
   stored: Candidates,
   *,
   split: str,
-  limit: int | None,
+  rows: np.ndarray,
 ) -> Iterator[RankingRequest]:
   """Yields requests that have everything but the instruction."""
   titles = [item.title for item in folder.items]
   # Validation hides the test item as well as its own.
   held_out = {"test": 1, "validation": 2}[split]
-  for row, user in enumerate(stored.users[:limit]):
+  for row in rows:
+    user = int(stored.users[row])
     items = stored.candidates[row].tolist()
     yield RankingRequest(
       request_id=str(row),
       instruction="",
       candidates=tuple(titles[item] for item in items),
       target=int(stored.target[row]),
-      user=int(user),
+      user=user,
       history_items=tuple(folder.sequences.user(user)[:-held_out].tolist()),
       candidate_items=tuple(items),
     )

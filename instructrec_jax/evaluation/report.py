@@ -41,8 +41,8 @@ def verdicts(results: Mapping[str, Any], *, scenario: str) -> list[str]:
   """
   return [
     f"{results['labels'][c['ranker']]} - {results['labels'][c['against']]}: "
-    f"{c['metric'].upper()} {c['value']:+.3f} "
-    f"[{c['low']:+.3f}, {c['high']:+.3f}], p {_p_value(c['p'])}"
+    f"{c['metric'].upper()} {_signed(c['value'])} "
+    f"[{_signed(c['low'])}, {_signed(c['high'])}], p {_p_value(c['p'])}"
     for c in results["comparisons"]
     if c["scenario"] == scenario
     and c["metric"] == "hr@1"
@@ -92,6 +92,10 @@ def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
     + " |"
     for row in rows
   ]
+
+
+def _signed(value: float) -> str:
+  return f"{value:+.3f}".replace("0.", ".", 1)
 
 
 def _p_value(p: float) -> str:

@@ -10,6 +10,9 @@ from flax import struct
 from instructrec_jax.errors import InputError
 
 REMAT_POLICIES = ("none", "minimal", "full")
+ACTIVATIONS = ("linear", "gelu", "relu", "silu", "swish")
+# float16 is left out: attention's mask value overflows in it.
+DTYPES = ("float32", "bfloat16")
 
 
 @struct.dataclass
@@ -66,23 +69,31 @@ class T5Config:
         f"T5Config.dropout_rate is {rate!r}: a number from 0 to below 1 is "
         "needed."
       )
-    for name in self.mlp_activations:
-      if name not in ("linear", "gelu", "relu", "silu", "swish"):
+    activations = self.mlp_activations
+    if (
+      not isinstance(activations, tuple | list)
+      or not activations
+      or any(name not in ACTIVATIONS for name in activations)
+    ):
+      raise InputError(
+        f"T5Config.mlp_activations is {activations!r}: a list of names is "
+        f"needed, each one of {', '.join(ACTIVATIONS)}."
+      )
+    for name in _SWITCHES:
+      value = getattr(self, name)
+      if not isinstance(value, bool):
         raise InputError(
-          f"T5Config.mlp_activations has {name!r}: linear, gelu, relu, silu "
-          "and swish are known."
+          f"T5Config.{name} is {value!r}: True or False is needed."
         )
     if self.remat_policy not in REMAT_POLICIES:
       raise InputError(
         f"T5Config.remat_policy is {self.remat_policy!r}: one of "
         f"{', '.join(REMAT_POLICIES)} is needed."
       )
-    try:
-      jnp.dtype(self.dtype)
-    except TypeError:
+    if _dtype_name(self.dtype) not in DTYPES:
       raise InputError(
-        f"T5Config.dtype is {self.dtype!r}: float32 or bfloat16 is needed."
-      ) from None
+        f"T5Config.dtype is {self.dtype!r}: {' or '.join(DTYPES)} is needed."
+      )
     return self
 
   def to_json(self) -> str:
@@ -96,17 +107,34 @@ class T5Config:
     """Reads what `to_json` wrote.
 
     Raises:
-      InputError: it is not JSON, or has a field that is unknown or wrong.
+      InputError: it is not JSON, or a field is missing, unknown or wrong.
     """
     try:
       fields = json.loads(text)
-      fields["mlp_activations"] = tuple(fields["mlp_activations"])
-      config = cls(**fields)
-    except (ValueError, TypeError, KeyError) as error:
+    except ValueError as error:
       raise InputError(f"not the JSON of a T5Config: {error}.") from None
-    return config.validate()
+    names = {field.name for field in dataclasses.fields(cls)}
+    if not isinstance(fields, dict) or fields.keys() != names:
+      # Missing fields are refused too: a default in their place would give
+      # another model than the one that was saved.
+      raise InputError(
+        f"not the JSON of a T5Config: an object with exactly the fields "
+        f"{', '.join(sorted(names))} is needed."
+      )
+    config = cls(**fields).validate()
+    return dataclasses.replace(
+      config, mlp_activations=tuple(config.mlp_activations)
+    )
 
 
+def _dtype_name(dtype: Any) -> str | None:
+  try:
+    return jnp.dtype(dtype).name
+  except TypeError:
+    return None
+
+
+_SWITCHES = ("logits_via_embedding", "float32_attention_logits")
 _POSITIVE = (
   "vocab_size",
   "emb_dim",

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax.linen import partitioning
+from flax.linen import partitioning, spmd
 from jaxtyping import Array, Float, Int
 
 from instructrec_jax.seq2seq.config import T5Config
@@ -98,9 +98,13 @@ class Embed(nn.Module):
   ) -> Float[Array, "batch length embed"]:
     """Returns the rows of the table for these tokens."""
     # A gather where T5X multiplies by a one-hot: the same values, and on CPU
-    # and GPU without [tokens, vocab] arrays.
-    table_VxD = jnp.asarray(self.embedding, self.config.dtype)
-    return jnp.take(table_VxD, tokens_BxT, axis=0)
+    # and GPU without [tokens, vocab] arrays. It is cast after the gather, so
+    # that a frequent token's gradient is summed in float32: a bfloat16 sum
+    # stops growing after a few hundred terms.
+    embedded_BxTxD = jnp.take(self.embedding, tokens_BxT, axis=0)
+    return spmd.with_logical_constraint(
+      embedded_BxTxD.astype(self.config.dtype), ("batch", "length", "embed")
+    )
 
 
 class RelativePositionBias(nn.Module):
@@ -236,9 +240,7 @@ class Attention(nn.Module):
       name=name,
     )(x)
     y = y.reshape(*x.shape[:2], config.num_heads, config.head_dim)
-    return partitioning.with_sharding_constraint(
-      y, ("batch", "length", "heads", "kv")
-    )
+    return spmd.with_logical_constraint(y, ("batch", "length", "heads", "kv"))
 
   def _cached(self, key_BxSxHxK, value_BxSxHxK, mask, bias):
     """One step of decoding: appends to the cache and attends to all of it.
@@ -301,9 +303,7 @@ class Mlp(nn.Module):
     hidden = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(
       hidden, deterministic=self.deterministic
     )
-    hidden = partitioning.with_sharding_constraint(
-      hidden, ("batch", "length", "mlp")
-    )
+    hidden = spmd.with_logical_constraint(hidden, ("batch", "length", "mlp"))
     return Dense(
       x.shape[-1], axes=("mlp", "embed"), dtype=config.dtype, name="wo"
     )(hidden)

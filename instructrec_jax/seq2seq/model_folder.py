@@ -2,8 +2,7 @@
 
 model.json         the T5Config
 vocabulary.model   the SentencePiece model
-checkpoints/STEP/  orbax: items `params` and `optimizer`
-best.json          the step that validation liked best
+checkpoints/STEP/  orbax: items `params` and `optimizer`, and their `metrics`
 """
 
 import pathlib
@@ -50,38 +49,64 @@ def load_config(model_dir: pathlib.Path) -> T5Config:
 
 
 def load_params(
-  model_dir: pathlib.Path, *, step: int | str | None = None
+  model_dir: pathlib.Path,
+  *,
+  step: int | str | None = None,
+  shardings: Any = None,
 ) -> tuple[T5Config, Any]:
   """Loads a model's parameters, and nothing of its optimizer.
 
   Args:
     model_dir: a folder of `train`.
     step: a number, "best" (by validation), or None for the latest.
+    shardings: of `mesh.parameter_shardings`: each device reads its own part.
 
   Returns:
-    The config, and the tree of parameters as numpy arrays.
+    The config, and the tree of parameters: numpy arrays unless shardings are
+    given.
 
   Raises:
-    InputError: no such model or step, or parameters of another size than
-      model.json says.
+    InputError: no such model or step, a damaged checkpoint, or parameters of
+      another size than model.json says.
   """
   model_dir = pathlib.Path(model_dir).absolute()
   config = load_config(model_dir)
   step = find_step(model_dir, step)
-  path = model_dir / CHECKPOINTS / str(step) / "params"
-  checkpointer = ocp.PyTreeCheckpointer()
-  metadata = checkpointer.metadata(path).item_metadata
+  # Any, since orbax declares a path type of its own but takes this one.
+  path: Any = model_dir / CHECKPOINTS / str(step) / "params"
   shapes = parameter_shapes(config)
-  _check_shapes(metadata.tree, shapes, where=f"{path.parent}")
-  params = checkpointer.restore(
-    path,
-    args=ocp.args.PyTreeRestore(
-      restore_args=jax.tree.map(
-        lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
-      )
-    ),
-  )
+  if shardings is None:
+    restore_args = jax.tree.map(
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
+    )
+  else:
+    restore_args = jax.tree.map(
+      lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding), shardings
+    )
+  # The handler, not a manager: the other items need not be there.
+  handler = ocp.PyTreeCheckpointHandler()
+  try:
+    _check_shapes(handler.metadata(path).tree, shapes, where=f"{path.parent}")
+    params = handler.restore(
+      path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
+    )
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f"{path}: the checkpoint is incomplete or damaged, choose another step "
+      f"({str(error).splitlines()[0]:.120})."
+    ) from error
   return config, params
+
+
+def load_initial_params(model_dir: pathlib.Path, config: T5Config) -> Any:
+  """Loads weights of an earlier run for a new one of the same size.
+
+  Raises:
+    InputError: there are none, or they are of another size.
+  """
+  _, params = load_params(model_dir)
+  _check_shapes(params, parameter_shapes(config), where=str(model_dir))
+  return params
 
 
 def load_vocabulary(model_dir: pathlib.Path) -> Vocabulary:
@@ -113,7 +138,7 @@ def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
   """Returns the number of a finished checkpoint.
 
   Raises:
-    InputError: there is no such step; the message lists those that are there.
+    InputError: there is no such step, or none was validated.
   """
   folder = pathlib.Path(model_dir) / CHECKPOINTS
   finished = sorted(
@@ -128,8 +153,18 @@ def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
   if step is None:
     return finished[-1]
   if step == "best":
-    return max(finished, key=lambda number: _validation(folder / str(number)))
-  if step not in finished:
+    validated = [
+      (value, number)
+      for number in finished
+      if (value := _validation(folder / str(number))) is not None
+    ]
+    if not validated:
+      raise InputError(
+        f"{model_dir}: no checkpoint was validated, so none is the best: name "
+        f"a step ({', '.join(map(str, finished))}) or take the latest."
+      )
+    return max(validated)[1]
+  if str(step) not in map(str, finished):
     raise InputError(
       f"{model_dir}: no checkpoint of step {step}; there are "
       f"{', '.join(map(str, finished))}."
@@ -137,11 +172,11 @@ def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
   return int(step)
 
 
-def _validation(checkpoint: pathlib.Path) -> float:
-  """Returns a checkpoint's validation metric; -inf if it had none."""
+def _validation(checkpoint: pathlib.Path) -> float | None:
+  """Returns the metric that orbax saved with a checkpoint, if it did."""
   path = checkpoint / "metrics" / "metrics"
   metrics = storage.read_json(path) if path.exists() else {}
-  return metrics.get(BEST_METRIC, float("-inf"))
+  return metrics.get(BEST_METRIC)
 
 
 def parameter_shapes(config: T5Config) -> Any:
@@ -168,7 +203,7 @@ def _check_shapes(found: Any, expected: Any, *, where: str) -> None:
   for name in sorted(found.keys() | expected.keys()):
     if found.get(name) != expected.get(name):
       raise InputError(
-        f"{where}: parameter {name} has shape {found.get(name, 'missing')}, "
-        f"but {CONFIG_FILE} asks for {expected.get(name, 'none such')}: the "
-        "checkpoint is of another model size."
+        f"{where}: the checkpoint is of another model size: the shape of "
+        f"{name} is {found.get(name, 'missing')}, but the config asks for "
+        f"{expected.get(name, 'none')}."
       )

@@ -1,0 +1,18 @@
+"""The only chapter that knows TensorFlow, TFDS and SeqIO."""
+
+import os
+
+
+def _import_tensorflow_quietly() -> None:
+  """TensorFlow logs to file descriptor 2 before any log level is heeded."""
+  kept = os.dup(2)
+  try:
+    with open(os.devnull, "wb") as nowhere:
+      os.dup2(nowhere.fileno(), 2)
+    import tensorflow  # noqa: F401
+  finally:
+    os.dup2(kept, 2)
+    os.close(kept)
+
+
+_import_tensorflow_quietly()

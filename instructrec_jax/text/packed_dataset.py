@@ -64,9 +64,9 @@ class PackedDataset:
     return cls(path)
 
   @property
-  def vocabulary_path(self) -> pathlib.Path:
+  def vocabulary(self) -> Vocabulary:
     """The vocabulary that the rows were tokenised with."""
-    return self.path / VOCABULARY_FILE
+    return Vocabulary.load(self.path / VOCABULARY_FILE)
 
   def __len__(self) -> int:
     return len(self._arrays[0])

@@ -23,7 +23,6 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import PackedDataset
-from instructrec_jax.text.vocabulary import Vocabulary
 from instructrec_jax.training.batches import prefetched_batches
 from instructrec_jax.training.checkpoint import Checkpoints
 from instructrec_jax.training.metrics_log import MetricsLog
@@ -50,6 +49,7 @@ def train(
   mesh: Mesh | None = None,
   initial_params: Any = None,
   validate: Callable[[Any], Mapping[str, float]] | None = None,
+  config_text: str | None = None,
 ) -> dict[str, float]:
   """Trains to `steps`, or resumes the run that `model_dir` holds.
 
@@ -73,6 +73,7 @@ def train(
     initial_params: weights to start from; random if None.
     validate: from parameters to metrics; the checkpoint with the largest
       `model_folder.BEST_METRIC` is kept.
+    config_text: what configured the run, to be kept as config.gin.
 
   Returns:
     The metrics of the last step.
@@ -88,6 +89,7 @@ def train(
     config,
     data,
     {"batch_size": batch_size, "seed": seed, "microbatches": microbatches},
+    config_text,
   )
 
   checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
@@ -168,7 +170,7 @@ def train(
 
 def _check_sizes(config, data, batch_size, microbatches, mesh) -> None:
   config.validate()
-  model_folder.check_vocabulary(config, Vocabulary.load(data.vocabulary_path))
+  model_folder.check_vocabulary(config, data.vocabulary)
   for parts, what in (
     (microbatches, "microbatches"),
     (mesh.shape["data"] * microbatches, "data devices x microbatches"),
@@ -185,6 +187,7 @@ def _claim_folder(
   config: T5Config,
   data: PackedDataset,
   settings: dict[str, Any],
+  config_text: str | None,
 ) -> None:
   """Writes what identifies the run, or checks that it is the same one."""
   run = {
@@ -205,8 +208,10 @@ def _claim_folder(
   model_dir.mkdir(parents=True, exist_ok=True)
   model_folder.save_config(model_dir, config)
   shutil.copyfile(
-    data.vocabulary_path, model_dir / model_folder.VOCABULARY_FILE
+    data.vocabulary.path, model_dir / model_folder.VOCABULARY_FILE
   )
+  if config_text is not None:
+    (model_dir / "config.gin").write_text(config_text, encoding="utf-8")
   storage.write_json(path, run)
 
 

@@ -66,6 +66,12 @@ def test_a_paired_test_sees_what_unpaired_intervals_cannot():
   assert unpaired.low < 0 and unpaired.p > 0.2
 
 
+def test_p_is_twice_the_smaller_tail():
+  draws = np.concatenate([np.full(24, -0.1), np.full(976, 0.1)])
+  assert paired_difference(0.1, draws).p == pytest.approx(2 * 25 / 1001)
+  assert paired_difference(-0.1, -draws).p == pytest.approx(2 * 25 / 1001)
+
+
 def test_a_ranker_does_not_differ_from_itself():
   same = np.random.default_rng(0).random(100)
   assert difference(same, same).p == 1.0

@@ -80,7 +80,7 @@ def test_equal_scores_give_the_expectation_of_random_order():
 
 def test_nan_scores_are_refused_and_located():
   with pytest.raises(InputError, match="request 1: a score is NaN"):
-    ranking_metrics([np.zeros(2), np.array([0, np.nan])], [0, 0])
+    ranking_metrics([np.zeros(2), np.array([np.nan, 0])], [0, 0])
 
 
 def test_a_target_outside_its_candidates_is_refused():
@@ -105,6 +105,12 @@ def test_impossible_rows_are_named():
   assert "no multiple" in check_consistency({"hr@1": 0.333}, requests=10)[0]
   assert "outside" in check_consistency({"hr@1": 0.5, "hr@3": 0.4})[0]
   assert "NDCG@1" in check_consistency({"hr@1": 0.5, "ndcg@1": 0.6})[0]
+  # Targets at rank 2 or 3 add between .3 / log2(4) and .3 / log2(3).
+  row = {"hr@1": 0.2, "hr@3": 0.5}
+  assert not check_consistency(row | {"ndcg@3": 0.2 + 0.151})
+  assert not check_consistency(row | {"ndcg@3": 0.2 + 0.189})
+  assert "0.1500 to 0.1893" in check_consistency(row | {"ndcg@3": 0.349})[0]
+  assert check_consistency(row | {"ndcg@3": 0.390})
 
 
 def paper_rows(text):

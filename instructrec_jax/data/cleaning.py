@@ -1,0 +1,51 @@
+"""Titles as the model sees them: plain text that T5's vocabulary can print."""
+
+import html
+import re
+from collections.abc import Iterable
+from typing import Any
+
+_TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)
+# T5's vocabulary has none of these (it has `>`, which only ever pairs with
+# `<`). A tilde stands for a dash or for "about": neither is worth a sign.
+_UNPRINTABLE_IN_T5 = str.maketrans("{}<>~^\\`", "()    /'")
+# Some titles of the 2018 crawl are the page's script instead.
+_SCRIPT = re.compile(r"\bgetTime\b|\bfunction\s*\(")
+
+
+def clean_title(title: str) -> str:
+  """Returns a title on one line, without markup; "" if nothing is left.
+
+  HTML entities are unescaped (as often as they were escaped), tags removed,
+  signs that T5's vocabulary lacks replaced, white space collapsed. Cleaning
+  twice changes nothing.
+  """
+  if _SCRIPT.search(title):
+    return ""
+  title = _without_entities(title)
+  title = _TAG.sub(" ", title).translate(_UNPRINTABLE_IN_T5)
+  if not title.isprintable():
+    # Control characters, zero-width ones, lone surrogates.
+    title = "".join(c if c.isprintable() else " " for c in title)
+  title = " ".join(title.split())
+  return title if any(map(str.isalnum, title)) else ""
+
+
+def clean_categories(categories: Iterable[Any]) -> list[str]:
+  """Returns category names cleaned like titles, flat, each once.
+
+  Amazon 2014 has a list of paths, later formats have one path: the names of
+  all paths are kept in order of appearance.
+  """
+  names: dict[str, None] = {}
+  for entry in categories:
+    for name in entry if isinstance(entry, list | tuple) else (entry,):
+      if isinstance(name, str) and (cleaned := clean_title(name)):
+        names[cleaned] = None
+  return list(names)
+
+
+def _without_entities(text: str) -> str:
+  while "&" in text and (unescaped := html.unescape(text)) != text:
+    text = unescaped
+  return text

@@ -1,0 +1,146 @@
+"""Which items and interactions stay, and their numbers.
+
+Every function fills in `counts`, which the manifest keeps.
+"""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int32, Int64
+
+from instructrec_jax.data import filtering
+from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.errors import InputError
+
+
+@dataclasses.dataclass(frozen=True)
+class Chosen:
+  """The interactions that stay, sorted by user and time.
+
+  Attributes:
+    rows: their rows in the frame of reviews.
+    users: user numbers, in order of first appearance in the input.
+    items: item numbers, in order of the catalogue as read.
+    catalogue: the row in the frame of items of each item number.
+    from_end: how many items the user had later.
+  """
+
+  rows: Int64[np.ndarray, " interactions"]
+  users: Int32[np.ndarray, " interactions"]
+  items: Int32[np.ndarray, " interactions"]
+  catalogue: Int64[np.ndarray, " items"]
+  from_end: Int64[np.ndarray, " interactions"]
+
+  def sequences(
+    self, mask: Bool[np.ndarray, " interactions"] | slice = slice(None)
+  ) -> Sequences:
+    """Returns all or some of the items, by user."""
+    return Sequences.from_columns(
+      users=self.users[mask],
+      items=self.items[mask],
+      num_users=int(self.users[-1]) + 1,
+    )
+
+
+def read_items(
+  frames: Iterable[pl.DataFrame], counts: dict[str, Any]
+) -> pl.DataFrame:
+  """Reads the items that have a title, each once, with its row as `item`.
+
+  Args:
+    frames: of `schema.ITEM_SCHEMA`.
+    counts: gets `items`.
+  """
+  frame = pl.concat(list(frames))
+  titled = frame.filter(pl.col("title") != "")
+  unique = titled.unique("item_id", keep="first", maintain_order=True)
+  counts["items"] = {
+    "read": frame.height,
+    "without_title": frame.height - titled.height,
+    "repeated": titled.height - unique.height,
+  }
+  return unique.with_row_index("item")
+
+
+def read_reviews(
+  frames: Iterable[pl.DataFrame], items: pl.DataFrame, counts: dict[str, Any]
+) -> pl.DataFrame:
+  """Reads the reviews of titled items, with the item's row as `item`.
+
+  Args:
+    frames: of `schema.REVIEW_SCHEMA`.
+    items: what `read_items` returned.
+    counts: gets `reviews` and `of_items_without_title`.
+
+  Raises:
+    InputError: there are none.
+  """
+  numbers = items.select("item_id", "item")
+  read, kept = 0, []
+  for frame in frames:
+    read += frame.height
+    kept.append(
+      frame.join(numbers, on="item_id", maintain_order="left").drop("item_id")
+    )
+  reviews = pl.concat(kept)
+  counts["reviews"] = read
+  counts["of_items_without_title"] = read - reviews.height
+  if not reviews.height:
+    raise InputError(
+      f"none of the {read:,} reviews is of an item with a title: do the two "
+      "files belong together?"
+    )
+  return reviews
+
+
+def select(
+  reviews: pl.DataFrame, *, min_count: int, counts: dict[str, Any]
+) -> Chosen:
+  """Orders by time, drops repeats, and takes the k-core.
+
+  Args:
+    reviews: what `read_reviews` returned.
+    min_count: the k of k-core.
+    counts: gets `repeats`, `k_core_rounds` (interactions left after each) and
+      `below_k_core`.
+
+  Raises:
+    InputError: nothing is left.
+  """
+  users = _numbers(reviews["user_id"])
+  items = reviews["item"].to_numpy().astype(np.int64)
+  rows = filtering.time_order(
+    users=users, timestamps=reviews["timestamp"].to_numpy()
+  )
+  rows = rows[filtering.first_of_repeats(users=users[rows], items=items[rows])]
+  counts["repeats"] = reviews.height - len(rows)
+  core = filtering.k_core(users=users[rows], items=items[rows], count=min_count)
+  counts["k_core_rounds"] = core.rounds
+  counts["below_k_core"] = len(rows) - len(core.kept)
+  if not len(core.kept):
+    raise InputError(
+      f"nothing is left of {len(rows):,} interactions after the {min_count}-"
+      "core: lower --min-count."
+    )
+  rows = rows[core.kept]
+  _, users, lengths = np.unique(
+    users[rows], return_inverse=True, return_counts=True
+  )
+  catalogue, items = np.unique(items[rows], return_inverse=True)
+  return Chosen(
+    rows=rows,
+    users=users.astype(np.int32),
+    items=items.astype(np.int32),
+    catalogue=catalogue,
+    from_end=np.cumsum(lengths)[users] - 1 - np.arange(len(rows)),
+  )
+
+
+def _numbers(ids: pl.Series) -> Int64[np.ndarray, " rows"]:
+  """Numbers distinct ids in order of first appearance."""
+  seen = ids.unique(maintain_order=True).to_frame().with_row_index("number")
+  numbered = ids.to_frame().join(seen, on=ids.name, maintain_order="left")
+  return numbered["number"].to_numpy().astype(np.int64)

@@ -1,0 +1,61 @@
+"""HR and NDCG while a model trains, on a sample of validation requests."""
+
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation.metrics import ranking_metrics
+from instructrec_jax.requests import read_requests
+from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.text.vocabulary import Vocabulary
+
+_METRICS = ("hr@1", "ndcg@5")
+
+
+def make_validator(
+  requests: pathlib.Path,
+  *,
+  limit: int,
+  vocabulary: Vocabulary,
+  seed: int = 0,
+) -> Callable[[T5Config, Any], dict[str, float]]:
+  """Returns what `training.loop.train` calls at each checkpoint.
+
+  Args:
+    requests: ranking requests with targets.
+    limit: how many of them, drawn at random: the first ones need not be like
+      the rest.
+    vocabulary: the model's.
+    seed: of the draw.
+
+  Returns:
+    A function from config and parameters to "validation/hr@1" and
+    "validation/ndcg@5".
+
+  Raises:
+    InputError: the requests are missing, or have no targets.
+  """
+  found = list(read_requests(requests))
+  rng = np.random.default_rng(seed)
+  chosen = rng.permutation(len(found))[:limit]
+  sample = [found[index] for index in np.sort(chosen)]
+  targets = [request.target for request in sample]
+  if not sample or None in targets:
+    raise InputError(f"{requests}: every validation request needs a target.")
+  rankers: list[T5Ranker] = []
+
+  def validate(config: T5Config, params: Any) -> dict[str, float]:
+    # One ranker for all calls: it keeps what it has compiled.
+    if not rankers:
+      rankers.append(
+        T5Ranker(config=config, params=params, vocabulary=vocabulary)
+      )
+    rankers[0].use(params)
+    metrics = ranking_metrics(rankers[0].score(sample), targets)
+    return {f"validation/{name}": metrics[name].mean() for name in _METRICS}
+
+  return validate

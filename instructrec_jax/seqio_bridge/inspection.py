@@ -1,0 +1,166 @@
+"""What is in a mixture: rates, counts, lengths, examples."""
+
+import itertools
+import pathlib
+from typing import Any
+
+import numpy as np
+import seqio
+
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.seqio_bridge.pack import open_mixture
+from instructrec_jax.text import packing
+from instructrec_jax.text.vocabulary import Vocabulary
+
+_FEATURES_SHOWN = 24
+
+
+def inspect_mixture(
+  *,
+  mixture: str,
+  dataset: pathlib.Path,
+  split: str = "train",
+  sample: int = 2000,
+  examples: int = 2,
+  input_length: int = 512,
+  target_length: int = 64,
+  seed: int = 0,
+) -> dict[str, Any]:
+  """Reads a mixture through SeqIO, as T5X would, and describes it.
+
+  Args:
+    mixture: name of a SeqIO mixture or task.
+    dataset: a folder of `build`.
+    split: "train", "validation" or "test".
+    sample: examples that lengths are taken from.
+    examples: how many to show whole.
+    input_length: the encoder's length, for row fill.
+    target_length: the decoder's length.
+    seed: of the sample.
+
+  Returns:
+    `tasks` (name, rate as a share, rows), `lengths` (of inputs and targets:
+    mean, quantiles, histogram), `row_fill`, `examples` (texts, model features).
+
+  Raises:
+    InputError: no such mixture, or an unbuilt dataset.
+  """
+  folder = DatasetFolder.open(dataset)
+  members = open_mixture(mixture, dataset=dataset, split=split)
+  provider = seqio.get_mixture_or_task(mixture)
+  lengths = {"inputs": input_length, "targets": target_length}
+  drawn = list(
+    itertools.islice(
+      provider.get_dataset(
+        sequence_length=lengths,
+        split=split,
+        use_cached=False,
+        shuffle=True,
+        seed=seed,
+        num_epochs=1,
+      ).as_numpy_iterator(),
+      sample,
+    )
+  )
+  counted = {
+    name: np.array([len(example[name]) for example in drawn])
+    for name in lengths
+  }
+  rows = packing.pack_lengths(
+    counted["inputs"].tolist(),
+    counted["targets"].tolist(),
+    encoder_length=input_length,
+    decoder_length=target_length,
+  )
+  vocabulary = Vocabulary.load(folder.vocabulary_path)
+  return {
+    "mixture": mixture,
+    "split": split,
+    "tasks": [
+      {
+        "name": member.task.name,
+        "rate": member.share,
+        "rows": member.rows,
+      }
+      for member in members
+    ],
+    "sample": len(drawn),
+    "lengths": {
+      name: _describe(values, lengths[name]) for name, values in counted.items()
+    },
+    "row_fill": {
+      name: float(values.sum() / len(rows) / lengths[name])
+      for name, values in counted.items()
+    },
+    "examples": [
+      _example(example, vocabulary, lengths) for example in drawn[:examples]
+    ],
+  }
+
+
+def format_inspection(found: dict[str, Any]) -> str:
+  """Returns `inspect_mixture`'s findings for people."""
+  lines = [f"{found['mixture']}, {found['split']}", ""]
+  for task in found["tasks"]:
+    lines.append(
+      f"  {task['name']:<24} rate {task['rate']:6.1%}  {task['rows']:>10,} rows"
+    )
+  total = sum(task["rows"] for task in found["tasks"])
+  lines += [f"  {'':<24} {'':<11}  {total:>10,} rows", ""]
+  for name, of_name in found["lengths"].items():
+    lines.append(
+      f"tokens of {name}: mean {of_name['mean']:.1f}, median "
+      f"{of_name['median']:.0f}, 95% {of_name['p95']:.0f}, longest "
+      f"{of_name['max']} ({found['sample']:,} examples); packed rows are "
+      f"{found['row_fill'][name]:.0%} full"
+    )
+    most = max(share for _, share in of_name["histogram"])
+    for top, share in of_name["histogram"]:
+      bar = "#" * round(40 * share / most)
+      lines.append(f"  up to {top:>4} {share:6.1%} {bar}")
+    lines.append("")
+  for number, example in enumerate(found["examples"], start=1):
+    lines.append(f"example {number}")
+    lines.append(f"  inputs   {example['inputs']}")
+    lines.append(f"  targets  {example['targets']}")
+    for name, values in example["features"].items():
+      shown = " ".join(map(str, values))
+      lines.append(f"  {name:<24} {shown} ...")
+    lines.append("")
+  return "\n".join(lines).rstrip()
+
+
+def _describe(values: np.ndarray, limit: int) -> dict[str, Any]:
+  edges = np.linspace(0, limit, 9).astype(int)
+  shares = np.histogram(values, bins=edges + 0.5)[0] / len(values)
+  return {
+    "mean": float(values.mean()),
+    "median": float(np.median(values)),
+    "p95": float(np.quantile(values, 0.95)),
+    "max": int(values.max()),
+    "histogram": [
+      (int(top), float(share))
+      for top, share in zip(edges[1:], shares, strict=True)
+    ],
+  }
+
+
+def _example(
+  example: dict[str, np.ndarray],
+  vocabulary: Vocabulary,
+  lengths: dict[str, int],
+) -> dict[str, Any]:
+  """Returns texts, and the features that T5X feeds the model, cut short."""
+  import tensorflow as tf
+
+  tokens = {name: example[name] for name in lengths}
+  dataset = tf.data.Dataset.from_tensors(tokens)
+  converter = seqio.EncDecFeatureConverter(pack=False)
+  features = next(converter(dataset, lengths).as_numpy_iterator())
+  return {
+    **{name: vocabulary.decode(ids) for name, ids in tokens.items()},
+    "features": {
+      name: values[:_FEATURES_SHOWN].tolist()
+      for name, values in features.items()
+    },
+  }

@@ -1,0 +1,181 @@
+"""A SeqIO mixture, drawn at its rates -> packed rows for the trainer."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import seqio
+import tensorflow as tf
+from jaxtyping import Int
+
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.rows import SPLITS
+from instructrec_jax.seqio_bridge.registration import use_dataset
+from instructrec_jax.text.packed_dataset import PackedDataset, pack_pairs
+from instructrec_jax.text.vocabulary import Vocabulary
+
+_READ_AT_ONCE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """A task of a mixture.
+
+  Attributes:
+    task: the SeqIO task.
+    share: the mixture's examples that are the task's; shares sum to 1.
+    rows: the task's rows in the split.
+  """
+
+  task: seqio.Task
+  share: float
+  rows: int
+
+
+def open_mixture(
+  name: str, *, dataset: pathlib.Path, split: str
+) -> list[Member]:
+  """Returns the tasks of a mixture, or a task by itself, that have rows.
+
+  Raises:
+    InputError: an unbuilt dataset, or no such mixture or split, or no rows.
+  """
+  use_dataset(dataset)
+  if split not in SPLITS:
+    raise InputError(f"the split is {split!r}, not one of {', '.join(SPLITS)}.")
+  try:
+    provider = seqio.get_mixture_or_task(name)
+  except ValueError:
+    known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()]
+    raise InputError(
+      f"there is no mixture or task {name!r}; there are {', '.join(known)}."
+    ) from None
+  if isinstance(provider, seqio.Task):
+    rates = {provider: 1.0}
+  else:
+    rates = {task: provider.get_rate(task) for task in provider.tasks}
+  rows = {task: task.num_input_examples(split) or 0 for task in rates}
+  total = sum(rate for task, rate in rates.items() if rows[task])
+  if not total:
+    raise InputError(f"{dataset}: {name} has no rows in its {split} split.")
+  return [
+    Member(task, share=rate / total, rows=int(rows[task]))
+    for task, rate in rates.items()
+    if rows[task]
+  ]
+
+
+def pack_mixture(
+  *,
+  mixture: str,
+  dataset: pathlib.Path,
+  out: pathlib.Path,
+  split: str = "train",
+  input_length: int = 512,
+  target_length: int = 64,
+  examples: int | None = None,
+  seed: int = 0,
+  force: bool = False,
+) -> PackedDataset:
+  """Draws examples of a mixture, tokenises and packs them.
+
+  Args:
+    mixture: name of a SeqIO mixture or task.
+    dataset: a folder of `build`.
+    out: the folder to write.
+    split: "train", "validation" or "test".
+    input_length: a row's tokens for instructions.
+    target_length: a row's tokens for answers.
+    examples: how many to draw; as many as the tasks have rows if None.
+    seed: of the draws and their order.
+    force: replace `out` if it exists.
+
+  Raises:
+    InputError: no such mixture, an unbuilt dataset, or `out` exists.
+  """
+  folder = DatasetFolder.open(dataset)
+  members = open_mixture(mixture, dataset=dataset, split=split)
+  if examples is not None and examples < 1:
+    raise InputError(f"{examples} examples cannot be drawn: name at least 1.")
+  total = examples or sum(member.rows for member in members)
+  vocabulary = Vocabulary.load(folder.vocabulary_path)
+  manifest: dict[str, Any] = {
+    "mixture": mixture,
+    "split": split,
+    "seed": seed,
+    "tasks": {
+      member.task.name: {"share": member.share, "rows": member.rows}
+      for member in members
+    },
+  }
+  return pack_pairs(
+    _draw(members, split=split, total=total, seed=seed),
+    vocabulary=vocabulary,
+    out=out,
+    encoder_length=input_length,
+    decoder_length=target_length,
+    manifest=manifest,
+    total=total,
+    force=force,
+  )
+
+
+def _draw(
+  members: list[Member], *, split: str, total: int, seed: int
+) -> Iterator[tuple[str, str]]:
+  """Yields pairs in random order; each task goes through permutations of
+  its rows, so that none comes twice before all have come once."""
+  rng = np.random.default_rng(seed)
+  pairs = [_read(member.task, split) for member in members]
+  shares = np.array([member.share for member in members])
+  counts = _apportion(shares, total, rng)
+  orders = [
+    _passes(len(rows), int(count), rng)
+    for rows, count in zip(pairs, counts, strict=True)
+  ]
+  sequence = rng.permutation(np.repeat(np.arange(len(members)), counts))
+  next_of = [0] * len(members)
+  for member in sequence.tolist():
+    index = orders[member][next_of[member]]
+    next_of[member] += 1
+    inputs, targets = pairs[member][index]
+    yield inputs.decode(), targets.decode()
+
+
+def _apportion(
+  shares: np.ndarray, total: int, rng: np.random.Generator
+) -> Int[np.ndarray, " tasks"]:
+  """Rounds shares of a total to whole numbers that sum to it."""
+  exact = shares * total
+  counts = np.floor(exact).astype(int)
+  rest = exact - counts
+  missing = total - counts.sum()
+  if missing:
+    chosen = rng.choice(
+      len(shares), missing, replace=False, p=rest / rest.sum()
+    )
+    counts[chosen] += 1
+  return counts
+
+
+def _passes(
+  rows: int, count: int, rng: np.random.Generator
+) -> Int[np.ndarray, " count"]:
+  """Returns row numbers: permutations of all rows, end to end, as needed."""
+  passes = [rng.permutation(rows) for _ in range(-(-count // rows))]
+  return np.concatenate([np.empty(0, int), *passes])[:count]
+
+
+def _read(task: seqio.Task, split: str) -> list[tuple[bytes, bytes]]:
+  """Reads a task's texts as they lie in its source, before any tokenising."""
+  dataset = task.source.get_dataset(split=split, shuffle=False)
+  dataset = dataset.map(lambda row: (row["inputs"], row["targets"]))
+  batches = dataset.batch(_READ_AT_ONCE).prefetch(tf.data.AUTOTUNE)
+  return [
+    pair
+    for inputs, targets in batches.as_numpy_iterator()
+    for pair in zip(inputs, targets, strict=True)
+  ]

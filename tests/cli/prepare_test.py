@@ -1,0 +1,71 @@
+"""Tests for instructrec_jax/cli/prepare.py."""
+
+import json
+
+import pytest
+
+from instructrec_jax.cli import prepare
+from instructrec_jax.cli.main import main
+from instructrec_jax.data import tables
+
+
+def test_the_columns_have_the_same_defaults_everywhere():
+  assert tables.Columns(**prepare._COLUMNS) == tables.Columns()
+
+
+def test_prints_table_5(tmp_path, capsys):
+  out = tmp_path / "shop"
+  arguments = ["prepare", "--format", "synthetic", "--users", "300"]
+  assert main([*arguments, "--out", str(out)]) == 0
+  printed = capsys.readouterr().out
+  assert "| Dataset | #Users | #Items | #Inters |" in printed
+  assert "before a user's last items" in printed
+  assert (out / "manifest.json").exists()
+
+
+def test_a_broken_line_is_told_and_counted(tmp_path, capsys):
+  interactions = tmp_path / "interactions.csv"
+  rows = [f"{u},{i},{i}" for u in range(6) for i in range(6)]
+  interactions.write_text(
+    "\n".join(["who,what,when", *rows, "x,y", ""]), encoding="utf-8"
+  )
+  items = tmp_path / "items.csv"
+  items.write_text("what,title\n" + "".join(f"{i},T{i}\n" for i in range(6)))
+  arguments = ["prepare", "--format", "csv", "--json"]
+  arguments += ["--interactions", str(interactions), "--items", str(items)]
+  arguments += ["--user-column", "who", "--item-column", "what"]
+  arguments += ["--time-column", "when", "--out"]
+  assert main([*arguments, str(tmp_path / "out")]) == 0
+  printed = capsys.readouterr()
+  assert json.loads(printed.out)["users"] == 6
+  assert f"{interactions}: 1 broken lines skipped" in printed.err
+  assert f"{interactions}:38: 2 fields under 3 columns" in printed.err
+  assert "no candidates/test_9.parquet" in printed.err
+  assert main([*arguments, str(tmp_path / "strict"), "--strict"]) == 2
+  assert "interactions.csv:38: " in capsys.readouterr().err
+  assert not (tmp_path / "strict").exists()
+
+
+@pytest.mark.parametrize(
+  ("files", "why"),
+  [
+    (["--reviews", "none.json", "--metadata", "m.json"], "no such file"),
+    (["--reviews", "m.json", "--metadata", "none.json"], "no such file"),
+    (["--reviews", "m.json", "--metadata", "m.json"], "not one amazon2018"),
+    (["--reviews", "cut.gz", "--metadata", "m.json"], "cut short"),
+    ([], "needs --reviews and --metadata"),
+  ],
+)
+def test_bad_input_is_one_sentence_and_status_2(
+  tmp_path, monkeypatch, capsys, files, why
+):
+  monkeypatch.chdir(tmp_path)
+  (tmp_path / "m.json").write_text('{"asin": "B1", "title": "T"}\n')
+  (tmp_path / "cut.gz").write_bytes(b"\x1f\x8b\x08\x00\x00")
+  arguments = ["prepare", "--format", "amazon2018", "--out", "out", *files]
+  assert main(arguments) == 2
+  error = capsys.readouterr().err
+  assert error.startswith("instructrec prepare: ")
+  assert why in error
+  assert error.count("\n") == 1
+  assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.gz", "m.json"]

@@ -1,0 +1,177 @@
+"""Tests for instructrec_jax/data/amazon.py."""
+
+import json
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from instructrec_jax.data import amazon, lines
+from instructrec_jax.errors import InputError
+
+OLD_REVIEW = {
+  "reviewerID": "U1",
+  "asin": "B1",
+  "unixReviewTime": 1393545600,
+  "overall": 5.0,
+  "summary": "good",
+  "reviewText": "it works",
+}
+NEW_REVIEW = {
+  "user_id": "U1",
+  "parent_asin": "B1",
+  "asin": "variant",
+  "timestamp": 1588687728923,
+  "rating": 4.0,
+  "title": "good",
+  "text": "it works",
+}
+METADATA = {
+  "amazon2014": (
+    """{'asin': 'B1', 'title': "21' &quot;C&quot;", """
+    """'categories': [['A', 'B'], ['A', 'C']]}"""
+  ),
+  "amazon2018": json.dumps(
+    {
+      "asin": "B1",
+      "title": "<b>21' &quot;C&quot;</b>",
+      "category": ["A", "B", "C"],
+    }
+  ),
+  "amazon2023": json.dumps(
+    {
+      "parent_asin": "B1",
+      "title": '21\' "C"',
+      "categories": ["A", "B", "C"],
+      "main_category": "Z",
+    }
+  ),
+}
+
+
+@pytest.fixture
+def read(tmp_path):
+  def read_lines(reader, rows, *, format, broken=None):
+    path = tmp_path / "file.json"
+    text = [r if isinstance(r, str) else json.dumps(r) for r in rows]
+    path.write_text("\n".join(text), encoding="utf-8")
+    frames = reader(path, format=format, broken=broken or lines.BrokenLines())
+    return pl.concat(list(frames)).rows()
+
+  return read_lines
+
+
+@pytest.mark.parametrize("format", ["amazon2014", "amazon2018"])
+def test_reviews_until_2018(read, format):
+  assert read(amazon.read_reviews, [OLD_REVIEW], format=format) == [
+    ("U1", "B1", 1393545600, 5.0, "good", "it works")
+  ]
+
+
+def test_reviews_of_2023_are_of_the_parent_item(read):
+  assert read(amazon.read_reviews, [NEW_REVIEW], format="amazon2023") == [
+    ("U1", "B1", 1588687728923, 4.0, "good", "it works")
+  ]
+
+
+@pytest.mark.parametrize("format", amazon.FORMATS)
+def test_metadata_of_every_format(read, format):
+  rows = read(amazon.read_items, [METADATA[format]], format=format)
+  assert rows == [("B1", '21\' "C"', ["A", "B", "C"])]
+
+
+@pytest.mark.parametrize("title", [None, "", " ", ["x"]])
+def test_an_item_without_a_title_has_the_empty_one(read, title):
+  rows = [{"asin": "B1", "title": title}]
+  assert read(amazon.read_items, rows, format="amazon2018") == [("B1", "", [])]
+
+
+def test_text_and_rating_may_be_absent(read):
+  row = {k: OLD_REVIEW[k] for k in ("reviewerID", "asin", "unixReviewTime")}
+  rows = read(amazon.read_reviews, [row], format="amazon2018")
+  assert rows == [("U1", "B1", 1393545600, None, "", "")]
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    "{",
+    "[1]",
+    "null",
+    '{"asin": "B1", "unixReviewTime": 1}',
+    *(
+      json.dumps(OLD_REVIEW | change)
+      for change in (
+        {"reviewerID": ""},
+        {"asin": 5},
+        {"unixReviewTime": "x"},
+        {"unixReviewTime": None},
+        {"unixReviewTime": True},
+        {"unixReviewTime": 1e30},
+        {"overall": "5"},
+        {"reviewText": ["it"]},
+      )
+    ),
+    # A lone surrogate is no text.
+    '{"reviewerID": "\\ud800", "asin": "B1", "unixReviewTime": 1}',
+  ],
+)
+def test_a_broken_review_is_counted_and_skipped(read, line):
+  broken = lines.BrokenLines()
+  rows = read(
+    amazon.read_reviews,
+    [OLD_REVIEW, line],
+    format="amazon2018",
+    broken=broken,
+  )
+  assert len(rows) == 1
+  (told,) = broken.as_json().values()
+  assert told["count"] == 1
+  assert "file.json:2: " in told["first"][0]
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    "{'asin': 'B1', 'title': __import__('os').getcwd()}",
+    "{'asin': 'B1'",
+    "{'asin': '\\ud800'}",
+    "(" * 10_000,
+    "'B1'",
+    "{'title': 'no id'}",
+    "{'asin': 'B1', 'categories': 5}",
+    json.dumps(OLD_REVIEW),
+  ],
+)
+def test_metadata_that_is_no_literal_is_never_run(read, line):
+  broken = lines.BrokenLines()
+  rows = read(
+    amazon.read_items,
+    [METADATA["amazon2014"], line],
+    format="amazon2014",
+    broken=broken,
+  )
+  assert len(rows) == 1
+  assert len(broken.as_json()) == 1
+
+
+@given(st.text(st.sampled_from("ab'\"\\{}:,\t\né"), max_size=20))
+def test_a_literal_is_parsed_as_python_would(text):
+  record = {"asin": text, "related": {"bought": [text, "b"]}, "price": 1.5}
+  assert amazon._parse_literal(repr(record).encode()) == record
+
+
+def test_a_title_with_a_lone_surrogate_is_cleaned(read):
+  line = r"{'asin': 'B1', 'title': 'a \ud83d b', 'categories': [['\ud800c']]}"
+  rows = read(amazon.read_items, [line], format="amazon2014")
+  assert rows == [("B1", "a b", ["c"])]
+
+
+@pytest.mark.parametrize("format", amazon.FORMATS)
+def test_swapped_files_are_noticed(read, format):
+  review = NEW_REVIEW if format == "amazon2023" else OLD_REVIEW
+  with pytest.raises(InputError, match=f"not one {format} review"):
+    read(amazon.read_reviews, [METADATA[format]], format=format)
+  with pytest.raises(InputError, match=f"not one {format} metadata"):
+    read(amazon.read_items, [review], format=format)

@@ -1,0 +1,88 @@
+"""Tests for instructrec_jax/data/folder.py."""
+
+import numpy as np
+import pytest
+
+from instructrec_jax import storage
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.prepare import prepare
+from instructrec_jax.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+  out = tmp_path_factory.mktemp("data") / "shop"
+  return prepare(out=out, format="synthetic", users=300, max_items=6)
+
+
+def test_the_tables_agree_with_each_other(folder):
+  frame = folder.interactions
+  assert frame.columns == [
+    *("user", "user_id", "item", "position"),
+    *("timestamp", "rating", "summary", "text"),
+  ]
+  assert frame.equals(frame.sort("user", "position"))
+  for user in (0, 1, len(folder.sequences) - 1):
+    rows = frame.filter(user=user)
+    assert rows["item"].to_list() == folder.sequences.user(user).tolist()
+    assert rows["position"].to_list() == list(range(rows.height))
+    assert rows["timestamp"].is_sorted()
+    assert rows["user_id"].n_unique() == 1
+
+
+def test_owned_items_end_with_the_kept_ones(folder):
+  assert folder.owned.lengths.max() > 6 == folder.sequences.lengths.max()
+  assert len(folder.owned.items) == folder.statistics["interactions_before_cut"]
+  for user in range(len(folder.sequences)):
+    kept = folder.sequences.user(user)
+    assert folder.owned.user(user)[-len(kept) :].tolist() == kept.tolist()
+
+
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("negatives", [9, 99])
+def test_stored_candidates_keep_the_rules(folder, split, negatives):
+  stored = folder.candidates(split, negatives)
+  targets = getattr(folder.splits, split)
+  assert stored.users.tolist() == targets.users.tolist()
+  assert stored.candidates.shape == (len(stored.users), negatives + 1)
+  rows = np.arange(len(stored.users))
+  hit = stored.candidates[rows, stored.target]
+  assert hit.tolist() == targets.items(folder.sequences).tolist()
+  for user, row in zip(stored.users, stored.candidates, strict=True):
+    assert len(np.intersect1d(row, folder.owned.user(user))) == 1
+    assert len(set(row.tolist())) == negatives + 1
+
+
+def test_the_stored_split_is_the_computed_one(folder):
+  import polars as pl
+
+  frame = pl.read_parquet(folder.path / "splits" / "leave_one_out.parquet")
+  assert frame["user"].to_list() == folder.splits.test.users.tolist()
+  assert (frame["test_position"] - 1).equals(frame["validation_position"])
+  np.testing.assert_array_equal(
+    frame["test_position"], folder.splits.test.positions
+  )
+
+
+def test_absent_candidates_are_told(folder):
+  with pytest.raises(InputError, match="has test_9, test_99, validation_9"):
+    folder.candidates("test", 19)
+
+
+def test_what_is_no_dataset_folder_is_refused(tmp_path):
+  with pytest.raises(InputError, match="not a dataset folder"):
+    DatasetFolder.open(tmp_path)
+  storage.write_json(tmp_path / "manifest.json", {"version": 0})
+  with pytest.raises(InputError, match="another version"):
+    DatasetFolder.open(tmp_path)
+
+
+def test_a_damaged_table_is_told(folder, tmp_path):
+  for name in ("manifest.json", "statistics.json"):
+    (tmp_path / name).write_bytes((folder.path / name).read_bytes())
+  (tmp_path / "items.parquet").write_bytes(b"PAR1")
+  damaged = DatasetFolder.open(tmp_path)
+  with pytest.raises(InputError, match=r"items.parquet: cannot be read"):
+    _ = damaged.items
+  with pytest.raises(InputError, match=r"interactions.parquet: cannot be read"):
+    _ = damaged.sequences

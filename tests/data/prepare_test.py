@@ -1,0 +1,303 @@
+"""Tests for instructrec_jax/data/prepare.py."""
+
+import hashlib
+import json
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from instructrec_jax import storage
+from instructrec_jax.data import synthetic
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.prepare import prepare
+from instructrec_jax.errors import InputError
+
+
+def table(folder, name, header, rows):
+  path = folder / f"{name}.csv"
+  lines = [header, *(",".join(map(str, row)) for row in rows)]
+  path.write_text("\n".join(lines) + "\n")
+  return path
+
+
+def csv_options(folder, interactions, items):
+  return {
+    "format": "csv",
+    "interactions": table(
+      folder, "interactions", "user_id,item_id,timestamp", interactions
+    ),
+    "items": table(folder, "items", "item_id,title", items),
+  }
+
+
+def shop_of(users, num_items):
+  """Interactions of users with item lists, at rising times."""
+  rows = [(u, i, t) for u, own in users.items() for t, i in enumerate(own)]
+  return rows, [(i, f"Title {i}") for i in range(num_items)]
+
+
+def item_ids(folder, user):
+  return [
+    folder.items[item].item_id for item in folder.sequences.user(user).tolist()
+  ]
+
+
+# From data/README.md: users, items, interactions before and after the cut.
+REAL = {
+  "musical_instruments_2014": (
+    {
+      "format": "amazon2014",
+      "reviews": "reviews_Musical_Instruments_5.json.gz",
+      "metadata": "meta_Musical_Instruments.json.gz",
+    },
+    (1_429, 900, 10_261, 10_093, 7.06),
+  ),
+  "gift_cards_2018": (
+    {
+      "format": "amazon2018",
+      "reviews": "Gift_Cards_5.json.gz",
+      "metadata": "meta_Gift_Cards.json.gz",
+    },
+    (453, 147, 2_941, 2_920, 6.45),
+  ),
+  "games_2018": (
+    {
+      "format": "csv",
+      "interactions": "interactions.csv.gz",
+      "items": "items.csv.gz",
+      "min_count": 0,
+    },
+    (50_546, 16_859, 440_264, 410_907, 8.13),
+  ),
+  "toys_2014": (
+    {
+      "format": "csv",
+      "interactions": "interactions.csv.gz",
+      "items": "items.csv.gz",
+    },
+    (19_412, 11_924, 167_597, 153_818, 7.92),
+  ),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_the_real_data_has_its_published_counts(shared, tmp_path, name):
+  options, (users, items, before, after, length) = REAL[name]
+  source = shared / "data" / name
+  options = {
+    k: source / v if str(v).endswith(".gz") else v for k, v in options.items()
+  }
+  statistics = prepare(out=tmp_path / name, **options).statistics
+  assert statistics["users"] == users
+  assert statistics["items"] == items
+  assert statistics["interactions_before_cut"] == before
+  assert statistics["interactions"] == after
+  assert round(statistics["average_length"], 2) == length
+  assert statistics["sparsity"] == pytest.approx(1 - after / (users * items))
+  if name == "games_2018":
+    assert statistics["items_without_category"] == 855
+    assert statistics["training_targets"] == 259_269
+
+
+def test_raw_counts_of_gift_cards_are_in_the_manifest(shared, tmp_path):
+  source = shared / "data" / "gift_cards_2018"
+  manifest = prepare(
+    out=tmp_path / "gift",
+    format="amazon2018",
+    reviews=source / "Gift_Cards_5.json.gz",
+    metadata=source / "meta_Gift_Cards.json.gz",
+  ).manifest
+  assert manifest["counts"] == {
+    "items": {"read": 1547, "without_title": 0, "repeated": 0},
+    "reviews": 2972,
+    "of_items_without_title": 0,
+    "repeats": 7,
+    "k_core_rounds": [2949, 2941],
+    "below_k_core": 24,
+    "before_last_items": 21,
+  }
+
+
+def test_steps_come_in_order(tmp_path):
+  # Time, not input order, decides; item 9 has no title; item 1 is repeated.
+  interactions = [
+    ("b", 2, 5),
+    ("a", 3, 9),
+    ("a", 1, 1),
+    ("a", 9, 2),
+    ("a", 1, 3),
+    ("a", 2, 2),
+    ("a", 0, 2),
+    ("b", 1, 5),
+    ("b", 4, 1),
+    ("b", 3, 7),
+  ]
+  items = [*((i, f"T{i}") for i in range(5)), (9, "<br>"), (2, "again")]
+  folder = prepare(
+    out=tmp_path / "out",
+    **csv_options(tmp_path, interactions, items),
+    min_count=0,
+    max_items=3,
+  )
+  users = folder.interactions["user_id"].unique(maintain_order=True).to_list()
+  assert users == ["b", "a"]
+  assert item_ids(folder, 0) == ["2", "1", "3"]
+  assert item_ids(folder, 1) == ["2", "0", "3"]
+  assert folder.owned.user(1).tolist()[:1] == [1]
+  assert [item.title for item in folder.items] == [f"T{i}" for i in range(5)]
+  counts = folder.manifest["counts"]
+  assert counts["of_items_without_title"] == counts["repeats"] == 1
+  assert counts["items"] == {"read": 7, "without_title": 1, "repeated": 1}
+  assert counts["before_last_items"] == 2
+
+
+def test_items_that_fall_to_the_last_cut_stay_in_the_catalogue(tmp_path):
+  rows, items = shop_of({"u": [0, 1, 2, 3], "v": [0, 3, 2, 1]}, 6)
+  folder = prepare(
+    out=tmp_path / "out",
+    **csv_options(tmp_path, rows, items),
+    min_count=2,
+    max_items=3,
+  )
+  assert 0 not in folder.sequences.items
+  # Items 4 and 5 were never bought.
+  assert [item.item_id for item in folder.items] == ["0", "1", "2", "3"]
+
+
+def test_users_too_short_to_split_only_train(tmp_path):
+  rows, items = shop_of({"u": [0, 1], "v": [2], "w": [3, 4, 5]}, 6)
+  folder = prepare(
+    out=tmp_path / "out", **csv_options(tmp_path, rows, items), min_count=0
+  )
+  assert folder.statistics["users"] == 3
+  assert folder.statistics["test_users"] == 1
+  assert folder.statistics["training_targets"] == 1
+
+
+def test_a_small_catalogue_has_no_file_of_99_but_says_so(tmp_path):
+  users = {f"u{n}": [(n + k) % 20 for k in range(6)] for n in range(20)}
+  folder = prepare(
+    out=tmp_path / "out", **csv_options(tmp_path, *shop_of(users, 20))
+  )
+  assert set(folder.manifest["candidates"]) == {"test_9", "validation_9"}
+  notes = folder.manifest["notes"]
+  assert len(notes) == 2
+  assert "only 14 to draw 99 negatives from" in notes[0]
+  with pytest.raises(InputError, match="has test_9, validation_9"):
+    folder.candidates("test", 99)
+
+
+def test_two_runs_write_the_same_bytes(tmp_path):
+  folders = [
+    prepare(out=tmp_path / name, format="synthetic", users=300).path
+    for name in ("one", "two")
+  ]
+  hashes = [
+    {
+      path.relative_to(folder): storage.sha256_of(path)
+      for path in sorted(folder.rglob("*.*"))
+    }
+    for folder in folders
+  ]
+  assert len(hashes[0]) == 11
+  assert hashes[0] == hashes[1]
+  other = prepare(out=tmp_path / "b", format="synthetic", users=300, seed=1)
+  assert (
+    other.manifest["candidates"]
+    != json.loads((folders[0] / "manifest.json").read_text())["candidates"]
+  )
+
+
+def test_the_synthetic_shop_keeps_what_was_planted(tmp_path):
+  folder = prepare(out=tmp_path / "out", format="synthetic", users=300)
+  shop = synthetic.synthetic_shop(users=300, seed=0)
+  assert storage.read_json(folder.path / "planted.json") == shop.planted
+  texts = {(r.user_id, r.item_id): r.text for r in shop.reviews}
+  for row in folder.interactions.head(50).rows(named=True):
+    item = folder.items[row["item"]]
+    assert row["text"] == texts[row["user_id"], item.item_id]
+
+
+def test_the_manifest_names_its_inputs(tmp_path):
+  options = csv_options(tmp_path, *shop_of({"u": [0, 1, 2]}, 3))
+  manifest = prepare(out=tmp_path / "out", **options, min_count=0).manifest
+  path = options["items"]
+  assert manifest["inputs"]["items"] == {
+    "path": str(path),
+    "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+  }
+  assert manifest["options"]["min_count"] == 0
+  stored = tmp_path / "out" / "candidates"
+  assert manifest["candidates"] == {
+    path.stem: storage.sha256_of(path) for path in stored.iterdir()
+  }
+
+
+@pytest.mark.parametrize(
+  ("change", "why"),
+  [
+    ({"min_count": 5}, "nothing is left of 3 interactions after the 5-core"),
+    ({"format": "amazon2018"}, "needs --reviews and --metadata, and nothing"),
+    ({"format": "synthetic"}, "needs no files, and nothing else"),
+    ({"format": "xml"}, "no format 'xml'"),
+    ({"items": None}, "needs --interactions and --items"),
+    ({"max_items": 2}, "leave-one-out needs 3"),
+    ({"seed": -1}, "whole numbers from 0"),
+  ],
+)
+def test_what_cannot_be_prepared_leaves_nothing(tmp_path, change, why):
+  options = csv_options(tmp_path, *shop_of({"u": [0, 1, 2]}, 3))
+  options = options | {"min_count": 0} | change
+  before = sorted(tmp_path.iterdir())
+  with pytest.raises(InputError, match=why):
+    prepare(out=tmp_path / "out", **options)
+  assert sorted(tmp_path.iterdir()) == before
+
+
+def test_files_that_do_not_belong_together(tmp_path):
+  options = csv_options(tmp_path, [("u", 1, 1)], [(2, "Title")])
+  with pytest.raises(InputError, match="none of the 1 reviews is of an item"):
+    prepare(out=tmp_path / "out", **options)
+
+
+def test_a_second_run_is_refused_before_it_reads(tmp_path):
+  prepare(out=tmp_path / "out", format="synthetic", users=300)
+  with pytest.raises(InputError, match="exists already"):
+    prepare(out=tmp_path / "out", format="synthetic", users=300)
+  again = prepare(
+    out=tmp_path / "out", format="synthetic", users=310, force=True
+  )
+  assert again.manifest["options"]["users"] == 310
+
+
+def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path):
+  out = tmp_path / "shop"
+  # Stops for good when all but statistics and manifest is written.
+  program = textwrap.dedent(f"""
+    import pathlib, time
+    from instructrec_jax.data import prepare
+    def stop(**_):
+      print("stopped", flush=True)
+      time.sleep(600)
+    prepare.dataset_statistics = stop
+    prepare.prepare(
+      out=pathlib.Path({str(out)!r}), format="synthetic", users=300
+    )
+  """)
+  process = subprocess.Popen(
+    [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True
+  )
+  assert process.stdout is not None
+  assert process.stdout.readline() == "stopped\n"
+  process.kill()
+  process.wait()
+  process.stdout.close()
+  left = [path.name for path in tmp_path.iterdir()]
+  assert left == [".shop.partial"]
+  for path in (out, tmp_path / ".shop.partial"):
+    with pytest.raises(InputError, match="not a dataset folder"):
+      DatasetFolder.open(path)
+  prepare(out=out, format="synthetic", users=300)
+  assert [path.name for path in tmp_path.iterdir()] == ["shop"]

@@ -1,0 +1,159 @@
+"""Tests for instructrec_jax/evaluation/{report,plots,html_report}.py."""
+
+import html.parser
+import json
+
+import pytest
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation import report
+from instructrec_jax.evaluation.html_report import write_html_report
+
+EVIL = '<script>alert("$x$ & co")</script>'
+
+
+def results():
+  metrics = ("hr@1", "ndcg@3")
+  rows = [
+    {
+      "scenario": "sequential",
+      "ranker": ranker,
+      "metric": metric,
+      "value": value,
+      "low": value - 0.01,
+      "high": value + 0.01,
+      "n": 1200,
+    }
+    for ranker, value in (("popularity", 0.4), ("model", 0.6254))
+    for metric in metrics
+  ]
+  return {
+    "dataset": f"data/{EVIL}",
+    "split": "test",
+    "seed": 0,
+    "labels": {"popularity": "popularity", "model": EVIL},
+    "scenarios": [
+      {
+        "name": "sequential",
+        "aspects": "<P1,I0,T3>",
+        "negatives": 9,
+        "metrics": metrics,
+        "requests": 1200,
+        "candidates_sha256": "ab" * 32,
+      }
+    ],
+    "rows": rows,
+    "comparisons": [
+      {
+        "scenario": "sequential",
+        "ranker": "model",
+        "against": "popularity",
+        "metric": "hr@1",
+        "value": 0.2254,
+        "low": 0.2,
+        "high": 0.25,
+        "p": 2 / 1001,
+      }
+    ],
+  }
+
+
+def example(target):
+  return {
+    "instruction": f"rank {EVIL}",
+    "candidates": ["worse", EVIL],
+    "scores": [-3.0, -1.5],
+    "target": target,
+  }
+
+
+class _Page(html.parser.HTMLParser):
+  """Collects the tags, whatever would load from outside, and the text."""
+
+  def __init__(self, text):
+    super().__init__()
+    self.tags, self.outside, self.words = [], [], []
+    self.feed(text)
+
+  def handle_starttag(self, tag, attrs):
+    self.tags.append(tag)
+    self.outside += [
+      value
+      for name, value in attrs
+      if name in ("src", "href", "xlink:href") and not value.startswith("#")
+    ]
+
+  def handle_data(self, data):
+    self.words.append(data)
+
+
+@pytest.fixture
+def write(tmp_path):
+  def write(**changes):
+    path = tmp_path / "report.html"
+    arguments = {"training_log": None, "examples": [], "notes": []} | changes
+    write_html_report(path, title=EVIL, results=results(), **arguments)
+    return path.read_text(encoding="utf-8")
+
+  return write
+
+
+@pytest.fixture
+def training_log(tmp_path):
+  path = tmp_path / "metrics.jsonl"
+  path.write_text(
+    '{"step": 1, "loss": 5.0}\n'
+    '{"step": 2, "loss": NaN}\n'
+    '{"step": 2, "loss": 4.0, "validation/hr@1": 0.3}\n'
+  )
+  return path
+
+
+def test_markdown_table_lines_up_and_says_what_it_shows():
+  text = report.markdown(results())
+  assert "### sequential <P1,I0,T3>: 10 candidates, 1,200 test requests" in text
+  assert ".400 ±.010" in text and ".625 ±.010" in text
+  assert "HR@1 +.225 [+.200, +.250], p < .002" in text
+  table = [line for line in text.splitlines() if line.startswith("|")]
+  assert len(table) == 4 and len({len(line) for line in table}) == 1
+
+
+def test_untrusted_text_is_escaped_and_nothing_is_loaded(write, training_log):
+  text = write(training_log=training_log, examples=[example(1)], notes=[EVIL])
+  page = _Page(text)
+  assert "script" not in page.tags
+  # Title twice, note, chart, table, verdict, instruction, candidate, footer.
+  assert "".join(page.words).count(EVIL) == 9
+  assert page.outside == []
+  assert "https:" not in text and "@import" not in text
+
+
+def test_every_figure_and_section_is_there(write, training_log):
+  page = _Page(write(training_log=training_log, examples=[example(None)]))
+  assert page.tags.count("svg") == 3
+  assert page.tags.count("table") == 1
+  without = _Page(write())
+  assert without.tags.count("svg") == 1
+  assert "Training" not in "".join(without.words)
+
+
+def test_examples_are_ranked_by_score_and_mark_the_target(write):
+  text = write(examples=[example(0)])
+  assert text.index("-1.50") < text.index("-3.00")
+  (marked,) = text.split('<li class="target">')[1:]
+  assert marked.startswith("<span>2</span><span>worse<b>true answer</b>")
+
+
+def test_colours_follow_the_page(write):
+  svg = write().split("<svg")[1]
+  assert "var(--accent)" in svg and "var(--ink)" in svg
+  assert "#0" not in svg.replace('"#', "")
+
+
+def test_a_broken_log_is_located(write, tmp_path, training_log):
+  with pytest.raises(InputError, match="no such training log"):
+    write(training_log=tmp_path / "absent.jsonl")
+  training_log.write_text(json.dumps({"step": 1}) + "\n{half")
+  with pytest.raises(InputError, match="line 2"):
+    write(training_log=training_log)
+  assert not list(tmp_path.glob("*.html"))

@@ -1,0 +1,17 @@
+"""Tests for instructrec_jax/evaluation/scenarios.py."""
+
+import pytest
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation.scenarios import SCENARIOS, find_scenarios
+
+
+def test_all_and_names_come_in_the_tables_order():
+  assert find_scenarios(["all"]) == list(SCENARIOS)
+  named = find_scenarios(["sequential_99", "sequential"])
+  assert [s.name for s in named] == ["sequential", "sequential_99"]
+
+
+def test_an_unknown_name_lists_the_known_ones():
+  with pytest.raises(InputError, match="'sequnetial'.*sequential_99"):
+    find_scenarios(["sequnetial"])
