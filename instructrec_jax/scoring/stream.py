@@ -1,0 +1,164 @@
+"""Scoring a file of requests: any number, bounded memory, resumable."""
+
+import itertools
+import json
+import pathlib
+import shutil
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from instructrec_jax import storage
+from instructrec_jax.errors import InputError
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.requests import count_requests, read_requests
+from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import model_folder
+
+# Requests that are scored, and stored, together.
+CHUNK = 8192
+
+
+def score_file(
+  *,
+  requests: pathlib.Path,
+  model: pathlib.Path,
+  out: pathlib.Path,
+  step: int | str | None = None,
+  limit: int | None = None,
+  batch_tokens: int = 16384,
+  chunk: int = CHUNK,
+  force: bool = False,
+) -> int:
+  """Scores every request of a file; returns how many.
+
+  Finished chunks are kept in a hidden folder beside `out` until all are, so
+  that a killed run goes on where it was. They are used again only for the
+  same requests, model and options.
+
+  Args:
+    requests: .parquet or .jsonl; see `requests.read_requests`.
+    model: a folder of `train`.
+    out: .parquet or .jsonl of request_id, scores, ranks and target_rank, in
+      the order of the requests; scores are log-likelihoods.
+    step: a checkpoint's number or "best"; the latest if None.
+    limit: only the first so many requests.
+    batch_tokens: about how many tokens go into a batch.
+    chunk: requests between two savings.
+    force: replace `out` if it exists.
+
+  Raises:
+    InputError: `out` exists, a request is wrong, or there is no such model.
+  """
+  requests, model, out = map(pathlib.Path, (requests, model, out))
+  if out.suffix not in (".parquet", ".jsonl"):
+    raise InputError(f"{out}: scores are written to .parquet or .jsonl files.")
+  if out.exists() and not force:
+    raise InputError(
+      f"{out} exists already: name another file, or pass --force."
+    )
+  total = count_requests(requests)
+  total = total if limit is None else min(limit, total)
+  if not total:
+    raise InputError(f"{requests}: there is no request in it.")
+  step = model_folder.find_step(model, step)
+  ranker = T5Ranker.load(model, step=step, batch_tokens=batch_tokens)
+  parts = out.with_name(f".{out.name}.parts")
+  _open_parts(
+    parts,
+    {
+      "requests": storage.sha256_of(requests),
+      "model": str(model.absolute()),
+      # Holds the time of saving: another run's same step is another model.
+      "checkpoint": storage.sha256_of(
+        model / model_folder.CHECKPOINTS / str(step) / "_CHECKPOINT_METADATA"
+      ),
+      "step": step,
+      "limit": limit,
+      "chunk": chunk,
+    },
+  )
+  bar = tqdm.tqdm(total=total, desc="score", unit="request", disable=None)
+  chunks = _chunks(read_requests(requests, limit=limit), chunk)
+  for number, members in enumerate(chunks):
+    part = parts / f"{number:06d}.jsonl"
+    if not part.exists():
+      with storage.staged_file(part) as partial:
+        _write_part(partial, members, ranker.score(members))
+    bar.update(len(members))
+  bar.close()
+  with storage.staged_file(out) as partial:
+    _join(sorted(parts.glob("*.jsonl")), partial)
+  shutil.rmtree(parts)
+  return total
+
+
+def average_ranks(scores: np.ndarray) -> np.ndarray:
+  """Returns each candidate's rank, 1 the best; ties share their average."""
+  above = (scores[None, :] > scores[:, None]).sum(1)
+  equal = (scores[None, :] == scores[:, None]).sum(1)
+  return 1 + above + (equal - 1) / 2
+
+
+def _open_parts(parts: pathlib.Path, fingerprint: dict[str, Any]) -> None:
+  """Makes the folder of finished chunks, or keeps one of the same run."""
+  path = parts / "run.json"
+  if path.exists() and storage.read_json(path) == fingerprint:
+    return
+  if parts.exists():
+    shutil.rmtree(parts)
+  parts.mkdir(parents=True)
+  storage.write_json(path, fingerprint)
+
+
+def _write_part(
+  path: pathlib.Path,
+  requests: Sequence[RankingRequest],
+  scores: Sequence[np.ndarray],
+) -> None:
+  with path.open("w", encoding="utf-8") as file:
+    for request, values in zip(requests, scores, strict=True):
+      ranks = average_ranks(values)
+      line = {
+        "request_id": request.request_id,
+        "scores": values.tolist(),
+        "ranks": ranks.tolist(),
+        "target_rank": None
+        if request.target is None
+        else float(ranks[request.target]),
+      }
+      file.write(json.dumps(line) + "\n")
+
+
+def _join(parts: Sequence[pathlib.Path], out: pathlib.Path) -> None:
+  if out.suffix == ".jsonl":
+    with out.open("wb") as file:
+      for part in parts:
+        file.write(part.read_bytes())
+    return
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  numbers = pa.list_(pa.float64())
+  schema = pa.schema(
+    [
+      ("request_id", pa.string()),
+      ("scores", numbers),
+      ("ranks", numbers),
+      ("target_rank", pa.float64()),
+    ]
+  )
+  with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+    for part in parts:
+      lines = part.read_text(encoding="utf-8").splitlines()
+      rows = [json.loads(line) for line in lines]
+      writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _chunks(
+  requests: Iterator[RankingRequest], size: int
+) -> Iterator[list[RankingRequest]]:
+  while members := list(itertools.islice(requests, size)):
+    yield members
