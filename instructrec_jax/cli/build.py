@@ -15,10 +15,11 @@ EXAMPLE = "instructrec build --dataset data/games --vocab spiece.model"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the subcommand's options."""
   parser.add_argument("--dataset", type=pathlib.Path, required=True)
-  parser.add_argument(
+  vocabulary = parser.add_mutually_exclusive_group()
+  vocabulary.add_argument(
     "--vocab", type=pathlib.Path, help="SentencePiece model, such as Flan-T5's"
   )
-  parser.add_argument(
+  vocabulary.add_argument(
     "--train-vocab",
     type=int,
     metavar="SIZE",

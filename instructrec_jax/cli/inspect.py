@@ -15,7 +15,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the subcommand's options."""
   parser.add_argument("mixture", help="a SeqIO mixture or task")
   parser.add_argument("--dataset", type=pathlib.Path, required=True)
-  parser.add_argument("--split", default="train")
+  parser.add_argument(
+    "--split", default="train", choices=("train", "validation", "test")
+  )
   parser.add_argument(
     "--sample",
     type=int,

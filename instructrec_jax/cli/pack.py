@@ -18,7 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument("mixture", help="a SeqIO mixture or task")
   parser.add_argument("--dataset", type=pathlib.Path, required=True)
   parser.add_argument("--out", type=pathlib.Path, required=True)
-  parser.add_argument("--split", default="train")
+  parser.add_argument(
+    "--split", default="train", choices=("train", "validation", "test")
+  )
   parser.add_argument(
     "--input-length", type=int, default=512, help="default: %(default)s"
   )

@@ -70,7 +70,7 @@ class Renderer:
   def __init__(
     self,
     *,
-    titles: Sequence[str],
+    titles: list[str],
     sequences: Sequences,
     owned: Sequences,
     count_tokens: Callable[[str], int],
@@ -88,7 +88,7 @@ class Renderer:
     self.titles = titles
     self.sequences = sequences
     self.owned = owned
-    self.title_groups = title_groups(list(titles))
+    self.title_groups = title_groups(titles)
     self.cuts = Cuts()
     self._count_tokens = count_tokens
     self._budget = budget
@@ -137,8 +137,9 @@ def instruction_rows(
   """Yields the rows of a split, target after target.
 
   Training targets come in random order: who reads the rows with a small
-  shuffle buffer, as SeqIO does, still gets them well mixed. A row is a function of the data, the templates and the seed: not of how rows
-  are read or stored.
+  shuffle buffer, as SeqIO does, still gets them well mixed. A row is a
+  function of the data, the templates and the seed, not of how rows are read
+  or stored.
 
   Args:
     renderer: of the dataset.

@@ -82,6 +82,8 @@ def build(
     InputError: there is no vocabulary, or an earlier build, or a template
       wants to be told what no dataset folder knows.
   """
+  if rows_per_target < 1:
+    raise InputError(f"{rows_per_target} rows of each target: at least 1.")
   folder = DatasetFolder.open(dataset)
   if (folder.path / MANIFEST_FILE).exists() and not force:
     raise InputError(
@@ -121,16 +123,20 @@ def build(
       input_length=input_length,
       seed=seed,
     )
-  # The manifest comes last: without it the folder does not count as built.
-  (folder.path / MANIFEST_FILE).unlink(missing_ok=True)
+  _install(staging, folder.path)
+  storage.write_json(folder.path / MANIFEST_FILE, manifest)
+  return manifest
+
+
+def _install(staging: pathlib.Path, folder: pathlib.Path) -> None:
+  """Moves all of `staging` into a folder that does not count as built yet."""
+  (folder / MANIFEST_FILE).unlink(missing_ok=True)
   for path in staging.iterdir():
-    place = folder.path / path.name
+    place = folder / path.name
     if place.is_dir():
       shutil.rmtree(place)
     path.replace(place)
   staging.rmdir()
-  storage.write_json(folder.path / MANIFEST_FILE, manifest)
-  return manifest
 
 
 def _check_needs(templates: list[Template], path: pathlib.Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import seqio
 
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.errors import InputError
 from instructrec_jax.seqio_bridge.pack import open_mixture
 from instructrec_jax.text import packing
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -43,11 +44,14 @@ def inspect_mixture(
     mean, quantiles, histogram), `row_fill`, `examples` (texts, model features).
 
   Raises:
-    InputError: no such mixture, or an unbuilt dataset.
+    InputError: no such mixture, an unbuilt dataset, or an empty sample.
   """
+  if sample < 1:
+    raise InputError(f"a sample of {sample} examples shows nothing.")
   folder = DatasetFolder.open(dataset)
   members = open_mixture(mixture, dataset=dataset, split=split)
-  provider = seqio.get_mixture_or_task(mixture)
+  # SeqIO cannot read a task without rows; `members` has none.
+  provider = seqio.Mixture(mixture, [(m.task, m.share) for m in members])
   lengths = {"inputs": input_length, "targets": target_length}
   drawn = list(
     itertools.islice(

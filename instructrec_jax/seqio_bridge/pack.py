@@ -13,7 +13,7 @@ from jaxtyping import Int
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.rows import SPLITS
-from instructrec_jax.seqio_bridge.registration import use_dataset
+from instructrec_jax.seqio_bridge.registration import count_rows, use_dataset
 from instructrec_jax.text.packed_dataset import PackedDataset, pack_pairs
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -57,12 +57,12 @@ def open_mixture(
     rates = {provider: 1.0}
   else:
     rates = {task: provider.get_rate(task) for task in provider.tasks}
-  rows = {task: task.num_input_examples(split) or 0 for task in rates}
+  rows = {task: count_rows(task, split) for task in rates}
   total = sum(rate for task, rate in rates.items() if rows[task])
   if not total:
     raise InputError(f"{dataset}: {name} has no rows in its {split} split.")
   return [
-    Member(task, share=rate / total, rows=int(rows[task]))
+    Member(task, share=rate / total, rows=rows[task])
     for task, rate in rates.items()
     if rows[task]
   ]

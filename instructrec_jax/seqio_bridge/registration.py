@@ -6,6 +6,7 @@ Names carry no dataset but a version: task `instructrec_a07_v1`; mixtures
 mixture is a plain shuffle of its tasks' rows. Registering reads no data.
 """
 
+import math
 import pathlib
 from collections.abc import Sequence
 
@@ -20,11 +21,6 @@ from instructrec_jax.seqio_bridge.location import (
   TFDS_NAME,
 )
 from instructrec_jax.seqio_bridge.vocabulary import DatasetVocabulary
-
-OUTPUT_FEATURES = {
-  name: seqio.Feature(vocabulary=DatasetVocabulary(), add_eos=True)
-  for name in ("inputs", "targets")
-}
 
 
 def use_dataset(path: pathlib.Path) -> None:
@@ -55,6 +51,11 @@ def register(templates: Sequence[Template]) -> None:
     for name in list(registry.names()):
       if name.startswith("instructrec_"):
         registry.remove(name)
+  vocabulary = DatasetVocabulary()
+  features = {
+    name: seqio.Feature(vocabulary=vocabulary, add_eos=True)
+    for name in ("inputs", "targets")
+  }
   for template in templates:
     seqio.TaskRegistry.add(
       template.task_name,
@@ -63,13 +64,13 @@ def register(templates: Sequence[Template]) -> None:
         splits={split: f"{template.name}_{split}" for split in SPLITS},
         # Or SeqIO would try to download it.
         read_only=True,
-      ),
+      ),  # pyright: ignore[reportArgumentType] SeqIO's own types disagree
       preprocessors=[
         seqio.preprocessors.tokenize,
         seqio.CacheDatasetPlaceholder(),
         seqio.preprocessors.append_eos_after_trim,
       ],
-      output_features=OUTPUT_FEATURES,
+      output_features=features,
     )
   for name, members in _mixtures(templates).items():
     seqio.MixtureRegistry.add(
@@ -79,9 +80,16 @@ def register(templates: Sequence[Template]) -> None:
     )
 
 
-def training_rows(task: seqio.Task) -> float:
+def training_rows(task: seqio.Task) -> int:
   """A task's rate, as `seqio.mixing_rate_num_examples` without its warning."""
-  return float(task.source.num_input_examples("train") or 0)
+  return count_rows(task, "train")
+
+
+def count_rows(task: seqio.Task, split: str) -> int:
+  """Returns how many rows a task has in a split."""
+  rows = task.num_input_examples(split)
+  # TFDS knows no split without rows, and SeqIO calls that infinite.
+  return int(rows) if rows and math.isfinite(rows) else 0
 
 
 def _mixtures(templates: Sequence[Template]) -> dict[str, list[Template]]:

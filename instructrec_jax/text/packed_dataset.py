@@ -5,6 +5,7 @@ A folder of manifest.json, vocabulary.model and four .npy arrays of shape
 framework is needed to read it.
 """
 
+import itertools
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator
@@ -45,14 +46,16 @@ class PackedDataset:
   def __init__(self, path: pathlib.Path):
     """Opens a folder; see `open`."""
     self.path = pathlib.Path(path)
-    if not (self.path / MANIFEST_FILE).is_file():
+    manifest = self.path / MANIFEST_FILE
+    self.manifest: dict[str, Any] = (
+      storage.read_json(manifest) if manifest.is_file() else {}
+    )
+    if "feature_lengths" not in self.manifest:
       raise InputError(
-        f"{self.path}: not a packed dataset, it has no {MANIFEST_FILE}; "
-        "`instructrec pack` makes one."
+        f"{self.path}: not a packed dataset; `instructrec pack` makes one."
       )
-    self.manifest: dict[str, Any] = storage.read_json(self.path / MANIFEST_FILE)
-    self._arrays = [self._map(name) for name in ARRAYS]
     self.feature_lengths: dict[str, int] = self.manifest["feature_lengths"]
+    self._arrays = [self._map(name) for name in ARRAYS]
 
   @classmethod
   def open(cls, path: pathlib.Path) -> "PackedDataset":
@@ -79,7 +82,7 @@ class PackedDataset:
     path = self.path / f"{name}.npy"
     try:
       array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
       raise InputError(
         f"{path}: missing or truncated; run `instructrec pack` again."
       ) from None
@@ -142,7 +145,8 @@ def pack_pairs(
       counts["examples"] += len(inputs)
       tokens["inputs"] += sum(map(len, inputs))
       tokens["targets"] += sum(map(len, targets))
-      writer.write(inputs, targets)
+      if inputs:
+        writer.write(inputs, targets)
     if not writer.rows:
       raise InputError("there is nothing to pack: no example fits a row.")
     writer.close()
@@ -179,7 +183,9 @@ class _Writer:
     self.rows = 0
     self._lengths = encoder_length, decoder_length
     small = vocabulary.model_vocab_size <= 1 << 16
-    self._dtypes = [np.uint16 if small else np.int32, np.uint16] * 2
+    # No row holds more examples than tokens.
+    segment = np.min_scalar_type(min(self._lengths))
+    self._dtypes = [np.uint16 if small else np.int32, segment] * 2
     self._files = [open(folder / f"{name}.npy", "wb") for name in ARRAYS]
     for file in self._files:
       file.write(b"\0" * _HEADER_BYTES)
@@ -232,7 +238,8 @@ def _lay_out(
   start = row_of * length + before - before[first][row_of]
   place = np.repeat(start - before, sizes) + np.arange(sizes.sum())
   tokens = np.zeros(len(rows) * length, np.int32)
-  tokens[place] = np.concatenate([sequences[example] for example in order])
+  ids = itertools.chain.from_iterable(sequences[example] for example in order)
+  tokens[place] = np.fromiter(ids, np.int32, len(place))
   segments = np.zeros(len(rows) * length, np.int32)
   segments[place] = np.repeat(np.arange(len(order)) - first[row_of] + 1, sizes)
   return tokens.reshape(-1, length), segments.reshape(-1, length)

@@ -18,6 +18,11 @@ UNK_ID = 2
 _WORD_START = "\u2581"
 # Ids of words are kept up to this many distinct words.
 _CACHE_WORDS = 1 << 20
+# Longer words are rare, and searching their segmentations is slow.
+_LONGEST_WORD = 64
+# Float32 sums up to this size are rounded by at most half of `_SPACING`.
+_LARGEST_SUM = 2.0**13
+_SPACING = 2.0**-11
 
 
 class Vocabulary:
@@ -25,7 +30,9 @@ class Vocabulary:
 
   Encoding equals `SentencePieceProcessor.encode` on the whole text. T5's
   models never let a piece cross a space, so it is done word by word, and
-  words recur: most of the work is a look-up.
+  words recur: most of the work is a look-up. Texts with a word whose ids may
+  depend on its neighbours are encoded whole. SeqIO gives the same ids, but
+  that it takes a word `<extra_id_0>` in a text for the sentinel.
 
   Attributes:
     path: the model file.
@@ -46,6 +53,8 @@ class Vocabulary:
     self.model_vocab_size = -(-(self.num_pieces + self.extra_ids) // 128) * 128
     self._by_word = self._words_are_independent()
     self._words: dict[str, list[int] | None] = {}
+    self._scores = self._unigram_scores()
+    self._longest_text = _LARGEST_SUM / max(map(abs, self._scores), default=1)
 
   @classmethod
   def load(cls, path: pathlib.Path) -> "Vocabulary":
@@ -80,6 +89,8 @@ class Vocabulary:
       if found is None:
         return self._processor.encode(text)
       ids += found
+    if len(ids) > self._longest_text:
+      return self._processor.encode(text)
     return ids
 
   def count_tokens(self, text: str) -> int:
@@ -105,21 +116,54 @@ class Vocabulary:
     safe = word.isascii() and word.isprintable()
     safe = safe or all(map(_stays_inside_its_word, word))
     ids = self._processor.encode(word) if safe else None
+    if ids and self._scores and not self._is_clear(word, ids):
+      ids = None
     self._words[word] = ids
     return ids
+
+  def _is_clear(self, word: str, ids: list[int]) -> bool:
+    """Whether a unigram model splits a word alike wherever it stands.
+
+    The search adds scores in float32 from the start of the text on, so what
+    comes before a word decides how its sums are rounded, and with that which
+    of two splits that are (nearly) as likely is chosen: xx+x or x+xx.
+    """
+    if len(word) > _LONGEST_WORD or UNK_ID in ids:
+      return False
+    best, *others = (
+      sum(self._scores[i] for i in split)
+      for split in self._processor.nbest_encode_as_ids(word, nbest_size=2)
+    )
+    # A split has at most a piece a character, and one for the space.
+    additions = len(self._processor.normalize(word)) + 1
+    return not others or best - others[0] > additions * _SPACING
+
+  def _unigram_scores(self) -> list[float]:
+    """Returns the log probability of each piece; none of a byte-pair model."""
+    try:
+      is_unigram = self._processor.nbest_encode_as_ids("a", nbest_size=2)
+    except RuntimeError:
+      return []
+    # SentencePiece 0.2.1 has no error for it, only an empty answer.
+    if not is_unigram:
+      return []
+    return [self._processor.get_score(i) for i in range(self.num_pieces)]
 
   def _words_are_independent(self) -> bool:
     """Whether a text's ids are those of its words, end to end.
 
-    So it is if no piece reaches across a space, spaces are collapsed, and
-    there is a piece for the space itself (else unknown words would merge).
+    So it is if no piece reaches across a space, spaces are collapsed, there
+    is a piece for the space itself (else unknown words would merge), and no
+    normalisation rule of the model's own can span words.
     """
     encode = self._processor.encode
     pieces = map(self._processor.id_to_piece, range(self.num_pieces))
     return (
       self._processor.piece_to_id(_WORD_START) != UNK_ID
-      and not any(_WORD_START in piece[1:] for piece in pieces)
+      and not any({_WORD_START, " "} & set(piece[1:]) for piece in pieces)
       and encode(" a  b ") == encode("a") + encode("b")
+      # The name that SentencePiece's trainer gives to such rules.
+      and b"user_defined" not in self._processor.serialized_model_proto()
     )
 
 
@@ -156,6 +200,8 @@ def train_vocabulary(
       bos_id=-1,
       normalization_rule_name="nmt_nfkc",
       input_sentence_size=1_000_000,
+      # Or rare characters, an apostrophe say, would become unknown.
+      character_coverage=1.0,
       # More than one thread would make the result depend on their timing.
       num_threads=1,
       minloglevel=2,

@@ -1,0 +1,192 @@
+"""Instructions a second a core, ours beside plain SeqIO: a benchmark.
+
+  .venv/bin/python benchmarks/input_pipeline.py --dataset DIR \\
+      [--vocab FILE] [--examples 50000] [--seed 0]
+
+DIR is a folder of `instructrec prepare`. The process keeps to one core, both
+ways get the same texts, and time is CPU time, which other work on the machine
+does not stretch. The goal: 10,000 examples a second, rows 0.85 full.
+"""
+
+import argparse
+import os
+import pathlib
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+Pairs = list[tuple[str, str]]
+
+LENGTHS = {"inputs": 512, "targets": 64}
+
+
+def main() -> None:
+  """Renders, tokenises and packs, both ways, and prints a table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--dataset", type=pathlib.Path, required=True)
+  parser.add_argument(
+    "--vocab", type=pathlib.Path, help="default: the dataset folder's own"
+  )
+  parser.add_argument("--examples", type=int, default=50_000)
+  parser.add_argument("--seed", type=int, default=0)
+  args = parser.parse_args()
+  # Before TensorFlow starts: it makes a thread for each core that it sees.
+  core = min(os.sched_getaffinity(0))
+  os.sched_setaffinity(0, {core})
+  os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  with tempfile.TemporaryDirectory() as folder:
+    rows = _measure(args, pathlib.Path(folder))
+  print("| step                           | examples/s | row fill |")
+  print("| ------------------------------ | ---------- | -------- |")
+  for name, rate, fill in rows:
+    print(f"| {name:<30} | {rate:>10,.0f} | {fill:>8} |")
+
+
+def _measure(
+  args: argparse.Namespace, folder: pathlib.Path
+) -> list[tuple[str, float, str]]:
+  from instructrec_jax.data.folder import DatasetFolder
+  from instructrec_jax.text.packed_dataset import pack_pairs
+  from instructrec_jax.text.packing import pack_lengths
+  from instructrec_jax.text.vocabulary import Vocabulary
+
+  dataset = DatasetFolder.open(args.dataset)
+  path = args.vocab or dataset.vocabulary_path
+
+  def rendered(vocabulary: Vocabulary) -> Iterator[tuple[str, str]]:
+    return _render(dataset, vocabulary, examples=args.examples, seed=args.seed)
+
+  # Each step loads the vocabulary afresh, before it has seen any word.
+  vocabulary = Vocabulary.load(path)
+  pairs, render = _timed(lambda: list(rendered(vocabulary)))
+  # As a mixture is drawn; the rows of one target come together before.
+  order = np.random.default_rng(args.seed).permutation(len(pairs))
+  pairs = [pairs[i] for i in order]
+  vocabulary = Vocabulary.load(path)
+  ids, tokenise = _timed(
+    lambda: [vocabulary.encode(texts) for texts in zip(*pairs, strict=True)]
+  )
+  # With the end of sequence; a longer target is cut.
+  lengths = [
+    [min(len(text) + 1, longest) for text in texts]
+    for texts, longest in zip(ids, LENGTHS.values(), strict=True)
+  ]
+  print(
+    f"{len(pairs):,} examples of {np.mean(lengths[0]):.0f} + "
+    f"{np.mean(lengths[1]):.1f} tokens on average, rows of "
+    f"{LENGTHS['inputs']} + {LENGTHS['targets']}; one core, CPU time\n"
+  )
+  _, pack = _timed(
+    lambda: pack_lengths(
+      *lengths,
+      encoder_length=LENGTHS["inputs"],
+      decoder_length=LENGTHS["targets"],
+    )
+  )
+  vocabulary = Vocabulary.load(path)
+  packed, tokenise_and_pack = _timed(
+    lambda: pack_pairs(pairs, vocabulary=vocabulary, out=folder / "packed")
+  )
+  fill = f"{packed.manifest['row_fill_inputs']:.3f}"
+  vocabulary = Vocabulary.load(path)
+  whole, everything = _timed(
+    lambda: pack_pairs(
+      rendered(vocabulary), vocabulary=vocabulary, out=folder / "whole"
+    )
+  )
+  whole_fill = f"{whole.manifest['row_fill_inputs']:.3f}"
+  seqio_seconds, seqio_fill = _measure_seqio(pairs, vocabulary)
+  seconds = [
+    ("render within the budget", render, ""),
+    ("tokenise", tokenise, ""),
+    ("choose rows", pack, ""),
+    ("tokenise, pack, write", tokenise_and_pack, fill),
+    ("render, tokenise, pack, write", everything, whole_fill),
+    ("SeqIO: tokenise, pack", seqio_seconds, f"{seqio_fill:.3f}"),
+  ]
+  return [(name, len(pairs) / spent, fill) for name, spent, fill in seconds]
+
+
+def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
+  start = time.process_time()
+  result = work()
+  return result, time.process_time() - start
+
+
+def _render(
+  dataset, vocabulary, *, examples: int, seed: int
+) -> Iterator[tuple[str, str]]:
+  """Yields training instructions of the templates of appendix group A."""
+  from instructrec_jax.data.splits import Targets, leave_one_out
+  from instructrec_jax.instructions import rows
+  from instructrec_jax.instructions.render import display_titles
+  from instructrec_jax.instructions.templates import load_templates
+
+  templates = [t for t in load_templates() if t.name.startswith("A")]
+  training = leave_one_out(dataset.sequences).training
+  count = -(-examples // len(rows.families(templates)))
+  chosen = np.random.default_rng(seed).permutation(len(training.users))[:count]
+  renderer = rows.Renderer(
+    titles=display_titles(dataset.items),
+    sequences=dataset.sequences,
+    owned=dataset.owned,
+    count_tokens=vocabulary.count_tokens,
+    budget=LENGTHS["inputs"],
+  )
+  for row in rows.instruction_rows(
+    renderer,
+    targets=Targets(training.users[chosen], training.positions[chosen]),
+    split="train",
+    templates=templates,
+    seed=seed,
+  ):
+    yield row.inputs, row.targets
+
+
+def _measure_seqio(pairs: Pairs, vocabulary) -> tuple[float, float]:
+  """Returns CPU seconds and row fill of a SeqIO task over texts in memory."""
+  import seqio
+  import tensorflow as tf
+
+  tf.config.threading.set_intra_op_parallelism_threads(1)
+  tf.config.threading.set_inter_op_parallelism_threads(1)
+  columns: Any = {
+    name: list(texts)
+    for name, texts in zip(LENGTHS, zip(*pairs, strict=True), strict=True)
+  }
+  texts = tf.data.Dataset.from_tensor_slices(columns)
+  feature = seqio.Feature(
+    seqio.SentencePieceVocabulary(str(vocabulary.path), vocabulary.extra_ids)
+  )
+  task = seqio.Task(
+    "input_pipeline",
+    source=seqio.FunctionDataSource(
+      lambda split, shuffle_files, seed=None: texts, splits=["train"]
+    ),
+    preprocessors=[
+      seqio.preprocessors.tokenize,
+      seqio.preprocessors.append_eos,
+    ],
+    output_features={name: feature for name in LENGTHS},
+  )
+  converter = seqio.EncDecFeatureConverter(pack=True)
+
+  def filled() -> tuple[int, int]:
+    dataset = task.get_dataset(LENGTHS, "train", shuffle=False)
+    rows = converter(dataset, LENGTHS).as_numpy_iterator()
+    used = [np.count_nonzero(row["encoder_input_tokens"]) for row in rows]
+    return int(sum(used)), len(used)
+
+  # The graph is traced, and its vocabulary read, outside of the time.
+  next(iter(task.get_dataset(LENGTHS, "train", shuffle=False)))
+  (tokens, rows), seconds = _timed(filled)
+  return seconds, tokens / rows / LENGTHS["inputs"]
+
+
+if __name__ == "__main__":
+  main()

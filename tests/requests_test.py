@@ -1,0 +1,110 @@
+"""Tests for instructrec_jax/requests.py."""
+
+import json
+
+import pytest
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.requests import (
+  count_requests,
+  read_requests,
+  write_requests,
+)
+
+REQUESTS = [
+  RankingRequest(
+    request_id="a",
+    instruction="Pick one",
+    candidates=("x", "y; z"),
+    target=1,
+    user=7,
+    history_items=(3, 4),
+    candidate_items=(5, 6),
+  ),
+  RankingRequest(request_id="b", instruction="", candidates=("é",)),
+]
+
+
+def jsonl(folder, *rows):
+  path = folder / "requests.jsonl"
+  lines = [row if isinstance(row, str) else json.dumps(row) for row in rows]
+  path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+  return path
+
+
+def test_parquet_gives_back_what_was_written(tmp_path):
+  path = tmp_path / "requests.parquet"
+  assert write_requests(path, REQUESTS) == 2
+  assert list(read_requests(path)) == REQUESTS
+  assert count_requests(path) == 2
+
+
+def test_reading_streams_and_stops_at_the_limit(tmp_path):
+  path = tmp_path / "requests.parquet"
+  write_requests(path, REQUESTS * 3000)
+  assert count_requests(path) == 6000
+  assert len(list(read_requests(path, limit=4097))) == 4097
+
+
+def test_json_needs_only_instruction_and_candidates(tmp_path):
+  path = jsonl(
+    tmp_path,
+    {"instruction": "one", "candidates": ["x"]},
+    "",
+    {"instruction": "two", "candidates": ["y", "y"], "target": 1},
+  )
+  first, second = read_requests(path)
+  assert (first.request_id, first.target) == ("1", None)
+  assert (second.request_id, second.target) == ("2", 1)
+  assert count_requests(path) == 2
+
+
+GOOD = {"instruction": "one", "candidates": ["x"]}
+
+
+@pytest.mark.parametrize(
+  ("row", "says"),
+  [
+    ('{"instruction": ', "line 2: not JSON"),
+    ({"instruction": "one"}, "line 2: `candidates` must be a list"),
+    (GOOD | {"candidates": []}, "line 2: `candidates` must be a list"),
+    (GOOD | {"candidates": ["x", " "]}, "line 2: a candidate is empty"),
+    (GOOD | {"candidates": [1]}, "line 2: a candidate is empty or no text"),
+    ({"candidates": ["x"]}, "line 2: `instruction` must be a text"),
+    (GOOD | {"instruction": 3}, "line 2: `instruction` must be a text"),
+    (GOOD | {"target": 1}, "line 2: `target` is 1"),
+    (GOOD | {"target": True}, "line 2: `target` is True"),
+    (GOOD | {"candidate_items": [1, 2]}, "line 2: 2 candidate_items for 1"),
+    (GOOD | {"titles": []}, "line 2: unknown column 'titles'"),
+    (["x"], "line 2: an object"),
+  ],
+)
+def test_a_wrong_line_is_named(tmp_path, row, says):
+  path = jsonl(tmp_path, GOOD, row)
+  with pytest.raises(InputError, match=says):
+    list(read_requests(path))
+
+
+def test_files_that_are_none(tmp_path):
+  with pytest.raises(InputError, match="no such file"):
+    list(read_requests(tmp_path / "none.jsonl"))
+  text = tmp_path / "requests.txt"
+  text.write_text("{}")
+  with pytest.raises(InputError, match="by suffix"):
+    count_requests(text)
+  broken = tmp_path / "requests.parquet"
+  write_requests(broken, REQUESTS)
+  broken.write_bytes(broken.read_bytes()[:-20])
+  with pytest.raises(InputError, match="truncated"):
+    list(read_requests(broken))
+
+
+def test_a_failing_source_leaves_no_file(tmp_path):
+  def failing():
+    yield REQUESTS[0]
+    raise RuntimeError
+
+  with pytest.raises(RuntimeError):
+    write_requests(tmp_path / "requests.parquet", failing())
+  assert list(tmp_path.iterdir()) == []

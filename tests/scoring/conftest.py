@@ -1,0 +1,62 @@
+"""A tiny model with random weights, and requests for it."""
+
+import jax
+import numpy as np
+import pytest
+
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.text.vocabulary import train_vocabulary
+
+WORDS = "tent stove lantern kayak paddle rope helmet saddle pump green".split()
+
+
+@pytest.fixture(scope="session")
+def vocabulary(tmp_path_factory):
+  texts = [f"{a} {b}" for a in WORDS for b in WORDS]
+  path = tmp_path_factory.mktemp("vocabulary") / "vocabulary.model"
+  return train_vocabulary(texts, path, size=60)
+
+
+@pytest.fixture(scope="session")
+def config(vocabulary):
+  return T5Config(
+    vocab_size=vocabulary.model_vocab_size,
+    emb_dim=32,
+    num_heads=4,
+    head_dim=8,
+    num_encoder_layers=2,
+    num_decoder_layers=2,
+    mlp_dim=64,
+  )
+
+
+@pytest.fixture(scope="session")
+def params(config):
+  rng = np.random.default_rng(0)
+
+  def draw(shape):
+    scale = shape.shape[0] ** -0.5 if len(shape.shape) > 1 else 1.0
+    return rng.normal(0, scale, shape.shape).astype(np.float32)
+
+  return jax.tree.map(draw, model_folder.parameter_shapes(config))
+
+
+@pytest.fixture(scope="session")
+def requests():
+  """40 requests of 1 to 7 candidates, lengths mixed."""
+  rng = np.random.default_rng(1)
+
+  def text(low, high):
+    return " ".join(rng.choice(WORDS, rng.integers(low, high)))
+
+  return [
+    RankingRequest(
+      request_id=str(number),
+      instruction=text(3, 40),
+      candidates=tuple(text(1, 6) for _ in range(rng.integers(1, 8))),
+      target=0,
+    )
+    for number in range(40)
+  ]

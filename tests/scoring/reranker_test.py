@@ -1,0 +1,175 @@
+"""Tests for instructrec_jax/scoring/reranker.py: what a score depends on."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.errors import InputError
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.scoring import packing
+from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import weights
+from instructrec_jax.seq2seq.transformer import Transformer
+
+
+@pytest.fixture(scope="module")
+def ranker(config, params, vocabulary):
+  return T5Ranker(
+    config=config, params=params, vocabulary=vocabulary, batch_tokens=2048
+  )
+
+
+@pytest.fixture(scope="module")
+def scores(ranker, requests):
+  return ranker.score(requests)
+
+
+def assert_same(found, expected):
+  assert len(found) == len(expected)
+  for one, other in zip(found, expected, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_scores_equal_one_candidate_at_a_time(
+  scores, requests, config, params, vocabulary
+):
+  """By the definition: the whole softmax, no packing and no padding."""
+  model = Transformer(config)
+  for request, of_request in list(zip(requests, scores, strict=True))[:4]:
+    source = jnp.array([[*vocabulary.encode_one(request.instruction), 1]])
+    for text, score in zip(request.candidates, of_request, strict=True):
+      target = jnp.array([[*vocabulary.encode_one(text), 1]])
+      shifted = jnp.pad(target[:, :-1], ((0, 0), (1, 0)))
+      logits = model.apply(
+        {"params": params}, source, shifted, target, enable_dropout=False
+      )
+      chosen = jnp.take_along_axis(
+        jax.nn.log_softmax(logits), target[..., None], -1
+      )
+      np.testing.assert_allclose(score, chosen.sum(), rtol=1e-5)
+
+
+def test_scores_do_not_depend_on_batch_neighbours(ranker, requests, scores):
+  assert_same(ranker.score(requests[17:18]), scores[17:18])
+  assert_same(ranker.score(requests[::-1]), scores[::-1])
+
+
+def test_scores_do_not_depend_on_the_order_of_candidates(
+  ranker, requests, scores
+):
+  turned = [
+    dataclasses.replace(request, candidates=request.candidates[::-1])
+    for request in requests
+  ]
+  assert_same(ranker.score(turned), [values[::-1] for values in scores])
+
+
+def test_scores_do_not_depend_on_other_candidates(ranker, requests, scores):
+  fewer = [
+    dataclasses.replace(request, candidates=request.candidates[-1:])
+    for request in requests
+  ]
+  assert_same(ranker.score(fewer), [values[-1:] for values in scores])
+
+
+def test_scores_do_not_depend_on_padding(
+  config, params, vocabulary, requests, scores, monkeypatch
+):
+  monkeypatch.setattr(packing, "_round_up", lambda length: length + 77)
+  padded = T5Ranker(config=config, params=params, vocabulary=vocabulary)
+  assert_same(padded.score(requests), scores)
+
+
+@pytest.mark.parametrize(("data", "model"), [(8, 1), (4, 2), (2, 4)])
+def test_scores_do_not_depend_on_the_mesh(
+  config, params, vocabulary, requests, scores, data, model
+):
+  split = T5Ranker(
+    config=config,
+    params=params,
+    vocabulary=vocabulary,
+    mesh=mesh_lib.make_mesh(data=data, model=model),
+  )
+  assert_same(split.score(requests), scores)
+
+
+def test_the_same_candidate_twice_is_an_exact_tie(ranker, requests):
+  request = dataclasses.replace(
+    requests[3], candidates=("green tent", "rope", "green tent")
+  )
+  (values,) = ranker.score([request])
+  np.testing.assert_allclose(values[0], values[2], rtol=1e-6)
+  assert values[0] != values[1]
+
+
+def test_few_shapes_are_compiled(config, params, vocabulary):
+  rng = np.random.default_rng(0)
+  ranker = T5Ranker(
+    config=config, params=params, vocabulary=vocabulary, batch_tokens=64
+  )
+  for length in (5, 30, 90, 250, 60, 400):
+    ranker.score(
+      [
+        RankingRequest(
+          request_id=str(number),
+          instruction="tent " * int(rng.integers(1, length)),
+          candidates=("rope",) * int(rng.integers(1, 9)),
+        )
+        for number in range(3)
+      ]
+    )
+  assert 1 <= ranker.compiled_shapes <= packing.MAX_SHAPES
+
+
+def test_no_requests_no_scores(ranker):
+  assert ranker.score([]) == []
+
+
+def test_a_vocabulary_that_does_not_fit_is_refused(config, params, shared):
+  from instructrec_jax.text.vocabulary import Vocabulary
+
+  big = Vocabulary.load(shared / "vocab" / "t5" / "spiece.model")
+  with pytest.raises(InputError, match="do not fit a model of vocab_size"):
+    T5Ranker(config=config, params=params, vocabulary=big)
+
+
+def test_scores_equal_hugging_face(config, params, vocabulary, requests):
+  reason = "torch and transformers are absent: pip install -e '.[parity]'"
+  torch = pytest.importorskip("torch", reason=reason)
+  transformers = pytest.importorskip("transformers", reason=reason)
+  model = transformers.T5ForConditionalGeneration(
+    transformers.T5Config(
+      vocab_size=config.vocab_size,
+      d_model=config.emb_dim,
+      d_kv=config.head_dim,
+      d_ff=config.mlp_dim,
+      num_layers=config.num_encoder_layers,
+      num_decoder_layers=config.num_decoder_layers,
+      num_heads=config.num_heads,
+      feed_forward_proj="gated-gelu",
+      decoder_start_token_id=0,
+      tie_word_embeddings=False,
+    )
+  ).eval()
+  # transformers ties a freshly made model whatever it is asked.
+  model.lm_head.weight = torch.nn.Parameter(
+    torch.empty_like(model.shared.weight)
+  )
+  tensors = weights.to_hugging_face(params, config)
+  state = {name: torch.tensor(np.asarray(t)) for name, t in tensors.items()}
+  model.load_state_dict(state, strict=False)
+  ranker = T5Ranker(config=config, params=params, vocabulary=vocabulary)
+  for request, values in zip(
+    requests[:3], ranker.score(requests[:3]), strict=True
+  ):
+    source = torch.tensor([[*vocabulary.encode_one(request.instruction), 1]])
+    for text, score in zip(request.candidates, values, strict=True):
+      target = torch.tensor([[*vocabulary.encode_one(text), 1]])
+      with torch.no_grad():
+        logits = model(input_ids=source, labels=target).logits
+      log_p = torch.log_softmax(logits, -1).gather(-1, target[..., None])
+      assert abs(float(log_p.sum()) - score) < 1e-4 * abs(score)

@@ -1,0 +1,155 @@
+"""Tests for instructrec_jax/scoring/stream.py."""
+
+import json
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import jax
+import numpy as np
+import optax
+import pyarrow.parquet as pq
+import pytest
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.requests import write_requests
+from instructrec_jax.scoring import stream
+from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.training.checkpoint import Checkpoints
+from instructrec_jax.training.state import TrainState
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory, config, params, vocabulary):
+  path = tmp_path_factory.mktemp("model")
+  model_folder.save_config(path, config)
+  (path / "vocabulary.model").write_bytes(vocabulary.path.read_bytes())
+  checkpoints = Checkpoints(path, best_metric=model_folder.BEST_METRIC)
+  params = jax.device_put(params)
+  state = TrainState(
+    step=jax.numpy.int32(3),
+    params=params,
+    optimizer_state=optax.sgd(0.1).init(params),
+  )
+  checkpoints.save(state, metrics={model_folder.BEST_METRIC: 0.5})
+  checkpoints.close()
+  return path
+
+
+@pytest.fixture
+def requests_file(tmp_path, requests):
+  path = tmp_path / "requests.parquet"
+  write_requests(path, requests)
+  return path
+
+
+def test_scores_and_ranks_are_those_of_the_ranker(
+  tmp_path, model_dir, requests_file, requests
+):
+  out = tmp_path / "scores.parquet"
+  count = stream.score_file(
+    requests=requests_file, model=model_dir, out=out, step="best", chunk=16
+  )
+  rows = pq.read_table(out).to_pylist()
+  assert count == len(rows) == len(requests)
+  expected = T5Ranker.load(model_dir).score(requests)
+  for row, request, values in zip(rows, requests, expected, strict=True):
+    assert row["request_id"] == request.request_id
+    np.testing.assert_allclose(row["scores"], values, rtol=1e-5)
+    assert row["target_rank"] == row["ranks"][0]
+  assert sorted(path.name for path in tmp_path.iterdir()) == [
+    "requests.parquet",
+    "scores.parquet",
+  ]
+
+
+@pytest.mark.parametrize(
+  ("scores", "ranks"),
+  [
+    ([3.0, 1.0, 2.0], [1, 3, 2]),
+    ([1.0, 1.0, 0.0], [1.5, 1.5, 3]),
+    ([0.0], [1]),
+    ([2.0, 2.0, 2.0], [2, 2, 2]),
+  ],
+)
+def test_ties_share_their_average_rank(scores, ranks):
+  assert stream.average_ranks(np.array(scores)).tolist() == ranks
+
+
+def test_a_killed_run_goes_on_and_ends_alike(
+  tmp_path, model_dir, requests_file
+):
+  straight, killed = tmp_path / "straight.jsonl", tmp_path / "killed.jsonl"
+  options = {"requests": requests_file, "model": model_dir, "chunk": 4}
+  stream.score_file(out=straight, **options)
+  program = textwrap.dedent(f"""
+    import pathlib, time
+    from instructrec_jax.scoring import stream
+    write = stream._write_part
+    def slowly(*args):
+      write(*args)
+      time.sleep(0.5)
+    stream._write_part = slowly
+    stream.score_file(
+      requests=pathlib.Path({str(requests_file)!r}),
+      model=pathlib.Path({str(model_dir)!r}),
+      out=pathlib.Path({str(killed)!r}),
+      chunk=4,
+    )
+  """)
+  process = subprocess.Popen([sys.executable, "-c", program])
+  parts = tmp_path / ".killed.jsonl.parts"
+  deadline = time.monotonic() + 120
+  while len(list(parts.glob("[0-9]*.jsonl"))) < 3:
+    assert process.poll() is None and time.monotonic() < deadline
+    time.sleep(0.05)
+  process.send_signal(signal.SIGKILL)
+  process.wait()
+  assert not killed.exists()
+  marked = parts / "000000.jsonl"
+  line = json.loads(marked.read_text().splitlines()[0])
+  marked.write_text(marked.read_text().replace(line["request_id"], "reused", 1))
+  stream.score_file(out=killed, **options)
+  lines, expected = (
+    [json.loads(line) for line in path.read_text().splitlines()]
+    for path in (killed, straight)
+  )
+  assert lines[0]["request_id"] == "reused"
+  assert lines[1:] == expected[1:]
+
+
+def test_parts_of_other_requests_are_not_reused(
+  tmp_path, model_dir, requests_file, requests
+):
+  out = tmp_path / "scores.jsonl"
+  parts = tmp_path / ".scores.jsonl.parts"
+  parts.mkdir()
+  (parts / "run.json").write_text('{"requests": "others"}')
+  (parts / "000000.jsonl").write_text("stale\n")
+  stream.score_file(requests=requests_file, model=model_dir, out=out)
+  assert len(out.read_text().splitlines()) == len(requests)
+
+
+def test_bad_input(tmp_path, model_dir, requests_file):
+  taken = tmp_path / "taken.jsonl"
+  taken.write_text("mine")
+  good = {"requests": requests_file, "model": model_dir}
+  with pytest.raises(InputError, match="exists already"):
+    stream.score_file(out=taken, **good)
+  assert taken.read_text() == "mine"
+  with pytest.raises(InputError, match=".parquet or .jsonl"):
+    stream.score_file(out=tmp_path / "scores.csv", **good)
+  with pytest.raises(InputError, match="not a model folder"):
+    stream.score_file(
+      out=tmp_path / "s.jsonl", requests=requests_file, model=tmp_path
+    )
+  with pytest.raises(InputError, match="no checkpoint of step 9"):
+    stream.score_file(out=tmp_path / "s.jsonl", step=9, **good)
+  empty = tmp_path / "empty.jsonl"
+  empty.write_text("\n")
+  with pytest.raises(InputError, match="there is no request"):
+    stream.score_file(out=tmp_path / "s.jsonl", requests=empty, model=model_dir)
+  assert not (tmp_path / "s.jsonl").exists()

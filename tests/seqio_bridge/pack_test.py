@@ -1,0 +1,137 @@
+import collections
+
+import numpy as np
+import pytest
+import seqio
+import tensorflow_datasets as tfds
+
+from instructrec_jax import storage
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.templates import load_templates
+from instructrec_jax.seqio_bridge.pack import open_mixture, pack_mixture
+from instructrec_jax.text.vocabulary import Vocabulary
+
+# A family is enough, and quicker to read than all.
+MIXTURE = "instructrec_p1_i0_t2_v1"
+
+
+def _pairs(packed) -> list[tuple[tuple, tuple]]:
+  """The packed examples, as (input ids, target ids), in order of rows."""
+  found = []
+  batch = packed.batch(np.arange(len(packed)))
+  for row in range(len(packed)):
+    for segment in range(1, batch["encoder_segment_ids"][row].max() + 1):
+      found.append(
+        tuple(
+          tuple(batch[tokens][row][batch[ids][row] == segment].tolist())
+          for tokens, ids in (
+            ("encoder_input_tokens", "encoder_segment_ids"),
+            ("decoder_target_tokens", "decoder_segment_ids"),
+          )
+        )
+      )
+  return found
+
+
+def _stored(dataset, split="train") -> dict[str, list[tuple[tuple, tuple]]]:
+  """All rows of each template, as ids with an end of sequence."""
+  encode = Vocabulary.load(dataset / "vocabulary.model").encode_one
+  return {
+    template.name: [
+      tuple((*encode(row[side].decode()), 1) for side in ("inputs", "targets"))
+      for row in tfds.as_numpy(
+        tfds.load(
+          "instructrec/main",
+          data_dir=dataset,
+          split=f"{template.name}_{split}",
+        )
+      )
+    ]
+    for template in load_templates()
+    if template.aspects.task_form == "T2"
+  }
+
+
+def _pack(dataset, out, **more):
+  return pack_mixture(
+    **{"mixture": MIXTURE, "dataset": dataset, "out": out, **more}
+  )
+
+
+def test_one_pass_has_every_row_once(dataset, tmp_path):
+  packed = _pack(dataset, tmp_path / "packed")
+  stored = [pair for rows in _stored(dataset).values() for pair in rows]
+  assert sorted(_pairs(packed)) == sorted(stored)
+  assert packed.manifest["examples"] == len(stored)
+  assert packed.manifest["mixture"] == MIXTURE
+  shares = packed.manifest["tasks"].values()
+  assert sum(entry["share"] for entry in shares) == pytest.approx(1)
+
+
+@pytest.mark.parametrize("examples", [90, 700])
+def test_tasks_are_drawn_at_their_rates(dataset, tmp_path, examples):
+  packed = _pack(dataset, tmp_path / "packed", examples=examples)
+  drawn = collections.Counter(_pairs(packed))
+  assert sum(drawn.values()) == examples
+  stored = _stored(dataset)
+  total = sum(map(len, stored.values()))
+  for rows in stored.values():
+    of_task = [drawn[pair] for pair in rows]
+    assert abs(sum(of_task) - examples * len(rows) / total) <= 1
+    # None comes again before all have come as often.
+    assert max(of_task) - min(of_task) <= 1
+
+
+def test_rates_of_a_mixture_are_heeded(dataset, tmp_path):
+  open_mixture(MIXTURE, dataset=dataset, split="train")
+  seqio.MixtureRegistry.add(
+    "unequal_v1", [("instructrec_a01_v1", 3.0), ("instructrec_a04_v1", 1.0)]
+  )
+  try:
+    packed = _pack(
+      dataset, tmp_path / "packed", mixture="unequal_v1", examples=400
+    )
+  finally:
+    seqio.MixtureRegistry.remove("unequal_v1")
+  stored = _stored(dataset)
+  drawn = _pairs(packed)
+  assert sum(pair in stored["A01"] for pair in drawn) == 300
+  assert sum(pair in stored["A04"] for pair in drawn) == 100
+
+
+def test_the_seed_decides_the_order(dataset, tmp_path):
+  first = _pack(dataset, tmp_path / "a", examples=100)
+  same = _pack(dataset, tmp_path / "b", examples=100)
+  other = _pack(dataset, tmp_path / "c", examples=100, seed=1)
+  assert _pairs(first) == _pairs(same)
+  assert sorted(_pairs(first)) != sorted(_pairs(other))
+
+
+def test_one_task_and_another_split(dataset, tmp_path):
+  packed = _pack(
+    dataset, tmp_path / "packed", mixture="instructrec_a05_v1", split="test"
+  )
+  assert sorted(_pairs(packed)) == sorted(_stored(dataset, "test")["A05"])
+  rows = storage.read_json(dataset / "instructions.json")["rows"]
+  assert packed.manifest["examples"] == rows["A05_test"]
+
+
+@pytest.mark.parametrize(
+  ("change", "complaint"),
+  [
+    ({"mixture": "instructrec_b_v1"}, "no mixture or task 'instructrec_b_v1'"),
+    ({"split": "dev"}, "not one of train, validation, test"),
+    ({"examples": 0}, "at least 1"),
+  ],
+)
+def test_bad_input_is_refused(dataset, tmp_path, change, complaint):
+  with pytest.raises(InputError, match=complaint):
+    _pack(dataset, tmp_path / "packed", **change)
+  assert not list(tmp_path.iterdir())
+
+
+def test_packing_again_needs_force(dataset, tmp_path):
+  _pack(dataset, tmp_path / "packed", examples=20)
+  with pytest.raises(InputError, match="--force"):
+    _pack(dataset, tmp_path / "packed", examples=20)
+  assert _pack(dataset, tmp_path / "packed", examples=30, force=True)
