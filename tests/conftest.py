@@ -4,9 +4,7 @@ import os
 import pathlib
 
 # Before jax is first imported: eight simulated devices for the mesh tests.
-os.environ.setdefault(
-  "XLA_FLAGS", "--xla_force_host_platform_device_count=8"
-)
+os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 

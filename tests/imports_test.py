@@ -1,4 +1,4 @@
-"""The array half runs where TensorFlow, SeqIO, T5X, gin and openai are absent."""
+"""The array half runs without TensorFlow, SeqIO, T5X, gin and openai."""
 
 import pathlib
 import subprocess

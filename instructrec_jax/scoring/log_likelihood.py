@@ -41,7 +41,7 @@ def token_log_likelihoods(
     enable_dropout=False,
     method="encode",
   )
-  hidden = model.apply(
+  hidden: Any = model.apply(
     {"params": params},
     encoded,
     batch["encoder_input_tokens"],

@@ -1,7 +1,6 @@
 """The model as a ranker: requests in, a score for each candidate out."""
 
 import collections
-import functools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -27,6 +26,9 @@ class T5Ranker:
 
   A score depends on its instruction and candidate alone: not on the other
   candidates, their order, the batch or the mesh.
+
+  Attributes:
+    compiled_shapes: how many there are; at most `packing.MAX_SHAPES`.
   """
 
   name = "model"
@@ -63,8 +65,15 @@ class T5Ranker:
     self._shardings = shardings
     self.use(params)
     self._by_row = mesh_lib.batch_sharding(self._mesh)
+    self.compiled_shapes = 0
+
+    def score_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+      # Only tracing runs this line: once for each new shape.
+      self.compiled_shapes += 1
+      return token_log_likelihoods(params, batch, config=config)
+
     self._score_batch = jax.jit(
-      functools.partial(token_log_likelihoods, config=config),
+      score_batch,
       in_shardings=(shardings, self._by_row),
       out_shardings=self._by_row,
     )
@@ -97,11 +106,6 @@ class T5Ranker:
     """Goes on with other parameters; what is compiled stays so."""
     self._params = jax.device_put(params, self._shardings)
 
-  @property
-  def compiled_shapes(self) -> int:
-    """How many shapes have been compiled: at most `packing.MAX_SHAPES`."""
-    return self._score_batch._cache_size()
-
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns sum log P(token), end included, for each candidate.
 
@@ -116,9 +120,9 @@ class T5Ranker:
     for batch, features in self._batches(tokenized):
       in_flight.append((batch, self._score_batch(self._params, features)))
       if len(in_flight) > _IN_FLIGHT:
-        _collect(*in_flight.popleft(), scores)
+        _collect(in_flight.popleft(), scores)
     while in_flight:
-      _collect(*in_flight.popleft(), scores)
+      _collect(in_flight.popleft(), scores)
     return scores
 
   def _batches(
@@ -142,11 +146,11 @@ class T5Ranker:
 
 
 def _collect(
-  batch: Sequence[packing.TokenizedRequest],
-  log_likelihoods: jax.Array,
+  scored: tuple[Sequence[packing.TokenizedRequest], jax.Array],
   scores: list[Any],
 ) -> None:
   """Sums each candidate's tokens, on the host and in its own order."""
+  batch, log_likelihoods = scored
   values = np.asarray(log_likelihoods, np.float64)
   for row, request in zip(values, batch, strict=False):
     lengths = np.array(list(map(len, request.candidates)))

@@ -63,6 +63,7 @@ def score_file(
   total = total if limit is None else min(limit, total)
   if not total:
     raise InputError(f"{requests}: there is no request in it.")
+  model_folder.load_config(model)
   step = model_folder.find_step(model, step)
   ranker = T5Ranker.load(model, step=step, batch_tokens=batch_tokens)
   parts = out.with_name(f".{out.name}.parts")
@@ -82,12 +83,17 @@ def score_file(
   )
   bar = tqdm.tqdm(total=total, desc="score", unit="request", disable=None)
   chunks = _chunks(read_requests(requests, limit=limit), chunk)
-  for number, members in enumerate(chunks):
-    part = parts / f"{number:06d}.jsonl"
-    if not part.exists():
-      with storage.staged_file(part) as partial:
-        _write_part(partial, members, ranker.score(members))
-    bar.update(len(members))
+  try:
+    for number, members in enumerate(chunks):
+      part = parts / f"{number:06d}.jsonl"
+      if not part.exists():
+        with storage.staged_file(part) as partial:
+          _write_part(partial, members, ranker.score(members))
+      bar.update(len(members))
+  except InputError:
+    # Another file of requests will come, to which these parts do not belong.
+    shutil.rmtree(parts)
+    raise
   bar.close()
   with storage.staged_file(out) as partial:
     _join(sorted(parts.glob("*.jsonl")), partial)

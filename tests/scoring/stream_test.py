@@ -152,4 +152,12 @@ def test_bad_input(tmp_path, model_dir, requests_file):
   empty.write_text("\n")
   with pytest.raises(InputError, match="there is no request"):
     stream.score_file(out=tmp_path / "s.jsonl", requests=empty, model=model_dir)
-  assert not (tmp_path / "s.jsonl").exists()
+  late = tmp_path / "late.jsonl"
+  line = json.dumps({"instruction": "pick", "candidates": ["rope"]})
+  late.write_text(f'{line}\n{line}\n{{"instruction": "pick"}}\n')
+  before = sorted(tmp_path.iterdir())
+  with pytest.raises(InputError, match="line 3: `candidates`"):
+    stream.score_file(
+      out=tmp_path / "s.jsonl", requests=late, model=model_dir, chunk=2
+    )
+  assert sorted(tmp_path.iterdir()) == before

@@ -1,0 +1,69 @@
+"""Tests for instructrec_jax/cli/main.py: what every subcommand shares."""
+
+import json
+
+import pytest
+
+from instructrec_jax.cli.main import SUBCOMMANDS, main
+
+
+@pytest.mark.parametrize("name", SUBCOMMANDS)
+def test_every_subcommand_shows_an_example(name, capsys):
+  with pytest.raises(SystemExit) as stop:
+    main([name, "--help"])
+  assert stop.value.code == 0
+  assert f"example:\n  instructrec {name}" in capsys.readouterr().out
+
+
+def test_the_overview_lists_every_subcommand(capsys):
+  assert main(["--help"]) == 0
+  shown = capsys.readouterr().out
+  assert all(name in shown for name in SUBCOMMANDS)
+
+
+def test_an_unknown_subcommand_ends_with_2(capsys):
+  assert main(["recommend"]) == 2
+  assert "no subcommand 'recommend'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+  ("arguments", "says"),
+  [
+    (["build", "--dataset", "{nowhere}", "--vocab", "v"], "not a dataset"),
+    (["inspect", "instructrec_all_v1", "--dataset", "{nowhere}"], "not a data"),
+    (
+      ["pack", "instructrec_all_v1", "--dataset", "{nowhere}", "--out", "x"],
+      "not a dataset",
+    ),
+    (
+      [
+        "score",
+        "--requests",
+        "{jsonl}",
+        "--model",
+        "{nowhere}",
+        "--out",
+        "{out}",
+      ],
+      "not a model folder",
+    ),
+    (["evaluate", "--dataset", "{nowhere}", "--out", "{out}"], "not a dataset"),
+    (["templates", "--file", "{nowhere}"], "no such file"),
+    (["train", "--gin_file", "{nowhere}"], "gin"),
+  ],
+)
+def test_bad_input_is_one_sentence_and_2(arguments, says, tmp_path, capsys):
+  (tmp_path / "good.jsonl").write_text(
+    json.dumps({"instruction": "pick", "candidates": ["a"]}) + "\n"
+  )
+  before = sorted(tmp_path.iterdir())
+  places = {
+    "nowhere": tmp_path / "nowhere",
+    "jsonl": tmp_path / "good.jsonl",
+    "out": tmp_path / "out.parquet",
+  }
+  assert main([argument.format(**places) for argument in arguments]) == 2
+  shown = capsys.readouterr().err.strip().splitlines()
+  assert len(shown) == 1, shown
+  assert says in shown[0]
+  assert sorted(tmp_path.iterdir()) == before
