@@ -55,7 +55,7 @@ setuptools.setup(
       "chex>=0.1.92",
       "hypothesis>=6.100",
       "import-linter>=2.16",
-      "pyright==1.1.414",
+      "pyright[nodejs]==1.1.414",
       "pytest>=9.0",
       "pytest-xdist>=3.8",
       "ruff==0.17.6",
