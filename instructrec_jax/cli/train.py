@@ -9,6 +9,7 @@ import functools
 import json
 import logging
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import gin
@@ -27,11 +28,14 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 _SOURCE = ("PACKED", "MIXTURE", "DATASET", "INPUT_LENGTH", "TARGET_LENGTH")
 _OTHERS = (
   "MODEL_DIR",
+  "TRAIN_STEPS",
   "SEED",
   "INITIAL_CHECKPOINT",
   "VALIDATION_REQUESTS",
   "VALIDATION_LIMIT",
 )
+# Marks of gin's own errors at call time; others are not the user's to mend.
+_GIN_ERRORS = ("supplied by Gin", "Required bindings")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +90,7 @@ def train_with_gin(
   # The model's embedding follows the data, unless it is said otherwise.
   if not any(binding.startswith("VOCAB_SIZE") for binding in bindings):
     gin.parse_config(f"VOCAB_SIZE = {data.manifest['model_vocab_size']}")
-  config = gin.get_configurable("config.T5Config")()
+  config = _call(gin.get_configurable("config.T5Config"))
   optional: dict[str, Any] = {}
   if macros["INITIAL_CHECKPOINT"]:
     optional["initial_params"] = model_folder.load_initial_params(
@@ -100,11 +104,22 @@ def train_with_gin(
       seed=macros["SEED"],
     )
     optional["validate"] = functools.partial(validate, config)
+  return _call(
+    gin.get_configurable(loop.train),
+    data=data,
+    config_text=gin.config_str(),
+    **optional,
+  )
+
+
+def _call(configurable: Callable[..., Any], **arguments: Any) -> Any:
+  """Calls what gin configures; gin adds lines of its own to any error."""
   try:
-    train = gin.get_configurable(loop.train)
-    return train(data=data, config_text=gin.config_str(), **optional)
-  except (TypeError, RuntimeError) as error:
-    if "gin" in str(error).lower() or "binding" in str(error):
+    return configurable(**arguments)
+  except InputError as error:
+    raise InputError(str(error).splitlines()[0]) from None
+  except (RuntimeError, TypeError) as error:
+    if any(mark in str(error) for mark in _GIN_ERRORS):
       raise InputError(f"gin: {_first_line(error)}") from None
     raise
 
@@ -113,23 +128,29 @@ def _packed_data(macros: dict[str, Any]):
   """Opens the packed rows, or packs the mixture on a run's first start."""
   from instructrec_jax.text.packed_dataset import PackedDataset
 
+  mixture, dataset = macros["MIXTURE"], macros["DATASET"]
+  if bool(macros["PACKED"]) == bool(mixture) or bool(mixture) != bool(dataset):
+    raise InputError(
+      "bind either PACKED (a folder of `instructrec pack`), or both MIXTURE "
+      "and DATASET, to say what to train on."
+    )
   if macros["PACKED"]:
     return PackedDataset.open(pathlib.Path(macros["PACKED"]))
-  if not (macros["MIXTURE"] and macros["DATASET"]):
-    raise InputError(
-      "there is nothing to train on: bind PACKED (a folder of `instructrec "
-      "pack`), or both MIXTURE and DATASET."
-    )
   packed = pathlib.Path(macros["MODEL_DIR"]) / "packed"
   if packed.exists():
-    return PackedDataset.open(packed)
+    data = PackedDataset.open(packed)
+    if data.manifest["mixture"] != mixture:
+      raise InputError(
+        f"{packed} holds the mixture {data.manifest['mixture']}, not "
+        f"{mixture}: train into another MODEL_DIR, or delete this one."
+      )
+    return data
   # Only a mixture needs TensorFlow.
   from instructrec_jax.seqio_bridge.pack import pack_mixture
 
-  packed.parent.mkdir(parents=True, exist_ok=True)
   return pack_mixture(
-    mixture=macros["MIXTURE"],
-    dataset=pathlib.Path(macros["DATASET"]),
+    mixture=mixture,
+    dataset=pathlib.Path(dataset),
     out=packed,
     input_length=macros["INPUT_LENGTH"],
     target_length=macros["TARGET_LENGTH"],
@@ -146,32 +167,55 @@ def _parse(
       "gin/run/train.gin, say."
     )
   gin.clear_config()
-  for path in [*search_paths, str(ROOT)]:
+  folders = [str(pathlib.Path(file).parent) for file in files]
+  for path in [*search_paths, *folders, str(ROOT)]:
     gin.add_config_file_search_path(path)
-  # gin logs an error for each place where an included file is not.
+  # gin logs an error for each folder that a file is not in.
   logging.disable(logging.ERROR)
   try:
-    gin.parse_config_files_and_bindings(files, bindings, finalize_config=False)
+    gin.parse_config_files_and_bindings(files, None, finalize_config=False)
   except Exception as error:
-    # gin raises nearly every built-in exception for what is wrong in a file.
+    # Nearly every built-in exception, depending on what is wrong.
     raise InputError(f"gin: {_first_line(error)}") from None
   finally:
     logging.disable(logging.NOTSET)
+  for binding in bindings:
+    name = binding.partition("=")[0].strip()
+    if name.isidentifier():
+      _macro(name, required=False)
+    try:
+      gin.parse_config(binding)
+    except Exception as error:
+      reason = _first_line(error)
+      if "malformed" in reason:
+        reason = f"texts need quotes of their own: --gin.{name}='\"...\"'."
+      raise InputError(f"--gin.{binding}: {reason}") from None
+  _value(
+    "config.T5Config.emb_dim",
+    "there is no model: add --gin_file gin/model/mini.gin, say.",
+  )
 
 
-def _macro(name: str) -> Any:
-  try:
-    value = gin.query_parameter(f"{name}/macro.value")
-  except ValueError:
-    raise InputError(
-      f"the gin macro {name} is not bound; include gin/run/train.gin."
-    ) from None
-  if value is gin.REQUIRED or type(value).__name__ == "ConfigurableReference":
+def _macro(name: str, *, required: bool = True) -> Any:
+  value = _value(
+    f"{name}/macro.value",
+    f"the gin files given bind no macro {name}; gin/run/train.gin and "
+    "gin/model/ have those that `instructrec train` knows.",
+  )
+  # gin keeps %gin.REQUIRED as a reference of its own.
+  if required and type(value).__name__ == "ConfigurableReference":
     raise InputError(
       f"the gin macro {name} is required: pass --gin.{name}=VALUE (texts in "
       "quotes of their own: '\"...\"')."
     )
   return value
+
+
+def _value(parameter: str, if_unbound: str) -> Any:
+  try:
+    return gin.query_parameter(parameter)
+  except ValueError:
+    raise InputError(if_unbound) from None
 
 
 def _bindings(extra: list[str]) -> list[str]:
@@ -186,4 +230,4 @@ def _bindings(extra: list[str]) -> list[str]:
 
 def _first_line(error: BaseException) -> str:
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  return f"{' '.join(lines[:3])}" if lines else type(error).__name__
+  return " ".join(lines[:3]) if lines else type(error).__name__

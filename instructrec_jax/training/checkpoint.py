@@ -13,6 +13,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.training.state import TrainState
 
@@ -31,14 +32,20 @@ class Checkpoints:
         largest is kept.
       keep: how many of the latest are kept as well.
     """
+
+    def rating(metrics: Mapping[str, float]) -> float:
+      return metrics.get(best_metric, float("-inf"))
+
     best = preservation_policy.BestN(
-      get_metric_fn=lambda metrics: metrics.get(best_metric, float("-inf")),
+      get_metric_fn=rating,
       n=1,
       keep_checkpoints_without_metrics=False,
     )
     self._manager = ocp.CheckpointManager(
       pathlib.Path(model_dir).absolute() / model_folder.CHECKPOINTS,
       options=ocp.CheckpointManagerOptions(
+        # Or orbax would not store metrics, and forget the best on a resume.
+        best_fn=rating,
         preservation_policy=preservation_policy.AnyPreservationPolicy(
           [preservation_policy.LatestN(keep), best]
         ),
@@ -68,6 +75,9 @@ class Checkpoints:
     Args:
       state: arrays or shapes of what was saved.
       shardings: a tree like `state`.
+
+    Raises:
+      InputError: the checkpoint is damaged, or another optimizer's.
     """
     step = self._manager.latest_step()
 
@@ -83,13 +93,21 @@ class Checkpoints:
         ),
       )
 
-    restored = self._manager.restore(
-      step,
-      args=ocp.args.Composite(
-        params=arguments(state.params, shardings.params),
-        optimizer=arguments(state.optimizer_state, shardings.optimizer_state),
-      ),
-    )
+    try:
+      restored = self._manager.restore(
+        step,
+        args=ocp.args.Composite(
+          params=arguments(state.params, shardings.params),
+          optimizer=arguments(state.optimizer_state, shardings.optimizer_state),
+        ),
+      )
+    except (ValueError, KeyError, OSError) as error:
+      # What orbax says of it goes on for pages; it stays in the traceback.
+      raise InputError(
+        f"{self._manager.directory / str(step)}: this checkpoint is damaged, "
+        "or another optimizer's: train with that one, or delete the "
+        "checkpoint to resume from an earlier one."
+      ) from error
     return TrainState(
       step=jax.device_put(jax.numpy.int32(step), shardings.step),
       params=restored["params"],

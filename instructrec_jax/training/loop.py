@@ -3,10 +3,13 @@
 The step itself is in `step.py`, what it optimises in `losses.py`.
 """
 
+import contextlib
 import functools
+import json
 import math
 import pathlib
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -22,7 +25,7 @@ from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.text.packed_dataset import PackedDataset
+from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
 from instructrec_jax.training.batches import prefetched_batches
 from instructrec_jax.training.checkpoint import Checkpoints
 from instructrec_jax.training.metrics_log import MetricsLog
@@ -30,6 +33,7 @@ from instructrec_jax.training.state import initial_state, state_shardings
 from instructrec_jax.training.step import train_step
 
 RUN_FILE = "run.json"
+CONFIG_FILE = "config.gin"
 
 
 def train(
@@ -76,26 +80,30 @@ def train(
     config_text: what configured the run, to be kept as config.gin.
 
   Returns:
-    The metrics of the last step.
+    The numbers of the last step, as in metrics.jsonl.
 
   Raises:
-    InputError: `model_dir` holds another run, or the loss is no number.
+    InputError: `model_dir` holds another run, something does not fit, or the
+      loss is no number.
   """
   model_dir = pathlib.Path(model_dir).absolute()
   mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
-  _check_sizes(config, data, batch_size, microbatches, mesh)
-  _claim_folder(
-    model_dir,
-    config,
-    data,
-    {"batch_size": batch_size, "seed": seed, "microbatches": microbatches},
-    config_text,
+  _check_counts(
+    steps=steps,
+    batch_size=batch_size,
+    checkpoint_period=checkpoint_period,
+    log_period=log_period,
+    microbatches=microbatches,
   )
-
-  checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
+  _check_fit(config.validate(), data, batch_size, microbatches, mesh)
   make_state = functools.partial(initial_state, config, optimizer, seed=seed)
   shapes = jax.eval_shape(make_state)
-  shardings = state_shardings(config, shapes, mesh)
+  shardings = state_shardings(config, optimizer, state=shapes, mesh=mesh)
+  by_row = mesh_lib.batch_sharding(mesh)
+
+  settings = dict(batch_size=batch_size, seed=seed, microbatches=microbatches)
+  _claim_folder(model_dir, config, data, settings, config_text)
+  checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
   start = checkpoints.latest_step() or 0
   if start:
     state = checkpoints.restore(shapes, shardings)
@@ -107,7 +115,7 @@ def train(
       lambda params: make_state(params=params), out_shardings=shardings
     )(initial_params)
 
-  by_row = mesh_lib.batch_sharding(mesh)
+  key = jax.random.key(seed)
   step_fn = jax.jit(
     functools.partial(
       train_step,
@@ -121,65 +129,68 @@ def train(
     in_shardings=(shardings, by_row, None),
     out_shardings=(shardings, None),
   )
-  key = jax.random.key(seed)
+  # Compiled ahead, so that no rate includes it and nothing compiles later.
+  any_batch = data.batch(np.zeros(batch_size, int))
+  step_fn = step_fn.lower(state, any_batch, key).compile()
+
   log = MetricsLog(model_dir, resumed_step=start)
   bar = tqdm.tqdm(
     total=steps, initial=start, desc="train", unit="step", disable=None
   )
-  clock = time.monotonic()
-  values: dict[str, float] = {}
-  waiting: tuple[int, Any] | None = None
-  for step, batch in enumerate(
-    prefetched_batches(
-      data,
-      start=start,
-      stop=steps,
-      batch_size=batch_size,
-      seed=seed,
-      sharding=by_row,
-    ),
-    start=start + 1,
-  ):
-    state, metrics = step_fn(state, batch, jax.random.fold_in(key, step))
-    bar.update()
-    # A step's numbers are read only after the next one is sent off, so that
-    # the device never waits for the host.
-    if waiting is not None:
-      values = _read(*waiting)
-      values["rows_per_second"] = (
-        log_period * batch_size / (time.monotonic() - clock)
-      )
-      clock, waiting = time.monotonic(), None
-      log.write(step - 1, values)
-      bar.set_postfix(loss=f"{values['loss']:.3f}")
-    if step % checkpoint_period == 0 or step == steps:
+  batches = prefetched_batches(
+    data,
+    start=start,
+    stop=steps,
+    batch_size=batch_size,
+    seed=seed,
+    sharding=by_row,
+  )
+  values = log.last
+  began = time.monotonic() - values.get("seconds", 0.0)
+  with contextlib.closing(checkpoints), contextlib.closing(log), bar:
+    clock, logged = time.monotonic(), start
+    for step, batch in enumerate(batches, start=start + 1):
+      state, metrics = step_fn(state, batch, jax.random.fold_in(key, step))
+      bar.update()
+      saves = step % checkpoint_period == 0 or step == steps
+      if step % log_period and not saves:
+        continue
+
+      # Only here does the host wait for the device.
       values = _read(step, metrics)
-      validation = dict(validate(state.params)) if validate else {}
-      checkpoints.save(state, metrics=validation)
-      values |= validation
+      now = time.monotonic()
+      tokens = (step - logged) * values["target_tokens"]
+      values["tokens_per_second"] = tokens / (now - clock)
+      values["seconds"] = now - began
+      if saves:
+        validation = dict(validate(state.params)) if validate else {}
+        checkpoints.save(state, metrics=validation)
+        values |= validation
+        bar.write(_one_line(step, values), file=sys.stderr)
       log.write(step, values)
-      bar.write(_one_line(step, values))
-      clock = time.monotonic()
-    elif step % log_period == 0:
-      waiting = step, metrics
-  bar.close()
-  log.close()
-  checkpoints.close()
+      bar.set_postfix_str(
+        f"loss {values['loss']:.3f}, "
+        f"{values['tokens_per_second']:.0f} target tokens/s"
+      )
+      clock, logged = time.monotonic(), step
   return values
 
 
-def _check_sizes(config, data, batch_size, microbatches, mesh) -> None:
-  config.validate()
+def _check_counts(**counts: int) -> None:
+  for name, count in counts.items():
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+      raise InputError(f"{name} is {count!r}: a whole number from 1 is needed.")
+
+
+def _check_fit(config, data, batch_size, microbatches, mesh) -> None:
   model_folder.check_vocabulary(config, data.vocabulary)
-  for parts, what in (
-    (microbatches, "microbatches"),
-    (mesh.shape["data"] * microbatches, "data devices x microbatches"),
-  ):
-    if batch_size % parts:
-      raise InputError(
-        f"a batch of {batch_size} rows cannot be split into {parts} "
-        f"({what}): choose a multiple."
-      )
+  parts = mesh.shape["data"] * microbatches
+  if batch_size % parts:
+    raise InputError(
+      f"a batch of {batch_size} rows cannot be split over "
+      f"{mesh.shape['data']} data devices in {microbatches} microbatches: "
+      f"choose a multiple of {parts}."
+    )
 
 
 def _claim_folder(
@@ -192,8 +203,8 @@ def _claim_folder(
   """Writes what identifies the run, or checks that it is the same one."""
   run = {
     **settings,
-    "data": storage.sha256_of(data.path / "manifest.json"),
-    "config": config.to_json(),
+    "data_sha256": storage.sha256_of(data.path / MANIFEST_FILE),
+    **json.loads(config.to_json()),
   }
   path = model_dir / RUN_FILE
   if path.exists():
@@ -201,28 +212,28 @@ def _claim_folder(
     for name, value in run.items():
       if earlier.get(name) != value:
         raise InputError(
-          f"{model_dir} holds a run with another {name}: train into another "
-          "folder, or delete this one."
+          f"{model_dir} holds a run whose {name} is {earlier.get(name)!r}, not "
+          f"{value!r}: train into another folder, or delete this one."
         )
-    return
   model_dir.mkdir(parents=True, exist_ok=True)
   model_folder.save_config(model_dir, config)
   shutil.copyfile(
     data.vocabulary.path, model_dir / model_folder.VOCABULARY_FILE
   )
   if config_text is not None:
-    (model_dir / "config.gin").write_text(config_text, encoding="utf-8")
+    (model_dir / CONFIG_FILE).write_text(config_text, encoding="utf-8")
   storage.write_json(path, run)
 
 
 def _read(step: int, metrics: Mapping[str, jax.Array]) -> dict[str, float]:
   """Fetches a step's numbers; waits for the device."""
   values = {key: float(np.asarray(value)) for key, value in metrics.items()}
-  if not math.isfinite(values["loss"]):
-    raise InputError(
-      f"the loss became {values['loss']} at step {step}: lower the learning "
-      "rate; the last checkpoint is whole."
-    )
+  for name in ("loss", "grad_norm"):
+    if not math.isfinite(values[name]):
+      raise InputError(
+        f"{name} became {values[name]} by step {step}: lower the learning "
+        "rate; checkpoints of earlier steps are whole."
+      )
   return values
 
 

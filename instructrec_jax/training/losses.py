@@ -9,6 +9,7 @@ Key to shapes. B: rows, U: decoder length, D: emb_dim, V: vocabulary.
 """
 
 import functools
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -53,8 +54,11 @@ def cross_entropy_sums(
     weights_BxU: 1 for real tokens, 0 for padding.
     z_loss: weight of log(Z)**2, which keeps logits from drifting (T5X).
   """
-  loss, aux = _fused(hidden_BxUxD, kernel_DxV, targets_BxU, weights_BxU, z_loss)
-  return LossSums(loss, aux[0], aux[1], weights_BxU.sum())
+  fused: Any = _fused(
+    hidden_BxUxD, kernel_DxV, targets_BxU, weights_BxU, z_loss
+  )
+  loss, (penalty, correct) = fused
+  return LossSums(loss, penalty, correct, weights_BxU.sum())
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
@@ -88,7 +92,7 @@ def _scan(hidden, kernel, targets, weights, z_loss, *, gradient: bool):
     array = array.reshape(rows, length // width, width, *array.shape[2:])
     return jnp.moveaxis(array, 1, 0)
 
-  def step(carry, slice_):
+  def step(carry, slice_) -> tuple[Any, Any]:
     sums, d_kernel = carry
     hidden_BxWxD, targets_BxW, weights_BxW = slice_
     states = hidden_BxWxD.astype(jnp.float32)

@@ -16,7 +16,11 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-  """Appends numbers; after a resume, continues from the restored step."""
+  """Appends numbers; after a resume, continues from the restored step.
+
+  Attributes:
+    last: the last line before the restored step, empty at first.
+  """
 
   def __init__(self, model_dir: pathlib.Path, *, resumed_step: int):
     """Opens the log and drops lines that a killed run wrote past its last
@@ -27,6 +31,7 @@ class MetricsLog:
       resumed_step: the step that the run continues from, 0 at first.
     """
     path = pathlib.Path(model_dir) / METRICS_FILE
+    self.last: dict[str, float] = {}
     if path.exists():
       kept = [
         line
@@ -36,6 +41,9 @@ class MetricsLog:
       ]
       with storage.staged_file(path) as partial:
         partial.write_text("".join(kept), encoding="utf-8")
+      if kept:
+        self.last = json.loads(kept[-1])
+        del self.last["step"]
     self._lines = path.open("a", encoding="utf-8")
     self._events = tensorboardX.SummaryWriter(
       str(pathlib.Path(model_dir) / "events"), purge_step=resumed_step + 1

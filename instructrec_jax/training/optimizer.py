@@ -1,5 +1,10 @@
-"""Optimizers and learning-rate schedules, as small functions that gin binds."""
+"""Optimizers and learning-rate schedules, as small functions that gin binds.
 
+The optimizers keep the learning rate of their last step in their state, where
+`step.train_step` finds it to be logged.
+"""
+
+import jax.numpy as jnp
 import optax
 
 from instructrec_jax.errors import InputError
@@ -14,7 +19,11 @@ def adafactor(
   RMS of 1, matrices of 128 or more on both sides factored: equal to T5X's
   `adafactor.Adafactor` to rounding.
   """
-  return optax.adafactor(learning_rate, decay_rate=0.8)
+
+  def make(learning_rate):
+    return optax.adafactor(learning_rate, decay_rate=0.8)
+
+  return optax.inject_hyperparams(make)(learning_rate)
 
 
 def adamw(
@@ -23,10 +32,14 @@ def adamw(
   b2: float = 0.999,
 ) -> optax.GradientTransformation:
   """Returns AdamW on gradients clipped to a global norm of 1."""
-  return optax.chain(
-    optax.clip_by_global_norm(1.0),
-    optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay),
-  )
+
+  def make(learning_rate):
+    return optax.chain(
+      optax.clip_by_global_norm(1.0),
+      optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay),
+    )
+
+  return optax.inject_hyperparams(make)(learning_rate)
 
 
 def constant(peak: float = 1e-3, warmup_steps: int = 0) -> optax.Schedule:
@@ -49,12 +62,11 @@ def inverse_sqrt(peak: float = 1e-2, warmup_steps: int = 100) -> optax.Schedule:
   _check(peak, warmup_steps)
   warmup = max(warmup_steps, 1)
 
-  def decay(steps_after_warmup):
-    return peak * (warmup / (steps_after_warmup + warmup)) ** 0.5
+  def schedule(step):
+    decay = (warmup / jnp.maximum(step, 1)) ** 0.5
+    return peak * jnp.minimum(step / warmup, decay)
 
-  return optax.join_schedules(
-    [optax.linear_schedule(0.0, peak, warmup), decay], [warmup]
-  )
+  return schedule
 
 
 def linear(

@@ -51,7 +51,13 @@ def initial_state(
   )
 
 
-def state_shardings(config: T5Config, state: TrainState, mesh: Mesh) -> Any:
+def state_shardings(
+  config: T5Config,
+  optimizer: optax.GradientTransformation,
+  *,
+  state: TrainState,
+  mesh: Mesh,
+) -> Any:
   """Returns a tree like `state`, of NamedShardings.
 
   An optimizer's array that has a parameter's shape lies as the parameter
@@ -59,6 +65,7 @@ def state_shardings(config: T5Config, state: TrainState, mesh: Mesh) -> Any:
 
   Args:
     config: the model's sizes.
+    optimizer: whose state is in `state`.
     state: arrays or shapes.
     mesh: of `mesh.make_mesh`.
 
@@ -69,9 +76,9 @@ def state_shardings(config: T5Config, state: TrainState, mesh: Mesh) -> Any:
     "params_axes"
   ]
   of_params = mesh_lib.parameter_shardings(axes, mesh, shapes=state.params)
-  whole = mesh_lib.replicated(mesh)
+  whole: Any = mesh_lib.replicated(mesh)
   of_optimizer = optax.tree_map_params(
-    lambda params: state.optimizer_state,
+    optimizer,
     lambda leaf, parameter, sharding: (
       sharding if leaf.shape == parameter.shape else whole
     ),

@@ -61,7 +61,9 @@ def train_step(
     "z_loss": sums.z_loss / normalizer,
     "accuracy": sums.correct / sums.tokens,
     "target_tokens": sums.tokens,
-    "gradient_norm": optax.global_norm(gradients),
+    "grad_norm": optax.tree.norm(gradients),
+    # The learning rate, where the optimizer keeps it.
+    **getattr(optimizer_state, "hyperparams", {}),
   }
   return (
     TrainState(
@@ -81,7 +83,7 @@ def _loss(
   config: T5Config,
   z_loss: float,
 ) -> tuple[jax.Array, losses.LossSums]:
-  hidden = Transformer(config).apply(
+  hidden: Any = Transformer(config).apply(
     {"params": params},
     batch["encoder_input_tokens"],
     batch["decoder_input_tokens"],

@@ -1,0 +1,211 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.transformer import Transformer
+from instructrec_jax.text import features
+from instructrec_jax.training import optimizer
+from instructrec_jax.training.state import initial_state, state_shardings
+from instructrec_jax.training.step import train_step
+
+CONFIG = T5Config(
+  vocab_size=64,
+  emb_dim=16,
+  num_heads=4,
+  head_dim=4,
+  num_encoder_layers=1,
+  num_decoder_layers=1,
+  mlp_dim=32,
+  dropout_rate=0.0,
+)
+ROWS = 8
+
+
+@pytest.fixture(scope="module")
+def batch():
+  """Packed rows of two segments, of unequal lengths, and padding."""
+  rng = np.random.default_rng(0)
+  tokens, segments = [], []
+  for length in (12, 6):
+    ends = np.sort(rng.integers(1, length, (ROWS, 2)), axis=1)
+    index = np.arange(length)
+    segment = 1 + (index >= ends[:, :1]) - 2 * (index >= ends[:, 1:])
+    segments.append(np.maximum(segment, 0))
+    words = rng.integers(3, CONFIG.vocab_size, (ROWS, length))
+    tokens.append(np.where(segments[-1] > 0, words, 0))
+  batch = features.expand_packed(tokens[0], segments[0], tokens[1], segments[1])
+  counts = batch["decoder_loss_weights"].sum(1)
+  assert len(set(counts.tolist())) > 2, "rows should weigh differently"
+  return batch
+
+
+def make_step(transform, config=CONFIG, **options):
+  return jax.jit(
+    functools.partial(train_step, config=config, optimizer=transform, **options)
+  )
+
+
+def make_state(transform, config=CONFIG):
+  return jax.jit(functools.partial(initial_state, config, transform, seed=0))()
+
+
+def largest_difference(tree, other):
+  return max(
+    float(jnp.abs(a - b).max())
+    for a, b in zip(jax.tree.leaves(tree), jax.tree.leaves(other), strict=True)
+  )
+
+
+@pytest.fixture(scope="module")
+def sgd():
+  # Updates are the gradients themselves, so that parameters show them.
+  transform = optax.sgd(1.0)
+  return transform, make_state(transform)
+
+
+def test_loss_is_that_of_the_models_own_logits(batch, sgd):
+  transform, state = sgd
+  _, metrics = make_step(transform, z_loss=0.0)(state, batch, jax.random.key(0))
+  logits = jax.jit(
+    functools.partial(Transformer(CONFIG).apply, enable_dropout=False)
+  )(
+    {"params": state.params},
+    *(
+      batch[name]
+      for name in (
+        "encoder_input_tokens",
+        "decoder_input_tokens",
+        "decoder_target_tokens",
+        "encoder_segment_ids",
+        "decoder_segment_ids",
+      )
+    ),
+  )
+  weights = batch["decoder_loss_weights"]
+  entropies = optax.softmax_cross_entropy_with_integer_labels(
+    logits, batch["decoder_target_tokens"]
+  )
+  tokens = weights.sum()
+  assert metrics["target_tokens"] == tokens < weights.size
+  np.testing.assert_allclose(
+    metrics["loss"], (entropies * weights).sum() / tokens, rtol=1e-5
+  )
+  right = logits.argmax(-1) == batch["decoder_target_tokens"]
+  np.testing.assert_allclose(
+    metrics["accuracy"], (right * weights).sum() / tokens, rtol=1e-6
+  )
+
+
+def test_the_normalizing_factor_replaces_the_number_of_tokens(batch, sgd):
+  transform, state = sgd
+  key = jax.random.key(0)
+  _, mean = make_step(transform)(state, batch, key)
+  _, fixed = make_step(transform, loss_normalizing_factor=7.0)(
+    state, batch, key
+  )
+  for name in ("loss", "z_loss", "grad_norm"):
+    np.testing.assert_allclose(
+      fixed[name] * 7.0, mean[name] * mean["target_tokens"], rtol=1e-5
+    )
+  assert fixed["accuracy"] == mean["accuracy"]
+
+
+def test_microbatches_take_the_step_of_the_whole_batch(batch, sgd):
+  transform, state = sgd
+  key = jax.random.key(0)
+  whole, expected = make_step(transform)(state, batch, key)
+  parts, metrics = make_step(transform, microbatches=4)(state, batch, key)
+  assert largest_difference(whole.params, state.params) > 1e-2
+  assert largest_difference(whole.params, parts.params) < 1e-5
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+
+
+def test_rows_of_padding_change_nothing(batch, sgd):
+  transform, state = sgd
+  padded = {
+    name: np.concatenate([rows, np.zeros_like(rows)])
+    for name, rows in batch.items()
+  }
+  key = jax.random.key(0)
+  plain, expected = make_step(transform)(state, batch, key)
+  same, metrics = make_step(transform)(state, padded, key)
+  assert largest_difference(plain.params, same.params) < 1e-5
+  np.testing.assert_allclose(metrics["loss"], expected["loss"], rtol=1e-6)
+
+
+def test_dropout_depends_on_its_key_alone(batch):
+  config = CONFIG.replace(dropout_rate=0.3)
+  transform = optax.sgd(1.0)
+  state = make_state(transform, config)
+  step = make_step(transform, config)
+  first, again, other = (
+    float(step(state, batch, jax.random.key(seed))[1]["loss"])
+    for seed in (0, 0, 1)
+  )
+  assert first == again != other
+
+
+def test_a_step_logs_the_learning_rate(batch):
+  transform = optimizer.adafactor(optimizer.constant(1e-2))
+  state = make_state(transform)
+  after, metrics = make_step(transform)(state, batch, jax.random.key(0))
+  assert after.step == 1
+  np.testing.assert_allclose(metrics["learning_rate"], 1e-2, rtol=1e-6)
+
+
+def _losses_on(batch, *, microbatches=1, **axes):
+  """The losses of three steps on a mesh, and the parameters after them."""
+  transform = optimizer.adamw(1e-2)
+  initial = functools.partial(initial_state, CONFIG, transform, seed=0)
+  mesh = mesh_lib.make_mesh(**axes)
+  shapes = jax.eval_shape(initial)
+  shardings = state_shardings(CONFIG, transform, state=shapes, mesh=mesh)
+  by_row = mesh_lib.batch_sharding(mesh)
+  step = jax.jit(
+    functools.partial(
+      train_step,
+      config=CONFIG,
+      optimizer=transform,
+      microbatches=microbatches,
+    ),
+    donate_argnums=0,
+    in_shardings=(shardings, by_row, None),
+    out_shardings=(shardings, None),
+  )
+  state = jax.jit(initial, out_shardings=shardings)()
+  losses = []
+  for number in range(3):
+    state, metrics = step(
+      state, jax.device_put(batch, by_row), jax.random.key(number)
+    )
+    losses.append(float(metrics["loss"]))
+  return losses, jax.device_get(state.params)
+
+
+@pytest.fixture(scope="module")
+def one_device(batch):
+  return _losses_on(batch, data=1, model=1, devices=jax.devices()[:1])
+
+
+@pytest.mark.parametrize(
+  ("data", "model", "microbatches"), [(4, 2, 1), (2, 4, 2)]
+)
+def test_every_mesh_takes_the_steps_of_one_device(
+  batch, one_device, data, model, microbatches
+):
+  if len(jax.devices()) != 8:
+    pytest.skip("needs 8 simulated devices, which another setting prevents")
+  losses, params = _losses_on(
+    batch, data=data, model=model, microbatches=microbatches
+  )
+  np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
+  assert losses[2] < losses[0]
+  # Adam divides by gradients near 0, which magnifies rounding.
+  assert largest_difference(params, one_device[1]) < 1e-3
