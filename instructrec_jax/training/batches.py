@@ -1,5 +1,6 @@
 """Which rows each step trains on, and getting them to the device in time."""
 
+import functools
 import queue
 import threading
 from collections.abc import Iterator
@@ -22,11 +23,16 @@ def rows_of_step(
   """
   positions = np.arange(step * batch_size, (step + 1) * batch_size)
   rows = np.empty(batch_size, np.int64)
-  for epoch in np.unique(positions // num_rows):
-    order = np.random.default_rng((seed, epoch)).permutation(num_rows)
+  for epoch in np.unique(positions // num_rows).tolist():
+    order = _order(seed, epoch, num_rows)
     here = positions // num_rows == epoch
     rows[here] = order[positions[here] % num_rows]
   return rows
+
+
+@functools.lru_cache(maxsize=2)
+def _order(seed: int, epoch: int, num_rows: int) -> Int[np.ndarray, " rows"]:
+  return np.random.default_rng((seed, epoch)).permutation(num_rows)
 
 
 def prefetched_batches(
@@ -42,23 +48,25 @@ def prefetched_batches(
   ready: queue.Queue = queue.Queue(maxsize=2)
   stopped = threading.Event()
 
+  def offer(item: object) -> None:
+    # Never blocks for good: whoever stops the loop joins this thread.
+    while not stopped.is_set():
+      try:
+        return ready.put(item, timeout=0.1)
+      except queue.Full:
+        continue
+
   def produce() -> None:
     try:
       for step in range(start, stop):
         rows = rows_of_step(
           step, num_rows=len(data), batch_size=batch_size, seed=seed
         )
-        batch = jax.device_put(data.batch(rows), sharding)
-        while not stopped.is_set():
-          try:
-            ready.put(batch, timeout=0.1)
-            break
-          except queue.Full:
-            continue
+        offer(jax.device_put(data.batch(rows), sharding))
         if stopped.is_set():
           return
     except BaseException as error:
-      ready.put(error)
+      offer(error)
 
   thread = threading.Thread(target=produce, daemon=True)
   thread.start()

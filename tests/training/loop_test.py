@@ -161,7 +161,7 @@ def test_a_killed_run_resumes_bit_equal(data, train, tmp_path):
     # Anywhere between two checkpoints, or in the midst of writing one.
     while _last_step(killed) <= before and process.poll() is None:
       time.sleep(0.005)
-    time.sleep(rng.uniform(0, 0.2))
+    time.sleep(rng.uniform(0, 0.1))
     process.send_signal(signal.SIGKILL)
     process.wait()
     reached = _last_step(killed)
@@ -175,7 +175,8 @@ def test_a_killed_run_resumes_bit_equal(data, train, tmp_path):
 
 
 def _last_step(model_dir):
-  names = os.listdir(model_dir / "checkpoints") if model_dir.exists() else []
+  folder = model_dir / "checkpoints"
+  names = os.listdir(folder) if folder.exists() else []
   return max([int(name) for name in names if name.isdigit()], default=0)
 
 
