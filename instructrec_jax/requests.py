@@ -145,8 +145,8 @@ def _request(row: Any, *, where: str, number: int) -> RankingRequest:
       f"{', '.join(COLUMNS)}."
     )
   instruction, candidates = row.get("instruction"), row.get("candidates")
-  if not isinstance(instruction, str):
-    raise InputError(f"{where}: `instruction` must be a text.")
+  if not isinstance(instruction, str) or not instruction.strip():
+    raise InputError(f"{where}: `instruction` must be a text, and not empty.")
   if not isinstance(candidates, list) or not candidates:
     raise InputError(
       f"{where}: `candidates` must be a list of at least one text."
@@ -159,6 +159,7 @@ def _request(row: Any, *, where: str, number: int) -> RankingRequest:
       f"{where}: `target` is {target!r}, but must count into the "
       f"{len(candidates)} candidates from 0."
     )
+  _check_numbers(row, where=where)
   items = row.get("candidate_items") or ()
   if items and len(items) != len(candidates):
     raise InputError(
@@ -174,6 +175,16 @@ def _request(row: Any, *, where: str, number: int) -> RankingRequest:
     history_items=tuple(row.get("history_items") or ()),
     candidate_items=tuple(items),
   )
+
+
+def _check_numbers(row: dict[str, Any], *, where: str) -> None:
+  user = row.get("user")
+  if user is not None and type(user) is not int:
+    raise InputError(f"{where}: `user` is {user!r}, but must be a number.")
+  for name in ("history_items", "candidate_items"):
+    items = row.get(name) or []
+    if not isinstance(items, list) or any(type(i) is not int for i in items):
+      raise InputError(f"{where}: `{name}` must be a list of item numbers.")
 
 
 def _is_index(value: Any, size: int) -> bool:

@@ -22,7 +22,7 @@ REQUESTS = [
     history_items=(3, 4),
     candidate_items=(5, 6),
   ),
-  RankingRequest(request_id="b", instruction="", candidates=("é",)),
+  RankingRequest(request_id="b", instruction="Rank", candidates=("é",)),
 ]
 
 
@@ -73,6 +73,10 @@ GOOD = {"instruction": "one", "candidates": ["x"]}
     (GOOD | {"candidates": [1]}, "line 2: a candidate is empty or no text"),
     ({"candidates": ["x"]}, "line 2: `instruction` must be a text"),
     (GOOD | {"instruction": 3}, "line 2: `instruction` must be a text"),
+    (GOOD | {"instruction": " "}, "line 2: `instruction` .* not empty"),
+    (GOOD | {"user": "u1"}, "line 2: `user` is 'u1'"),
+    (GOOD | {"history_items": ["i"]}, "line 2: `history_items` must be a list"),
+    (GOOD | {"candidate_items": 3}, "line 2: `candidate_items` must be a list"),
     (GOOD | {"target": 1}, "line 2: `target` is 1"),
     (GOOD | {"target": True}, "line 2: `target` is True"),
     (GOOD | {"candidate_items": [1, 2]}, "line 2: 2 candidate_items for 1"),

@@ -49,7 +49,8 @@ class T5Ranker:
       params: its parameters.
       vocabulary: tokenises instructions and candidates.
       mesh: of `mesh.make_mesh`; one device if None.
-      batch_tokens: about how many tokens, padding counted, go into a batch.
+      batch_tokens: about how many tokens, padding counted, go into a batch
+        at most.
 
     Raises:
       InputError: the vocabulary or the mesh does not fit the model.
@@ -78,6 +79,7 @@ class T5Ranker:
       out_shardings=self._by_row,
     )
     self._shapes: list[packing.Shape] = []
+    self._sizes: dict[packing.Shape, int] = {}
 
   @classmethod
   def load(
@@ -106,53 +108,79 @@ class T5Ranker:
     """Goes on with other parameters; what is compiled stays so."""
     self._params = jax.device_put(params, self._shardings)
 
+  def plan(self, requests: Sequence[RankingRequest]) -> None:
+    """Fixes shapes as scoring these requests would.
+
+    Rounding depends on shapes: for the same bits as an undisturbed run, one
+    that is taken up again must plan for what it does not score again.
+    """
+    self._by_shape(packing.tokenize(requests, self._vocabulary))
+
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns sum log P(token), end included, for each candidate.
 
     Raises:
-      InputError: a request is too long.
+      InputError: an instruction or a candidate is too long.
     """
     tokenized = packing.tokenize(requests, self._vocabulary)
-    if not self._shapes and tokenized:
-      self._shapes = packing.plan_shapes(tokenized)
-    scores: list[Any] = [None] * len(requests)
+    scores = [np.empty(len(r.candidates), np.float32) for r in requests]
     in_flight: collections.deque = collections.deque()
-    for batch, features in self._batches(tokenized):
+    for batch in self._batches(tokenized):
+      features = jax.device_put(batch.features, self._by_row)
       in_flight.append((batch, self._score_batch(self._params, features)))
       if len(in_flight) > _IN_FLIGHT:
-        _collect(in_flight.popleft(), scores)
+        _collect(*in_flight.popleft(), scores=scores)
     while in_flight:
-      _collect(in_flight.popleft(), scores)
+      _collect(*in_flight.popleft(), scores=scores)
     return scores
 
   def _batches(
     self, requests: Sequence[packing.TokenizedRequest]
-  ) -> Iterator[tuple[Sequence[packing.TokenizedRequest], Any]]:
-    by_shape = collections.defaultdict(list)
-    for request in requests:
-      by_shape[packing.choose_shape(request, self._shapes)].append(request)
-    for shape, members in by_shape.items():
-      rows = self._rows(shape)
-      for start in range(0, len(members), rows):
-        batch = members[start : start + rows]
-        arrays = packing.to_batch(batch, rows=rows, shape=shape)
-        yield batch, jax.device_put(arrays, self._by_row)
+  ) -> Iterator[packing.Batch]:
+    for shape, members in self._by_shape(requests).items():
+      size = self._sizes[shape]
+      for start in range(0, len(members), size):
+        yield packing.to_batch(
+          members[start : start + size], size=size, shape=shape
+        )
 
-  def _rows(self, shape: packing.Shape) -> int:
-    """Rows of a batch of this shape: a multiple of the data axis."""
+  def _by_shape(
+    self, requests: Sequence[packing.TokenizedRequest]
+  ) -> dict[packing.Shape, list[packing.TokenizedRequest]]:
+    """Groups requests by their shapes, new ones included."""
+    self._shapes = packing.plan_shapes(requests, shapes=self._shapes)
+    groups = collections.defaultdict(list)
+    for request in requests:
+      groups[packing.choose_shape(request, self._shapes)].append(request)
+    for shape, members in groups.items():
+      if shape not in self._sizes:
+        self._sizes[shape] = self._batch_size(shape, len(members))
+    return groups
+
+  def _batch_size(self, shape: packing.Shape, count: int) -> int:
+    """Instructions in a batch: a multiple of the data axis.
+
+    No more than are there when a shape is first used: a ranker that gets one
+    request at a time does not compute a large batch of padding.
+    """
     data = self._mesh.shape["data"]
-    rows = self._batch_tokens // sum(shape)
-    return max(rows // data, 1) * data
+    most = max(self._batch_tokens // shape.tokens // data, 1)
+    return min(most, -(-count // data)) * data
 
 
 def _collect(
-  scored: tuple[Sequence[packing.TokenizedRequest], jax.Array],
-  scores: list[Any],
+  batch: packing.Batch,
+  log_likelihoods: jax.Array,
+  *,
+  scores: list[np.ndarray],
 ) -> None:
-  """Sums each candidate's tokens, on the host and in its own order."""
-  batch, log_likelihoods = scored
-  values = np.asarray(log_likelihoods, np.float64)
-  for row, request in zip(values, batch, strict=False):
-    lengths = np.array(list(map(len, request.candidates)))
-    starts = np.cumsum(lengths) - lengths
-    scores[request.index] = np.add.reduceat(row[: request.width], starts)
+  """Sums each candidate's tokens and puts the sum in all its places."""
+  values_BxRxU = np.asarray(log_likelihoods, np.float64)
+  for request, rows, values_RxU in zip(
+    batch.requests, batch.rows, values_BxRxU, strict=False
+  ):
+    for members, values_U in zip(rows, values_RxU, strict=False):
+      ends = np.cumsum([len(request.candidates[n]) for n in members])
+      sums = np.add.reduceat(values_U[: ends[-1]], [0, *ends[:-1]])
+      for number, value in zip(members, sums, strict=True):
+        scores[request.index][request.places[number]] = value

@@ -35,8 +35,8 @@ def score_file(
   """Scores every request of a file; returns how many.
 
   Finished chunks are kept in a hidden folder beside `out` until all are, so
-  that a killed run goes on where it was. They are used again only for the
-  same requests, model and options.
+  that a killed run goes on where it was and ends with the same bytes. They are
+  used again only for the same requests, model and options.
 
   Args:
     requests: .parquet or .jsonl; see `requests.read_requests`.
@@ -50,9 +50,14 @@ def score_file(
     force: replace `out` if it exists.
 
   Raises:
-    InputError: `out` exists, a request is wrong, or there is no such model.
+    InputError: `out` exists, a request or an option is wrong, or there is no
+      such model.
   """
   requests, model, out = map(pathlib.Path, (requests, model, out))
+  options = {"limit": limit, "batch_tokens": batch_tokens, "chunk": chunk}
+  for name, value in options.items():
+    if value is not None and value < 1:
+      raise InputError(f"{name} is {value}: a positive number is needed.")
   if out.suffix not in (".parquet", ".jsonl"):
     raise InputError(f"{out}: scores are written to .parquet or .jsonl files.")
   if out.exists() and not force:
@@ -71,30 +76,27 @@ def score_file(
     parts,
     {
       "requests": storage.sha256_of(requests),
-      "model": str(model.absolute()),
-      # Holds the time of saving: another run's same step is another model.
-      "checkpoint": storage.sha256_of(
-        model / model_folder.CHECKPOINTS / str(step) / "_CHECKPOINT_METADATA"
-      ),
-      "step": step,
-      "limit": limit,
-      "chunk": chunk,
+      **_identity(model, step),
+      **options,
     },
   )
-  bar = tqdm.tqdm(total=total, desc="score", unit="request", disable=None)
   chunks = _chunks(read_requests(requests, limit=limit), chunk)
   try:
-    for number, members in enumerate(chunks):
-      part = parts / f"{number:06d}.jsonl"
-      if not part.exists():
-        with storage.staged_file(part) as partial:
-          _write_part(partial, members, ranker.score(members))
-      bar.update(len(members))
+    with tqdm.tqdm(
+      total=total, desc="score", unit="request", disable=None
+    ) as progress:
+      for number, members in enumerate(chunks):
+        part = parts / f"{number:06d}.jsonl"
+        if part.exists():
+          ranker.plan(members)
+        else:
+          with storage.staged_file(part) as partial:
+            _write_part(partial, members, ranker.score(members))
+        progress.update(len(members))
   except InputError:
     # Another file of requests will come, to which these parts do not belong.
     shutil.rmtree(parts)
     raise
-  bar.close()
   with storage.staged_file(out) as partial:
     _join(sorted(parts.glob("*.jsonl")), partial)
   shutil.rmtree(parts)
@@ -106,6 +108,21 @@ def average_ranks(scores: np.ndarray) -> np.ndarray:
   above = (scores[None, :] > scores[:, None]).sum(1)
   equal = (scores[None, :] == scores[:, None]).sum(1)
   return 1 + above + (equal - 1) / 2
+
+
+def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
+  """Tells this checkpoint from any other, at little cost."""
+  files = (
+    model_folder.CONFIG_FILE,
+    model_folder.VOCABULARY_FILE,
+    # Holds the time of saving: another run's same step is another model.
+    f"{model_folder.CHECKPOINTS}/{step}/_CHECKPOINT_METADATA",
+  )
+  return {
+    "model": str(model.absolute()),
+    "step": step,
+    "files": [storage.sha256_of(model / name) for name in files],
+  }
 
 
 def _open_parts(parts: pathlib.Path, fingerprint: dict[str, Any]) -> None:
@@ -147,13 +164,13 @@ def _join(parts: Sequence[pathlib.Path], out: pathlib.Path) -> None:
   import pyarrow as pa
   import pyarrow.parquet as pq
 
-  numbers = pa.list_(pa.float64())
+  numbers = pa.list_(pa.float32())
   schema = pa.schema(
     [
       ("request_id", pa.string()),
       ("scores", numbers),
       ("ranks", numbers),
-      ("target_rank", pa.float64()),
+      ("target_rank", pa.float32()),
     ]
   )
   with pq.ParquetWriter(out, schema, compression="zstd") as writer:

@@ -24,8 +24,8 @@ def config(vocabulary):
   return T5Config(
     vocab_size=vocabulary.model_vocab_size,
     emb_dim=32,
-    num_heads=4,
-    head_dim=8,
+    num_heads=8,
+    head_dim=4,
     num_encoder_layers=2,
     num_decoder_layers=2,
     mlp_dim=64,

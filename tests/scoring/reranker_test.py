@@ -1,6 +1,7 @@
 """Tests for instructrec_jax/scoring/reranker.py: what a score depends on."""
 
 import dataclasses
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,9 @@ from instructrec_jax.scoring import packing
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq import weights
 from instructrec_jax.seq2seq.transformer import Transformer
+from instructrec_jax.text import features
+
+WORDS = "tent stove lantern kayak paddle rope helmet saddle pump green".split()
 
 
 @pytest.fixture(scope="module")
@@ -34,23 +38,31 @@ def assert_same(found, expected):
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
-def test_scores_equal_one_candidate_at_a_time(
+def test_scores_equal_a_softmax_for_each_candidate(
   scores, requests, config, params, vocabulary
 ):
-  """By the definition: the whole softmax, no packing and no padding."""
-  model = Transformer(config)
-  for request, of_request in list(zip(requests, scores, strict=True))[:4]:
-    source = jnp.array([[*vocabulary.encode_one(request.instruction), 1]])
-    for text, score in zip(request.candidates, of_request, strict=True):
-      target = jnp.array([[*vocabulary.encode_one(text), 1]])
-      shifted = jnp.pad(target[:, :-1], ((0, 0), (1, 0)))
-      logits = model.apply(
-        {"params": params}, source, shifted, target, enable_dropout=False
-      )
-      chosen = jnp.take_along_axis(
-        jax.nn.log_softmax(logits), target[..., None], -1
-      )
-      np.testing.assert_allclose(score, chosen.sum(), rtol=1e-5)
+  """By the definition: whole logits, and the instruction read anew for each."""
+
+  @jax.jit
+  def log_p(source, shifted, target):
+    logits = Transformer(config).apply(
+      {"params": params}, source, shifted, target, enable_dropout=False
+    )
+    return jnp.take_along_axis(
+      jax.nn.log_softmax(logits), target[..., None], -1
+    )[..., 0]
+
+  for request, of_request in zip(requests[:4], scores, strict=False):
+    source = [[*vocabulary.encode_one(request.instruction), 1]]
+    targets = [[*vocabulary.encode_one(t), 1] for t in request.candidates]
+    target = features.pad(targets, max(map(len, targets)))
+    values = log_p(
+      np.repeat(source, len(targets), axis=0),
+      np.pad(target[:, :-1], ((0, 0), (1, 0))),
+      target,
+    )
+    expected = (values * (target > 0)).sum(-1)
+    np.testing.assert_allclose(of_request, expected, rtol=1e-5)
 
 
 def test_scores_do_not_depend_on_batch_neighbours(ranker, requests, scores):
@@ -84,7 +96,7 @@ def test_scores_do_not_depend_on_padding(
   assert_same(padded.score(requests), scores)
 
 
-@pytest.mark.parametrize(("data", "model"), [(8, 1), (4, 2), (2, 4)])
+@pytest.mark.parametrize(("data", "model"), [(8, 1), (4, 2), (2, 4), (1, 8)])
 def test_scores_do_not_depend_on_the_mesh(
   config, params, vocabulary, requests, scores, data, model
 ):
@@ -97,16 +109,50 @@ def test_scores_do_not_depend_on_the_mesh(
   assert_same(split.score(requests), scores)
 
 
+def test_scores_do_not_depend_on_decoder_rows(
+  config, params, vocabulary, requests, scores, monkeypatch
+):
+  """Candidates in several rows that share their instruction's keys."""
+  monkeypatch.setattr(packing, "_ROW_LENGTH", 16)
+  split = T5Ranker(config=config, params=params, vocabulary=vocabulary)
+  assert_same(split.score(requests), scores)
+  tokenized = packing.tokenize(requests, vocabulary)
+  assert max(shape.rows for shape in packing.plan_shapes(tokenized)) > 1
+
+
+def test_scores_do_not_depend_on_how_many_candidates_there_are(
+  config, params, vocabulary, requests, scores
+):
+  """More than fit one piece, one of them longer than a usual row."""
+  titles = map(" ".join, itertools.product(WORDS, repeat=3))
+  request = dataclasses.replace(
+    requests[3], candidates=(*titles, "tent " * 300, *requests[3].candidates)
+  )
+  assert len(packing.tokenize([request], vocabulary)) > 1
+  ranker = T5Ranker(config=config, params=params, vocabulary=vocabulary)
+  (values,) = ranker.score([request])
+  assert_same([values[-len(scores[3]) :]], [scores[3]])
+
+
+def test_rematerialisation_changes_nothing(
+  config, params, vocabulary, requests, scores
+):
+  """A model folder keeps what its training was configured with."""
+  saved = dataclasses.replace(config, remat_policy="full", dropout_rate=0.5)
+  ranker = T5Ranker(config=saved, params=params, vocabulary=vocabulary)
+  assert_same(ranker.score(requests[:4]), scores[:4])
+
+
 def test_the_same_candidate_twice_is_an_exact_tie(ranker, requests):
   request = dataclasses.replace(
-    requests[3], candidates=("green tent", "rope", "green tent")
+    requests[3], candidates=("green tent", "rope", "green  tent")
   )
   (values,) = ranker.score([request])
-  np.testing.assert_allclose(values[0], values[2], rtol=1e-6)
-  assert values[0] != values[1]
+  assert values[0] == values[2] != values[1]
 
 
-def test_few_shapes_are_compiled(config, params, vocabulary):
+def test_few_shapes_are_compiled(config, params, vocabulary, monkeypatch):
+  monkeypatch.setattr(packing, "_TOKENS_PER_SHAPE", 0)
   rng = np.random.default_rng(0)
   ranker = T5Ranker(
     config=config, params=params, vocabulary=vocabulary, batch_tokens=64
@@ -117,16 +163,23 @@ def test_few_shapes_are_compiled(config, params, vocabulary):
         RankingRequest(
           request_id=str(number),
           instruction="tent " * int(rng.integers(1, length)),
-          candidates=("rope",) * int(rng.integers(1, 9)),
+          candidates=tuple(WORDS[: int(rng.integers(1, 9))]),
         )
         for number in range(3)
       ]
     )
-  assert 1 <= ranker.compiled_shapes <= packing.MAX_SHAPES
+  assert 3 <= ranker.compiled_shapes <= packing.MAX_SHAPES
+  assert ranker._score_batch._cache_size() == ranker.compiled_shapes
 
 
 def test_no_requests_no_scores(ranker):
   assert ranker.score([]) == []
+
+
+def test_a_request_that_cannot_be_scored_is_named(ranker, requests):
+  bare = dataclasses.replace(requests[0], request_id="r7", candidates=())
+  with pytest.raises(InputError, match="request r7: it has no candidates"):
+    ranker.score([requests[0], bare])
 
 
 def test_a_vocabulary_that_does_not_fit_is_refused(config, params, shared):
