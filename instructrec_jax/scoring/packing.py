@@ -30,7 +30,7 @@ _PIECE = 4096
 # attention between candidates that do not see each other.
 _ROW_LENGTH = 128
 # One more shape must save about as much work as compiling it costs.
-_TOKENS_PER_SHAPE = 1 << 17
+_TOKENS_PER_SHAPE = 1 << 15
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -300,5 +300,5 @@ def _fitted_shape(group: Sequence[TokenizedRequest]) -> Shape:
 
 
 def _round_up(length: int) -> int:
-  """To a multiple of 32, as processors like it."""
-  return -(-length // 32) * 32
+  """To a multiple of 16, as processors like it."""
+  return -(-length // 16) * 16

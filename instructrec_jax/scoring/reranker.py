@@ -49,8 +49,7 @@ class T5Ranker:
       params: its parameters.
       vocabulary: tokenises instructions and candidates.
       mesh: of `mesh.make_mesh`; one device if None.
-      batch_tokens: about how many tokens, padding counted, go into a batch
-        at most.
+      batch_tokens: about the most tokens, padding counted, in a batch.
 
     Raises:
       InputError: the vocabulary or the mesh does not fit the model.
@@ -160,12 +159,14 @@ class T5Ranker:
   def _batch_size(self, shape: packing.Shape, count: int) -> int:
     """Instructions in a batch: a multiple of the data axis.
 
-    No more than are there when a shape is first used: a ranker that gets one
-    request at a time does not compute a large batch of padding.
+    `count` of them, which come when a shape is first used, give batches about
+    equally full; one request alone does not compute a large batch of padding.
     """
     data = self._mesh.shape["data"]
     most = max(self._batch_tokens // shape.tokens // data, 1)
-    return min(most, -(-count // data)) * data
+    needed = -(-count // data)
+    batches = -(-needed // most)
+    return -(-needed // batches) * data
 
 
 def _collect(
