@@ -4,11 +4,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from instructrec_jax.baselines.popularity import (
-  PopularityRanker,
-  training_interactions,
-)
+from instructrec_jax.baselines.popularity import training_interactions
 from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import Splits
 from instructrec_jax.records import RankingRequest
 
 # As many as the paper shows the model.
@@ -41,9 +39,11 @@ class CooccurrenceRanker:
     self._popularity = popularity
 
   @classmethod
-  def fit(cls, sequences: Sequences, *, num_items: int) -> "CooccurrenceRanker":
+  def fit(
+    cls, sequences: Sequences, *, num_items: int, splits: Splits
+  ) -> "CooccurrenceRanker":
     """Counts item pairs within each user's training interactions."""
-    items, users = training_interactions(sequences)
+    items, users = training_interactions(sequences, splits)
     keys = []
     # Partners one step apart, then two, until no user has any so far apart.
     for gap in range(1, len(items)):
@@ -56,8 +56,8 @@ class CooccurrenceRanker:
     pairs, counts = np.unique(
       np.concatenate(keys or [np.zeros(0, np.int64)]), return_counts=True
     )
-    popularity = PopularityRanker.fit(sequences, num_items=num_items)
-    return cls(pairs=pairs, users=counts, popularity=popularity.counts)
+    popularity = np.bincount(items, minlength=num_items)
+    return cls(pairs=pairs, users=counts, popularity=popularity)
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns one score a candidate for each request."""

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Int32, Int64
 
+from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import leave_one_out
+from instructrec_jax.data.splits import Splits
 from instructrec_jax.records import RankingRequest
 
 
@@ -19,9 +21,11 @@ class PopularityRanker:
     self.counts = counts
 
   @classmethod
-  def fit(cls, sequences: Sequences, *, num_items: int) -> "PopularityRanker":
-    """Counts what each user bought before the held-out items."""
-    items, _ = training_interactions(sequences)
+  def fit(
+    cls, sequences: Sequences, *, num_items: int, splits: Splits
+  ) -> "PopularityRanker":
+    """Counts the training interactions, also of users who test nothing."""
+    items, _ = training_interactions(sequences, splits)
     return cls(np.bincount(items, minlength=num_items))
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
@@ -33,12 +37,15 @@ class PopularityRanker:
 
 
 def training_interactions(
-  sequences: Sequences,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Returns the items and users of all interactions that are not held out."""
-  splits = leave_one_out(sequences)
-  training = np.ones(len(sequences.items), bool)
-  for held_out in (splits.validation, splits.test):
-    training[sequences.offsets[held_out.users] + held_out.positions] = False
+  sequences: Sequences, splits: Splits
+) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
+  """Returns the items and users of all interactions that may be counted."""
+  training = splits.training_mask(sequences)
   users = np.repeat(np.arange(len(sequences)), sequences.lengths)
   return sequences.items[training], users[training]
+
+
+def training_counts(folder: DatasetFolder) -> Int64[np.ndarray, " items"]:
+  """Returns how often each item is bought in training interactions."""
+  items, _ = training_interactions(folder.sequences, folder.splits)
+  return np.bincount(items, minlength=len(folder.items))

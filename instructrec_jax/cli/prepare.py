@@ -1,7 +1,8 @@
 """Makes a dataset folder from raw reviews and item metadata.
 
 Titles are cleaned, repeats and rare users and items removed, sequences put in
-time order and split leave-one-out, and negatives drawn once for all rankers.
+time order and split leave-one-out or by global time, and negatives drawn once
+for all rankers.
 """
 
 import argparse
@@ -65,6 +66,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=20,
     help="last items of each user that are kept; 0 for all",
   )
+  parser.add_argument(
+    "--split",
+    default="leave-one-out",
+    choices=("leave-one-out", "global-time"),
+    help="what is held out: each user's last two items, or what happened "
+    "after two moments (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--expect",
+    choices=("games", "cds"),
+    help="fail unless the counts are those of the paper's Table 5",
+  )
   parser.add_argument("--seed", type=int, default=0, help="of the negatives")
   parser.add_argument(
     "--strict", action="store_true", help="stop at the first broken line"
@@ -95,6 +108,7 @@ def run(args: argparse.Namespace) -> None:
     users=args.users,
     min_count=args.min_count,
     max_items=args.max_items,
+    split=args.split,
     seed=args.seed,
     strict=args.strict,
     force=args.force,
@@ -109,6 +123,8 @@ def run(args: argparse.Namespace) -> None:
     print(_steps(folder.manifest["counts"]))
     print(statistics.table(args.out.name, folder.statistics))
     print(f"written: {args.out}")
+  if args.expect:
+    statistics.check_published(folder.statistics, args.expect)
 
 
 def _warnings(manifest: dict[str, Any]) -> list[str]:

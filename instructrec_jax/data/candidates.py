@@ -2,6 +2,7 @@
 
 A target's negatives are uniform over the catalogue without its user's own
 items and without items that share its title (nobody could tell those apart).
+In product search there is no user, so nobody's own items.
 
 Key to shapes. N: targets, C: negatives of each.
 """
@@ -29,6 +30,21 @@ class Candidates:
   """
 
   users: Int32[np.ndarray, " n"]
+  candidates: Int32[np.ndarray, "n candidates"]
+  target: Int32[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ItemCandidates:
+  """Candidate lists of product search, whose targets have no user.
+
+  Attributes:
+    items: item numbers of the targets.
+    candidates: item numbers; each row holds the target and the negatives.
+    target: the target's slot in its row.
+  """
+
+  items: Int32[np.ndarray, " n"]
   candidates: Int32[np.ndarray, "n candidates"]
   target: Int32[np.ndarray, " n"]
 
@@ -66,6 +82,32 @@ def draw_candidates(
   return Candidates(users=users, candidates=candidates, target=slot_N)
 
 
+def draw_item_candidates(
+  *,
+  title_groups: Int[np.ndarray, " items"],
+  items: Int32[np.ndarray, " n"],
+  negatives: int,
+  rng: np.random.Generator,
+) -> ItemCandidates:
+  """Draws candidates for items that anybody may search for.
+
+  Args: as `draw_negatives`; `items` are the targets.
+
+  Raises:
+    InputError: the catalogue is too small.
+  """
+  nobody = Sequences(np.zeros(0, np.int32), np.zeros(2, np.int64))
+  drawn = draw_candidates(
+    owned=nobody,
+    title_groups=title_groups,
+    users=np.zeros(len(items), np.int32),
+    targets=items,
+    negatives=negatives,
+    rng=rng,
+  )
+  return ItemCandidates(items, drawn.candidates, drawn.target)
+
+
 def draw_negatives(
   *,
   owned: Sequences,
@@ -93,7 +135,7 @@ def draw_negatives(
   ).min(initial=len(title_groups))
   if pool < count:
     raise InputError(
-      f"the catalogue of {len(title_groups)} items leaves a user with only "
+      f"the catalogue of {len(title_groups)} items leaves a target with only "
       f"{pool} to draw {count} negatives from: ask for fewer, or keep more "
       "items with a lower --min-count."
     )

@@ -2,8 +2,6 @@
 
 import html
 import re
-from collections.abc import Iterable
-from typing import Any
 
 _TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)
 # T5's vocabulary has none of these (it has `>`, which only ever pairs with
@@ -29,20 +27,6 @@ def clean_title(title: str) -> str:
     title = "".join(c if c.isprintable() else " " for c in title)
   title = " ".join(title.split())
   return title if any(map(str.isalnum, title)) else ""
-
-
-def clean_categories(categories: Iterable[Any]) -> list[str]:
-  """Returns category names cleaned like titles, flat, each once.
-
-  Amazon 2014 has a list of paths, later formats have one path: the names of
-  all paths are kept in order of appearance.
-  """
-  names: dict[str, None] = {}
-  for entry in categories:
-    for name in entry if isinstance(entry, list | tuple) else (entry,):
-      if isinstance(name, str) and (cleaned := clean_title(name)):
-        names[cleaned] = None
-  return list(names)
 
 
 def _without_entities(text: str) -> str:

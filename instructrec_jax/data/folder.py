@@ -5,8 +5,10 @@ interactions.parquet  user, user_id, item, position, timestamp, rating,
                       summary, text: each user's last items, oldest first
 earlier.parquet       user, item: what came before those; only kept so that
                       nobody's own items are drawn as their negatives
-splits/               leave_one_out.parquet, for other tools
-candidates/           {validation,test}_{9,99}.parquet
+splits/               targets.parquet: split, user, position
+                      items.parquet: item, split; of product search
+candidates/           {validation,test}_{9,99}.parquet and, of product search,
+                      items_{validation,test}_{9,99}.parquet
 statistics.json, manifest.json, and planted.json of a synthetic shop
 """
 
@@ -16,18 +18,23 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int64
+from jaxtyping import Int8, Int32, Int64
 
 from instructrec_jax import storage
 from instructrec_jax.data import candidates as candidates_lib
-from instructrec_jax.data.candidates import Candidates
+from instructrec_jax.data.candidates import Candidates, ItemCandidates
 from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import LeaveOneOut, leave_one_out
+from instructrec_jax.data.splits import (
+  SPLITS,
+  Splits,
+  global_time,
+  leave_one_out,
+)
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import Item
 
 # Of the folder's layout; a reader refuses any other.
-VERSION = 1
+VERSION = 2
 
 
 class DatasetFolder:
@@ -99,14 +106,23 @@ class DatasetFolder:
     return self._sequences(both)
 
   @functools.cached_property
-  def splits(self) -> LeaveOneOut:
-    """The leave-one-out targets."""
-    return leave_one_out(self.sequences)
+  def splits(self) -> Splits:
+    """The targets, by the split that `prepare` was told."""
+    if self.manifest["options"]["split"] == "leave-one-out":
+      return leave_one_out(self.sequences)
+    times = self._read("interactions.parquet", ["timestamp"])["timestamp"]
+    return global_time(self.sequences, times.to_numpy())
 
   @functools.cached_property
   def title_groups(self) -> Int64[np.ndarray, " items"]:
     """A number for each item that items with equal titles share."""
     return candidates_lib.title_groups([item.title for item in self.items])
+
+  @functools.cached_property
+  def item_split(self) -> Int8[np.ndarray, " items"]:
+    """Each item's split in product search, as its index in `splits.SPLITS`."""
+    names = self._read("splits/items.parquet", ["split"])["split"]
+    return np.array([SPLITS.index(name) for name in names], np.int8)
 
   def candidates(self, split: str, negatives: int) -> Candidates:
     """Returns the stored candidates of "validation" or "test".
@@ -114,6 +130,31 @@ class DatasetFolder:
     Raises:
       InputError: the folder has none with so many negatives.
     """
+    frame, rows = self._candidates(split, negatives)
+    return Candidates(
+      users=frame["user"].to_numpy(),
+      candidates=rows,
+      target=frame["target"].to_numpy(),
+    )
+
+  def item_candidates(self, split: str, negatives: int) -> ItemCandidates:
+    """Returns the stored candidates of product search.
+
+    Items without categories are in no split's candidates.
+
+    Raises:
+      InputError: the folder has none with so many negatives.
+    """
+    frame, rows = self._candidates(f"items_{split}", negatives)
+    return ItemCandidates(
+      items=frame["item"].to_numpy(),
+      candidates=rows,
+      target=frame["target"].to_numpy(),
+    )
+
+  def _candidates(
+    self, split: str, negatives: int
+  ) -> tuple[pl.DataFrame, Int32[np.ndarray, "n candidates"]]:
     name = f"candidates/{split}_{negatives}.parquet"
     if not (self.path / name).exists():
       raise InputError(
@@ -122,11 +163,7 @@ class DatasetFolder:
       )
     frame = self._read(name)
     rows = frame["candidates"].explode().to_numpy()
-    return Candidates(
-      users=frame["user"].to_numpy(),
-      candidates=rows.reshape(frame.height, 1 + negatives),
-      target=frame["target"].to_numpy(),
-    )
+    return frame, rows.reshape(frame.height, 1 + negatives)
 
   def _sequences(self, frame: pl.DataFrame) -> Sequences:
     return Sequences.from_columns(

@@ -2,7 +2,7 @@
 
 Items without a title go, of repeated (user, item) pairs the first in time
 stays, the joint k-core follows, and each user keeps their last items. Users
-and items are counted before that last cut.
+and items are counted before that last cut. Then come splits and candidates.
 """
 
 import dataclasses
@@ -13,22 +13,20 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import tqdm
 from jaxtyping import Bool
 
 from instructrec_jax import storage
-from instructrec_jax.data import candidates as candidates_lib
-from instructrec_jax.data import lines, selection, tables
+from instructrec_jax.data import held_out, lines, selection, tables
+from instructrec_jax.data import splits as splits_lib
+from instructrec_jax.data.candidates import title_groups
 from instructrec_jax.data.folder import VERSION, DatasetFolder
 from instructrec_jax.data.reviews import open_source
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import LeaveOneOut, leave_one_out
 from instructrec_jax.data.statistics import dataset_statistics
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import Item
 
-# Negatives beside the target: the paper's sections 3.2 and 3.3.
-NEGATIVES = (9, 99)
+# Ways to hold interactions out.
+SPLIT_BY = ("leave-one-out", "global-time")
 
 
 def prepare(
@@ -43,6 +41,7 @@ def prepare(
   users: int = 3000,
   min_count: int = 5,
   max_items: int = 20,
+  split: str = "leave-one-out",
   seed: int = 0,
   strict: bool = False,
   force: bool = False,
@@ -60,7 +59,8 @@ def prepare(
     users: shoppers of a synthetic shop.
     min_count: the k of k-core; 0 keeps everybody.
     max_items: how many last items of each user stay; 0 keeps all.
-    seed: of the negatives, and of a synthetic shop.
+    split: one of `SPLIT_BY`; see `splits`.
+    seed: of the negatives and the items' split, and of a synthetic shop.
     strict: stop at the first broken line instead of counting it.
     force: replace `out`.
 
@@ -70,9 +70,10 @@ def prepare(
 
   Raises:
     InputError: an input is missing, unreadable or of another format; nothing
-      is left after filtering; `out` exists and `force` is not set.
+      is left after filtering; there are no times to split by; `out` exists
+      and `force` is not set.
   """
-  _check_options(min_count, max_items, seed)
+  _check_options(min_count, max_items, split, seed)
   columns = columns or tables.Columns()
   broken = lines.BrokenLines(strict=strict)
   source = open_source(
@@ -97,16 +98,26 @@ def prepare(
     last = chosen.from_end < (max_items or len(chosen.rows))
     counts["before_last_items"] = int((~last).sum())
     _write_interactions(partial, review_frame, chosen, last)
+    times = review_frame["timestamp"].to_numpy()[chosen.rows]
     del review_frame
     sequences, owned = chosen.sequences(last), chosen.sequences()
-    splits = leave_one_out(sequences)
-    _write_splits(partial, splits)
-    notes = _write_candidates(
+    if split == "global-time":
+      splits_lib.refuse_positions(owned, times)
+      splits = splits_lib.global_time(sequences, times[last])
+    else:
+      splits = splits_lib.leave_one_out(sequences)
+    groups = title_groups([item.title for item in catalogue])
+    item_split = held_out.write_splits(
+      partial, splits=splits, title_groups=groups, seed=seed
+    )
+    notes = held_out.write_candidates(
       partial,
       splits=splits,
+      item_split=item_split,
       sequences=sequences,
       owned=owned,
-      catalogue=catalogue,
+      items=catalogue,
+      title_groups=groups,
       seed=seed,
     )
     statistics = dataset_statistics(
@@ -130,6 +141,7 @@ def prepare(
         "users": users if format == "synthetic" else None,
         "min_count": min_count,
         "max_items": max_items,
+        "split": split,
       },
       "seed": seed,
       "counts": counts,
@@ -154,13 +166,16 @@ def _versions() -> dict[str, str]:
   }
 
 
-def _check_options(min_count: int, max_items: int, seed: int) -> None:
+def _check_options(
+  min_count: int, max_items: int, split: str, seed: int
+) -> None:
   if min_count < 0 or seed < 0:
     raise InputError("min-count and seed are whole numbers from 0.")
+  if split not in SPLIT_BY:
+    raise InputError(f"no split {split!r}: name {' or '.join(SPLIT_BY)}.")
   if max_items < 0 or max_items in (1, 2):
     raise InputError(
-      f"max-items is {max_items}: leave-one-out needs 3 items or more (0 keeps "
-      "all)."
+      f"max-items is {max_items}: a split needs 3 items or more (0 keeps all)."
     )
 
 
@@ -197,58 +212,3 @@ def _write_interactions(
   frame.write_parquet(folder / "interactions.parquet")
   earlier = {"user": chosen.users[~last], "item": chosen.items[~last]}
   pl.DataFrame(earlier).write_parquet(folder / "earlier.parquet")
-
-
-def _write_splits(folder: pathlib.Path, splits: LeaveOneOut) -> None:
-  frame = pl.DataFrame(
-    {
-      "user": splits.test.users,
-      "validation_position": splits.validation.positions,
-      "test_position": splits.test.positions,
-    }
-  )
-  (folder / "splits").mkdir()
-  frame.write_parquet(folder / "splits" / "leave_one_out.parquet")
-
-
-def _write_candidates(
-  folder: pathlib.Path,
-  *,
-  splits: LeaveOneOut,
-  sequences: Sequences,
-  owned: Sequences,
-  catalogue: list[Item],
-  seed: int,
-) -> list[str]:
-  """Writes four files of candidates; returns why any of them is absent."""
-  (folder / "candidates").mkdir()
-  groups = candidates_lib.title_groups([item.title for item in catalogue])
-  notes = []
-  names = {"validation": splits.validation, "test": splits.test}
-  wanted = [(split, count) for count in NEGATIVES for split in names]
-  for split, count in tqdm.tqdm(wanted, desc="candidates", disable=None):
-    targets = names[split]
-    try:
-      drawn = candidates_lib.draw_candidates(
-        owned=owned,
-        title_groups=groups,
-        users=targets.users,
-        targets=targets.items(sequences),
-        negatives=count,
-        # By name and not by turn: no file depends on another.
-        rng=np.random.default_rng([seed, count, split == "test"]),
-      )
-    except InputError as error:
-      notes.append(f"no candidates/{split}_{count}.parquet: {error}")
-      continue
-    pl.DataFrame(
-      {
-        "user": drawn.users,
-        "candidates": pl.Series(drawn.candidates).cast(pl.List(pl.Int32)),
-        "target": drawn.target,
-      }
-    ).write_parquet(
-      folder / "candidates" / f"{split}_{count}.parquet",
-      metadata={"seed": str(seed)},
-    )
-  return notes

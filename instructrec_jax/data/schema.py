@@ -5,6 +5,7 @@ from typing import Any
 import polars as pl
 
 from instructrec_jax.data import cleaning
+from instructrec_jax.data.categories import clean_categories
 
 REVIEW_SCHEMA = pl.Schema(
   {
@@ -67,7 +68,7 @@ def item_row(item_id: Any, *, title: Any, categories: Any = None) -> tuple:
   if categories is not None and not isinstance(categories, list | tuple):
     raise ValueError("the categories are not a list")
   title = cleaning.clean_title(title) if isinstance(title, str) else ""
-  return item_id, title, cleaning.clean_categories(categories or ())
+  return item_id, title, list(clean_categories(categories or ()))
 
 
 def _is_id(value: Any) -> bool:

@@ -1,17 +1,26 @@
-"""Leave-one-out: the last item tests, the one before validates.
+"""Which items are predicted for training, validation and test.
 
-With n items at positions 0 to n - 1, the test target is at n - 1 (its history
-is all before), the validation target at n - 2, training targets are at 1 to
-n - 3. A user with fewer than three items cannot be split: all of theirs
-trains.
+Leave-one-out, with n items at positions 0 to n - 1: the test target is at
+n - 1 (its history is all before), the validation target at n - 2, training
+targets are at 1 to n - 3. A user with fewer than three items cannot be split:
+all of theirs trains.
+
+Global time: two moments cut all users' interactions. What lies before the
+first trains; a user's last item between them validates, the last after the
+second tests, each with all that the user had before as its history. Nothing
+that trains happened after anything that is predicted.
 """
 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int32
+from jaxtyping import Bool, Int, Int32, Int64
 
 from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.errors import InputError
+
+# In every file that names a split, and in item_split's numbers.
+SPLITS = ("train", "validation", "test")
 
 _MIN_ITEMS = 3
 
@@ -34,30 +43,165 @@ class Targets:
 
 
 @dataclasses.dataclass(frozen=True)
-class LeaveOneOut:
-  """The three splits; `validation` and `test` have the same users."""
+class Splits:
+  """The targets of the three splits.
+
+  Leave-one-out has one validation and one test target of the same users;
+  global time may have them of different users.
+
+  Attributes:
+    training: all targets with a history that training may show.
+    validation: at most one of each user.
+    test: at most one of each user.
+    training_lengths: how many of each user's first interactions may be counted
+      or shown in training.
+  """
 
   training: Targets
   validation: Targets
   test: Targets
+  training_lengths: Int64[np.ndarray, " users"]
+
+  def training_mask(
+    self, sequences: Sequences
+  ) -> Bool[np.ndarray, " interactions"]:
+    """Marks the interactions that may be counted or shown in training."""
+    users, positions = _places(sequences)
+    return positions < self.training_lengths[users]
 
 
-def leave_one_out(sequences: Sequences) -> LeaveOneOut:
+def leave_one_out(sequences: Sequences) -> Splits:
   """Splits every user's sequence; see the module's docstring."""
   lengths = sequences.lengths
   users = np.flatnonzero(lengths >= _MIN_ITEMS).astype(np.int32)
   last = (lengths[users] - 1).astype(np.int32)
-  return LeaveOneOut(
-    training=_training_targets(sequences),
+  return _with_training(
+    sequences,
+    np.where(lengths >= _MIN_ITEMS, lengths - 2, lengths),
     validation=Targets(users, last - 1),
     test=Targets(users, last),
   )
 
 
-def _training_targets(sequences: Sequences) -> Targets:
+def global_time(
+  sequences: Sequences,
+  timestamps: Int[np.ndarray, " interactions"],
+  *,
+  validation_share: float = 0.1,
+  test_share: float = 0.1,
+) -> Splits:
+  """Splits all users' interactions at two moments.
+
+  Interactions at the moment of a cut fall on its later side, so that no
+  moment is on both. A user's only item cannot be a target.
+
+  Args:
+    sequences: each user's items, oldest first.
+    timestamps: when each of `sequences.items` was bought.
+    validation_share: of all interactions, those between the cuts (or more, by
+      the ties).
+    test_share: of all interactions, those after the second cut (as above).
+
+  Raises:
+    InputError: a split is left without a target.
+  """
+  count = len(timestamps)
+  ordered = np.sort(timestamps)
+  first, second = (
+    ordered[min(int(count * (1 - later)), count - 1)] if count else 0
+    for later in (validation_share + test_share, test_share)
+  )
+  trained, validated = (
+    _earlier_than(sequences, timestamps, cut) for cut in (first, second)
+  )
+  splits = _with_training(
+    sequences,
+    trained,
+    validation=_last_between(trained, validated),
+    test=_last_between(validated, sequences.lengths),
+  )
+  for name, targets in zip(
+    SPLITS, (splits.training, splits.validation, splits.test), strict=True
+  ):
+    if not len(targets.users):
+      raise InputError(
+        f"the split by global time leaves the {name} split without a target: "
+        f"the {count:,} interactions are too few, or too many happened at the "
+        "same time; use --split leave-one-out."
+      )
+  return splits
+
+
+def refuse_positions(
+  sequences: Sequences, timestamps: Int[np.ndarray, " interactions"]
+) -> None:
+  """Stops where timestamps only number each user's items.
+
+  Such numbers never repeat within a user and go no further than the longest
+  sequence (twice, as filtering may have taken half of it); times do.
+
+  Args:
+    sequences: all items of each user, none cut off.
+    timestamps: when each of `sequences.items` was bought.
+
+  Raises:
+    InputError: they are no times.
+  """
+  users, _ = _places(sequences)
+  rises = (np.diff(timestamps) > 0) | (np.diff(users) > 0)
+  span = int(np.ptp(timestamps)) if len(timestamps) else 0
+  longest = int(sequences.lengths.max(initial=0))
+  if rises.all() and span <= 2 * longest:
+    raise InputError(
+      f"the timestamps (0 to {span} from the first) look like positions in "
+      "each user's sequence, not like times, so there is no global time to "
+      "split by; use --split leave-one-out."
+    )
+
+
+def _with_training(
+  sequences: Sequences,
+  training_lengths: Int64[np.ndarray, " users"],
+  *,
+  validation: Targets,
+  test: Targets,
+) -> Splits:
+  """Makes every training interaction with a history a target."""
+  users, positions = _places(sequences)
+  training = (positions >= 1) & (positions < training_lengths[users])
+  return Splits(
+    training=Targets(users[training], positions[training]),
+    validation=validation,
+    test=test,
+    training_lengths=training_lengths,
+  )
+
+
+def _places(
+  sequences: Sequences,
+) -> tuple[
+  Int32[np.ndarray, " interactions"], Int32[np.ndarray, " interactions"]
+]:
+  """Returns each interaction's user and its position in the sequence."""
   lengths = sequences.lengths
-  held_out = np.where(lengths >= _MIN_ITEMS, 2, 0)
   users = np.repeat(np.arange(len(lengths), dtype=np.int32), lengths)
   positions = np.arange(len(users)) - sequences.offsets[users]
-  training = (positions >= 1) & (positions < (lengths - held_out)[users])
-  return Targets(users[training], positions[training].astype(np.int32))
+  return users, positions.astype(np.int32)
+
+
+def _earlier_than(
+  sequences: Sequences,
+  timestamps: Int[np.ndarray, " interactions"],
+  cut: int,
+) -> Int64[np.ndarray, " users"]:
+  """Returns how many of each user's interactions are earlier than the cut."""
+  users, _ = _places(sequences)
+  return np.bincount(users[timestamps < cut], minlength=len(sequences))
+
+
+def _last_between(
+  start: Int64[np.ndarray, " users"], end: Int64[np.ndarray, " users"]
+) -> Targets:
+  """Returns the last position in [start, end) of users with a history."""
+  users = np.flatnonzero((end > start) & (end >= 2)).astype(np.int32)
+  return Targets(users, (end[users] - 1).astype(np.int32))

@@ -3,15 +3,33 @@
 from collections.abc import Sequence
 from typing import Any
 
+from instructrec_jax.data.categories import category_labels
 from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import LeaveOneOut
+from instructrec_jax.data.splits import Splits
+from instructrec_jax.errors import InputError
 from instructrec_jax.records import Item
+
+# Table 5 as printed.
+PUBLISHED = {
+  "games": {
+    "users": 50_546,
+    "items": 16_859,
+    "interactions": 410_907,
+    "average_length": 8.13,
+  },
+  "cds": {
+    "users": 93_652,
+    "items": 63_929,
+    "interactions": 871_883,
+    "average_length": 9.31,
+  },
+}
 
 
 def dataset_statistics(
   *,
   sequences: Sequences,
-  splits: LeaveOneOut,
+  splits: Splits,
   items: Sequence[Item],
   interactions_before_cut: int,
 ) -> dict[str, Any]:
@@ -19,8 +37,7 @@ def dataset_statistics(
 
   `interactions` counts what is left after each user's last items were kept;
   `sparsity` and `average_length` are of these. `items_without_category` counts
-  items that have none beside those that all categorised items have (such as
-  the department's name).
+  items without a label beside the roots (see `categories.root_categories`).
   """
   users, kept = len(sequences), len(sequences.items)
   return {
@@ -32,7 +49,7 @@ def dataset_statistics(
     "average_length": kept / users,
     "training_targets": len(splits.training.users),
     "test_users": len(splits.test.users),
-    "items_without_category": _without_category(items),
+    "items_without_category": category_labels(items).count(()),
   }
 
 
@@ -56,8 +73,28 @@ def table(name: str, statistics: dict[str, Any]) -> str:
   )
 
 
-def _without_category(items: Sequence[Item]) -> int:
-  categories = [set(item.categories) for item in items]
-  named = [names for names in categories if names]
-  common = set.intersection(*named) if named else set()
-  return sum(names <= common for names in categories)
+def check_published(statistics: dict[str, Any], name: str) -> None:
+  """Compares with the paper's Table 5.
+
+  Args:
+    statistics: what `dataset_statistics` returned.
+    name: of `PUBLISHED`.
+
+  Raises:
+    InputError: they differ; names each number that does.
+  """
+  differ = [
+    f"{_printed(statistics[key])} and not {_printed(published)} "
+    f"{key.replace('_', ' ')}"
+    for key, published in PUBLISHED[name].items()
+    if _printed(statistics[key]) != _printed(published)
+  ]
+  if differ:
+    raise InputError(
+      f"the folder is written, but it is not the {name} of the paper's Table "
+      f"5: it has {', '.join(differ)}."
+    )
+
+
+def _printed(value: float) -> str:
+  return f"{value:,.2f}" if isinstance(value, float) else f"{value:,}"

@@ -6,6 +6,7 @@ import numpy as np
 
 from instructrec_jax.baselines.cooccurrence import CooccurrenceRanker
 from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import global_time, leave_one_out
 from instructrec_jax.records import RankingRequest
 
 ITEMS = 8
@@ -14,13 +15,17 @@ users_strategy = st.lists(
 )
 
 
+def sequences(users):
+  return Sequences(
+    items=np.array([i for items in users for i in items], np.int32),
+    offsets=np.cumsum([0, *map(len, users)]),
+  )
+
+
 def fit(users):
+  shop = sequences(users)
   return CooccurrenceRanker.fit(
-    Sequences(
-      items=np.array([i for items in users for i in items], np.int32),
-      offsets=np.cumsum([0, *map(len, users)]),
-    ),
-    num_items=ITEMS,
+    shop, num_items=ITEMS, splits=leave_one_out(shop)
   )
 
 
@@ -74,3 +79,12 @@ def test_popularity_breaks_ties_and_never_more():
   ranker = fit([[0, 1, 6, 7], *[[2, 6, 7]] * 9])
   scores = score(ranker, [0], [1, 2, 3])
   assert scores[0] > scores[1] > scores[2]
+
+
+def test_with_global_time_only_pairs_of_the_past_count():
+  shop = sequences([[0, 1, 2, 3], [4, 5], [0, 1]])
+  times = np.array([0, 1, 8, 9, 0, 1, 2, 9])
+  splits = global_time(shop, times, validation_share=0.15, test_share=0.2)
+  ranker = CooccurrenceRanker.fit(shop, num_items=ITEMS, splits=splits)
+  # Items: 0 with 1 by one user before the cut, and never with 2 or 3.
+  assert score(ranker, [0], [1, 2, 3]).tolist() == [1 * 3 + 1, 0, 0]

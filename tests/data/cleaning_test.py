@@ -5,7 +5,7 @@ import sentencepiece
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrec_jax.data.cleaning import clean_categories, clean_title
+from instructrec_jax.data.cleaning import clean_title
 
 MARKUP = st.text(
   st.sampled_from("ab 1&;#<>/{}~^\\`\n\tlgtamp\u200b\ud800!-é™"), max_size=40
@@ -51,9 +51,3 @@ def test_t5_can_print_every_cleaned_ascii_title(vocabulary, raw):
 def vocabulary(shared):
   path = shared / "vocab" / "t5" / "spiece.model"
   return sentencepiece.SentencePieceProcessor(model_file=str(path))
-
-
-def test_categories_are_flat_and_named_once():
-  paths = [["Toys &amp; Games", "Dolls"], ["Toys & Games", "Games"]]
-  assert clean_categories(paths) == ["Toys & Games", "Dolls", "Games"]
-  assert clean_categories(["A", "A", "</span>", None, "B"]) == ["A", "B"]

@@ -1,11 +1,14 @@
 """Tests for instructrec_jax/data/folder.py."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.item_split import split_items
 from instructrec_jax.data.prepare import prepare
+from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
 
 
@@ -53,19 +56,60 @@ def test_stored_candidates_keep_the_rules(folder, split, negatives):
     assert len(set(row.tolist())) == negatives + 1
 
 
-def test_the_stored_split_is_the_computed_one(folder):
-  import polars as pl
+@pytest.mark.parametrize("split", ["validation", "test"])
+@pytest.mark.parametrize("negatives", [9, 99])
+def test_candidates_of_product_search_keep_the_rules(folder, split, negatives):
+  stored = folder.item_candidates(split, negatives)
+  in_split = folder.item_split == SPLITS.index(split)
+  # All of the synthetic shop's items have categories.
+  assert stored.items.tolist() == np.flatnonzero(in_split).tolist()
+  assert stored.candidates.shape == (len(stored.items), negatives + 1)
+  rows = np.arange(len(stored.items))
+  hit = stored.candidates[rows, stored.target]
+  assert hit.tolist() == stored.items.tolist()
+  assert all(len(set(row)) == negatives + 1 for row in stored.candidates)
+  groups = folder.title_groups
+  same_title = groups[stored.candidates] == groups[stored.items, None]
+  assert (same_title.sum(axis=1) == 1).all()
 
-  frame = pl.read_parquet(folder.path / "splits" / "leave_one_out.parquet")
-  assert frame["user"].to_list() == folder.splits.test.users.tolist()
-  assert (frame["test_position"] - 1).equals(frame["validation_position"])
-  np.testing.assert_array_equal(
-    frame["test_position"], folder.splits.test.positions
+
+def test_the_stored_splits_are_the_computed_ones(folder):
+  frame = pl.read_parquet(folder.path / "splits" / "targets.parquet")
+  splits = folder.splits
+  for name, targets in zip(
+    SPLITS, (splits.training, splits.validation, splits.test), strict=True
+  ):
+    stored = frame.filter(split=name)
+    assert stored["user"].to_list() == targets.users.tolist()
+    assert stored["position"].to_list() == targets.positions.tolist()
+  assert folder.item_split.tolist() == (
+    split_items(folder.title_groups, seed=0).tolist()
   )
 
 
+def test_a_folder_split_by_global_time(tmp_path):
+  folder = prepare(
+    out=tmp_path / "shop", format="synthetic", users=300, split="global-time"
+  )
+  assert folder.manifest["options"]["split"] == "global-time"
+  splits, sequences = folder.splits, folder.sequences
+  times = folder.interactions["timestamp"].to_numpy()
+  cut = times[~splits.training_mask(sequences)].min()
+  assert times[splits.training_mask(sequences)].max() < cut
+  for split in ("validation", "test"):
+    targets = getattr(splits, split)
+    places = sequences.offsets[targets.users] + targets.positions
+    assert times[places].min() >= cut
+    assert folder.candidates(split, 9).users.tolist() == targets.users.tolist()
+  frame = pl.read_parquet(folder.path / "splits" / "targets.parquet")
+  assert frame.filter(split="test")["user"].to_list() == (
+    splits.test.users.tolist()
+  )
+  assert len(splits.test.users) == folder.statistics["test_users"]
+
+
 def test_absent_candidates_are_told(folder):
-  with pytest.raises(InputError, match="has test_9, test_99, validation_9"):
+  with pytest.raises(InputError, match="has items_test_9, items_test_99, "):
     folder.candidates("test", 19)
 
 

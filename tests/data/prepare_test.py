@@ -6,10 +6,11 @@ import subprocess
 import sys
 import textwrap
 
+import numpy as np
 import pytest
 
 from instructrec_jax import storage
-from instructrec_jax.data import synthetic
+from instructrec_jax.data import held_out, synthetic
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
@@ -183,10 +184,40 @@ def test_a_small_catalogue_has_no_file_of_99_but_says_so(tmp_path):
   )
   assert set(folder.manifest["candidates"]) == {"test_9", "validation_9"}
   notes = folder.manifest["notes"]
-  assert len(notes) == 2
   assert "only 14 to draw 99 negatives from" in notes[0]
   with pytest.raises(InputError, match="has test_9, validation_9"):
     folder.candidates("test", 99)
+
+
+def test_items_without_categories_are_counted_and_not_searched(tmp_path):
+  users = {f"u{n}": [(n + k) % 40 for k in range(6)] for n in range(40)}
+  options = csv_options(tmp_path, *shop_of(users, 40))
+  titles = [f"{i},Title {i},{'Shop|A' if i % 2 else 'Shop'}" for i in range(40)]
+  options["items"].write_text("\n".join(["item_id,title,categories", *titles]))
+  folder = prepare(out=tmp_path / "out", **options)
+  assert folder.statistics["items_without_category"] == 20
+  own_items = [
+    np.flatnonzero(folder.item_split == number).tolist() for number in (1, 2)
+  ]
+  assert list(map(len, own_items)) == [4, 4]
+  for split, own in zip(("validation", "test"), own_items, strict=True):
+    searched = folder.item_candidates(split, 9).items.tolist()
+    assert searched == [i for i in own if int(folder.items[i].item_id) % 2]
+  lost = [sum(not i % 2 for i in own) for own in own_items]
+  assert folder.manifest["notes"][-1] == (
+    f"product search leaves out {lost[0]} validation and {lost[1]} test "
+    "items, which have no categories."
+  )
+
+
+def test_no_file_of_candidates_depends_on_another(tmp_path, monkeypatch):
+  options = {"format": "synthetic", "users": 300}
+  every = prepare(out=tmp_path / "every", **options).manifest["candidates"]
+  assert len(every) == 8
+  assert len(set(every.values())) == 8
+  monkeypatch.setattr(held_out, "NEGATIVES", (99,))
+  some = prepare(out=tmp_path / "some", **options).manifest["candidates"]
+  assert some == {name: every[name] for name in every if name.endswith("99")}
 
 
 def test_two_runs_write_the_same_bytes(tmp_path):
@@ -201,7 +232,7 @@ def test_two_runs_write_the_same_bytes(tmp_path):
     }
     for folder in folders
   ]
-  assert len(hashes[0]) == 11
+  assert len(hashes[0]) == 16
   assert hashes[0] == hashes[1]
   other = prepare(out=tmp_path / "b", format="synthetic", users=300, seed=1)
   assert (
@@ -243,7 +274,9 @@ def test_the_manifest_names_its_inputs(tmp_path):
     ({"format": "synthetic"}, "needs no files, and nothing else"),
     ({"format": "xml"}, "no format 'xml'"),
     ({"items": None}, "needs --interactions and --items"),
-    ({"max_items": 2}, "leave-one-out needs 3"),
+    ({"max_items": 2}, "a split needs 3"),
+    ({"split": "by-user"}, "name leave-one-out or global-time"),
+    ({"split": "global-time"}, "look like positions"),
     ({"seed": -1}, "whole numbers from 0"),
   ],
 )

@@ -1,11 +1,17 @@
 """Tests for instructrec_jax/data/splits.py and sequences.py."""
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import leave_one_out
+from instructrec_jax.data.splits import (
+  global_time,
+  leave_one_out,
+  refuse_positions,
+)
+from instructrec_jax.errors import InputError
 
 LENGTHS = st.lists(st.integers(1, 8), max_size=12)
 
@@ -41,7 +47,8 @@ def test_splits_are_disjoint_in_time_order_and_complete(lengths):
 @given(LENGTHS)
 def test_targets_are_the_items_at_their_positions(lengths):
   sequences = numbered(lengths)
-  for targets in vars(leave_one_out(sequences)).values():
+  splits = leave_one_out(sequences)
+  for targets in (splits.training, splits.validation, splits.test):
     assert targets.items(sequences).tolist() == [
       sequences.user(user)[position] for user, position in pairs(targets)
     ]
@@ -51,6 +58,121 @@ def test_users_with_fewer_than_three_items_only_train():
   splits = leave_one_out(numbered([2, 1, 3]))
   assert pairs(splits.training) == [(0, 1)]
   assert pairs(splits.test) == [(2, 2)]
+  # The first item is no target, but may be counted.
+  mask = splits.training_mask(numbered([2, 1, 3]))
+  assert mask.tolist() == [True] * 4 + [False] * 2
+
+
+@given(LENGTHS)
+def test_leave_one_out_counts_all_but_what_is_held_out(lengths):
+  sequences = numbered(lengths)
+  splits = leave_one_out(sequences)
+  counted = set(sequences.items[splits.training_mask(sequences)].tolist())
+  held_out = {
+    *splits.validation.items(sequences).tolist(),
+    *splits.test.items(sequences).tolist(),
+  }
+  assert not counted & held_out
+  assert counted | held_out == set(sequences.items.tolist())
+
+
+# Few moments, so that most of them are shared.
+TIMES = st.lists(
+  st.lists(st.integers(0, 12), max_size=8).map(sorted), max_size=10
+)
+SHARES = st.sampled_from([0.1, 0.2, 0.3])
+
+
+@given(TIMES, SHARES, SHARES)
+def test_global_time_never_trains_on_the_future(times, validation, test):
+  sequences = numbered(list(map(len, times)))
+  flat = np.array([t for own in times for t in own], np.int64)
+  try:
+    splits = global_time(
+      sequences, flat, validation_share=validation, test_share=test
+    )
+  except InputError:
+    assume(False)
+    raise
+  mask = splits.training_mask(sequences)
+
+  def when(targets):
+    return [times[user][position] for user, position in pairs(targets)]
+
+  # The cuts are moments: nothing at one moment is on both sides of either.
+  trained, later = flat[mask], flat[~mask]
+  assert trained.max() < later.min() <= min(when(splits.validation))
+  assert max(when(splits.training)) < later.min()
+  assert max(when(splits.validation)) < min(when(splits.test))
+  # And they leave the later side at least its share.
+  assert len(later) >= round((validation + test) * len(flat) - 1e-9)
+  second = min(when(splits.test))
+  assert (flat >= second).sum() <= len(later)
+
+
+@given(TIMES)
+def test_global_time_targets_are_each_users_last(times):
+  sequences = numbered(list(map(len, times)))
+  flat = np.array([t for own in times for t in own], np.int64)
+  try:
+    splits = global_time(sequences, flat)
+  except InputError:
+    assume(False)
+    raise
+  ordered = np.sort(flat)
+  first, second = (ordered[int(len(flat) * share)] for share in (0.8, 0.9))
+  by_hand = {"training": [], "validation": [], "test": []}
+  for user, own in enumerate(times):
+    for position, time in enumerate(own):
+      after = [*own, np.inf][position + 1]
+      if position and time < first:
+        by_hand["training"].append((user, position))
+      elif position and time < second <= after:
+        by_hand["validation"].append((user, position))
+      elif position and time >= second and after == np.inf:
+        by_hand["test"].append((user, position))
+  for name, expected in by_hand.items():
+    assert pairs(getattr(splits, name)) == expected
+
+
+def test_users_of_validation_and_test_may_differ():
+  times = [[0, 1, 2, 3, 4], [0, 1, 2, 8], [0, 9], [9]]
+  flat = np.concatenate(times)
+  splits = global_time(
+    numbered(list(map(len, times))),
+    flat,
+    validation_share=0.05,
+    test_share=0.15,
+  )
+  assert pairs(splits.validation) == [(1, 3)]
+  # The last user's only item has no history.
+  assert pairs(splits.test) == [(2, 1)]
+  assert splits.training_lengths.tolist() == [5, 3, 1, 0]
+
+
+@pytest.mark.parametrize("times", [[[]], [[1, 1, 1, 1]], [[1], [2], [3]]])
+def test_times_that_cannot_be_cut_are_told(times):
+  flat = np.array([t for own in times for t in own], np.int64)
+  with pytest.raises(InputError, match="without a target"):
+    global_time(numbered(list(map(len, times))), flat)
+
+
+@pytest.mark.parametrize("start", [0, 1])
+def test_positions_are_no_times(start):
+  lengths = [4, 7, 2]
+  positions = np.concatenate([np.arange(start, start + n) for n in lengths])
+  with pytest.raises(InputError, match="look like positions"):
+    refuse_positions(numbered(lengths), positions)
+  # Half of the longest sequence may have gone to the k-core.
+  with pytest.raises(InputError, match="look like positions"):
+    refuse_positions(numbered([2, 3, 2]), np.array([0, 4, 1, 2, 5, 0, 3]))
+
+
+@pytest.mark.parametrize(
+  "times", [[0, 1, 1, 2], [0, 1, 2, 900], [1000, 2000, 3000, 1500]]
+)
+def test_times_are_times(times):
+  refuse_positions(numbered([3, 1]), np.array(times))
 
 
 def test_users_without_items_have_empty_sequences():

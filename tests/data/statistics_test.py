@@ -6,6 +6,7 @@ import pytest
 from instructrec_jax.data import statistics
 from instructrec_jax.data.sequences import Sequences
 from instructrec_jax.data.splits import leave_one_out
+from instructrec_jax.errors import InputError
 from instructrec_jax.records import Item
 
 
@@ -34,3 +35,17 @@ def test_statistics_and_their_table():
   assert statistics.table("Shop", found).splitlines()[-1] == (
     "| Shop    | 2      | 4      | 5       | 37.500%   | 2.50        |"
   )
+
+
+def test_the_paper_s_own_counts_pass_and_others_are_named():
+  games = {**statistics.PUBLISHED["games"], "average_length": 410_907 / 50_546}
+  statistics.check_published(games, "games")
+  with pytest.raises(InputError) as error:
+    statistics.check_published(
+      games | {"users": 50_547, "average_length": 8.12}, "games"
+    )
+  assert str(error.value).endswith(
+    "it has 50,547 and not 50,546 users, 8.12 and not 8.13 average length."
+  )
+  with pytest.raises(InputError, match="16,859 and not 63,929 items"):
+    statistics.check_published(games, "cds")
