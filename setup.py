@@ -39,6 +39,7 @@ setuptools.setup(
     "pydantic>=2.10",
     "pyyaml>=6.0",
     "sentencepiece>=0.2.1",
+    "scipy>=1.14",
     "seqio==0.0.20",
     "tensorboardX>=2.6.4",
     # Not tensorflow-cpu: tensorflow-text requires this one, and both would
@@ -59,6 +60,7 @@ setuptools.setup(
       "pytest>=9.0",
       "pytest-xdist>=3.8",
       "ruff==0.17.6",
+      "scikit-learn>=1.5",
     ],
     # Apart from `test`: torch's plain name brings gigabytes of CUDA on Linux.
     "parity": ["torch==2.13.0", "transformers==5.23.0"],

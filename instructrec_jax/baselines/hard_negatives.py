@@ -1,0 +1,169 @@
+"""Hard negatives: what a matcher would have shown beside the target.
+
+The paper's section 3.3.1 (Table 9) reranks the items that a matching module
+retrieves, with the target forced among them.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import tqdm
+from jaxtyping import Bool, Float, Int, Int32
+
+from instructrec_jax.data.candidates import Candidates
+from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import Targets
+from instructrec_jax.errors import InputError
+
+# Targets between two steps of the progress bar.
+_BLOCK = 2048
+
+
+class Matcher(Protocol):
+  """Anything that can search the whole catalogue."""
+
+  def retrieve(
+    self,
+    histories: Sequence[np.ndarray],
+    *,
+    count: int,
+    exclude: Sequence[np.ndarray],
+  ) -> Int32[np.ndarray, "n count"]:
+    """Returns the best items for each history, best first.
+
+    Args:
+      histories: item numbers, oldest first.
+      count: how many items to return for each; equally good ones are in the
+        order of their numbers.
+      exclude: for each history, item numbers that it must not be given.
+
+    Raises:
+      InputError: the catalogue has fewer items that are not excluded.
+    """
+    ...
+
+
+def hard_candidates(
+  matcher: Matcher,
+  *,
+  sequences: Sequences,
+  owned: Sequences,
+  title_groups: Int[np.ndarray, " items"],
+  targets: Targets,
+  count: int = 9,
+  rng: np.random.Generator,
+) -> tuple[Candidates, Bool[np.ndarray, " n"]]:
+  """Puts each target among the matcher's best items for what came before it.
+
+  As with drawn negatives, the user's own items, later ones too, and items that
+  share the target's title are left out. Each list is in random order: the
+  matcher's own would tell the negatives' ranks.
+
+  Args:
+    matcher: sees the items before the target.
+    sequences: what the targets' positions refer to.
+    owned: all items of every user.
+    title_groups: a number for each item; items with equal titles share it.
+    targets: the items to hide.
+    count: negatives for each target.
+    rng: the only source of randomness.
+
+  Returns:
+    The candidates, and whether the matcher itself had the target among its
+    best count + 1 items: how often its list holds the target unforced.
+
+  Raises:
+    InputError: the catalogue is too small.
+  """
+  wanted_N = targets.items(sequences)
+  # A title's items: no item's title is unlike itself.
+  by_group = np.split(
+    np.argsort(title_groups, kind="stable"),
+    np.cumsum(np.bincount(title_groups))[:-1],
+  )
+  found = [np.empty((0, count + 1), np.int32)]
+  with tqdm.tqdm(
+    total=len(wanted_N), desc="hard negatives", unit="target", disable=None
+  ) as progress:
+    for start in range(0, len(wanted_N), _BLOCK):
+      users = targets.users[start : start + _BLOCK]
+      positions = targets.positions[start : start + _BLOCK]
+      wanted = wanted_N[start : start + _BLOCK]
+      forbidden = [
+        np.append(owned.user(user), by_group[title_groups[item]])
+        for user, item in zip(users, wanted, strict=True)
+      ]
+      found.append(
+        matcher.retrieve(
+          [
+            sequences.user(user)[:position]
+            for user, position in zip(users, positions, strict=True)
+          ],
+          count=count + 1,
+          exclude=[
+            items[items != item]
+            for items, item in zip(forbidden, wanted, strict=True)
+          ],
+        )
+      )
+      progress.update(len(users))
+  return _force_targets(
+    np.concatenate(found), users=targets.users, wanted_N=wanted_N, rng=rng
+  )
+
+
+def top_items(
+  scores: Float[np.ndarray, "n items"],
+  *,
+  count: int,
+  exclude: Sequence[np.ndarray],
+) -> Int32[np.ndarray, "n count"]:
+  """Returns each row's best items; see `Matcher.retrieve`.
+
+  Args:
+    scores: finite; overwritten.
+    count: items to return for each row.
+    exclude: item numbers to leave out of each row.
+
+  Raises:
+    InputError: a row has fewer items left.
+  """
+  num_items = scores.shape[1]
+  left = min((num_items - len(np.unique(e)) for e in exclude), default=count)
+  if left < count:
+    raise InputError(
+      f"the catalogue of {num_items} items leaves a history with only {left} "
+      f"to retrieve {count} from: ask for fewer, or keep more items with a "
+      "lower --min-count."
+    )
+  for row, items in zip(scores, exclude, strict=True):
+    row[items] = -np.inf
+  if not scores.size:
+    return np.empty((len(scores), count), np.int32)
+  last = num_items - count
+  worst = np.partition(scores, last, axis=1)[:, last, None]
+  # At least `count` in each row; more where items equal the last.
+  rows, items = np.nonzero(scores >= worst)
+  # A stable sort: equal items stay in the order of their numbers.
+  order = np.lexsort((-scores[rows, items], rows))
+  starts = np.searchsorted(rows, np.arange(len(scores)))
+  return items[order][starts[:, None] + np.arange(count)].astype(np.int32)
+
+
+def _force_targets(
+  found_NxC: Int32[np.ndarray, "n candidates"],
+  *,
+  users: Int32[np.ndarray, " n"],
+  wanted_N: Int32[np.ndarray, " n"],
+  rng: np.random.Generator,
+) -> tuple[Candidates, Bool[np.ndarray, " n"]]:
+  """Replaces the last of each list by a target that it lacks, and shuffles."""
+  retrieved_N = (found_NxC == wanted_N[:, None]).any(axis=1)
+  found_NxC[~retrieved_N, -1] = wanted_N[~retrieved_N]
+  shuffled_NxC = rng.permuted(found_NxC, axis=1)
+  slot_N = (shuffled_NxC == wanted_N[:, None]).argmax(axis=1)
+  candidates = Candidates(
+    users=users, candidates=shuffled_NxC, target=slot_N.astype(np.int32)
+  )
+  return candidates, retrieved_N

@@ -1,0 +1,127 @@
+"""Tests for instructrec_jax/baselines/hard_negatives.py."""
+
+import collections
+
+import numpy as np
+import pytest
+
+from instructrec_jax.baselines import hard_negatives
+from instructrec_jax.baselines.hard_negatives import hard_candidates, top_items
+from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import Targets, leave_one_out
+from instructrec_jax.errors import InputError
+
+ITEMS = 40
+
+
+class LowestNumber:
+  """Prefers low item numbers, and remembers what it was shown."""
+
+  def __init__(self):
+    self.histories = []
+
+  def retrieve(self, histories, *, count, exclude):
+    self.histories += [list(history) for history in histories]
+    scores = np.tile(-np.arange(ITEMS, dtype=float), (len(histories), 1))
+    return top_items(scores, count=count, exclude=exclude)
+
+
+def ragged(users):
+  return Sequences(
+    items=np.array([item for items in users for item in items], np.int32),
+    offsets=np.cumsum([0, *map(len, users)]),
+  )
+
+
+@pytest.fixture(scope="module")
+def shop():
+  rng = np.random.default_rng(0)
+  own = [rng.permutation(ITEMS)[: rng.integers(4, 9)] for _ in range(60)]
+  # `sequences` lacks each user's first item, as a cut at 20 items would.
+  return dict(
+    sequences=ragged([items[1:] for items in own]),
+    owned=ragged(own),
+    title_groups=np.arange(ITEMS) % 30,
+  )
+
+
+def draw(shop, *, targets=None, matcher=None, seed=0, count=9):
+  return hard_candidates(
+    matcher or LowestNumber(),
+    **shop,
+    targets=targets or leave_one_out(shop["sequences"]).test,
+    count=count,
+    rng=np.random.default_rng(seed),
+  )
+
+
+@pytest.mark.parametrize("split", ["training", "validation", "test"])
+def test_lists_are_the_matchers_best_allowed_items_and_the_target(
+  shop, split, monkeypatch
+):
+  monkeypatch.setattr(hard_negatives, "_BLOCK", 7)
+  targets = getattr(leave_one_out(shop["sequences"]), split)
+  matcher = LowestNumber()
+  candidates, retrieved = draw(shop, targets=targets, matcher=matcher)
+  groups = shop["title_groups"]
+  wanted = targets.items(shop["sequences"])
+  assert candidates.users is targets.users
+  assert candidates.candidates.dtype == candidates.target.dtype == np.int32
+  for n, item in enumerate(wanted):
+    user, position = targets.users[n], targets.positions[n]
+    own = shop["owned"].user(user).tolist()
+    allowed = [
+      i for i in range(ITEMS) if i not in own and groups[i] != groups[item]
+    ]
+    row = candidates.candidates[n].tolist()
+    assert sorted(row) == sorted([*allowed[:9], item])
+    assert row[candidates.target[n]] == item
+    # Within the best ten, were it but allowed.
+    assert retrieved[n] == (item in sorted([*allowed, item])[:10])
+    past = shop["sequences"].user(user)[:position].tolist()
+    assert matcher.histories[n] == past
+
+
+def test_the_same_seed_gives_the_same_lists_and_another_others(shop):
+  (first, _), (again, _), (other, _) = (draw(shop, seed=s) for s in (0, 0, 1))
+  assert np.array_equal(first.candidates, again.candidates)
+  assert not np.array_equal(first.candidates, other.candidates)
+
+
+def test_neither_slot_nor_order_tells_anything(shop):
+  test = leave_one_out(shop["sequences"]).test
+  many = Targets(np.repeat(test.users, 200), np.repeat(test.positions, 200))
+  candidates, _ = draw(shop, targets=many)
+  slots = np.bincount(candidates.target, minlength=10) / len(many.users)
+  assert np.abs(slots - 0.1).max() < 0.015
+  # Nor does the matcher's best negative have a favourite place.
+  best = np.where(
+    candidates.candidates == many.items(shop["sequences"])[:, None],
+    ITEMS,
+    candidates.candidates,
+  ).argmin(axis=1)
+  slots = np.bincount(best, minlength=10) / len(many.users)
+  assert np.abs(slots - 0.1).max() < 0.015
+
+
+def test_an_item_bought_again_can_be_retrieved():
+  shop = dict(
+    sequences=ragged([[0, 1, 2, 0]]),
+    owned=ragged([[0, 1, 2, 0]]),
+    title_groups=np.arange(ITEMS),
+  )
+  candidates, retrieved = draw(shop)
+  assert collections.Counter(candidates.candidates[0].tolist())[0] == 1
+  assert retrieved.tolist() == [True]
+
+
+def test_too_small_a_catalogue_is_one_sentence(shop):
+  with pytest.raises(InputError, match="ask for fewer"):
+    draw(shop, count=36)
+
+
+def test_no_targets_give_no_lists(shop):
+  none = Targets(np.zeros(0, np.int32), np.zeros(0, np.int32))
+  candidates, retrieved = draw(shop, targets=none)
+  assert candidates.candidates.shape == (0, 10)
+  assert retrieved.shape == candidates.target.shape == (0,)
