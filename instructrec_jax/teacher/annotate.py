@@ -1,0 +1,161 @@
+"""Has a dataset folder's questions answered, each of them once."""
+
+import itertools
+import pathlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.teacher import offline
+from instructrec_jax.teacher.annotations import (
+  VIEWS,
+  Annotations,
+  open_store,
+)
+from instructrec_jax.teacher.chat import ChatRequest
+from instructrec_jax.teacher.jsonl import unanswered
+from instructrec_jax.teacher.plan import Plan, plan
+from instructrec_jax.teacher.prompts import Question, chat_request
+from instructrec_jax.teacher.store import Store, Subject
+
+# Of LC-Rec's teacher, from the same group; the paper does not tell.
+PARAMETERS: Mapping[str, float | int | str] = {
+  "temperature": 0.4,
+  "max_completion_tokens": 512,
+}
+_AT_ONCE = 1000
+
+Send = Callable[[Iterable[ChatRequest], Store], Any]
+"""A transport: gets requests answered into a store; returns its tally."""
+
+
+def annotate_offline(
+  dataset: pathlib.Path, *, training_targets: int = 1
+) -> dict[str, Any]:
+  """Answers all questions by rules; what is answered already stays.
+
+  Args:
+    dataset: a folder of `prepare`.
+    training_targets: how many training targets of each user get an intention,
+      beside the held-out ones.
+
+  Returns:
+    The summary; see `summarise`.
+
+  Raises:
+    InputError: there is no such folder, or its store is another dataset's.
+  """
+  folder = DatasetFolder.open(dataset)
+  questions = plan(folder, training_targets=training_targets)
+  with open_store(folder) as store:
+    known = store.answered_keys()
+    total = len(questions.preferences) + len(questions.intentions)
+    progress = tqdm.tqdm(
+      questions, total=total, desc="annotations", disable=None
+    )
+    for chunk in _chunks(progress):
+      answers = [(question, *offline.answer(question)) for question in chunk]
+      store.put_all(
+        [(r, a) for _, r, a in answers if r.key not in known],
+        teacher=offline.TEACHER,
+      )
+      store.add_subjects(subject(q, r) for q, r, _ in answers)
+  return summarise(folder, questions)
+
+
+def annotate_with(
+  send: Send,
+  dataset: pathlib.Path,
+  *,
+  model: str,
+  parameters: Mapping[str, float | int | str] = PARAMETERS,
+  training_targets: int = 1,
+) -> dict[str, Any]:
+  """Has all questions answered that the store does not hold, by a transport.
+
+  Args:
+    send: the transport.
+    dataset: a folder of `prepare`.
+    model: that is asked.
+    parameters: of sampling.
+    training_targets: as in `annotate_offline`.
+
+  Returns:
+    The summary; see `summarise`; with the transport's tally as `tally`.
+  """
+  folder = DatasetFolder.open(dataset)
+  questions = plan(folder, training_targets=training_targets)
+  with open_store(folder) as store:
+    for chunk in _chunks(questions):
+      store.add_subjects(
+        subject(q, chat_request(q, model=model, parameters=parameters))
+        for q in chunk
+      )
+    requests = (
+      chat_request(q, model=model, parameters=parameters) for q in questions
+    )
+    tally = send(unanswered(requests, store), store)
+  return {**summarise(folder, questions), "tally": tally}
+
+
+def subject(question: Question, request: ChatRequest) -> Subject:
+  """Returns whom and what a question is about."""
+  return Subject(question.kind, question.user, question.position, request.key)
+
+
+def summarise(folder: DatasetFolder, questions: Plan) -> dict[str, Any]:
+  """Counts what a folder's store is good for (paper Table 2).
+
+  Returns:
+    `users` and `targets` that were asked about; `users_without_history` and
+    `targets_without_review`, which could not be; `quality` by field and
+    verdict; `teachers`; `preferences` and `intentions`, how many usable texts
+    there are; `words`, their mean number of words; `coverage`, the share of
+    users and of targets with at least one usable text.
+  """
+  annotations = Annotations.load(folder)
+  preferences = [
+    text
+    for by_end in annotations.preferences.values()
+    for texts in by_end.values()
+    for text in texts
+  ]
+  intentions = [
+    views[view]
+    for views in annotations.intentions.values()
+    for view in VIEWS
+    if view in views
+  ]
+  users = len(questions.preferences) + questions.users_without_history
+  targets = len(questions.intentions) + questions.targets_without_review
+  return {
+    "users": users,
+    "users_without_history": questions.users_without_history,
+    "targets": targets,
+    "targets_without_review": questions.targets_without_review,
+    **annotations.as_json(),
+    "preferences": len(preferences),
+    "intentions": len(intentions),
+    "words": {
+      "preferences": _mean_words(preferences),
+      "intentions": _mean_words(intentions),
+      "all": _mean_words([*preferences, *intentions]),
+    },
+    "coverage": {
+      "preferences": len(annotations.preferences) / max(users, 1),
+      "intentions": len(annotations.intentions) / max(targets, 1),
+    },
+  }
+
+
+def _mean_words(texts: Sequence[str]) -> float:
+  return float(np.mean([len(text.split()) for text in texts] or [0]))
+
+
+def _chunks(questions: Iterable[Question]) -> Iterator[list[Question]]:
+  iterator = iter(questions)
+  while chunk := list(itertools.islice(iterator, _AT_ONCE)):
+    yield chunk

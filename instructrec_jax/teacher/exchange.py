@@ -1,0 +1,164 @@
+"""Annotations as a Parquet file: to share them, and to reuse others' for free.
+
+Users and items are named by their identifiers, so that a file fits any dataset
+folder that was prepared from the same reviews.
+"""
+
+import json
+import pathlib
+from typing import Any
+
+import polars as pl
+
+from instructrec_jax import storage
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.errors import InputError
+from instructrec_jax.teacher.annotations import open_store
+from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
+from instructrec_jax.teacher.store import Subject
+
+_COLUMNS = {
+  "kind": pl.String,
+  "user_id": pl.String,
+  "position": pl.Int32,
+  "item_id": pl.String,
+  "teacher": pl.String,
+  "model": pl.String,
+  "system": pl.String,
+  "user": pl.String,
+  "schema_name": pl.String,
+  "schema": pl.String,
+  "parameters": pl.String,
+  "prompt_version": pl.String,
+  "status": pl.String,
+  "answer": pl.String,
+  "finish_reason": pl.String,
+  "prompt_tokens": pl.Int64,
+  "completion_tokens": pl.Int64,
+  "attempts": pl.Int64,
+  "error": pl.String,
+}
+
+
+def export_annotations(
+  dataset: pathlib.Path, path: pathlib.Path, *, force: bool = False
+) -> int:
+  """Writes a folder's answers, one row a subject; returns how many.
+
+  `item_id` is the last item that a preference has seen, and the target of an
+  intention, so that another folder can tell whether it means the same.
+
+  Raises:
+    InputError: there are none, or `path` exists and `force` is not set.
+  """
+  folder = DatasetFolder.open(dataset)
+  user_ids = _user_ids(folder)
+  with open_store(folder) as store:
+    rows = [
+      {
+        **row,
+        "user_id": user_ids[row["user_number"]],
+        "item_id": _item_id(folder, row),
+      }
+      for row in store.rows()
+    ]
+  if not rows:
+    raise InputError(
+      f"{folder.path}: no annotations to export; run `instructrec annotate` "
+      "first."
+    )
+  if path.exists() and not force:
+    raise InputError(f"{path} exists: pass --force to replace it.")
+  frame = pl.DataFrame(
+    {name: [row[name] for row in rows] for name in _COLUMNS}, schema=_COLUMNS
+  )
+  with storage.staged_file(path) as partial:
+    frame.write_parquet(partial)
+  return len(rows)
+
+
+def import_annotations(
+  dataset: pathlib.Path, path: pathlib.Path
+) -> dict[str, int]:
+  """Adds a file's answers to a folder's store; nothing there is replaced.
+
+  Returns:
+    `rows` of the file; `taken`; `elsewhere`, rows about users or items that
+    are not in this folder at that place.
+
+  Raises:
+    InputError: the file is missing or not of `export_annotations`.
+  """
+  folder = DatasetFolder.open(dataset)
+  try:
+    frame = pl.read_parquet(path)
+  except (OSError, pl.exceptions.PolarsError) as error:
+    raise InputError(
+      f"{path}: not a Parquet file ({str(error).splitlines()[0]})."
+    ) from None
+  if dict(frame.schema) != _COLUMNS:
+    raise InputError(
+      f"{path}: not a file of `instructrec annotate --export`; its columns "
+      f"must be {', '.join(_COLUMNS)}."
+    )
+  numbers = {name: user for user, name in enumerate(_user_ids(folder))}
+  taken: dict[str, list[tuple[ChatRequest, ChatAnswer]]] = {}
+  subjects = []
+  for number, row in enumerate(frame.iter_rows(named=True), 1):
+    user = numbers.get(row["user_id"])
+    if (
+      user is None
+      or _item_id(folder, {**row, "user_number": user}) != row["item_id"]
+    ):
+      continue
+    try:
+      request, answer = _read(row)
+    except (ValueError, TypeError) as error:
+      raise InputError(f"{path}, row {number}: {error}.") from None
+    taken.setdefault(row["teacher"], []).append((request, answer))
+    subjects.append(Subject(row["kind"], user, row["position"], request.key))
+  with open_store(folder) as store:
+    for teacher, answers in taken.items():
+      store.put_all(answers, teacher=teacher)
+    store.add_subjects(subjects)
+  return {
+    "rows": frame.height,
+    "taken": len(subjects),
+    "elsewhere": frame.height - len(subjects),
+  }
+
+
+def _read(row: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
+  request = ChatRequest(
+    model=row["model"],
+    system=row["system"],
+    user=row["user"],
+    schema_name=row["schema_name"],
+    schema=json.loads(row["schema"]),
+    parameters=json.loads(row["parameters"]),
+    prompt_version=row["prompt_version"],
+  )
+  return request, ChatAnswer(
+    key=request.key,
+    status=Status(row["status"]),
+    text=row["answer"],
+    finish_reason=row["finish_reason"],
+    prompt_tokens=row["prompt_tokens"],
+    completion_tokens=row["completion_tokens"],
+    attempts=row["attempts"],
+    error=row["error"],
+  )
+
+
+def _user_ids(folder: DatasetFolder) -> list[str]:
+  first = folder.interactions.filter(pl.col("position") == 0)
+  return first.sort("user")["user_id"].to_list()
+
+
+def _item_id(folder: DatasetFolder, row: dict[str, Any]) -> str | None:
+  """Names the item that a row's place stands for; None if there is none."""
+  place = row["position"] - (row["kind"] == "preference")
+  items = folder.sequences.user(row["user_number"])
+  if not 0 <= place < len(items):
+    return None
+  return folder.items[int(items[place])].item_id

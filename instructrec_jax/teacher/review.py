@@ -1,0 +1,269 @@
+"""Are the annotations any good? The paper's four questions (its Table 3).
+
+A random sample goes to a chat model as judge, or to people as a sheet (CSV)
+that they fill with yes and no. Shares come with Wilson's 95% intervals: at the
+paper's 100 samples they are up to 10 points wide on either side.
+"""
+
+import collections
+import csv
+import dataclasses
+import json
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pydantic
+import scipy.stats
+
+from instructrec_jax import storage
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.errors import InputError
+from instructrec_jax.teacher.annotations import Annotations
+from instructrec_jax.teacher.chat import ChatRequest
+from instructrec_jax.teacher.plan import plan
+from instructrec_jax.teacher.prompts import strict_schema
+
+VERSION = "judge-1"
+QUESTIONS = {
+  "from_user": "Is it based on the information about this user?",
+  "world_knowledge": "Does it add fitting knowledge of the world?",
+  "reflects": "Does it tell the user's preference or intention?",
+  "fits_target": "Does it have to do with the item bought next?",
+}
+# Of the paper's Table 3, by kind and in the order of `QUESTIONS`.
+PAPER = {
+  "preference": (0.93, 0.87, 0.88, 0.48),
+  "intention": (0.90, 0.22, 0.69, 0.69),
+}
+_COLUMNS = ("kind", "user", "position", "information", "text", "target")
+_YES, _NO = ("yes", "y", "1", "true"), ("no", "n", "0", "false")
+
+
+class Verdict(pydantic.BaseModel):
+  """The judge's answers, as strict JSON."""
+
+  model_config = pydantic.ConfigDict(extra="forbid")
+  from_user: bool
+  world_knowledge: bool
+  reflects: bool
+  fits_target: bool
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Sample:
+  """An annotation with what it was made of, and what was bought then.
+
+  Attributes:
+    kind: "preference" or "intention".
+    user: user number.
+    position: of the target.
+    information: the history's titles or the review.
+    text: the annotation.
+    target: the target's title.
+  """
+
+  kind: str
+  user: int
+  position: int
+  information: str
+  text: str
+  target: str
+
+
+def draw_samples(
+  folder: DatasetFolder, *, count: int = 100, seed: int = 0
+) -> list[Sample]:
+  """Draws `count` usable annotations of each kind, or all if there are fewer.
+
+  Raises:
+    InputError: the folder has no annotations.
+  """
+  annotations = Annotations.load(folder)
+  titles = [item.title for item in folder.items]
+  everything: dict[str, list[Sample]] = collections.defaultdict(list)
+  rng = np.random.default_rng(seed)
+  questions = plan(folder)
+  for question in questions.preferences:
+    _, texts = annotations.preference(question.user, before=question.position)
+    for text in texts:
+      everything["preference"].append(
+        _sample(folder, titles, question, "; ".join(question.titles), text)
+      )
+  for question in questions.intentions:
+    by_view = annotations.intentions.get((question.user, question.position))
+    for text in (by_view or {}).values():
+      everything["intention"].append(
+        _sample(folder, titles, question, question.review, text)
+      )
+  if not everything:
+    raise InputError(
+      f"{folder.path}: no annotations to review; run `instructrec annotate` "
+      "first."
+    )
+  return [
+    samples[index]
+    for samples in everything.values()
+    for index in np.sort(rng.permutation(len(samples))[:count])
+  ]
+
+
+def _sample(
+  folder: DatasetFolder,
+  titles: Sequence[str],
+  question: Any,
+  information: str,
+  text: str,
+) -> Sample:
+  item = int(folder.sequences.user(question.user)[question.position])
+  return Sample(
+    question.kind,
+    question.user,
+    question.position,
+    information,
+    text,
+    titles[item],
+  )
+
+
+def judge_request(
+  sample: Sample,
+  *,
+  model: str,
+  parameters: Mapping[str, float | int | str],
+) -> ChatRequest:
+  """Asks a chat model the four questions about one annotation."""
+  asked = "\n".join(f"{name}: {words}" for name, words in QUESTIONS.items())
+  return ChatRequest(
+    model=model,
+    system=(
+      f"You review a sentence that describes the {sample.kind} of a customer "
+      "of an online shop. You see the information that it was written from, "
+      "the sentence, and the item that the customer bought next. Answer these "
+      f"questions with true or false, strictly:\n{asked}"
+    ),
+    user=(
+      f"Information: {sample.information}\nSentence: {sample.text}\n"
+      f"Item bought next: {sample.target}"
+    ),
+    schema_name="verdict",
+    schema=strict_schema(Verdict),
+    parameters=parameters,
+    prompt_version=VERSION,
+  )
+
+
+def judged(
+  samples: Sequence[Sample], answers: Mapping[int, str]
+) -> list[dict[str, Any]]:
+  """Tabulates a judge's raw answers, by the sample's place.
+
+  Returns:
+    As `tabulate`.
+  """
+  return tabulate(
+    (samples[place].kind, json.loads(text)) for place, text in answers.items()
+  )
+
+
+def tabulate(
+  verdicts: Iterable[tuple[str, Mapping[str, bool]]],
+) -> list[dict[str, Any]]:
+  """Returns Table 3: rows of kind, question, share, low, high, n, paper."""
+  counts: dict[str, list[Mapping[str, bool]]] = collections.defaultdict(list)
+  for kind, verdict in verdicts:
+    counts[kind].append(verdict)
+  rows = []
+  for kind, paper in PAPER.items():
+    given = counts.get(kind, [])
+    for question, published in zip(QUESTIONS, paper, strict=True):
+      answers = [v[question] for v in given if question in v]
+      if not answers:
+        continue
+      test = scipy.stats.binomtest(sum(answers), len(answers))
+      low, high = test.proportion_ci(method="wilson")
+      rows.append(
+        {
+          "kind": kind,
+          "question": question,
+          "share": sum(answers) / len(answers),
+          "low": float(low),
+          "high": float(high),
+          "n": len(answers),
+          "paper": published,
+        }
+      )
+  return rows
+
+
+def write_sheet(
+  samples: Sequence[Sample], path: pathlib.Path, *, force: bool = False
+) -> None:
+  """Writes a sheet for people: a row a sample, an empty column a question.
+
+  Raises:
+    InputError: `path` exists and `force` is not set.
+  """
+  if path.exists() and not force:
+    raise InputError(f"{path} exists: pass --force to replace it.")
+  with (
+    storage.staged_file(path) as partial,
+    partial.open("w", encoding="utf-8", newline="") as file,
+  ):
+    sheet = csv.writer(file)
+    sheet.writerow(
+      [*_COLUMNS, *(f"{q}: {words}" for q, words in QUESTIONS.items())]
+    )
+    for sample in samples:
+      sheet.writerow([*dataclasses.astuple(sample), *[""] * len(QUESTIONS)])
+
+
+def read_sheet(path: pathlib.Path) -> list[dict[str, Any]]:
+  """Tabulates a sheet that people filled with yes and no; blanks are left out.
+
+  Returns:
+    As `tabulate`.
+
+  Raises:
+    InputError: the file is missing, another one, or a cell is neither.
+  """
+  try:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+      rows = list(csv.reader(file))
+  except (OSError, UnicodeDecodeError, csv.Error) as error:
+    raise InputError(f"{path}: cannot be read as a sheet ({error}).") from None
+  width = len(_COLUMNS) + len(QUESTIONS)
+  if not rows or tuple(rows[0][: len(_COLUMNS)]) != _COLUMNS:
+    raise InputError(
+      f"{path}: not a sheet of `instructrec annotate --sheet`; its first line "
+      f"must begin with {', '.join(_COLUMNS)}."
+    )
+  verdicts = []
+  for number, row in enumerate(rows[1:], start=2):
+    if len(row) != width or row[0] not in PAPER:
+      raise InputError(f"{path}, line {number}: {width} columns are expected.")
+    verdict = {}
+    for question, cell in zip(QUESTIONS, row[len(_COLUMNS) :], strict=True):
+      word = cell.strip().lower()
+      if word and word not in (*_YES, *_NO):
+        raise InputError(
+          f"{path}, line {number}: {cell!r} is neither yes nor no."
+        )
+      if word:
+        verdict[question] = word in _YES
+    verdicts.append((row[0], verdict))
+  return tabulate(verdicts)
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+  """Returns Table 3 for people."""
+  lines = [
+    f"{'':<12}{'question':<18}{'share':>7}{'95%':>14}{'n':>6}{'paper':>7}"
+  ]
+  lines += [
+    f"{r['kind']:<12}{r['question']:<18}{r['share']:>7.0%}"
+    f"{r['low']:>8.0%}-{r['high']:<5.0%}{r['n']:>6}{r['paper']:>7.0%}"
+    for r in rows
+  ]
+  return "\n".join(lines)

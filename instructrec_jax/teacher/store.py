@@ -1,0 +1,266 @@
+"""Every answer that was ever paid for, in one SQLite file.
+
+Table `requests` has a row for each distinct question, by the hash of all that
+it consists of; another model or wording makes other rows. Table `subjects`
+says whom and what the questions were about. Killing the process loses at most
+what was in flight.
+"""
+
+import contextlib
+import dataclasses
+import datetime
+import json
+import pathlib
+import sqlite3
+import threading
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
+
+VERSION = 1
+FILE = "annotations.sqlite"
+
+_TABLES = """
+CREATE TABLE requests (
+  key TEXT PRIMARY KEY,
+  teacher TEXT NOT NULL,
+  model TEXT NOT NULL,
+  prompt_version TEXT NOT NULL,
+  schema_name TEXT NOT NULL,
+  schema TEXT NOT NULL,
+  parameters TEXT NOT NULL,
+  system TEXT NOT NULL,
+  user TEXT NOT NULL,
+  status TEXT NOT NULL,
+  answer TEXT NOT NULL,
+  finish_reason TEXT NOT NULL,
+  prompt_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL,
+  attempts INTEGER NOT NULL,
+  error TEXT NOT NULL,
+  answered_at TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE subjects (
+  key TEXT NOT NULL,
+  kind TEXT NOT NULL,
+  user INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  PRIMARY KEY (kind, user, position, key)
+) WITHOUT ROWID;
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+"""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Subject:
+  """Whom and what a question is about.
+
+  Attributes:
+    kind: "preference" or "intention".
+    user: user number.
+    position: of a preference, where the history that it was made of ends
+      (the first item that it has not seen); of an intention, its target's.
+    key: of the request.
+  """
+
+  kind: str
+  user: int
+  position: int
+  key: str
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class StoredAnswer:
+  """An answer with what it is about.
+
+  Attributes:
+    subject: one of those who share the answer.
+    teacher: "offline" for rules, or the transport.
+    model: that answered.
+    status: what came of it.
+    text: the raw answer.
+  """
+
+  subject: Subject
+  teacher: str
+  model: str
+  status: Status
+  text: str
+
+
+class Store:
+  """An open file of answers; safe to use from several threads."""
+
+  def __init__(self, path: pathlib.Path, *, dataset: str):
+    """Opens or makes the file.
+
+    Args:
+      path: of the file.
+      dataset: what users and positions count in; a file of another dataset is
+        refused.
+
+    Raises:
+      InputError: it is no such file, or another dataset's.
+    """
+    self.path = pathlib.Path(path)
+    self._lock = threading.Lock()
+    try:
+      self._db = sqlite3.connect(self.path, check_same_thread=False)
+      self._db.execute("PRAGMA journal_mode = WAL")
+      # A killed process loses nothing; only a power cut could.
+      self._db.execute("PRAGMA synchronous = NORMAL")
+      about = self._about(dataset)
+    except sqlite3.Error as error:
+      raise InputError(
+        f"{self.path}: not a file of annotations ({error})."
+      ) from None
+    if about != {"version": str(VERSION), "dataset": dataset}:
+      raise InputError(
+        f"{self.path}: annotations of another dataset or version; move the "
+        "file away, or annotate the folder that it belongs to."
+      )
+
+  def _about(self, dataset: str) -> dict[str, str]:
+    tables = self._db.execute("SELECT name FROM sqlite_master").fetchall()
+    if not tables:
+      # One transaction: a kill in between would leave a file without owner.
+      self._db.execute("BEGIN IMMEDIATE")
+      for statement in _TABLES.split(";"):
+        self._db.execute(statement)
+      self._db.executemany(
+        "INSERT INTO about VALUES (?, ?)",
+        [("version", str(VERSION)), ("dataset", dataset)],
+      )
+      self._db.commit()
+    return dict(self._db.execute("SELECT name, value FROM about").fetchall())
+
+  def __enter__(self) -> "Store":
+    """Returns itself."""
+    return self
+
+  def __exit__(self, *error: object) -> None:
+    """Closes the file."""
+    self.close()
+
+  def close(self) -> None:
+    """Closes the file."""
+    with self._lock:
+      self._db.close()
+
+  def put(
+    self, request: ChatRequest, answer: ChatAnswer, *, teacher: str
+  ) -> None:
+    """Keeps an answer; `put_all` of one."""
+    self.put_all([(request, answer)], teacher=teacher)
+
+  def put_all(
+    self, answers: Iterable[tuple[ChatRequest, ChatAnswer]], *, teacher: str
+  ) -> None:
+    """Keeps answers in one transaction.
+
+    A failed request can be answered later; what is answered is never replaced.
+    """
+    now = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    rows = [
+      (
+        request.key,
+        teacher,
+        request.model,
+        request.prompt_version,
+        request.schema_name,
+        json.dumps(request.schema, sort_keys=True),
+        json.dumps(request.parameters, sort_keys=True),
+        request.system,
+        request.user,
+        answer.status,
+        answer.text,
+        answer.finish_reason,
+        answer.prompt_tokens,
+        answer.completion_tokens,
+        answer.attempts,
+        answer.error,
+        now,
+      )
+      for request, answer in answers
+    ]
+    with self._transaction() as db:
+      db.executemany(
+        f"INSERT INTO requests VALUES ({', '.join('?' * 17)}) "
+        "ON CONFLICT (key) DO UPDATE SET status = excluded.status, "
+        "teacher = excluded.teacher, "
+        "answer = excluded.answer, finish_reason = excluded.finish_reason, "
+        "prompt_tokens = prompt_tokens + excluded.prompt_tokens, "
+        "completion_tokens = completion_tokens + excluded.completion_tokens, "
+        "attempts = attempts + excluded.attempts, error = excluded.error, "
+        "answered_at = excluded.answered_at "
+        f"WHERE requests.status = '{Status.FAILED}'",
+        rows,
+      )
+
+  def add_subjects(self, subjects: Iterable[Subject]) -> None:
+    """Notes whom requests are about; known ones are left as they are."""
+    with self._transaction() as db:
+      db.executemany(
+        "INSERT OR IGNORE INTO subjects VALUES (?, ?, ?, ?)",
+        ((s.key, s.kind, s.user, s.position) for s in subjects),
+      )
+
+  def answered_keys(self) -> set[str]:
+    """Returns the keys of requests that need not be sent again."""
+    with self._lock:
+      rows = self._db.execute(
+        "SELECT key FROM requests WHERE status != ?", (Status.FAILED,)
+      ).fetchall()
+    return {key for (key,) in rows}
+
+  def usage(self) -> tuple[int, int]:
+    """Returns all prompt and completion tokens that were ever billed."""
+    with self._lock:
+      return self._db.execute(
+        "SELECT coalesce(sum(prompt_tokens), 0), "
+        "coalesce(sum(completion_tokens), 0) FROM requests"
+      ).fetchone()
+
+  def count(self) -> dict[str, int]:
+    """Returns how many requests have each status."""
+    with self._lock:
+      return dict(
+        self._db.execute(
+          "SELECT status, count(*) FROM requests GROUP BY status"
+        ).fetchall()
+      )
+
+  def answers(self) -> Iterator[StoredAnswer]:
+    """Yields every answer once for each of its subjects, in their order.
+
+    Of several answers on one subject the latest comes last.
+    """
+    with self._lock:
+      rows = self._db.execute(
+        "SELECT s.kind, s.user, s.position, s.key, r.teacher, r.model, "
+        "r.status, r.answer FROM subjects s JOIN requests r USING (key) "
+        "ORDER BY s.kind, s.user, s.position, r.answered_at, s.key"
+      ).fetchall()
+    for kind, user, position, key, teacher, model, status, text in rows:
+      subject = Subject(kind, user, position, key)
+      yield StoredAnswer(subject, teacher, model, Status(status), text)
+
+  def rows(self) -> Iterator[dict[str, Any]]:
+    """Yields all columns of every subject with an answer, for export."""
+    with self._lock:
+      cursor = self._db.execute(
+        "SELECT s.kind, s.user AS user_number, s.position, r.* "
+        "FROM subjects s JOIN requests r USING (key) "
+        "ORDER BY s.kind, s.user, s.position, r.answered_at, s.key"
+      )
+      names = [column[0] for column in cursor.description]
+      rows = cursor.fetchall()
+    for row in rows:
+      yield dict(zip(names, row, strict=True))
+
+  @contextlib.contextmanager
+  def _transaction(self) -> Iterator[sqlite3.Connection]:
+    with self._lock, self._db:
+      yield self._db

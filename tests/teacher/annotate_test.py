@@ -1,0 +1,181 @@
+import json
+
+import pytest
+
+from instructrec_jax import storage
+from instructrec_jax.data.prepare import prepare
+from instructrec_jax.errors import InputError
+from instructrec_jax.teacher import prompts
+from instructrec_jax.teacher.annotate import annotate_offline, annotate_with
+from instructrec_jax.teacher.annotations import Annotations, open_store
+from instructrec_jax.teacher.chat import ChatAnswer, Status
+from instructrec_jax.teacher.exchange import (
+  export_annotations,
+  import_annotations,
+)
+
+USERS = 30
+
+
+@pytest.fixture
+def folder(tmp_path):
+  return prepare(
+    format="synthetic", users=USERS, min_count=0, out=tmp_path / "shop"
+  )
+
+
+def _answer(request) -> ChatAnswer:
+  """What a model could say; different for every prompt."""
+  mark = request.key[:8]
+  if request.schema_name == "preference":
+    fields = ("general", "long_term", "short_term")
+    texts = {name: f"The user likes {mark} {name}." for name in fields}
+  else:
+    texts = {view: f"I want {mark}." for view in ("user_view", "item_view")}
+  return ChatAnswer(request.key, Status.ANSWERED, text=json.dumps(texts))
+
+
+class Transport:
+  """Answers everything, and counts what it was asked."""
+
+  def __init__(self, answer=_answer):
+    self.sent = []
+    self._answer = answer
+
+  def __call__(self, requests, store):
+    for request in requests:
+      self.sent.append(request.key)
+      store.put(request, self._answer(request), teacher="test")
+    return len(self.sent)
+
+
+def test_offline_teacher_answers_everything_once(folder):
+  found = annotate_offline(folder.path)
+  assert found["users"] == USERS and found["targets"] == 3 * USERS
+  assert found["coverage"]["preferences"] == 1
+  assert set(found["teachers"]) == {"offline offline-rules-1"}
+  before = storage.sha256_of(folder.path / "annotations.sqlite")
+  assert annotate_offline(folder.path) == found
+  with open_store(folder) as store:
+    assert sum(store.count().values()) <= 4 * USERS
+  assert before  # The file may be rewritten; its answers may not change.
+
+
+def test_nothing_is_paid_for_twice(folder):
+  first, second = Transport(), Transport()
+  found = annotate_with(first, folder.path, model="m")
+  assert len(first.sent) == len(set(first.sent)) > USERS
+  assert annotate_with(second, folder.path, model="m")["tally"] == 0
+  assert found["preferences"] == 3 * USERS
+
+
+@pytest.mark.parametrize("change", ["model", "version", "parameters"])
+def test_another_teacher_is_asked_anew_and_the_old_answers_stay(
+  folder, change, monkeypatch
+):
+  annotate_with(Transport(), folder.path, model="m")
+  with open_store(folder) as store:
+    before = {row["key"]: row["answer"] for row in store.rows()}
+  options = {"model": "m"}
+  if change == "model":
+    options["model"] = "n"
+  elif change == "version":
+    monkeypatch.setattr(prompts, "VERSION", "2")
+  else:
+    options["parameters"] = {"temperature": 1.0}
+  again = Transport()
+  annotate_with(again, folder.path, **options)
+  assert len(again.sent) == len(before)
+  with open_store(folder) as store:
+    after = {row["key"]: row["answer"] for row in store.rows()}
+  assert len(after) == 2 * len(before)
+  assert before.items() <= after.items()
+
+
+def test_bad_answers_are_missing_and_never_filled(folder):
+  def bad(request):
+    status = Status.REFUSED
+    if request.schema_name == "preference":
+      status = Status.TRUNCATED
+    return ChatAnswer(request.key, status, text='{"general": "The us')
+
+  found = annotate_with(Transport(bad), folder.path, model="m")
+  assert found["quality"]["preference.answer"] == {"truncated": USERS}
+  assert found["quality"]["intention.answer"]["refused"] > 0
+  annotations = Annotations.load(folder)
+  assert annotations.preferences == {} and annotations.intentions == {}
+  assert found["coverage"] == {"preferences": 0, "intentions": 0}
+
+
+def test_a_preference_serves_no_target_within_its_history(folder):
+  annotate_with(Transport(), folder.path, model="m")
+  annotations = Annotations.load(folder)
+  for user in range(USERS):
+    end = int(folder.sequences.lengths[user]) - 3
+    assert annotations.preference(user, before=end - 1) == (0, ())
+    for target in (end, end + 1, end + 2):
+      found, texts = annotations.preference(user, before=target)
+      assert found == end and len(texts) == 3
+
+
+def test_intentions_that_name_their_target_are_set_aside(folder):
+  titles = [item.title for item in folder.items]
+  named = titles[int(folder.sequences.user(0)[-1])]
+
+  def leak(request):
+    if request.schema_name == "preference":
+      return _answer(request)
+    texts = {"user_view": f"I want {named} now", "item_view": "I want fun"}
+    return ChatAnswer(request.key, Status.ANSWERED, text=json.dumps(texts))
+
+  found = annotate_with(Transport(leak), folder.path, model="m")
+  annotations = Annotations.load(folder)
+  last = int(folder.sequences.lengths[0]) - 1
+  assert annotations.intention(0, last, "user_view") is None
+  assert annotations.intention(0, last, "item_view") == "I want fun"
+  assert found["quality"]["intention.user_view"]["title_leak"] >= 1
+
+
+def test_exported_annotations_serve_another_folder(folder, tmp_path):
+  annotate_with(Transport(), folder.path, model="m")
+  path = tmp_path / "annotations.parquet"
+  rows = export_annotations(folder.path, path)
+  assert rows == 4 * USERS
+  # The same shop, prepared a second time.
+  other = prepare(
+    format="synthetic", users=USERS, min_count=0, out=tmp_path / "other"
+  )
+  taken = import_annotations(other.path, path)
+  assert taken == {"rows": rows, "taken": rows, "elsewhere": 0}
+  assert Annotations.load(other) == Annotations.load(folder)
+  # No key, no request.
+  again = Transport()
+  annotate_with(again, other.path, model="m")
+  assert again.sent == []
+  # Another shop has other users or items at these places.
+  alien = prepare(
+    format="synthetic", users=5, seed=7, min_count=0, out=tmp_path / "alien"
+  )
+  assert import_annotations(alien.path, path)["elsewhere"] > rows - 4 * 5
+
+
+def test_what_cannot_be_exchanged_is_refused(folder, tmp_path):
+  path = tmp_path / "a.parquet"
+  with pytest.raises(InputError, match="no annotations to export"):
+    export_annotations(folder.path, path)
+  path.write_text("nonsense")
+  with pytest.raises(InputError, match="not a Parquet file"):
+    import_annotations(folder.path, path)
+  folder.interactions.write_parquet(path)
+  with pytest.raises(InputError, match="its columns must be"):
+    import_annotations(folder.path, path)
+
+
+def test_a_store_does_not_follow_to_other_data(folder, tmp_path):
+  annotate_offline(folder.path)
+  other = prepare(
+    format="synthetic", users=USERS, seed=9, min_count=0, out=tmp_path / "other"
+  )
+  (folder.path / "annotations.sqlite").rename(other.path / "annotations.sqlite")
+  with pytest.raises(InputError, match="another dataset"):
+    Annotations.load(other)

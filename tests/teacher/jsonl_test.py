@@ -1,0 +1,178 @@
+"""Lines of JSON that `vllm run-batch` takes and gives."""
+
+import contextlib
+import json
+import random
+import sqlite3
+
+import pytest
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.teacher.chat import ChatRequest, Status
+from instructrec_jax.teacher.jsonl import (
+  parse_result,
+  read_answers,
+  write_requests,
+)
+from instructrec_jax.teacher.store import Store
+
+_SCHEMA = {
+  "type": "object",
+  "properties": {"text": {"type": "string"}},
+  "required": ["text"],
+  "additionalProperties": False,
+}
+
+
+def _request(number: int) -> ChatRequest:
+  return ChatRequest(
+    model="some/model",
+    system="Write a preference.",
+    user=f"Guitar strings, number {number}",
+    schema_name="preference",
+    schema=_SCHEMA,
+    parameters={"temperature": 0.4, "max_completion_tokens": 64},
+    prompt_version="v1",
+  )
+
+
+def _vllm_line(line: dict, text: str = "") -> dict:
+  """Answers a line as vllm.entrypoints.openai.run_batch does."""
+  body = line["body"]
+  assert line["method"] == "POST" and line["url"] == "/v1/chat/completions"
+  text = text or json.dumps({"text": body["messages"][1]["content"]})
+  message = {"role": "assistant", "content": text}
+  completion = {
+    "id": "chatcmpl-1",
+    "object": "chat.completion",
+    "model": body["model"],
+    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 7, "completion_tokens": 5},
+  }
+  return {
+    "id": "vllm-1",
+    "custom_id": line["custom_id"],
+    "response": {
+      "status_code": 200,
+      "request_id": "vllm-batch-1",
+      "body": completion,
+    },
+    "error": None,
+  }
+
+
+def _write(path, rows) -> None:
+  path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _rows(store) -> dict[str, tuple[str, str]]:
+  """Returns answer and error of each key."""
+  with contextlib.closing(sqlite3.connect(store.path)) as db:
+    rows = db.execute("SELECT key, answer, error FROM requests").fetchall()
+  return {key: (answer, error) for key, answer, error in rows}
+
+
+@pytest.fixture
+def store(tmp_path):
+  with Store(tmp_path / "annotations.sqlite", dataset="d") as store:
+    yield store
+
+
+@pytest.fixture
+def questions(tmp_path, store):
+  """Five requests, and the lines that ask them."""
+  requests = [_request(n) for n in range(5)]
+  path = tmp_path / "in.jsonl"
+  assert write_requests([*requests, requests[0]], path, store=store) == 5
+  return requests, [json.loads(line) for line in path.open()]
+
+
+def test_round_trip_in_any_order_asks_nothing_twice(tmp_path, store, questions):
+  requests, lines = questions
+  assert [line["body"] for line in lines] == [r.body() for r in requests]
+  answers = [_vllm_line(line) for line in lines]
+  random.Random(0).shuffle(answers)
+  out = tmp_path / "out.jsonl"
+  _write(out, answers)
+  tally = read_answers(out, requests, store=store)
+  assert tally.statuses == {Status.ANSWERED: 5}
+  assert (tally.unknown, tally.missing) == (0, 0)
+  rows = _rows(store)
+  for request in requests:
+    assert json.loads(rows[request.key][0]) == {"text": request.user}
+  assert store.usage() == (35, 25)
+  assert write_requests(requests, tmp_path / "again.jsonl", store=store) == 0
+  # Reading the file again changes nothing.
+  assert read_answers(out, requests, store=store).unknown == 5
+  assert store.usage() == (35, 25)
+
+
+def test_each_line_gets_its_own_verdict(tmp_path, store, questions):
+  requests, lines = questions
+  malformed = _vllm_line(lines[0], text="Here you are: ...")
+  refused = {
+    "id": "vllm-2",
+    "custom_id": lines[1]["custom_id"],
+    "response": {"status_code": 400, "request_id": "r", "body": None},
+    "error": {"error": {"message": "too long\nby far", "code": 400}},
+  }
+  no_completion = _vllm_line(lines[2])
+  no_completion["response"]["body"] = {"object": "error"}
+  stranger = {**_vllm_line(lines[3]), "custom_id": "stranger"}
+  out = tmp_path / "out.jsonl"
+  _write(out, [malformed, refused, malformed, no_completion, stranger])
+  tally = read_answers(out, requests, store=store)
+  assert tally.statuses == {Status.MALFORMED: 1, Status.FAILED: 2}
+  assert (tally.unknown, tally.missing) == (2, 2)
+  rows = _rows(store)
+  assert rows[requests[1].key][1] == "too long by far"
+  # What failed is asked again, what is malformed is not.
+  assert write_requests(requests, tmp_path / "in.jsonl", store=store) == 4
+
+
+@pytest.mark.parametrize(
+  "line",
+  [
+    b'{"custom_id": "a", "resp',
+    b"[1]",
+    b'{"custom_id": "a"}',
+    b'{"custom_id": 3, "response": null, "error": null}',
+    b'{"custom_id": "a", "response": "text", "error": null}',
+    b'{"custom_id": "a", "response": {"status_code": "x"}, "error": null}',
+    b'\xff\xfe{"custom_id"}',
+  ],
+)
+def test_a_broken_line_names_file_and_line(tmp_path, store, questions, line):
+  requests, lines = questions
+  out = tmp_path / "out.jsonl"
+  out.write_bytes(json.dumps(_vllm_line(lines[0])).encode() + b"\n\n" + line)
+  with pytest.raises(InputError, match=r"out\.jsonl, line 3: not a line"):
+    read_answers(out, requests, store=store)
+
+
+def test_a_missing_file_is_one_sentence(tmp_path, store):
+  with pytest.raises(InputError, match="no such file of answers"):
+    read_answers(tmp_path / "out.jsonl", [], store=store)
+
+
+@pytest.mark.parametrize(
+  ("status", "permanent"),
+  [(400, True), (404, True), (429, False), (500, False)],
+)
+def test_only_what_may_pass_is_worth_another_try(status, permanent):
+  body = {"error": {"message": "no"}}
+  line = {
+    "custom_id": "a",
+    "response": {"status_code": status, "body": body},
+    "error": None,
+  }
+  result = parse_result(json.dumps(line).encode(), where="f")
+  assert (result.error, result.permanent) == ("no", permanent)
+
+
+def test_an_expired_line_may_be_tried_again():
+  error = {"code": "batch_expired", "message": "This request expired."}
+  line = {"custom_id": "a", "response": None, "error": error}
+  result = parse_result(json.dumps(line).encode(), where="f")
+  assert (result.completion, result.permanent) == (None, False)
+  assert result.error == "This request expired."

@@ -1,0 +1,120 @@
+import dataclasses
+
+import numpy as np
+import polars as pl
+import pytest
+
+from instructrec_jax.data.prepare import prepare
+from instructrec_jax.teacher.plan import annotated_positions, plan
+from instructrec_jax.teacher.prompts import (
+  MAX_REVIEW_CHARACTERS,
+  IntentionQuestion,
+  PreferenceQuestion,
+  chat_request,
+)
+
+
+@pytest.fixture(scope="module")
+def marked(tmp_path_factory):
+  """A folder whose titles and reviews say which they are."""
+  folder = prepare(
+    format="synthetic",
+    users=40,
+    min_count=0,
+    out=tmp_path_factory.mktemp("plan") / "shop",
+  )
+  folder.items = [
+    dataclasses.replace(item, title=f"title-{number}-")
+    for number, item in enumerate(folder.items)
+  ]
+  folder.interactions = folder.interactions.with_columns(
+    summary=pl.format("summary-{}-{}-", "user", "position"),
+    text=pl.format("<br />review-{}-{}- &amp; more", "user", "position"),
+  )
+  return folder
+
+
+def _prompt(question) -> str:
+  request = chat_request(question, model="m", parameters={})
+  return f"{request.system}\n{request.user}"
+
+
+def test_a_preference_prompt_holds_the_history_up_to_its_cut_alone(marked):
+  questions = plan(marked).preferences
+  assert len(questions) == len(marked.sequences)
+  for question in questions:
+    prompt = _prompt(question)
+    items = marked.sequences.user(question.user).tolist()
+    for place, item in enumerate(items):
+      assert (f"title-{item}-" in prompt) == (place < question.position)
+    assert "review-" not in prompt and "summary-" not in prompt
+
+
+def test_a_preference_ends_before_all_targets_that_it_serves(marked):
+  positions = annotated_positions(marked)
+  for question in plan(marked).preferences:
+    assert question.position == min(positions[question.user])
+    # Leave-one-out: all but the last three items.
+    assert question.position == marked.sequences.lengths[question.user] - 3
+
+
+def test_an_intention_prompt_holds_its_own_review_alone(marked):
+  questions = plan(marked).intentions
+  assert len(questions) == 3 * len(marked.sequences)
+  for question in questions:
+    prompt = _prompt(question)
+    own = f"-{question.user}-{question.position}-"
+    assert prompt.count("review-") == prompt.count(f"review{own}") == 1
+    assert prompt.count("summary-") == prompt.count(f"summary{own}") == 1
+    assert "title-" not in prompt
+    assert question.review == f"summary{own}. review{own} & more"
+
+
+@pytest.mark.parametrize("training_targets", [0, 1, 2])
+def test_held_out_and_last_training_targets_are_annotated(
+  marked, training_targets
+):
+  found = annotated_positions(marked, training_targets=training_targets)
+  lengths = marked.sequences.lengths
+  for user, positions in found.items():
+    last = int(lengths[user])
+    first = last - 2 - training_targets
+    assert positions == [p for p in range(first, last) if p >= 1]
+
+
+def test_what_cannot_be_asked_is_counted(marked):
+  bare = marked.interactions.with_columns(
+    summary=pl.when(pl.col("position") == 0).then(pl.col("summary")),
+    text=pl.lit(None, pl.String),
+  )
+  kept, marked.interactions = marked.interactions, bare
+  try:
+    found = plan(marked)
+  finally:
+    marked.interactions = kept
+  assert found.intentions == []
+  assert found.targets_without_review == 3 * len(marked.sequences)
+
+
+def test_long_reviews_are_cut():
+  question = IntentionQuestion(user=0, position=1, review="word " * 5000)
+  assert len(_prompt(question)) < MAX_REVIEW_CHARACTERS + 2000
+
+
+def test_equal_questions_of_two_users_are_one_request():
+  keys = {
+    chat_request(
+      PreferenceQuestion(user=user, position=position, titles=["a", "b"]),
+      model="m",
+      parameters={},
+    ).key
+    for user, position in ((0, 2), (1, 2), (2, 5))
+  }
+  assert len(keys) == 1
+
+
+def test_users_keep_their_order(marked):
+  users = [question.user for question in plan(marked)]
+  half = len(marked.sequences)
+  assert users[:half] == list(range(half))
+  assert np.all(np.diff(users[half:]) >= 0)

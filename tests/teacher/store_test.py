@@ -1,0 +1,107 @@
+import dataclasses
+import threading
+
+import pytest
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
+from instructrec_jax.teacher.store import Store, Subject
+
+
+def _request(user="a", **changes) -> ChatRequest:
+  base = ChatRequest(
+    model="m",
+    system="s",
+    user=user,
+    schema_name="n",
+    schema={"properties": {}},
+    parameters={},
+    prompt_version="1",
+  )
+  return dataclasses.replace(base, **changes)
+
+
+def _answer(request, text="{}", status=Status.ANSWERED, **more) -> ChatAnswer:
+  return ChatAnswer(request.key, status, text=text, **more)
+
+
+@pytest.fixture
+def store(tmp_path):
+  with Store(tmp_path / "a.sqlite", dataset="d") as store:
+    yield store
+
+
+def test_what_is_answered_stays_when_answered_again(store):
+  request = _request()
+  store.put(request, _answer(request, "first"), teacher="online")
+  store.put(request, _answer(request, "second"), teacher="online")
+  store.add_subjects([Subject("preference", 0, 3, request.key)])
+  assert [a.text for a in store.answers()] == ["first"]
+  assert store.answered_keys() == {request.key}
+
+
+def test_a_failed_request_is_open_and_can_be_answered(store):
+  request = _request()
+  failed = _answer(
+    request, "", Status.FAILED, error="no answer", attempts=4, prompt_tokens=2
+  )
+  store.put(request, failed, teacher="online")
+  assert store.answered_keys() == set()
+  assert store.count() == {"failed": 1}
+  store.put(request, _answer(request, prompt_tokens=7), teacher="online")
+  assert store.answered_keys() == {request.key}
+  # Both attempts were billed.
+  assert store.usage() == (9, 0)
+
+
+@pytest.mark.parametrize(
+  "changes", [{"model": "n"}, {"prompt_version": "2"}, {"system": "t"}]
+)
+def test_another_model_or_wording_makes_another_row(store, changes):
+  for request in (_request(), _request(**changes)):
+    store.put(request, _answer(request), teacher="online")
+    store.add_subjects([Subject("preference", 0, 3, request.key)])
+  assert len(list(store.answers())) == 2
+
+
+def test_one_answer_serves_all_its_subjects_in_their_order(store):
+  request = _request()
+  store.put(request, _answer(request, "x"), teacher="offline")
+  subjects = [Subject("preference", user, 3, request.key) for user in (5, 1)]
+  store.add_subjects([*subjects, *subjects])
+  found = [(a.subject.user, a.text, a.teacher) for a in store.answers()]
+  assert found == [(1, "x", "offline"), (5, "x", "offline")]
+
+
+def test_answers_survive_reopening(tmp_path):
+  path, request = tmp_path / "a.sqlite", _request()
+  with Store(path, dataset="d") as store:
+    store.put(request, _answer(request), teacher="online")
+  with Store(path, dataset="d") as store:
+    assert store.answered_keys() == {request.key}
+
+
+def test_another_datasets_file_is_refused(tmp_path):
+  Store(tmp_path / "a.sqlite", dataset="d").close()
+  with pytest.raises(InputError, match="another dataset"):
+    Store(tmp_path / "a.sqlite", dataset="e")
+
+
+def test_a_file_that_is_no_store_is_refused(tmp_path):
+  (tmp_path / "a.sqlite").write_text("not a database, but long enough" * 99)
+  with pytest.raises(InputError, match="not a file of annotations"):
+    Store(tmp_path / "a.sqlite", dataset="d")
+
+
+def test_threads_lose_nothing(store):
+  def put(start):
+    for number in range(start, start + 50):
+      request = _request(user=str(number))
+      store.put(request, _answer(request), teacher="online")
+
+  threads = [threading.Thread(target=put, args=(50 * n,)) for n in range(8)]
+  for thread in threads:
+    thread.start()
+  for thread in threads:
+    thread.join()
+  assert len(store.answered_keys()) == 400
