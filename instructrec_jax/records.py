@@ -49,6 +49,8 @@ class RankingRequest:
     user: user number, None outside a dataset folder.
     history_items: item numbers of the user's history, oldest first.
     candidate_items: item numbers of `candidates`, in the same order.
+    query: what the user asks for, in words: for rankers that search; a model
+      reads it in the instruction.
   """
 
   request_id: str
@@ -58,6 +60,7 @@ class RankingRequest:
   user: int | None = None
   history_items: tuple[int, ...] = ()
   candidate_items: tuple[int, ...] = ()
+  query: str = ""
 
 
 class Ranker(Protocol):

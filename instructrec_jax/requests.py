@@ -21,6 +21,7 @@ COLUMNS = (
   "user",
   "history_items",
   "candidate_items",
+  "query",
 )
 _ROWS_AT_ONCE = 2048
 
@@ -74,6 +75,7 @@ def write_requests(
     pa.int32(),
     items,
     items,
+    pa.string(),
   )
   schema = pa.schema(
     list(zip(COLUMNS, kinds, strict=True)), metadata=dict(metadata or {})
@@ -165,6 +167,9 @@ def _request(row: Any, *, where: str, number: int) -> RankingRequest:
     raise InputError(
       f"{where}: {len(items)} candidate_items for {len(candidates)} candidates."
     )
+  query = row.get("query") or ""
+  if not isinstance(query, str):
+    raise InputError(f"{where}: `query` is {query!r}, but must be a text.")
   request_id = row.get("request_id")
   return RankingRequest(
     request_id=str(number + 1) if request_id is None else str(request_id),
@@ -174,6 +179,7 @@ def _request(row: Any, *, where: str, number: int) -> RankingRequest:
     user=row.get("user"),
     history_items=tuple(row.get("history_items") or ()),
     candidate_items=tuple(items),
+    query=query,
   )
 
 

@@ -4,7 +4,6 @@ The paper's section 2.1.1 and Figure 2. A combination is written
 <preferences, intention, task form>, as in <P1,I0,T3>.
 """
 
-import dataclasses
 import enum
 
 
@@ -26,6 +25,22 @@ class Intention(enum.StrEnum):
   SPECIFIC = "I2"
 
 
+class Query(enum.StrEnum):
+  """What stands where an instruction quotes a search.
+
+  The appendix lets a preference in words serve as a query too: its
+  <P0,P2/I1/I2,T3>.
+  """
+
+  PREFERENCE = "P2"
+  VAGUE = "I1"
+  VAGUE_STAR = "I1*"
+  """The same intention in other words: the item's view of the review, not the
+  user's (section 3.3.3). Templates do not name it; it stands wherever `VAGUE`
+  is shown."""
+  SPECIFIC = "I2"
+
+
 class TaskForm(enum.StrEnum):
   """What the model is asked to do."""
 
@@ -44,31 +59,30 @@ class Strategy(enum.StrEnum):
   CHAIN_OF_THOUGHT = "chain-of-thought"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Aspects:
-  """A template's place in the paper's scheme.
+class Response(enum.StrEnum):
+  """What the model answers."""
 
-  Attributes:
-    preferences: those that an instruction always shows.
-    intention: the kind of intention, if any.
-    task_form: the kind of task.
-    optional: preferences that are shown where there is one: the paper's (P2).
-  """
-
-  preferences: tuple[Preference, ...]
-  intention: Intention
-  task_form: TaskForm
-  optional: tuple[Preference, ...] = ()
+  ITEM = "item"
+  YES_NO = "yes_no"
+  PREFERENCE = "preference"
+  QUERY = "query"
+  HISTORY = "history"
+  QUERY_AND_ITEM = "query_and_item"
+  HISTORY_AND_ITEM = "history_and_item"
+  REASONED_ITEM = "reasoned_item"
+  """The preference in words, then the item: reasoning before an answer."""
 
   @property
-  def label(self) -> str:
-    """The paper's notation, such as <P1,(P2),I0,T3>."""
-    optional = [f"({preference})" for preference in self.optional]
-    parts = [*self.preferences, *optional, self.intention, self.task_form]
-    return f"<{','.join(parts)}>"
+  def holds_preference(self) -> bool:
+    """Whether the answer says what the user's taste is."""
+    return self in (Response.PREFERENCE, Response.REASONED_ITEM)
 
   @property
-  def family(self) -> str:
-    """The combination without options, as names of mixtures: p1_i0_t3."""
-    parts = [*self.preferences, self.intention, self.task_form]
-    return "_".join(parts).lower()
+  def holds_query(self) -> bool:
+    """Whether the answer says what the user searches for."""
+    return self in (Response.QUERY, Response.QUERY_AND_ITEM)
+
+  @property
+  def holds_history(self) -> bool:
+    """Whether the answer lists what the user had before."""
+    return self in (Response.HISTORY, Response.HISTORY_AND_ITEM)

@@ -1,31 +1,30 @@
 """Targets -> instruction rows: what a model is tuned on (paper section 2.2).
 
 All prefixes of all users times all templates would be millions of rows, so
-one template is drawn for each target and family of templates.
+one form of one template is drawn for each target and family.
 """
 
 import collections
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
+from jaxtyping import Bool, Int
 
-from instructrec_jax.data.candidates import (
-  Candidates,
-  draw_candidates,
-  title_groups,
-)
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import Targets
-from instructrec_jax.instructions.aspects import TaskForm
+from instructrec_jax.data.candidates import Candidates
+from instructrec_jax.data.splits import SPLITS
+from instructrec_jax.instructions.aspects import Query, TaskForm
+from instructrec_jax.instructions.material import Facts, Material
 from instructrec_jax.instructions.render import Slots, render
 from instructrec_jax.instructions.responses import response
-from instructrec_jax.instructions.templates import Template
-from instructrec_jax.records import RankingRequest
+from instructrec_jax.instructions.templates import Form, Template
 
-SPLITS = ("train", "validation", "test")
-# Candidates of a reranking instruction beside the target (section 3.1.2).
-NEGATIVES = 9
+# Candidates that an instruction shows beside the target (section 3.1.2).
+NEGATIVES = {TaskForm.RERANKING: 9, TaskForm.PAIRWISE: 1, TaskForm.POINTWISE: 1}
+
+Families = Mapping[str, Sequence[Form]]
+"""Forms by family."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -33,14 +32,14 @@ class Row:
   """One example of instruction tuning.
 
   Attributes:
-    template: name of the template.
+    form: name of the template's form.
     inputs: the instruction.
     targets: the desired answer.
     user: user number.
     item: item number of the target.
   """
 
-  template: str
+  form: str
   inputs: str
   targets: str
   user: int
@@ -65,42 +64,18 @@ class Cuts:
 
 
 class Renderer:
-  """Renders instructions of one dataset and counts what is cut."""
+  """Renders instructions and counts what is cut."""
 
-  def __init__(
-    self,
-    *,
-    titles: list[str],
-    sequences: Sequences,
-    owned: Sequences,
-    count_tokens: Callable[[str], int],
-    budget: int,
-  ):
-    """Takes a dataset.
-
-    Args:
-      titles: as `render.display_titles` gives them.
-      sequences: the users' items that histories are taken from.
-      owned: all of the users' items, which are never their negatives.
-      count_tokens: of the vocabulary.
-      budget: tokens that the encoder takes.
-    """
-    self.titles = titles
-    self.sequences = sequences
-    self.owned = owned
-    self.title_groups = title_groups(titles)
+  def __init__(self, *, count_tokens: Callable[[str], int], budget: int):
+    """Takes a count of tokens, and how many of them the encoder takes."""
     self.cuts = Cuts()
     self._count_tokens = count_tokens
     self._budget = budget
 
-  def history(self, user: int, position: int) -> list[str]:
-    """Returns titles of all that a user had before a position."""
-    return [self.titles[i] for i in self.sequences.user(user)[:position]]
-
-  def text(self, template: Template, slots: Slots) -> str:
+  def text(self, form: Form, slots: Slots) -> str:
     """Returns an instruction that keeps to the budget."""
     rendered = render(
-      template, slots, count_tokens=self._count_tokens, budget=self._budget
+      form, slots, count_tokens=self._count_tokens, budget=self._budget
     )
     self.cuts.rows += 1
     self.cuts.rows_with_dropped_items += rendered.items_dropped > 0
@@ -109,27 +84,50 @@ class Renderer:
     return rendered.text
 
 
-def families(templates: Sequence[Template]) -> dict[str, list[Template]]:
-  """Groups templates by combination of aspects, in order of first use."""
+def group_families(templates: Sequence[Template]) -> dict[str, list[Form]]:
+  """Groups all templates' forms by family, in order of first use."""
   grouped = collections.defaultdict(list)
   for template in templates:
-    grouped[template.aspects.family].append(template)
+    for form in template.forms:
+      grouped[form.family].append(form)
   return dict(grouped)
 
 
+def usable_targets(
+  facts: Facts, forms: Sequence[Form]
+) -> Bool[np.ndarray, " n"]:
+  """Tells which targets have what every form of a family needs."""
+  return np.all([facts.usable(form) for form in forms], axis=0)
+
+
 def count_rows(
-  targets: Targets, templates: Sequence[Template], *, rows_per_target: int = 1
-) -> int:
-  """Returns how many rows `instruction_rows` gives."""
-  return len(targets.users) * len(families(templates)) * rows_per_target
+  facts: Facts, families: Families, *, rows_per_target: int = 1
+) -> dict[str, int]:
+  """Returns how many rows `instruction_rows` gives of each family."""
+  return {
+    name: int(usable_targets(facts, forms).sum()) * rows_per_target
+    for name, forms in families.items()
+  }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Draw:
+  """One family's choices for the targets it can serve."""
+
+  forms: Sequence[Form]
+  place_of: Int[np.ndarray, " n"]
+  form: Int[np.ndarray, " usable"]
+  text: Int[np.ndarray, " usable"]
+  positive: Bool[np.ndarray, " usable"]
+  candidates: Candidates | None
 
 
 def instruction_rows(
+  material: Material,
   renderer: Renderer,
   *,
-  targets: Targets,
-  split: str,
-  templates: Sequence[Template],
+  facts: Facts,
+  families: Families,
   rows_per_target: int = 1,
   candidates: Candidates | None = None,
   seed: int,
@@ -138,100 +136,174 @@ def instruction_rows(
 
   Training targets come in random order: who reads the rows with a small
   shuffle buffer, as SeqIO does, still gets them well mixed. A row is a
-  function of the data, the templates and the seed, not of how rows are read
-  or stored.
+  function of the data, its family's forms and the seed, not of other families
+  or of how rows are read or stored.
 
   Args:
-    renderer: of the dataset.
-    targets: whom to predict what for.
-    split: one of `SPLITS`; its rows are drawn independently of the others'.
-    templates: to draw from.
+    material: of the dataset.
+    renderer: for the texts.
+    facts: of the split's targets.
+    families: to draw from.
     rows_per_target: rows of each target and family.
-    candidates: stored ones, for a split that is tested on; drawn if None.
-    seed: of templates, negatives and their order.
+    candidates: stored ones, in the targets' order, for a split that is tested
+      on; drawn if None.
+    seed: of forms, negatives and their order.
   """
-  titles, sequences = renderer.titles, renderer.sequences
-  items = targets.items(sequences)
-  draws = []
-  for number, family in enumerate(families(templates).values()):
-    for repeat in range(rows_per_target):
-      rng = np.random.default_rng((seed, SPLITS.index(split), number, repeat))
-      drawn = candidates
-      if drawn is None:
-        drawn = draw_candidates(
-          owned=renderer.owned,
-          title_groups=renderer.title_groups,
-          users=targets.users,
-          targets=items,
-          negatives=NEGATIVES
-          if family[0].aspects.task_form == TaskForm.RERANKING
-          else 1,
-          rng=rng,
-        )
-      draws.append(
-        (
-          family,
-          rng.integers(0, len(family), len(items)),
-          rng.integers(0, 2, len(items)).astype(bool),
-          drawn,
-        )
-      )
-  order = np.arange(len(items))
-  if split == "train":
+  split = SPLITS.index(facts.split)
+  draws = [
+    _draw(
+      material,
+      facts,
+      forms,
+      stored=candidates,
+      rng=np.random.default_rng(
+        (seed, split, zlib.crc32(name.encode()), repeat)
+      ),
+    )
+    for name, forms in families.items()
+    for repeat in range(rows_per_target)
+  ]
+  order = np.arange(len(facts.items))
+  if facts.split == "train":
     order = np.random.default_rng((seed, len(SPLITS))).permutation(order)
-  for row in order.tolist():
-    user, item = int(targets.users[row]), int(items[row])
-    history = renderer.history(user, int(targets.positions[row]))
-    for family, choice, positive, drawn in draws:
-      template = family[choice[row]]
-      shown = drawn.candidates[row]
-      asked = item if positive[row] else int(shown[drawn.target[row] - 1])
-      slots = Slots(
-        history=history,
-        candidates=[titles[i] for i in shown],
-        candidate=titles[asked],
-      )
-      yield Row(
-        template=template.name,
-        inputs=renderer.text(template, slots),
-        targets=response(
-          template.response, target=titles[item], positive=bool(positive[row])
-        ),
-        user=user,
-        item=item,
-      )
+  for target in order.tolist():
+    user, position = int(facts.users[target]), int(facts.positions[target])
+    history = material.history(user, position, split=facts.split)
+    for draw in draws:
+      place = int(draw.place_of[target])
+      if place >= 0:
+        yield _row(material, renderer, facts, draw, target, place, history)
 
 
-def ranking_requests(
-  renderer: Renderer,
+def _draw(
+  material: Material,
+  facts: Facts,
+  forms: Sequence[Form],
   *,
-  template: Template,
-  targets: Targets,
-  candidates: Candidates,
-  name: str,
-) -> Iterator[RankingRequest]:
-  """Yields a request for each target, with its stored candidates.
+  stored: Candidates | None,
+  rng: np.random.Generator,
+) -> _Draw:
+  usable = usable_targets(facts, forms)
+  count = int(usable.sum())
+  place_of = np.where(usable, np.cumsum(usable) - 1, -1)
+  negatives = NEGATIVES.get(forms[0].template.task_form, 0)
+  candidates = None
+  if negatives and stored is not None:
+    candidates = Candidates(
+      stored.users[usable], stored.candidates[usable], stored.target[usable]
+    )
+  elif negatives and count:
+    candidates = material.draw(
+      users=facts.users[usable],
+      items=facts.items[usable],
+      negatives=negatives,
+      split=facts.split,
+      rng=rng,
+    )
+  return _Draw(
+    forms,
+    place_of,
+    form=rng.integers(0, len(forms), count),
+    text=rng.integers(0, 1 << 30, count),
+    positive=rng.integers(0, 2, count).astype(bool),
+    candidates=candidates,
+  )
+
+
+def _row(
+  material: Material,
+  renderer: Renderer,
+  facts: Facts,
+  draw: _Draw,
+  target: int,
+  place: int,
+  history: list[str],
+) -> Row:
+  form = draw.forms[draw.form[place]]
+  item = int(facts.items[target])
+  positive = bool(draw.positive[place])
+  shown, asked = _shown(form, draw.candidates, place, item, positive)
+  slots = make_slots(
+    material,
+    facts,
+    form,
+    target=target,
+    history=history,
+    shown=shown,
+    asked=asked,
+    choice=int(draw.text[place]),
+  )
+  return Row(
+    form=form.name,
+    inputs=renderer.text(form, slots),
+    targets=response(
+      form, slots, target=material.titles[item], positive=positive
+    ),
+    user=int(facts.users[target]),
+    item=item,
+  )
+
+
+def _shown(
+  form: Form,
+  candidates: Candidates | None,
+  place: int,
+  item: int,
+  positive: bool,
+) -> tuple[list[int], int]:
+  """Returns the items in {candidates}, and the one in {candidate}."""
+  if candidates is None:
+    return [], item
+  shown = candidates.candidates[place].tolist()
+  negative = shown[candidates.target[place] - 1]
+  task_form = form.template.task_form
+  if task_form == TaskForm.POINTWISE:
+    return [], item if positive else negative
+  if task_form == TaskForm.PAIRWISE:
+    return [item, negative] if positive else [negative, item], item
+  return shown, item
+
+
+def make_slots(
+  material: Material,
+  facts: Facts,
+  form: Form,
+  *,
+  target: int,
+  history: list[str],
+  shown: Sequence[int] = (),
+  asked: int | None = None,
+  choice: int = 0,
+) -> Slots:
+  """Fills a form's slots with what is known of a target.
 
   Args:
-    renderer: of the dataset.
-    template: T3, whose instruction shows the candidates, or T2.
-    targets: in the order of `candidates`.
-    candidates: as stored.
-    name: what request ids begin with.
+    material: of the dataset.
+    facts: of the split's targets.
+    form: whose slots.
+    target: which of the targets.
+    history: titles of what the user had before.
+    shown: items to choose from.
+    asked: the item that a pointwise instruction asks about.
+    choice: any number; tells which of several preferences is taken.
   """
-  titles = renderer.titles
-  for row, (user, position) in enumerate(
-    zip(targets.users.tolist(), targets.positions.tolist(), strict=True)
-  ):
-    shown = candidates.candidates[row].tolist()
-    texts = tuple(titles[item] for item in shown)
-    slots = Slots(history=renderer.history(user, position), candidates=texts)
-    yield RankingRequest(
-      request_id=f"{name}-{user}",
-      instruction=renderer.text(template, slots),
-      candidates=texts,
-      target=int(candidates.target[row]),
-      user=user,
-      history_items=tuple(renderer.sequences.user(user)[:position].tolist()),
-      candidate_items=tuple(shown),
-    )
+  titles, texts = material.titles, facts.preferences[target]
+  preference = texts[choice % len(texts)] if texts else ""
+  if form.query == Query.PREFERENCE:
+    query = preference
+  else:
+    query = facts.queries[form.query][target] if form.query else ""
+  item = int(facts.items[target])
+  return Slots(
+    history=history,
+    candidates=[titles[i] for i in shown],
+    candidate=titles[item if asked is None else asked],
+    target=titles[item],
+    preference=preference if form.needs_preference else None,
+    query=query,
+    context=(
+      material.context(int(facts.users[target]), int(facts.positions[target]))
+      if "context" in form.slots
+      else None
+    ),
+  )

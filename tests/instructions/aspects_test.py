@@ -1,18 +1,24 @@
 from instructrec_jax.instructions.aspects import (
-  Aspects,
   Intention,
   Preference,
-  TaskForm,
+  Query,
+  Response,
 )
 
 
-def test_label_and_family_are_the_papers_notation():
-  aspects = Aspects(
-    preferences=(Preference.IMPLICIT,),
-    intention=Intention.SPECIFIC,
-    task_form=TaskForm.RERANKING,
-    optional=(Preference.EXPLICIT,),
-  )
-  assert aspects.label == "<P1,(P2),I2,T3>"
-  # An optional preference makes no family of its own.
-  assert aspects.family == "p1_i2_t3"
+def test_a_query_is_a_preference_in_words_or_an_intention():
+  intentions = set(Intention) - {Intention.NONE}
+  assert set(Query) >= {Preference.EXPLICIT} | intentions
+
+
+def test_answers_hold_at_most_one_aspect():
+  for response in Response:
+    held = (
+      response.holds_preference,
+      response.holds_query,
+      response.holds_history,
+    )
+    names = ("preference", "query", "history")
+    assert [name in response for name in names] == list(held) or (
+      response == Response.REASONED_ITEM and held == (True, False, False)
+    )

@@ -5,25 +5,28 @@ from collections.abc import Callable
 
 import pytest
 
+from instructrec_jax.instructions.forms import Form
 from instructrec_jax.instructions.render import SEPARATOR
-from instructrec_jax.instructions.templates import Template
 
 
 @pytest.fixture(scope="session")
-def read_back() -> Callable[[Template, str], dict[str, list[str]]]:
-  """Returns the titles in each slot of an instruction without preference.
+def read_back() -> Callable[[Form, str], dict[str, list[str]]]:
+  """Returns the texts in each slot of an instruction without context.
 
   A full stop that a title brought along counts as the template's own.
   """
 
-  def read(template: Template, text: str) -> dict[str, list[str]]:
-    segments = template.without_preference
+  def read(form: Form, text: str) -> dict[str, list[str]]:
+    segments = form.segments_without_context
     pattern = re.escape(segments[0])
     for literal in segments[2::2]:
-      stop = r"[.!?]" if literal.startswith(".") else ""
-      pattern += "(.+)" + stop + re.escape(literal.removeprefix("."))
-    found = re.fullmatch(pattern, text)
-    assert found, (template.name, text)
+      stop = re.fullmatch(r'("?)\.(.*)', literal, re.DOTALL)
+      if stop:
+        pattern += rf"(.+?){stop[1]}[.!?]?{re.escape(stop[2])}"
+      else:
+        pattern += rf"(.+?){re.escape(literal)}"
+    found = re.fullmatch(pattern, text, re.DOTALL)
+    assert found, (form.name, text)
     return {
       slot: values.split(SEPARATOR)
       for slot, values in zip(segments[1::2], found.groups(), strict=True)

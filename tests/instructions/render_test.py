@@ -6,32 +6,98 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from instructrec_jax.data.cleaning import clean_title
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.prepare import prepare
 from instructrec_jax.instructions.render import (
   MAX_TITLE_WORDS,
   SEPARATOR,
   Slots,
   display_titles,
+  ends_sentence,
+  plain_words,
   render,
 )
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.records import Item
+from instructrec_jax.text.vocabulary import Vocabulary
 
-TEMPLATES = load_templates()
-DOUBLED = re.compile(r"\.\.|[!?]\.|  | [.,;:?!]|[,;:][.,;:]|[{}\[\]]")
-
-
-def _slots(titles: list[str], **more) -> Slots:
-  return Slots(
-    history=titles[:5], candidates=titles[5:15], candidate=titles[4], **more
-  )
+TEMPLATES = {t.name: t for t in load_templates("package", "pairwise")}
+FORMS = [form for template in TEMPLATES.values() for form in template.forms]
+LISTS = ("history", "candidates")
+DOUBLED = re.compile(r"\.\.|[!?]\.|[.!?]\"\.|  | [.,;:?!]|[,;:][.,;:]")
 
 
 def _words(text: str) -> int:
   return len(text.split())
 
 
+def _slots(titles: list[str], form, **more) -> Slots:
+  """Slots from 15 titles: a history of 5, ten candidates with the target."""
+  texts = {
+    "preference": "The user likes red.",
+    "query": "I want a gift",
+    **more,
+  }
+  pairwise = form.template.task_form == "T1"
+  return Slots(
+    history=titles[:5],
+    candidates=titles[5:7] if pairwise else titles[5:15],
+    candidate=titles[6],
+    target=titles[6],
+    **texts,
+  )
+
+
+def _read_back(form, text: str) -> dict[str, str]:
+  """Returns what stands in each slot of an instruction.
+
+  The template's full stop may be missing after a value that brought its own.
+  """
+  segments = form.segments_without_context
+  pattern = re.escape(segments[0])
+  for literal in segments[2::2]:
+    stopped = re.match(r'"?\.', literal)
+    rest = literal[stopped.end() :] if stopped else literal
+    # A stop is the value's own, or else the template's.
+    ends = {None: "", ".": r"(?:(?<=[.!?\"'])|\.)"}.get(
+      stopped and stopped[0], r'(?:(?<=[.!?\'])"|"\.)'
+    )
+    pattern += "(.+)" + ends + re.escape(rest)
+  found = re.fullmatch(pattern, text)
+  assert found, (form.name, text)
+  return dict(zip(segments[1::2], found.groups(), strict=True))
+
+
+def _check(form, slots: Slots, text: str, *, dropped: int = 0) -> None:
+  """Checks that an instruction holds its slots' values and nothing else."""
+  assert not re.search(r"[{}]|\[\[|\]\]|  ", text)
+  shown = _read_back(form, text)
+  assert set(shown) == form.slots - {"context"}
+  for name, value in shown.items():
+    wanted = getattr(slots, name)
+    if name in LISTS:
+      wanted = SEPARATOR.join(wanted[dropped if name == "history" else 0 :])
+      if name == "candidates":
+        # Word for word, and only once: other orders of it can be tried.
+        assert text.count(wanted) == 1
+    elif name in ("query", "preference"):
+      wanted = plain_words(wanted)
+      if f'"{value}"' in text:
+        wanted = wanted.replace('"', "'")
+    # A stop only where the value has none.
+    stop = "" if ends_sentence(wanted) else "."
+    assert value in (wanted, wanted + stop), (name, text)
+  if "history" in shown and slots.target not in slots.history:
+    assert slots.target not in shown["history"].split(SEPARATOR)
+
+
+@pytest.fixture(scope="session")
+def vocabulary(shared) -> Vocabulary:
+  return Vocabulary.load(shared / "vocab" / "t5" / "spiece.model")
+
+
 @pytest.fixture(scope="module")
-def real_titles(shared) -> list[str]:
+def games_titles(shared) -> list[str]:
   """Titles of Amazon's games, commas, colons, full stops and all."""
   path = shared / "data" / "games_2018" / "items.csv.gz"
   raw = pl.read_csv(path, columns=["title"])["title"].drop_nulls().to_list()
@@ -39,59 +105,144 @@ def real_titles(shared) -> list[str]:
   return display_titles([Item("", title) for title in cleaned])
 
 
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda t: t.name)
-def test_real_titles_read_back(template, real_titles, read_back):
-  for start in range(0, 15 * 300, 15):
-    titles = real_titles[start : start + 15]
-    slots = _slots(titles)
-    text = render(template, slots, count_tokens=_words, budget=10_000).text
-    for slot, shown in read_back(template, text).items():
-      wanted = getattr(slots, slot)
-      wanted = [wanted] if slot == "candidate" else wanted
-      assert shown[:-1] == wanted[:-1]
-      # A title's full stop may serve as the instruction's.
-      assert shown[-1].rstrip(".!?") == wanted[-1].rstrip(".!?")
+@pytest.fixture(scope="session")
+def music(shared, tmp_path_factory) -> DatasetFolder:
+  raw = shared / "data" / "musical_instruments_2014"
+  return prepare(
+    out=tmp_path_factory.mktemp("music") / "data",
+    format="amazon2014",
+    reviews=next(raw.glob("reviews*")),
+    metadata=next(raw.glob("meta*")),
+  )
 
 
-@pytest.mark.parametrize("preference", [None, "Old games", "Old games."])
-@pytest.mark.parametrize("template", TEMPLATES, ids=lambda t: t.name)
-def test_no_punctuation_is_doubled(template, preference):
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+def test_games_read_back(form, games_titles, vocabulary):
+  wish = "I want a game, quick!"
+  queries = {"P2": "The user likes old games.", "I1": wish, "I1*": wish}
+  for start in range(0, 15 * 1000, 15 * 25):
+    titles = games_titles[start : start + 15]
+    query = queries.get(str(form.query), "PlayStation 4, Games")
+    slots = _slots(titles, form, query=query)
+    out = render(form, slots, count_tokens=vocabulary.count_tokens)
+    assert out.fits
+    assert vocabulary.count_tokens(out.text) < 512
+    _check(form, slots, out.text, dropped=out.items_dropped)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+def test_musical_instruments_read_back(form, music, vocabulary):
+  titles = display_titles(music.items)
+  summaries = music.interactions["summary"].to_list()
+  offsets = music.sequences.offsets.tolist()
+  for user in range(0, len(music.sequences), 60):
+    *history, target = music.sequences.user(user).tolist()
+    others = [titles[(user + 7 * k) % len(titles)] for k in range(10)]
+    slots = Slots(
+      history=[titles[item] for item in history],
+      candidates=[*others[:1], titles[target]]
+      if form.template.task_form == "T1"
+      else [*others[:4], titles[target], *others[5:]],
+      candidate=titles[target],
+      target=titles[target],
+      # People's own words, with their own signs.
+      preference=clean_title(summaries[offsets[user]]) or "Nice",
+      query={
+        "I1": clean_title(summaries[offsets[user + 1] - 1]) or "Nice",
+        "I2": ", ".join(music.items[target].categories),
+      }.get(str(form.query), "The user likes loud music."),
+    )
+    out = render(form, slots, count_tokens=vocabulary.count_tokens)
+    assert out.fits
+    assert vocabulary.count_tokens(out.text) < 512
+    _check(form, slots, out.text, dropped=out.items_dropped)
+
+
+@pytest.mark.parametrize("ending", ["", ".", "!", "?", '."', ",", " \n"])
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+def test_no_punctuation_is_doubled(form, ending):
   titles = ["Mario Bros.", "Go!", "Who?", "Plain", "Lamp, red"] * 3
   for turn in range(5):
-    slots = _slots(titles[turn:] + titles[:turn], preference=preference)
-    text = render(template, slots, count_tokens=_words).text
+    slots = _slots(
+      titles[turn:] + titles[:turn],
+      form,
+      preference="Old games" + ending,
+      query="Games, new" + ending,
+    )
+    text = render(form, slots, count_tokens=_words).text
     assert not DOUBLED.search(text), text
-    optional = preference is not None and template.aspects.optional
-    assert ("Old games" in text) == bool(optional)
+    assert ("Old games" in text) == form.with_preference
+    assert ("Games, new" in text) == ("query" in form.slots)
 
 
 @given(
-  template=st.sampled_from(TEMPLATES),
+  form=st.sampled_from(FORMS),
   lengths=st.lists(st.integers(1, 12), min_size=1, max_size=25),
   budget=st.integers(20, 200),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=300, deadline=None)
 def test_oldest_history_goes_first_and_no_more_than_needed(
-  template, lengths, budget
+  form, lengths, budget
 ):
   history = [f"h{n}" + " x" * (k - 1) for n, k in enumerate(lengths)]
-  slots = Slots(history=history, candidates=["c0 y", "c1 y"], candidate="c0 y")
-  out = render(template, slots, count_tokens=_words, budget=budget)
-  kept = SEPARATOR.join(history[out.items_dropped :])
-  assert kept in out.text
-  assert "c0 y" in out.text or template.aspects.task_form == "T2"
+  candidates = ["c0 y", "c1 y"]
+  slots = Slots(
+    history=history,
+    candidates=candidates,
+    candidate="c0 y",
+    target="t0 y",
+    preference="p0 y",
+    query="q0 y",
+  )
+  out = render(form, slots, count_tokens=_words, budget=budget)
+  # Nothing but history is ever dropped.
+  _check(form, slots, out.text, dropped=out.items_dropped)
   # One place is the end of sequence's.
   assert out.fits == (_words(out.text) + 1 <= budget)
-  assert out.fits or out.items_dropped == len(history) - 1
+  droppable = len(history) - 1 if "history" in form.slots else 0
+  assert out.fits or out.items_dropped == droppable
   if out.items_dropped:
     one_more = _words(out.text) + lengths[out.items_dropped - 1] + 1
     assert one_more > budget
 
 
-def test_an_empty_slot_is_an_error():
-  (template,) = [t for t in TEMPLATES if t.name == "A07"]
-  with pytest.raises(ValueError, match="A07 needs a candidates"):
-    render(template, Slots(history=["Lamp"]), count_tokens=_words)
+@pytest.mark.parametrize("form", FORMS, ids=lambda f: f.name)
+def test_an_empty_slot_is_an_error(form):
+  full = {
+    "history": ["Lamp"],
+    "candidates": ["Lamp"],
+    "candidate": "Lamp",
+    "target": "Lamp",
+    "preference": "Red",
+    "query": "Red",
+  }
+  for name in form.slots:
+    wanted = f"template {form.template.name} needs a {name}$"
+    with pytest.raises(ValueError, match=wanted):
+      render(form, Slots(**full | {name: ""}), count_tokens=_words)
+
+
+def test_context_is_shown_where_there_is_one(tmp_path):
+  path = tmp_path / "mine.yaml"
+  path.write_text(
+    "[{name: Z01, preferences: [P1], task_form: T2, response: item, "
+    "text: 'Had: {history}. [[Now: {context}. ]]And next?'}]"
+  )
+  (template,) = load_templates(path)
+  (form,) = template.forms
+  for context, text in (
+    (None, "Had: Lamp. And next?"),
+    ("Winter.", "Had: Lamp. Now: Winter. And next?"),
+  ):
+    slots = Slots(history=["Lamp"], context=context)
+    assert render(form, slots, count_tokens=_words).text == text
+
+
+def test_quotes_within_a_query_become_single():
+  form = TEMPLATES["B02"].forms[0]
+  slots = Slots(query='12" vinyl, "new"')
+  text = render(form, slots, count_tokens=_words).text
+  assert "query: \"12' vinyl, 'new'\". Reply" in text
 
 
 def test_titles_have_no_separator_and_end_in_a_word():

@@ -1,236 +1,343 @@
 import collections
+import datetime
 import itertools
+import re
 
 import numpy as np
 import pytest
 
-from instructrec_jax.data.candidates import draw_candidates, title_groups
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import leave_one_out
+from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.instructions import rows as rows_lib
-from instructrec_jax.instructions.render import display_titles
+from instructrec_jax.instructions.aspects import Query, TaskForm
+from instructrec_jax.instructions.material import Material
+from instructrec_jax.instructions.ranking import ranking_requests
 from instructrec_jax.instructions.templates import load_templates
+from instructrec_jax.teacher.annotations import Annotations
 
-TEMPLATES = {template.name: template for template in load_templates()}
-ITEMS = 80
-TITLES = [f"thing{item:02d}z red" for item in range(ITEMS)]
-
-
-def _sequences(lengths, rng) -> Sequences:
-  return Sequences(
-    items=np.concatenate(
-      [rng.permutation(ITEMS)[:length] for length in lengths]
-    ).astype(np.int32),
-    offsets=np.concatenate([[0], np.cumsum(lengths)]),
-  )
+TEMPLATES = load_templates("package", "pairwise")
+FAMILIES = rows_lib.group_families(TEMPLATES)
+FORMS = {form.name: form for forms in FAMILIES.values() for form in forms}
 
 
 @pytest.fixture(scope="module")
-def owned() -> Sequences:
-  rng = np.random.default_rng(1)
-  return _sequences(rng.integers(8, 30, 90), rng)
+def folder(tmp_path_factory) -> DatasetFolder:
+  path = tmp_path_factory.mktemp("rows") / "shop"
+  return prepare(format="synthetic", users=150, out=path, seed=1)
+
+
+def _marked(folder) -> Annotations:
+  """Texts that say whose history or review they were made of."""
+  preferences, intentions = {}, {}
+  for user in range(len(folder.sequences)):
+    length = int(folder.sequences.lengths[user])
+    preferences[user] = {
+      end: (
+        f"The user likes taste-{user}-{end}-a",
+        f"Pref taste-{user}-{end}-b",
+      )
+      for end in (length - 4, length - 3)
+      if end > 0
+    }
+    for position in range(max(0, length - 3), length):
+      intentions[user, position] = {
+        "user_view": f"I want wish-{user}-{position}",
+        "item_view": f"I need wish-{user}-{position}",
+      }
+  return Annotations(preferences, intentions, {}, {})
+
+
+def _material(folder, **options) -> Material:
+  material = Material(folder, annotations=_marked(folder), **options)
+  # Titles that cannot be mistaken for each other.
+  material.titles = [f"thing{i:04d}z red" for i in range(len(folder.items))]
+  return material
 
 
 @pytest.fixture(scope="module")
-def renderer(owned) -> rows_lib.Renderer:
-  """Users' last eight items, as `prepare` keeps the last twenty."""
-  kept = np.concatenate([owned.user(u)[-8:] for u in range(len(owned))])
+def material(folder) -> Material:
+  return _material(folder)
+
+
+def _renderer(budget=10_000) -> rows_lib.Renderer:
   return rows_lib.Renderer(
-    titles=TITLES,
-    sequences=Sequences(items=kept, offsets=np.arange(0, len(kept) + 1, 8)),
-    owned=owned,
-    count_tokens=lambda text: len(text.split()),
-    budget=512,
+    count_tokens=lambda text: len(text.split()), budget=budget
   )
 
 
-def _training_rows(renderer, **more) -> list[rows_lib.Row]:
-  options = {"templates": list(TEMPLATES.values()), "seed": 0, **more}
+def _rows(material, split="train", **options) -> list[rows_lib.Row]:
+  options = {"families": FAMILIES, "seed": 0, **options}
+  renderer = options.pop("renderer", None) or _renderer()
+  facts = material.facts(split)
   return list(
-    rows_lib.instruction_rows(
-      renderer,
-      targets=leave_one_out(renderer.sequences).training,
-      split="train",
-      **options,
-    )
+    rows_lib.instruction_rows(material, renderer, facts=facts, **options)
   )
 
 
-def _shown(row, read_back) -> dict[str, list[int]]:
-  """Item numbers in each slot."""
-  found = read_back(TEMPLATES[row.template], row.inputs)
-  return {
-    slot: [TITLES.index(title) for title in titles]
-    for slot, titles in found.items()
+@pytest.fixture(scope="module")
+def rows(material) -> dict[str, list[rows_lib.Row]]:
+  return {split: _rows(material, split) for split in SPLITS}
+
+
+def _things(text: str) -> set[int]:
+  return {int(number) for number in re.findall(r"thing(\d{4})z", text)}
+
+
+def _position(material, row) -> int:
+  return material.sequences.user(row.user).tolist().index(row.item)
+
+
+def test_every_form_is_used(rows):
+  assert {row.form for row in rows["train"]} == set(FORMS)
+
+
+def test_training_never_tells_of_held_out_items_or_reviews(material, rows):
+  for row in rows["train"]:
+    text = f"{row.inputs} {row.targets}"
+    sequence = material.sequences.user(row.user).tolist()
+    assert not _things(text) & set(sequence[-2:])
+    for user, position in re.findall(r"wish-(\d+)-(\d+)", text):
+      assert int(user) == row.user
+      assert int(position) == _position(material, row) < len(sequence) - 2
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_preference_never_knows_its_target(material, rows, split):
+  found = 0
+  for row in rows[split]:
+    text = f"{row.inputs} {row.targets}"
+    for user, end in re.findall(r"taste-(\d+)-(\d+)", text):
+      found += 1
+      assert int(user) == row.user
+      assert int(end) <= _position(material, row)
+  assert found
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_an_instruction_shows_nothing_later_than_its_target(
+  material, rows, split
+):
+  for row in rows[split]:
+    sequence = material.sequences.user(row.user).tolist()
+    later = set(sequence[sequence.index(row.item) + 1 :])
+    assert not _things(f"{row.inputs} {row.targets}") & later
+
+
+def test_no_review_serves_two_splits(rows):
+  """Neither with the same view nor with one view each."""
+  splits_of = collections.defaultdict(set)
+  for split, of_split in rows.items():
+    for row in of_split:
+      for review in re.findall(r"wish-\d+-\d+", f"{row.inputs} {row.targets}"):
+        splits_of[review].add(split)
+  assert splits_of and all(len(found) == 1 for found in splits_of.values())
+
+
+def test_searches_without_a_user_keep_to_their_split_of_the_items(folder, rows):
+  searched = {
+    name
+    for name, form in FORMS.items()
+    if not form.needs_history
+    and not form.needs_preference
+    and form.query is not None
   }
+  assert {FORMS[name].query for name in searched} == {
+    Query.VAGUE,
+    Query.VAGUE_STAR,
+    Query.SPECIFIC,
+  }
+  for number, split in enumerate(SPLITS):
+    items = [row.item for row in rows[split] if row.form in searched]
+    assert items
+    assert (folder.item_split[items] == number).all()
 
 
-def test_no_held_out_item_is_in_any_training_text(renderer):
-  rows = _training_rows(renderer)
-  assert {row.template for row in rows} == set(TEMPLATES)
+def test_strict_training_shows_no_cold_item_at_all(folder):
+  material = _material(folder, cold_items="strict")
+  cold = set(np.flatnonzero(folder.item_split != 0).tolist())
+  rows = _rows(material)
+  assert {row.form for row in rows} == set(FORMS)
+  sequences = folder.sequences
   for row in rows:
-    for held_out in renderer.sequences.user(row.user)[-2:]:
-      assert TITLES[held_out] not in f"{row.inputs} {row.targets}"
+    text = f"{row.inputs} {row.targets}"
+    assert not _things(text) & cold
+    for user, end in re.findall(r"taste-(\d+)-(\d+)", text):
+      assert not set(sequences.user(int(user))[: int(end)].tolist()) & cold
+  paper = _rows(_material(folder))
+  assert any(_things(row.inputs) & cold for row in paper)
 
 
-def test_history_is_all_before_the_target_in_order(renderer, read_back):
-  for row in _training_rows(renderer):
-    sequence = renderer.sequences.user(row.user).tolist()
+def test_history_is_all_before_the_target_in_order(material, rows, read_back):
+  for row in rows["train"]:
+    form = FORMS[row.form]
+    if "history" not in form.slots or "query" in form.slots:
+      continue
+    sequence = material.sequences.user(row.user).tolist()
+    shown = read_back(form, row.inputs)["history"]
     history = sequence[: sequence.index(row.item)]
-    assert _shown(row, read_back)["history"] == history
+    assert [int(title[5:9]) for title in shown] == history
 
 
-def test_one_row_for_each_target_and_family(renderer):
-  targets = leave_one_out(renderer.sequences).training
-  for repeats in (1, 3):
-    rows = _training_rows(renderer, rows_per_target=repeats)
+def test_one_row_for_each_usable_target_and_family(material):
+  facts = material.facts("train")
+  for repeats in (1, 2):
+    made = _rows(material, rows_per_target=repeats)
     counts = collections.Counter(
-      (row.user, row.item, TEMPLATES[row.template].aspects.family)
-      for row in rows
+      (row.user, row.item, FORMS[row.form].family) for row in made
     )
     assert set(counts.values()) == {repeats}
-    assert len(counts) == 3 * len(targets.users)
-    assert len(rows) == rows_lib.count_rows(
-      targets, list(TEMPLATES.values()), rows_per_target=repeats
-    )
+    planned = rows_lib.count_rows(facts, FAMILIES, rows_per_target=repeats)
+    found = collections.Counter(FORMS[row.form].family for row in made)
+    assert planned == dict(found)
+  # All prefixes, but only the annotated targets where words are needed.
+  assert planned["p1_i0_t3"] == 2 * len(facts.items)
+  assert 0 < planned["p1_i1_t3"] < planned["p1_i0_t3"]
 
 
-def test_reranking_shows_the_target_and_nine_foreign_items(
-  renderer, owned, read_back
-):
+def test_candidates_are_the_target_and_foreign_items(material, rows):
   slots = []
-  for row in _training_rows(renderer, rows_per_target=4):
-    shown = _shown(row, read_back)
-    if "candidates" not in shown:
+  for row in rows["train"]:
+    template = FORMS[row.form].template
+    if template.task_form not in (TaskForm.RERANKING, TaskForm.PAIRWISE):
       continue
-    candidates = shown["candidates"]
-    assert len(set(candidates)) == 10
-    assert row.targets == TITLES[row.item]
-    own = set(owned.user(row.user).tolist())
-    assert own & set(candidates) == {row.item}
-    slots.append(candidates.index(row.item))
+    own = set(material.owned.user(row.user).tolist())
+    foreign = _things(row.inputs) - own
+    negatives = rows_lib.NEGATIVES[template.task_form]
+    assert len(foreign) == negatives
+    listed = [int(n) for n in re.findall(r"thing(\d{4})z", row.inputs)]
+    candidates = [i for i in listed if i in foreign or i == row.item]
+    assert sorted(candidates) == sorted({*foreign, row.item})
+    assert row.targets == material.titles[row.item]
+    if template.task_form == TaskForm.RERANKING:
+      slots.append(candidates.index(row.item))
   counts = np.bincount(slots, minlength=10)
   # Each of ten slots a tenth, within five standard deviations.
   tenth = len(slots) / 10
   assert np.abs(counts - tenth).max() < 5 * np.sqrt(0.9 * tenth)
 
 
-def test_pointwise_asks_for_the_target_or_a_foreign_item(
-  renderer, owned, read_back
-):
+def test_pointwise_asks_for_the_target_or_a_foreign_item(material, rows):
   answers = []
-  for row in _training_rows(renderer, rows_per_target=4):
-    shown = _shown(row, read_back)
-    if "candidate" not in shown:
+  for row in rows["train"]:
+    if FORMS[row.form].template.task_form != TaskForm.POINTWISE:
       continue
-    (asked,) = shown["candidate"]
-    assert row.targets == ("Yes" if asked == row.item else "No")
-    assert row.targets == "Yes" or asked not in owned.user(row.user)
+    own = set(material.owned.user(row.user).tolist())
+    foreign = _things(row.inputs) - own
+    assert len(foreign) == (row.targets == "No")
+    assert (row.item in _things(row.inputs)) == (row.targets == "Yes")
     answers.append(row.targets == "Yes")
   deviation = 0.5 / np.sqrt(len(answers))
   assert abs(np.mean(answers) - 0.5) < 5 * deviation
 
 
-def test_rows_depend_on_the_seed_alone(renderer):
-  rows = _training_rows(renderer)
-  assert rows == _training_rows(renderer)
-  assert rows != _training_rows(renderer, seed=1)
-  # Adding a family leaves the rows of the others as they were.
-  one_family = [TEMPLATES[name] for name in ("A01", "A04", "A05", "A06")]
-  assert _training_rows(renderer, templates=one_family) == [
-    row for row in rows if TEMPLATES[row.template] in one_family
+def test_rows_depend_on_the_seed_and_their_own_family_alone(material, rows):
+  assert _rows(material) == rows["train"]
+  assert _rows(material, seed=1) != rows["train"]
+  names = {"p1_i1_t3", "p1_i0_t2"}
+  few = {name: forms for name, forms in FAMILIES.items() if name in names}
+  assert _rows(material, families=few) == [
+    row for row in rows["train"] if FORMS[row.form].family in few
   ]
 
 
-def test_training_rows_are_well_mixed(renderer):
-  users = [row.user for row in _training_rows(renderer)]
-  changes = sum(a != b for a, b in itertools.pairwise(users))
-  # Sorted by user there would be 89.
-  assert changes > len(users) / 4
+def test_training_rows_are_well_mixed(material, rows):
+  one = [r.user for r in rows["train"] if FORMS[r.form].family == "p1_i0_t2"]
+  changes = sum(a != b for a, b in itertools.pairwise(one))
+  # Sorted by user there would be one change a user.
+  assert changes > 0.9 * len(one)
 
 
-def test_stored_candidates_are_used_as_they_are(renderer, read_back):
-  test = leave_one_out(renderer.sequences).test
-  candidates = draw_candidates(
-    owned=renderer.owned,
-    title_groups=title_groups(TITLES),
-    users=test.users,
-    targets=test.items(renderer.sequences),
-    negatives=9,
-    rng=np.random.default_rng(3),
+def test_stored_candidates_are_used_as_they_are(folder, material, read_back):
+  (form,) = (f for f in FAMILIES["p1_i0_t3"] if f.template.name == "A07")
+  stored = folder.candidates("test", 9)
+  facts = material.facts("test")
+  made = _rows(
+    material, "test", families={form.family: [form]}, candidates=stored
   )
-  rows = rows_lib.instruction_rows(
-    renderer,
-    targets=test,
-    split="test",
-    templates=[TEMPLATES["A07"]],
-    candidates=candidates,
-    seed=0,
-  )
-  requests = rows_lib.ranking_requests(
-    renderer,
-    template=TEMPLATES["A07"],
-    targets=test,
-    candidates=candidates,
+  requests = ranking_requests(
+    material,
+    _renderer(),
+    form=form,
+    facts=facts,
+    rows=np.arange(len(facts.items)),
+    candidates=stored.candidates,
+    slots=stored.target,
     name="sequential_test",
   )
-  stored = candidates.candidates.tolist()
-  for row, request, items in zip(rows, requests, stored, strict=True):
-    assert _shown(row, read_back)["candidates"] == items
+  titles = material.titles
+  for row, request, items in zip(
+    made, requests, stored.candidates.tolist(), strict=True
+  ):
+    shown = read_back(form, row.inputs)["candidates"]
+    assert shown == [titles[item] for item in items]
     assert request.instruction == row.inputs
     assert list(request.candidate_items) == items
-    assert request.candidates == tuple(TITLES[item] for item in items)
+    assert request.candidates == tuple(shown)
     assert request.target is not None
     assert request.candidates[request.target] == row.targets
-    history = renderer.sequences.user(row.user)[:-1].tolist()
+    history = material.sequences.user(row.user)[:-1].tolist()
     assert list(request.history_items) == history
 
 
-def test_cuts_are_counted(renderer):
-  tight = rows_lib.Renderer(
-    titles=TITLES,
-    sequences=renderer.sequences,
-    owned=renderer.owned,
-    count_tokens=lambda text: len(text.split()),
-    budget=24,
+def test_pointwise_requests_ask_yes_or_no(folder, material):
+  (form, *_) = FAMILIES["p1_i0_t0"]
+  stored, facts = folder.candidates("test", 9), material.facts("test")
+  answers = []
+  for row, request in enumerate(
+    ranking_requests(
+      material,
+      _renderer(),
+      form=form,
+      facts=facts,
+      rows=np.arange(len(facts.items)),
+      candidates=stored.candidates,
+      slots=stored.target,
+      name="pointwise",
+    )
+  ):
+    assert request.candidates == ("Yes", "No")
+    asked = request.candidate_items[0]
+    assert (asked == facts.items[row]) == (request.target == 0)
+    assert asked in stored.candidates[row]
+    assert material.titles[asked] in request.instruction
+    answers.append(request.target)
+  assert 0.3 < np.mean(answers) < 0.7
+
+
+def test_a_context_is_the_month_of_the_target(folder, tmp_path):
+  path = tmp_path / "mine.yaml"
+  path.write_text(
+    "- {name: Z01, preferences: [P1], task_form: T2, response: item, "
+    "text: 'Had: {history}.[[ It is {context}.]] What now?'}"
   )
-  rows = _training_rows(tight, templates=[TEMPLATES["A01"]])
-  words = [len(row.inputs.split()) + 1 for row in rows]
+  families = rows_lib.group_families(load_templates(path))
+  times = folder.interactions["timestamp"].to_numpy()
+  for row in _rows(_material(folder), families=families)[:50]:
+    sequence = folder.sequences.user(row.user).tolist()
+    place = folder.sequences.offsets[row.user] + sequence.index(row.item)
+    (month,) = re.findall(r"It is (\w+ \d{4})\.", row.inputs)
+    moment = datetime.datetime.fromtimestamp(int(times[place]), datetime.UTC)
+    assert month == moment.strftime("%B %Y")
+
+
+def test_cuts_are_counted(material):
+  renderer = _renderer(budget=24)
+  few = {"p1_i0_t2": [FORMS["A01"]]}
+  made = _rows(material, families=few, renderer=renderer)
+  words = [len(row.inputs.split()) + 1 for row in made]
   assert max(words) <= 24
-  assert tight.cuts.rows == len(rows)
-  assert 0 < tight.cuts.rows_with_dropped_items < len(rows)
-  assert tight.cuts.items_dropped > tight.cuts.rows_with_dropped_items
-  assert tight.cuts.rows_over_budget == 0
+  cuts = renderer.cuts
+  assert cuts.rows == len(made)
+  assert 0 < cuts.rows_with_dropped_items < len(made)
+  assert cuts.items_dropped > cuts.rows_with_dropped_items
+  assert cuts.rows_over_budget == 0
 
 
-def test_no_held_out_item_on_real_data(shared, tmp_path, read_back):
-  raw = shared / "data" / "musical_instruments_2014"
-  prepare(
-    out=tmp_path / "music",
-    format="amazon2014",
-    reviews=next(raw.glob("reviews*")),
-    metadata=next(raw.glob("meta*")),
-  )
-  folder = DatasetFolder.open(tmp_path / "music")
-  titles = display_titles(folder.items)
-  real = rows_lib.Renderer(
-    titles=titles,
-    sequences=folder.sequences,
-    owned=folder.owned,
-    count_tokens=lambda text: len(text.split()),
-    budget=10_000,
-  )
-  # By title, and without the full stop that a sentence may have taken over.
-  bare = [title.rstrip(".!?") for title in titles]
-  seen = set()
-  for row in _training_rows(real):
-    shown = read_back(TEMPLATES[row.template], row.inputs)
-    texts = [title.rstrip(".!?") for slot in shown.values() for title in slot]
-    sequence = folder.sequences.user(row.user)
-    own = {bare[item] for item in sequence[:-2]}
-    # A product may be listed twice under the very same title.
-    assert not {bare[item] for item in sequence[-2:]} & set(texts) - own
-    seen.add(row.template)
-  assert seen == set(TEMPLATES)
+def test_without_annotations_only_rows_that_need_none(folder):
+  bare = Material(folder)
+  made = _rows(bare)
+  forms = {FORMS[row.form] for row in made}
+  assert forms
+  assert not any(form.needs_preference for form in forms)
+  assert {form.query for form in forms} == {None, Query.SPECIFIC}
