@@ -2,12 +2,16 @@
 
 A request is an instruction and candidates, a row of Parquet or a line of JSON.
 Written are log-likelihoods and ranks (1 the best, ties share their average).
-A killed run goes on where it was.
+A killed run goes on where it was. Normalisations, to be chosen on validation:
+sum (the paper's), mean (per token), byte, pmi (less the log-likelihood under
+the empty instruction), ghost_free (mean of tokens with P < 0.99).
 """
 
 import argparse
 import json
 import pathlib
+
+from instructrec_jax.scoring.normalisation import Normalisation
 
 EXAMPLE = (
   "instructrec score --requests requests.jsonl --model runs/games --out "
@@ -33,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     default=16384,
     help="tokens in a batch, about (default: %(default)s)",
   )
+  parser.add_argument(
+    "--normalisation",
+    choices=tuple(map(str, Normalisation)),
+    default="sum",
+    help="of the scores (default: %(default)s)",
+  )
   parser.add_argument("--force", action="store_true", help="replace --out")
   parser.add_argument("--json", action="store_true")
 
@@ -57,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
     step=step,
     limit=args.limit,
     batch_tokens=args.batch_tokens,
+    normalisation=args.normalisation,
     force=args.force,
   )
   if args.json:

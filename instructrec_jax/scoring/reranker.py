@@ -2,7 +2,7 @@
 
 import collections
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,14 @@ from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import packing
 from instructrec_jax.scoring.log_likelihood import token_log_likelihoods
+from instructrec_jax.scoring.normalisation import (
+  GHOST_THRESHOLD,
+  NULL_INSTRUCTION,
+  Normalisation,
+  Reduced,
+  byte_lengths,
+  check_ghost_threshold,
+)
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -28,10 +36,9 @@ class T5Ranker:
   candidates, their order, the batch or the mesh.
 
   Attributes:
+    normalisation: of what `score` returns; may be set to another's name.
     compiled_shapes: how many there are; at most `packing.MAX_SHAPES`.
   """
-
-  name = "model"
 
   def __init__(
     self,
@@ -41,6 +48,8 @@ class T5Ranker:
     vocabulary: Vocabulary,
     mesh: Mesh | None = None,
     batch_tokens: int = 16384,
+    normalisation: str = Normalisation.SUM,
+    ghost_threshold: float = GHOST_THRESHOLD,
   ):
     """Lays the parameters out on the mesh.
 
@@ -50,10 +59,16 @@ class T5Ranker:
       vocabulary: tokenises instructions and candidates.
       mesh: of `mesh.make_mesh`; one device if None.
       batch_tokens: about the most tokens, padding counted, in a batch.
+      normalisation: one of `normalisation.Normalisation`.
+      ghost_threshold: `ghost_free` leaves out tokens at least so probable.
 
     Raises:
-      InputError: the vocabulary or the mesh does not fit the model.
+      InputError: the vocabulary or the mesh does not fit the model, there is
+        no such normalisation, or the threshold is not in (0, 1].
     """
+    self.normalisation: str = Normalisation.parse(normalisation)
+    check_ghost_threshold(ghost_threshold)
+    self._ghost_threshold = ghost_threshold
     model_folder.check_vocabulary(config, vocabulary)
     self._vocabulary = vocabulary
     self._batch_tokens = batch_tokens
@@ -88,12 +103,16 @@ class T5Ranker:
     step: int | str | None = None,
     mesh: Mesh | None = None,
     batch_tokens: int = 16384,
+    normalisation: str = Normalisation.SUM,
+    ghost_threshold: float = GHOST_THRESHOLD,
   ) -> "T5Ranker":
     """Loads a folder of `train`; see `model_folder.load_params`.
 
     Raises:
-      InputError: the folder holds no model, or no such step of it.
+      InputError: the folder holds no model, or no such step of it, or there
+        is no such normalisation.
     """
+    normalisation = Normalisation.parse(normalisation)
     config, params = model_folder.load_params(model_dir, step=step)
     return cls(
       config=config,
@@ -101,11 +120,22 @@ class T5Ranker:
       vocabulary=model_folder.load_vocabulary(model_dir),
       mesh=mesh,
       batch_tokens=batch_tokens,
+      normalisation=normalisation,
+      ghost_threshold=ghost_threshold,
     )
+
+  @property
+  def name(self) -> str:
+    """How tables call this ranker."""
+    if self.normalisation == Normalisation.SUM:
+      return "model"
+    return f"model ({self.normalisation})"
 
   def use(self, params: Any) -> None:
     """Goes on with other parameters; what is compiled stays so."""
     self._params = jax.device_put(params, self._shardings)
+    # log P(candidate | the null instruction) by the candidate's ids.
+    self._priors: dict[tuple[int, ...], float] = {}
 
   def plan(self, requests: Sequence[RankingRequest]) -> None:
     """Fixes shapes as scoring these requests would.
@@ -113,24 +143,88 @@ class T5Ranker:
     Rounding depends on shapes: for the same bits as an undisturbed run, one
     that is taken up again must plan for what it does not score again.
     """
-    self._by_shape(packing.tokenize(requests, self._vocabulary))
+    tokenized = packing.tokenize(requests, self._vocabulary)
+    self._by_shape(tokenized)
+    if self.normalisation == Normalisation.PMI:
+      self._prior_scores(tokenized, requests)
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
-    """Returns sum log P(token), end included, for each candidate.
+    """Returns each candidate's log-likelihood, normalised, in float32.
 
     Raises:
       InputError: an instruction or a candidate is too long.
     """
+    name = self.normalisation
+    return self.score_all(requests, (name,))[name]
+
+  def score_all(
+    self, requests: Sequence[RankingRequest], normalisations: Iterable[str]
+  ) -> dict[str, list[np.ndarray]]:
+    """Scores once, normalises often: to choose on validation.
+
+    All come of one pass over the requests; `pmi` adds one over those of their
+    distinct candidates that it has not met before.
+
+    Returns:
+      By normalisation, what `score` would return.
+
+    Raises:
+      InputError: an instruction or a candidate is too long, or there is no
+        such normalisation.
+    """
+    wanted = list(map(Normalisation.parse, normalisations))
     tokenized = packing.tokenize(requests, self._vocabulary)
-    scores = [np.empty(len(r.candidates), np.float32) for r in requests]
+    reduced = Reduced(
+      requests,
+      {name.of_tokens for name in wanted},
+      ghost_threshold=self._ghost_threshold,
+    )
     in_flight: collections.deque = collections.deque()
     for batch in self._batches(tokenized):
       features = jax.device_put(batch.features, self._by_row)
       in_flight.append((batch, self._score_batch(self._params, features)))
       if len(in_flight) > _IN_FLIGHT:
-        _collect(*in_flight.popleft(), scores=scores)
+        reduced.add(*in_flight.popleft())
     while in_flight:
-      _collect(*in_flight.popleft(), scores=scores)
+      reduced.add(*in_flight.popleft())
+    scores: dict[str, list[np.ndarray]] = {}
+    for name in wanted:
+      column = reduced.columns[name.of_tokens]
+      if name is Normalisation.BYTE:
+        column = map(np.divide, column, map(byte_lengths, requests))
+      elif name is Normalisation.PMI:
+        priors = self._prior_scores(tokenized, requests)
+        column = map(np.subtract, column, priors)
+      scores[str(name)] = [values.astype(np.float32) for values in column]
+    return scores
+
+  def _prior_scores(
+    self,
+    tokenized: Sequence[packing.TokenizedRequest],
+    requests: Sequence[RankingRequest],
+  ) -> list[np.ndarray]:
+    """Returns log P(candidate | null instruction); each is computed once."""
+    distinct = [
+      (piece.index, ids, places)
+      for piece in tokenized
+      for ids, places in zip(piece.candidates, piece.places, strict=True)
+    ]
+    new = {
+      ids: requests[index].candidates[places[0]]
+      for index, ids, places in distinct
+      if ids not in self._priors
+    }
+    if new:
+      null = RankingRequest(
+        request_id="null",
+        instruction=NULL_INSTRUCTION,
+        candidates=tuple(new.values()),
+      )
+      (sums,) = self.score_all([null], (Normalisation.SUM,))[Normalisation.SUM]
+      self._priors.update(zip(new, sums.tolist(), strict=True))
+    scores = [np.empty(len(r.candidates)) for r in requests]
+    for index, ids, places in distinct:
+      scores[index][places] = self._priors[ids]
     return scores
 
   def _batches(
@@ -167,21 +261,3 @@ class T5Ranker:
     needed = -(-count // data)
     batches = -(-needed // most)
     return -(-needed // batches) * data
-
-
-def _collect(
-  batch: packing.Batch,
-  log_likelihoods: jax.Array,
-  *,
-  scores: list[np.ndarray],
-) -> None:
-  """Sums each candidate's tokens and puts the sum in all its places."""
-  values_BxRxU = np.asarray(log_likelihoods, np.float64)
-  for request, rows, values_RxU in zip(
-    batch.requests, batch.rows, values_BxRxU, strict=False
-  ):
-    for members, values_U in zip(rows, values_RxU, strict=False):
-      ends = np.cumsum([len(request.candidates[n]) for n in members])
-      sums = np.add.reduceat(values_U[: ends[-1]], [0, *ends[:-1]])
-      for number, value in zip(members, sums, strict=True):
-        scores[request.index][request.places[number]] = value

@@ -14,6 +14,7 @@ from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
+from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq import model_folder
 
@@ -29,6 +30,7 @@ def score_file(
   step: int | str | None = None,
   limit: int | None = None,
   batch_tokens: int = 16384,
+  normalisation: str = Normalisation.SUM,
   chunk: int = CHUNK,
   force: bool = False,
 ) -> int:
@@ -42,22 +44,26 @@ def score_file(
     requests: .parquet or .jsonl; see `requests.read_requests`.
     model: a folder of `train`.
     out: .parquet or .jsonl of request_id, scores, ranks and target_rank, in
-      the order of the requests; scores are log-likelihoods.
+      the order of the requests; scores are log-likelihoods, normalised. It
+      names the normalisation: in Parquet's metadata, or on each line.
     step: a checkpoint's number or "best"; the latest if None.
     limit: only the first so many requests.
     batch_tokens: about how many tokens go into a batch.
+    normalisation: of the scores; see `normalisation.Normalisation`.
     chunk: requests between two savings.
-    force: replace `out` if it exists.
+    force: replace `out` if it exists, and drop what an unfinished run with
+      another normalisation has scored.
 
   Raises:
-    InputError: `out` exists, a request or an option is wrong, or there is no
-      such model.
+    InputError: `out` exists or is begun with another normalisation, a request
+      or an option is wrong, or there is no such model.
   """
   requests, model, out = map(pathlib.Path, (requests, model, out))
   options = {"limit": limit, "batch_tokens": batch_tokens, "chunk": chunk}
   for name, value in options.items():
     if value is not None and value < 1:
       raise InputError(f"{name} is {value}: a positive number is needed.")
+  normalisation = Normalisation.parse(normalisation)
   if out.suffix not in (".parquet", ".jsonl"):
     raise InputError(f"{out}: scores are written to .parquet or .jsonl files.")
   if out.exists() and not force:
@@ -70,16 +76,19 @@ def score_file(
     raise InputError(f"{requests}: there is no request in it.")
   model_folder.load_config(model)
   step = model_folder.find_step(model, step)
-  ranker = T5Ranker.load(model, step=step, batch_tokens=batch_tokens)
   parts = out.with_name(f".{out.name}.parts")
-  _open_parts(
-    parts,
-    {
-      "requests": storage.sha256_of(requests),
-      **_identity(model, step),
-      **options,
-    },
+  fingerprint = {
+    "requests": storage.sha256_of(requests),
+    **_identity(model, step),
+    **options,
+    "normalisation": normalisation,
+  }
+  if not force:
+    _check_normalisation(parts, fingerprint)
+  ranker = T5Ranker.load(
+    model, step=step, batch_tokens=batch_tokens, normalisation=normalisation
   )
+  _open_parts(parts, fingerprint)
   chunks = _chunks(read_requests(requests, limit=limit), chunk)
   try:
     with tqdm.tqdm(
@@ -91,14 +100,14 @@ def score_file(
           ranker.plan(members)
         else:
           with storage.staged_file(part) as partial:
-            _write_part(partial, members, ranker.score(members))
+            _write_part(partial, members, ranker.score(members), normalisation)
         progress.update(len(members))
   except InputError:
     # Another file of requests will come, to which these parts do not belong.
     shutil.rmtree(parts)
     raise
   with storage.staged_file(out) as partial:
-    _join(sorted(parts.glob("*.jsonl")), partial)
+    _join(sorted(parts.glob("*.jsonl")), partial, normalisation)
   shutil.rmtree(parts)
   return total
 
@@ -125,6 +134,24 @@ def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
   }
 
 
+def _check_normalisation(
+  parts: pathlib.Path, fingerprint: dict[str, Any]
+) -> None:
+  """Refuses what would be a finished part of the same run but for its scores.
+
+  Raises:
+    InputError: the parts have another normalisation.
+  """
+  path = parts / "run.json"
+  begun = storage.read_json(path) if path.exists() else fingerprint
+  other = begun.get("normalisation")
+  if begun == {**fingerprint, "normalisation": other} != fingerprint:
+    raise InputError(
+      f"{parts}: a run with the normalisation {other} is unfinished: finish it "
+      f"with --normalisation {other}, or pass --force to drop it."
+    )
+
+
 def _open_parts(parts: pathlib.Path, fingerprint: dict[str, Any]) -> None:
   """Makes the folder of finished chunks, or keeps one of the same run."""
   path = parts / "run.json"
@@ -140,12 +167,14 @@ def _write_part(
   path: pathlib.Path,
   requests: Sequence[RankingRequest],
   scores: Sequence[np.ndarray],
+  normalisation: Normalisation,
 ) -> None:
   with path.open("w", encoding="utf-8") as file:
     for request, values in zip(requests, scores, strict=True):
       ranks = average_ranks(values)
       line = {
         "request_id": request.request_id,
+        "normalisation": normalisation,
         "scores": values.tolist(),
         "ranks": ranks.tolist(),
         "target_rank": None
@@ -155,7 +184,11 @@ def _write_part(
       file.write(json.dumps(line) + "\n")
 
 
-def _join(parts: Sequence[pathlib.Path], out: pathlib.Path) -> None:
+def _join(
+  parts: Sequence[pathlib.Path],
+  out: pathlib.Path,
+  normalisation: Normalisation,
+) -> None:
   if out.suffix == ".jsonl":
     with out.open("wb") as file:
       for part in parts:
@@ -171,7 +204,8 @@ def _join(parts: Sequence[pathlib.Path], out: pathlib.Path) -> None:
       ("scores", numbers),
       ("ranks", numbers),
       ("target_rank", pa.float32()),
-    ]
+    ],
+    metadata={"normalisation": normalisation},
   )
   with pq.ParquetWriter(out, schema, compression="zstd") as writer:
     for part in parts:

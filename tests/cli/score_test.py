@@ -100,6 +100,22 @@ def test_the_step_chooses_the_checkpoint(
     np.testing.assert_allclose(row["scores"], values, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["sum", "mean", "pmi"])
+def test_the_scores_are_normalised_and_say_how(
+  model_dir, requests, tmp_path, name
+):
+  out = tmp_path / "scores.jsonl"
+  arguments = ["--requests", requests, "--model", model_dir, "--out", out]
+  arguments += [] if name == "sum" else ["--normalisation", name]
+  assert main(["score", *map(str, arguments)]) == 0
+  ranker = T5Ranker.load(model_dir, normalisation=name)
+  for row, values in zip(
+    read(out), ranker.score(list(read_requests(requests))), strict=True
+  ):
+    assert row["normalisation"] == name
+    np.testing.assert_allclose(row["scores"], values, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize(
   ("option", "says"),
   [

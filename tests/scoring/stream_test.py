@@ -121,6 +121,48 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path, model_dir, requests):
   assert text.replace("reused", "request_id") == straight.read_text()
 
 
+def begin(out, options, monkeypatch):
+  """Scores, but is interrupted after two chunks."""
+  write = stream._write_part
+
+  def fail(path, *args):
+    if path.name.startswith(".000002"):
+      raise KeyboardInterrupt
+    write(path, *args)
+
+  with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+    patch.setattr(stream, "_write_part", fail)
+    stream.score_file(out=out, **options)
+
+
+def test_a_run_of_another_normalisation_is_refused(
+  tmp_path, model_dir, requests_file, requests, monkeypatch
+):
+  out = tmp_path / "scores.jsonl"
+  options = {"requests": requests_file, "model": model_dir, "chunk": 8}
+  begin(out, {**options, "normalisation": "mean"}, monkeypatch)
+  with pytest.raises(InputError, match="with --normalisation mean, or pass"):
+    stream.score_file(out=out, **options)
+  parts = tmp_path / ".scores.jsonl.parts"
+  assert len(list(parts.glob("0*.jsonl"))) == 2
+  stream.score_file(out=out, force=True, **options)
+  lines = list(map(json.loads, out.read_text().splitlines()))
+  assert len(lines) == len(requests)
+  assert {line["normalisation"] for line in lines} == {"sum"}
+
+
+def test_parquet_names_the_normalisation(tmp_path, model_dir, requests_file):
+  out = tmp_path / "scores.parquet"
+  stream.score_file(
+    requests=requests_file,
+    model=model_dir,
+    out=out,
+    limit=4,
+    normalisation="byte",
+  )
+  assert pq.read_schema(out).metadata[b"normalisation"] == b"byte"
+
+
 def test_parts_of_other_requests_are_not_reused(
   tmp_path, model_dir, requests_file, requests
 ):
@@ -145,6 +187,8 @@ def test_bad_input(tmp_path, model_dir, requests_file):
   for option in ("limit", "chunk", "batch_tokens"):
     with pytest.raises(InputError, match=f"{option} is 0"):
       stream.score_file(out=tmp_path / "s.jsonl", **good, **{option: 0})
+  with pytest.raises(InputError, match="no normalisation 'max'"):
+    stream.score_file(out=tmp_path / "s.jsonl", normalisation="max", **good)
   with pytest.raises(InputError, match="not a model folder"):
     stream.score_file(
       out=tmp_path / "s.jsonl", requests=requests_file, model=tmp_path

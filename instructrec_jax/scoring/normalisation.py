@@ -1,0 +1,132 @@
+"""What a candidate's token log-probabilities are made into: its score.
+
+The paper sums them (section 2.3.2), which favours short candidates; every
+remedy favours something else, so which one is best is for validation to say.
+"""
+
+import enum
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.scoring.packing import Batch
+
+# What `pmi` reads in place of an instruction: nothing but its end.
+NULL_INSTRUCTION = ""
+# A token at least so probable tells nothing about its candidate.
+GHOST_THRESHOLD = 0.99
+
+
+class Normalisation(enum.StrEnum):
+  """How the candidates' scores are made comparable."""
+
+  SUM = "sum"
+  """log P(candidate | instruction), its end included: the paper's."""
+  MEAN = "mean"
+  """`SUM` per token; the end counts as one."""
+  BYTE = "byte"
+  """`SUM` per UTF-8 byte of the candidate as given; the end has none."""
+  PMI = "pmi"
+  """`SUM` less log P(candidate | the empty instruction), its prior."""
+  GHOST_FREE = "ghost_free"
+  """The mean over tokens with P < 0.99, so that a title whose rest follows
+  from its beginning gains nothing by it (D3, arXiv 2406.14900). Without such
+  tokens it is 0; where two candidates part, only one token can be a ghost, so
+  0 is no tie (that needs a threshold above one half)."""
+
+  @classmethod
+  def parse(cls, name: str) -> "Normalisation":
+    """Returns the one of this name.
+
+    Raises:
+      InputError: there is none.
+    """
+    try:
+      return cls(name)
+    except ValueError:
+      raise InputError(
+        f"there is no normalisation {name!r}: name one of {', '.join(cls)}."
+      ) from None
+
+  @property
+  def of_tokens(self) -> "Normalisation":
+    """What must be known of the tokens to compute it."""
+    by_token = (Normalisation.MEAN, Normalisation.GHOST_FREE)
+    return self if self in by_token else Normalisation.SUM
+
+
+def check_ghost_threshold(threshold: float) -> None:
+  """Refuses what is no probability.
+
+  Raises:
+    InputError: it is not in (0, 1].
+  """
+  if not 0 < threshold <= 1:
+    raise InputError(
+      f"ghost_threshold is {threshold}: a probability above 0 is needed."
+    )
+
+
+class Reduced:
+  """Numbers of candidates, reduced from the log-probabilities of their tokens.
+
+  Attributes:
+    columns: by reduction, a float64 array for each request, in the order of
+      its candidates.
+  """
+
+  def __init__(
+    self,
+    requests: Sequence[RankingRequest],
+    reductions: Iterable[Normalisation],
+    *,
+    ghost_threshold: float,
+  ):
+    """Makes room.
+
+    Args:
+      requests: those that batches will be of.
+      reductions: what to compute: values of `Normalisation.of_tokens`.
+      ghost_threshold: the probability from which on a token is a ghost.
+    """
+    self.columns = {
+      name: [np.empty(len(r.candidates)) for r in requests]
+      for name in reductions
+    }
+    self._ghost = np.log(ghost_threshold)
+
+  def add(self, batch: Batch, log_likelihoods_BxRxU: Any) -> None:
+    """Puts what each candidate's tokens reduce to in all its places."""
+    values_BxRxU = np.asarray(log_likelihoods_BxRxU, np.float64)
+    for request, rows, values_RxU in zip(
+      batch.requests, batch.rows, values_BxRxU, strict=False
+    ):
+      for members, values_U in zip(rows, values_RxU, strict=False):
+        lengths = [len(request.candidates[number]) for number in members]
+        for name, column in self.columns.items():
+          scores = column[request.index]
+          reduced = self._reduce(name, values_U, lengths)
+          for number, value in zip(members, reduced, strict=True):
+            scores[request.places[number]] = value
+
+  def _reduce(
+    self, name: Normalisation, values_U: np.ndarray, lengths: list[int]
+  ) -> np.ndarray:
+    """Reduces candidates that stand end to end in a row."""
+    ends = np.cumsum(lengths)
+    values_U, starts = values_U[: ends[-1]], [0, *ends[:-1]]
+    if name is not Normalisation.GHOST_FREE:
+      sums = np.add.reduceat(values_U, starts)
+      return sums / lengths if name is Normalisation.MEAN else sums
+    kept_U = values_U < self._ghost
+    sums = np.add.reduceat(np.where(kept_U, values_U, 0), starts)
+    return sums / np.maximum(np.add.reduceat(kept_U, starts, dtype=int), 1)
+
+
+def byte_lengths(request: RankingRequest) -> list[int]:
+  """Returns each candidate's length in UTF-8."""
+  # An empty text, which is but its end, counts as one byte.
+  return [max(len(text.encode()), 1) for text in request.candidates]
