@@ -1,7 +1,12 @@
 """Fixtures that every chapter's tests share."""
 
+import collections
+import contextlib
+import json
 import os
 import pathlib
+import subprocess
+import sys
 
 # Before jax is first imported: eight simulated devices for the mesh tests.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -11,6 +16,7 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+SERVER = ROOT / "tests" / "teacher" / "openai_server.py"
 
 
 @pytest.fixture(scope="session")
@@ -33,3 +39,54 @@ def shared() -> pathlib.Path:
   if os.environ.get("CI"):
     pytest.fail(reason)
   pytest.skip(reason)
+
+
+class RunningServer:
+  """Its address, and what it was asked."""
+
+  def __init__(self, port: int, log: pathlib.Path):
+    self.url = f"http://127.0.0.1:{port}/v1"
+    self.key = "sk-secret-of-the-tests-0123456789"
+    self._log = log
+
+  @property
+  def received(self) -> collections.Counter[str]:
+    """How often each body came in."""
+    lines = self._log.read_text().splitlines()
+    return collections.Counter(line.split(" ")[0] for line in lines)
+
+  @property
+  def faults(self) -> collections.Counter[str]:
+    """How often each fault was met."""
+    lines = self._log.read_text().splitlines()
+    return collections.Counter(line.split(" ")[1] for line in lines)
+
+
+@pytest.fixture
+def openai_server(tmp_path):
+  """Returns what starts a server with a latency and faults."""
+  with contextlib.ExitStack() as stack:
+
+    def start(*, latency: float = 0.0, **faults: float) -> RunningServer:
+      named = {
+        name.lstrip("_").replace("_always", "!"): share
+        for name, share in faults.items()
+      }
+      log = tmp_path / f"log{len(list(tmp_path.iterdir()))}"
+      process = subprocess.Popen(
+        [
+          sys.executable,
+          SERVER,
+          log,
+          str(latency),
+          json.dumps(named),
+        ],  # fmt: skip
+        stdout=subprocess.PIPE,
+        text=True,
+      )
+      stack.callback(process.wait)
+      stack.callback(process.kill)
+      assert process.stdout is not None
+      return RunningServer(int(process.stdout.readline()), log)
+
+    yield start

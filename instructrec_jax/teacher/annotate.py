@@ -101,6 +101,26 @@ def annotate_with(
   return {**summarise(folder, questions), "tally": tally}
 
 
+def open_requests(
+  dataset: pathlib.Path,
+  *,
+  model: str,
+  parameters: Mapping[str, float | int | str] = PARAMETERS,
+  training_targets: int = 1,
+) -> list[ChatRequest]:
+  """Returns what `annotate_with` would send, and sends nothing.
+
+  Args: as `annotate_with`.
+  """
+  folder = DatasetFolder.open(dataset)
+  questions = plan(folder, training_targets=training_targets)
+  with open_store(folder) as store:
+    requests = (
+      chat_request(q, model=model, parameters=parameters) for q in questions
+    )
+    return list(unanswered(requests, store))
+
+
 def subject(question: Question, request: ChatRequest) -> Subject:
   """Returns whom and what a question is about."""
   return Subject(question.kind, question.user, question.position, request.key)

@@ -215,6 +215,16 @@ class Store:
       ).fetchall()
     return {key for (key,) in rows}
 
+  def texts(self, keys: Iterable[str]) -> dict[str, str]:
+    """Returns the raw answers of requests that were answered well."""
+    wanted = set(keys)
+    with self._lock:
+      rows = self._db.execute(
+        "SELECT key, answer FROM requests WHERE status = ?",
+        (Status.ANSWERED,),
+      ).fetchall()
+    return {key: text for key, text in rows if key in wanted}
+
   def usage(self) -> tuple[int, int]:
     """Returns all prompt and completion tokens that were ever billed."""
     with self._lock:

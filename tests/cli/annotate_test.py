@@ -1,0 +1,121 @@
+"""`instructrec annotate` and `statistics`, as one would type them."""
+
+import csv
+import json
+
+import pytest
+
+from instructrec_jax.cli.main import main
+from instructrec_jax.data.prepare import prepare
+
+USERS = 20
+
+
+@pytest.fixture
+def shop(tmp_path):
+  path = tmp_path / "shop"
+  prepare(format="synthetic", users=USERS, min_count=0, out=path)
+  return str(path)
+
+
+def _run(capsys, *words) -> str:
+  assert main(["annotate", "--dataset", *words]) == 0
+  return capsys.readouterr().out
+
+
+def test_offline_prints_statistics(shop, capsys):
+  text = _run(capsys, shop)
+  assert f"{USERS} users (0 without a history), {3 * USERS} targets" in text
+  assert "answers of offline offline-rules-1: 80" in text
+  found = json.loads(_run(capsys, shop, "--json"))
+  assert found["coverage"]["preferences"] == 1
+  assert main(["statistics", "--dataset", shop]) == 0
+  table = capsys.readouterr().out
+  assert (
+    f"| - # of user-described preferences | {found['preferences']} |" in table
+  )
+  assert "| shop    | 20" in table
+
+
+def test_a_dry_run_sends_nothing_and_needs_no_key(shop, capsys, monkeypatch):
+  monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+  words = [shop, "--teacher", "openai", "--model", "m", "--dry-run"]
+  text = _run(capsys, *words, "--prices", "1", "10")
+  assert "requests without an answer" in text and "dollars" in text
+  found = json.loads(_run(capsys, *words, "--json"))
+  assert found["requests"] > USERS and found["usd"] is None
+
+
+def test_wrong_options_are_one_sentence(shop, capsys, monkeypatch):
+  monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+  ask = ["annotate", "--dataset", shop, "--teacher", "openai"]
+  for words, said in (
+    (ask, "needs --model"),
+    ([*ask, "--model", "m"], "set OPENAI_API_KEY"),
+    ([*ask, "--model", "m", "--batch"], "set OPENAI_API_KEY"),
+    ([*ask, "--model", "m", "--max-usd", "1"], "needs --prices"),
+    (["annotate", "--dataset", f"{shop}x"], "not a dataset folder"),
+  ):
+    assert main(words) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error
+
+
+def test_files_for_vllm_go_out_and_come_in(shop, tmp_path, capsys):
+  ask = [shop, "--teacher", "openai", "--model", "m"]
+  asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+  _run(capsys, *ask, "--jsonl-out", str(asked))
+  lines = []
+  for line in asked.read_text().splitlines():
+    row = json.loads(line)
+    fields = row["body"]["response_format"]["json_schema"]["schema"]
+    content = json.dumps(dict.fromkeys(fields["properties"], "Some words."))
+    message = {"role": "assistant", "content": content}
+    body = {"choices": [{"message": message, "finish_reason": "stop"}]}
+    response = {"status_code": 200, "body": body}
+    lines.append({"custom_id": row["custom_id"], "response": response})
+  answered.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  text = _run(capsys, *ask, "--jsonl-in", str(answered))
+  assert f"answers of vllm_jsonl m: {4 * USERS}" in text
+  assert f"{3 * USERS}" in text
+
+
+def test_annotations_are_shared(shop, tmp_path, capsys):
+  _run(capsys, shop)
+  path = str(tmp_path / "a.parquet")
+  assert "80 annotations" in _run(capsys, shop, "--export", path)
+  assert main(["annotate", "--dataset", shop, "--export", path]) == 2
+  assert "--force" in capsys.readouterr().err
+  assert "80 of 80 annotations" in _run(capsys, shop, "--import", path)
+
+
+def test_people_review_a_sheet(shop, tmp_path, capsys):
+  _run(capsys, shop)
+  path = tmp_path / "sheet.csv"
+  _run(capsys, shop, "--sheet", str(path), "--samples", "5")
+  rows = list(csv.reader(path.open(newline="")))
+  filled = [
+    rows[0],
+    *(row[:6] + ["yes", "no", "yes", "no"] for row in rows[1:]),
+  ]
+  with path.open("w", newline="") as file:
+    csv.writer(file).writerows(filled)
+  table = _run(capsys, shop, "--read-sheet", str(path))
+  assert "preference  from_user            100%" in table
+
+
+def test_a_model_is_asked_and_judges(shop, capsys, monkeypatch, openai_server):
+  server = openai_server()
+  monkeypatch.setenv("OPENAI_API_KEY", server.key)
+  ask = [shop, "--teacher", "openai", "--model", "m", "--base-url", server.url]
+  text = _run(capsys, *ask)
+  assert "answers of openai m: 80" in text and server.key not in text
+  paid = server.received.total()
+  _run(capsys, *ask)
+  assert server.received.total() == paid
+  table = _run(capsys, *ask, "--judge", "--samples", "4")
+  assert server.received.total() == paid + 4
+  # The double says yes to everything, and only to intentions: its preferences
+  # are in the first person, so there are none to judge.
+  assert "intention   reflects             100%" in table
+  assert "preference" not in table
