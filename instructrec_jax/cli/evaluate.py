@@ -44,6 +44,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--limit", type=int, help="only a random sample of so many requests"
   )
   parser.add_argument(
+    "--permutations",
+    type=int,
+    default=1,
+    metavar="K",
+    help="average the model's scores over K orders of the candidates in its "
+    "prompt (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--select-template",
+    action="store_true",
+    help="word each scenario as is best for the model on validation, and "
+    "report all its templates",
+  )
+  parser.add_argument(
+    "--normalisation",
+    choices=("sum", "mean", "byte", "pmi", "ghost_free", "select"),
+    default="sum",
+    help="add a row with the model's scores normalised; select takes each "
+    "scenario's best on validation (default: the row of sums alone)",
+  )
+  parser.add_argument(
     "--seed", type=int, default=0, help="of the sample and the bootstrap"
   )
   parser.add_argument(
@@ -67,6 +88,9 @@ def run(args: argparse.Namespace) -> None:
     rankers=args.rankers,
     split=args.split,
     limit=args.limit,
+    permutations=args.permutations,
+    select_template=args.select_template,
+    normalisation=args.normalisation,
     seed=args.seed,
     force=args.force,
   )

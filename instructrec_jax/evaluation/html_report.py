@@ -133,30 +133,31 @@ def _scenario(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
     highlight=[labels[name] for name in rankers if name == "model"],
   )
   heads = "".join(
-    f"<th>{metric.upper()}</th>" for metric in scenario["metrics"]
+    f"<th>{report.column_head(metric)}</th>" for metric in scenario["metrics"]
   )
   lines = "".join(
     f'<tr class="{escape(name)}"><th>{escape(labels[name])}</th>'
-    + "".join(_cell(rows[metric]) for metric in scenario["metrics"])
+    + "".join(_cell(rows.get(metric)) for metric in scenario["metrics"])
     + "</tr>\n"
     for name, rows in rankers.items()
   )
-  verdicts = "".join(
-    f"<br>{escape(verdict)}"
-    for verdict in report.verdicts(results, scenario=scenario["name"])
+  remarks = "".join(
+    f"<br>{escape(sentence)}" for sentence in report.remarks(results, scenario)
   )
   return (
     f"<h2>{escape(scenario['name'])} "
     f"<small>{escape(scenario['aspects'])}</small></h2>\n"
-    f'<p class="quiet">{scenario["negatives"] + 1} candidates, '
-    f"{scenario['requests']:,} {results['split']} requests{verdicts}</p>\n"
+    f'<p class="quiet">{report.subtitle(scenario, split=results["split"])}'
+    f"{remarks}</p>\n"
     f"<figure>{chart}</figure>\n"
     f'<div class="wide"><table><thead><tr><th></th>{heads}</tr></thead>\n'
     f"<tbody>{lines}</tbody></table></div>"
   )
 
 
-def _cell(row: Mapping[str, Any]) -> str:
+def _cell(row: Mapping[str, Any] | None) -> str:
+  if row is None:
+    return "<td>-</td>"
   interval = f"{report.share(row['low'])}–{report.share(row['high'])}"
   return f"<td>{report.share(row['value'])}<small>{interval}</small></td>"
 

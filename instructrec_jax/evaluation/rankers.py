@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 
 from instructrec_jax.baselines.cooccurrence import CooccurrenceRanker
+from instructrec_jax.baselines.lexical import LexicalRanker
 from instructrec_jax.baselines.planted import PlantedRanker
 from instructrec_jax.baselines.popularity import PopularityRanker
 from instructrec_jax.baselines.random_order import RandomRanker
@@ -12,7 +13,13 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.records import Ranker
 
 # What a model must beat, fitted here and now.
-BASELINES: tuple[str, ...] = ("random", "popularity", "cooccurrence")
+BASELINES: tuple[str, ...] = (
+  "random",
+  "popularity",
+  "bm25",
+  "tfidf",
+  "cooccurrence",
+)
 # In the table's order; `planted` is a synthetic shop's ceiling.
 RANKERS: tuple[str, ...] = (*BASELINES, "model", "planted")
 
@@ -58,6 +65,8 @@ def load_ranker(
     return RandomRanker()
   if name == "planted":
     return PlantedRanker.load(folder.path)
+  if name == "bm25" or name == "tfidf":
+    return LexicalRanker.fit(folder.items, kind=name)
   if name == "model":
     assert model is not None
     # Only here is jax needed.
@@ -65,4 +74,6 @@ def load_ranker(
 
     return T5Ranker.load(model)
   fitted = {"popularity": PopularityRanker, "cooccurrence": CooccurrenceRanker}
-  return fitted[name].fit(folder.sequences, num_items=len(folder.items))
+  return fitted[name].fit(
+    folder.sequences, num_items=len(folder.items), splits=folder.splits
+  )

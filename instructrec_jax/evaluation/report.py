@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from instructrec_jax.evaluation.scenarios import POINTWISE
+
 CAPTION = (
   "± is half the width of the 95% bootstrap interval over users; tied scores "
   "count as their expected value over random orders."
@@ -17,16 +19,36 @@ def markdown(results: Mapping[str, Any]) -> str:
 
 def heading(scenario: Mapping[str, Any], *, split: str) -> str:
   """Returns "sequential <P1,I0,T3>: 10 candidates, 500 test requests"."""
-  return (
-    f"{scenario['name']} {scenario['aspects']}: "
-    f"{scenario['negatives'] + 1} candidates, "
-    f"{scenario['requests']:,} {split} requests"
+  return f"{scenario['name']} {scenario['aspects']}: " + subtitle(
+    scenario, split=split
   )
 
 
-def cell(row: Mapping[str, Any]) -> str:
-  """Returns ".576 ±.004"."""
+def subtitle(scenario: Mapping[str, Any], *, split: str) -> str:
+  """Returns "10 candidates, 500 test requests (the paper's Table 6)"."""
+  kinds = {"items": "searched items, ", "hard": "hard negatives, "}
+  what = "up to " if scenario["candidates"] == "catalogue" else ""
+  candidates = f"{what}{scenario['candidate_count']:,} candidates"
+  if tuple(scenario["metrics"]) == POINTWISE:
+    candidates = "Yes or No"
+  table = f" (the paper's {scenario['table']})" if scenario["table"] else ""
+  return (
+    f"{kinds.get(scenario['candidates'], '')}{candidates}"
+    f"{', in a tournament' if scenario['tournament'] else ''}, "
+    f"{scenario['requests']:,} {split} requests{table}"
+  )
+
+
+def cell(row: Mapping[str, Any] | None) -> str:
+  """Returns ".576 ±.004", or a dash where there is no such figure."""
+  if row is None:
+    return "-"
   return f"{share(row['value'])} ±{share((row['high'] - row['low']) / 2)}"
+
+
+def column_head(metric: str) -> str:
+  """Returns "HR@1" or "LOG LOSS"."""
+  return metric.upper().replace("_", " ")
 
 
 def share(value: float) -> str:
@@ -61,21 +83,128 @@ def by_ranker(
   return table
 
 
+def remarks(
+  results: Mapping[str, Any], scenario: Mapping[str, Any]
+) -> list[str]:
+  """Returns what must be known to read a scenario's block, in sentences."""
+  name, labels = scenario["name"], results["labels"]
+
+  def of(section: str) -> list[Mapping[str, Any]]:
+    return [entry for entry in results[section] if entry["scenario"] == name]
+
+  return [
+    *verdicts(results, scenario=name),
+    *_how_asked(scenario, asked="model" in labels),
+    *(_chosen_normalisation(choice) for choice in of("normalisations")),
+    *(_position_bias(e) for e in of("positions") if e["ranker"] == "model"),
+    *(_popularity(e) for e in of("popularity") if e["ranker"] == "model"),
+    *(_calibration(results, entry) for entry in of("temperatures")),
+    *_own_negatives(scenario, labels),
+  ]
+
+
 def _block(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
   columns = scenario["metrics"]
-  lines = [["ranker", *(metric.upper() for metric in columns)]]
+  lines = [["ranker", *map(column_head, columns)]]
   for ranker, rows in by_ranker(results, scenario=scenario["name"]).items():
     label = results["labels"][ranker]
-    lines.append([label, *(cell(rows[metric]) for metric in columns)])
+    lines.append([label, *(cell(rows.get(metric)) for metric in columns)])
   text = [
     f"### {heading(scenario, split=results['split'])}",
     "",
     *_aligned(lines),
     "",
-    *(f"- {s}" for s in verdicts(results, scenario=scenario["name"])),
+    *(f"- {sentence}" for sentence in remarks(results, scenario)),
     f"- candidates sha256 {scenario['candidates_sha256'][:16]}",
   ]
+  for choice in results["templates"]:
+    if choice["scenario"] == scenario["name"] and len(choice["forms"]) > 1:
+      text += ["", *_templates(choice, split=results["split"])]
   return "\n".join(text)
+
+
+def _templates(choice: Mapping[str, Any], *, split: str) -> list[str]:
+  """Returns every form's figures as a table, the chosen one marked."""
+  metric, figures = choice["metric"].upper(), ("validation", "test")
+  lines = [["template", f"validation {metric}", f"{split} {metric}"]]
+  for form in choice["forms"]:
+    mark = " (chosen)" if form["form"] == choice["chosen"] else ""
+    lines.append([form["form"] + mark, *(share(form[f]) for f in figures)])
+  lines.append(
+    ["mean ± sd"]
+    + [f"{share(choice[f]['mean'])} ±{share(choice[f]['sd'])}" for f in figures]
+  )
+  return [
+    f"The model's template is the best of {len(choice['forms'])} on "
+    f"{choice['validation_requests']:,} validation requests:",
+    "",
+    *_aligned(lines),
+  ]
+
+
+def _how_asked(scenario: Mapping[str, Any], *, asked: bool) -> list[str]:
+  if not asked or not scenario["template"]:
+    return []
+  orders = ""
+  if scenario["permutations"] > 1:
+    orders = f", scores averaged over {scenario['permutations']} orders"
+  return [f"the model is asked in the words of {scenario['template']}{orders}"]
+
+
+def _chosen_normalisation(choice: Mapping[str, Any]) -> str:
+  values = ", ".join(
+    f"{name} {share(value)}" for name, value in choice["validation"].items()
+  )
+  return (
+    f"chosen normalisation: {choice['chosen']}, by {choice['metric'].upper()} "
+    f"on {choice['validation_requests']:,} validation requests ({values})"
+  )
+
+
+def _position_bias(entry: Mapping[str, Any]) -> str:
+  return (
+    "the model's HR@1 by the target's place in the prompt: largest - smallest "
+    f"{share(entry['spread'])}, p {_p_value(entry['p'])}"
+  )
+
+
+def _popularity(entry: Mapping[str, Any]) -> str:
+  groups = ", ".join(
+    f"{share(mean['value'])} for {group} targets"
+    for group, mean in entry["hr@1_by"].items()
+  )
+  return (
+    "the model's first choices: mean popularity percentile "
+    f"{share(entry['popularity@1'])} (of all candidates "
+    f"{share(entry['popularity_candidates'])}), {share(entry['coverage@1'])} "
+    f"of the catalogue; HR@1 {groups}"
+  )
+
+
+def _calibration(results: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
+  rows = by_ranker(results, scenario=entry["scenario"])[entry["ranker"]]
+  return (
+    f"{results['labels'][entry['ranker']]} at temperature "
+    f"{entry['value']:.2f}, fitted on validation: log loss "
+    f"{share(rows['log_loss_scaled']['value'])}, ECE "
+    f"{share(rows['ece_scaled']['value'])}"
+  )
+
+
+def _own_negatives(
+  scenario: Mapping[str, Any], labels: Mapping[str, str]
+) -> list[str]:
+  matcher = scenario["matcher"]
+  if not matcher:
+    return []
+  judged = ""
+  if matcher["name"] in labels:
+    judged = f", so the row {labels[matcher['name']]} is judged on its own"
+  return [
+    f"the negatives are what {matcher['name']} retrieves for the history"
+    f"{judged}; by itself it retrieves {share(matcher['target_retrieved'])} of "
+    "the targets"
+  ]
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:

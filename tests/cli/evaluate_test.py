@@ -6,6 +6,8 @@ import pytest
 
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.prepare import prepare
+from instructrec_jax.evaluation.run import SELECT
+from instructrec_jax.scoring.normalisation import Normalisation
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,22 @@ def test_json_is_one_object_and_existing_output_is_refused(
   assert run(*arguments) == 2
   assert "--force" in capsys.readouterr().err
   assert run(*arguments, "--force") == 0
+
+
+@pytest.mark.parametrize(
+  "option", [["--select-template"], ["--normalisation", "select"]]
+)
+def test_what_only_a_model_can_choose_needs_one(shop, tmp_path, capsys, option):
+  out = tmp_path / "out"
+  assert run("--dataset", shop, "--out", out, *option) == 2
+  assert "--model" in capsys.readouterr().err
+  assert not out.exists()
+
+
+def test_every_normalisation_is_offered(capsys):
+  with pytest.raises(SystemExit):
+    run("--help")
+  assert ",".join([*Normalisation, SELECT]) in capsys.readouterr().out
 
 
 def test_bad_input_exits_2_with_one_sentence(tmp_path, capsys):

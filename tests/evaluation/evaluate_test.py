@@ -3,8 +3,6 @@
 import dataclasses
 import json
 import shutil
-import sys
-import types
 
 import numpy as np
 import pytest
@@ -14,8 +12,11 @@ from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import protocol
 from instructrec_jax.evaluation.evaluate import evaluate
+from instructrec_jax.evaluation.rankers import BASELINES
 from instructrec_jax.evaluation.scenarios import find_scenarios
 from instructrec_jax.requests import write_requests
+
+from .conftest import FakeModel, value
 
 
 @pytest.fixture(scope="module")
@@ -49,28 +50,18 @@ def build_requests(shop, *, change=None):
   write_requests(shop / "requests" / "sequential_test.parquet", requests)
 
 
-def value(results, ranker, metric, scenario="sequential"):
-  (row,) = [
-    row
-    for row in results["rows"]
-    if (row["scenario"], row["ranker"], row["metric"])
-    == (scenario, ranker, metric)
-  ]
-  assert (
-    row["low"] <= row["value"] + 1e-9 and row["value"] - 1e-9 <= row["high"]
-  )
-  return row["value"]
-
-
 def test_baselines_need_no_built_instructions(prepared, tmp_path):
   results = evaluate(dataset=prepared, out=tmp_path / "out")
   assert [s["name"] for s in results["scenarios"]] == [
     "sequential",
     "sequential_99",
+    "sequential_full",
   ]
   assert list(results["labels"]) == [
     "random",
     "popularity",
+    "bm25",
+    "tfidf",
     "cooccurrence",
     "planted",
   ]
@@ -79,13 +70,12 @@ def test_baselines_need_no_built_instructions(prepared, tmp_path):
     0.1
   )
   ceiling = value(results, "planted", "hr@1")
-  assert 0.1 < value(results, "popularity", "hr@1") < ceiling
-  assert 0.1 < value(results, "cooccurrence", "hr@1") < ceiling
+  for baseline in ("popularity", "bm25", "tfidf", "cooccurrence"):
+    assert 0.1 < value(results, baseline, "hr@1") < ceiling
   for c in results["comparisons"]:
     best, metric, scenario = c["against"], c["metric"], c["scenario"]
-    others = {"popularity", "cooccurrence"} - {best}
-    assert value(results, best, "hr@1", scenario) >= max(
-      value(results, other, "hr@1", scenario) for other in others
+    assert value(results, best, "hr@1", scenario) == max(
+      value(results, baseline, "hr@1", scenario) for baseline in BASELINES
     )
     assert c["value"] == pytest.approx(
       value(results, c["ranker"], metric, scenario)
@@ -109,32 +99,25 @@ def test_built_requests_give_the_same_table_and_hash(shop, tmp_path):
   assert scenario["source"].endswith("requests/sequential_test.parquet")
 
 
-def test_a_model_is_ranked_on_the_same_requests(shop, tmp_path, monkeypatch):
-  class FirstCandidate:
-    name = "model"
-
-    @classmethod
-    def load(cls, model_dir):
-      assert model_dir == tmp_path
-      return cls()
-
-    def score(self, requests):
-      assert all(request.instruction for request in requests)
-      return [-np.arange(len(r.candidates), dtype=float) for r in requests]
-
-  build_requests(shop)
-  monkeypatch.setitem(
-    sys.modules,
-    "instructrec_jax.scoring.reranker",
-    types.SimpleNamespace(T5Ranker=FirstCandidate),
+def test_hard_negatives_are_ranked_once_they_are_there(built, tmp_path):
+  results = evaluate(
+    dataset=built, rankers=["tfidf"], scenarios=["all"], out=tmp_path / "out"
   )
+  assert "sequential_hard" in {s["name"] for s in results["scenarios"]}
+
+
+def test_a_model_is_ranked_on_the_same_requests(shop, tmp_path, use_model):
+  build_requests(shop)
+  model = FakeModel(lambda request, _: request.target == 0)
   results = evaluate(
     dataset=shop,
-    model=tmp_path,
+    model=use_model(model),
     scenarios=["sequential"],
     limit=50,
     out=tmp_path / "out",
   )
+  assert model.loads == 1
+  assert all(request.instruction for request in model.seen)
   targets = DatasetFolder.open(shop).candidates("test", 9).target
   targets = targets[np.random.default_rng(0).permutation(len(targets))[:50]]
   assert value(results, "model", "hr@1") == np.mean(targets == 0)
@@ -195,6 +178,10 @@ def test_requests_without_a_row_are_refused(shop, tmp_path):
     ({"model": "."}, "instructrec build"),
     ({"split": "train"}, "no split 'train'"),
     ({"limit": 0}, "at least one"),
+    ({"permutations": 0}, "at least 1"),
+    ({"select_template": True}, "add --model"),
+    ({"normalisation": "mean"}, "add --model"),
+    ({"normalisation": "median"}, "no normalisation 'median'.*select"),
     ({"dataset": "absent"}, "instructrec prepare"),
   ],
 )
@@ -214,7 +201,12 @@ def test_the_papers_data_meets_the_reference_points(shared, tmp_path):
     min_count=0,
     out=tmp_path / "games",
   )
-  results = evaluate(dataset=tmp_path / "games", out=tmp_path / "out")
+  results = evaluate(
+    dataset=tmp_path / "games",
+    scenarios=["sequential", "sequential_99"],
+    rankers=["popularity", "cooccurrence"],
+    out=tmp_path / "out",
+  )
   expected = {
     ("sequential", "popularity", "hr@1"): 0.399,
     ("sequential", "popularity", "hr@3"): 0.673,

@@ -1,0 +1,193 @@
+"""Per-request metrics of every ranker -> rows, comparisons and breakdowns."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from instructrec_jax.evaluation import exposure, intervals, pointwise
+from instructrec_jax.evaluation.metrics import check_consistency
+from instructrec_jax.evaluation.positions import by_position, position_bias
+from instructrec_jax.evaluation.rankers import BASELINES
+from instructrec_jax.evaluation.scenarios import Scenario
+
+Metrics = Mapping[str, Mapping[str, Float[np.ndarray, " requests"]]]
+"""By ranker and metric."""
+
+# AUC has no closed-form bootstrap: fewer resamples than for means.
+_AUC_RESAMPLES = 200
+
+
+def summarise_ranking(
+  scenario: Scenario, metrics: Metrics, *, seed: int
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+  """Means, intervals, and paired differences from the best baseline."""
+  columns = [(name, metric) for name in metrics for metric in metrics[name]]
+  values_UxM = np.stack([metrics[n][m] for n, m in columns], axis=1)
+  means_RxM = intervals.bootstrap_means(values_UxM, seed=seed)
+  low, high = intervals.percentile_interval(means_RxM)
+  means = dict(zip(columns, values_UxM.mean(0), strict=True))
+  draws = dict(zip(columns, means_RxM.T, strict=True))
+  rows = [
+    {
+      "scenario": scenario.name,
+      "ranker": name,
+      "metric": metric,
+      "value": float(means[name, metric]),
+      "low": float(low[column]),
+      "high": float(high[column]),
+      "n": len(values_UxM),
+    }
+    for column, (name, metric) in enumerate(columns)
+  ]
+  _assert_possible(metrics)
+  baselines = [name for name in metrics if name in BASELINES]
+  if not baselines:
+    return rows, []
+  best = max(baselines, key=lambda name: means[name, scenario.metrics[0]])
+  comparisons = []
+  for name in metrics:
+    for metric in scenario.metrics if name != best else ():
+      difference = intervals.paired_difference(
+        means[name, metric] - means[best, metric],
+        draws[name, metric] - draws[best, metric],
+      )
+      comparisons.append(
+        {
+          "scenario": scenario.name,
+          "ranker": name,
+          "against": best,
+          "metric": metric,
+          **dataclasses.asdict(difference),
+        }
+      )
+  return rows, comparisons
+
+
+def summarise_pointwise(
+  scenario: Scenario,
+  *,
+  margins: Mapping[str, Float[np.ndarray, " requests"]],
+  labels: Int[np.ndarray, " requests"],
+  temperatures: Mapping[str, float],
+  seed: int,
+) -> list[dict[str, Any]]:
+  """AUC of every ranker, and the calibration of those that give chances.
+
+  Args:
+    scenario: the pointwise one.
+    margins: of every ranker; higher means likelier.
+    labels: 1 where the item was bought.
+    temperatures: fitted on validation, of rankers whose margins are log odds.
+    seed: of the bootstrap over users.
+  """
+  rng = np.random.default_rng(seed)
+  draws = rng.integers(len(labels), size=(_AUC_RESAMPLES, len(labels)))
+  # A resample of one label alone has no AUC.
+  draws = [d for d in draws if 0 < labels[d].sum() < len(d)] or [
+    np.arange(len(labels))
+  ]
+  rows = []
+  for name, of_ranker in margins.items():
+    if name in temperatures:
+
+      def figures(chosen: np.ndarray, name: str = name) -> dict[str, float]:
+        return pointwise.pointwise_metrics(
+          margins[name][chosen],
+          labels[chosen],
+          temperature=temperatures[name],
+        )
+    else:
+
+      def figures(chosen: np.ndarray, name: str = name) -> dict[str, float]:
+        return {"auc": pointwise.auc(margins[name][chosen], labels[chosen])}
+
+    values = figures(np.arange(len(of_ranker)))
+    resampled = [figures(chosen) for chosen in draws]
+    for metric, value in values.items():
+      low, high = np.quantile([r[metric] for r in resampled], [0.025, 0.975])
+      rows.append(
+        {
+          "scenario": scenario.name,
+          "ranker": name,
+          "metric": metric,
+          "value": value,
+          "low": float(low),
+          "high": float(high),
+          "n": len(labels),
+        }
+      )
+  return rows
+
+
+def summarise_positions(
+  scenario: Scenario,
+  metrics: Metrics,
+  *,
+  slots: Int[np.ndarray, " requests"],
+  seed: int,
+) -> list[dict[str, Any]]:
+  """HR@1 by the target's place in the prompt, for every ranker."""
+  size = 1 + scenario.negatives
+  return [
+    {
+      "scenario": scenario.name,
+      "ranker": name,
+      **dataclasses.asdict(position_bias(of_ranker["hr@1"], slots, size)),
+      "by_position": [
+        dataclasses.asdict(mean)
+        for mean in by_position(of_ranker["hr@1"], slots, size, seed=seed)
+      ],
+    }
+    for name, of_ranker in metrics.items()
+  ]
+
+
+def summarise_popularity(
+  scenario: Scenario,
+  metrics: Metrics,
+  *,
+  exposures: Mapping[str, exposure.Exposure],
+  targets: Int[np.ndarray, " requests"],
+  counts: Int[np.ndarray, " items"],
+  seed: int,
+) -> list[dict[str, Any]]:
+  """What each ranker recommends, and how it does on popular and rare items."""
+  return [
+    {
+      "scenario": scenario.name,
+      "ranker": name,
+      **exposures[name].summary(),
+      "hr@1_by": {
+        group: dataclasses.asdict(mean)
+        for group, mean in exposure.by_head_and_tail(
+          of_ranker["hr@1"], targets, counts, seed=seed
+        ).items()
+      },
+    }
+    for name, of_ranker in metrics.items()
+  ]
+
+
+def joined(
+  batches: Sequence[Mapping[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+  """Puts batches of metrics end to end."""
+  return {
+    metric: np.concatenate([batch[metric] for batch in batches])
+    for metric in batches[0]
+  }
+
+
+def _assert_possible(metrics: Metrics) -> None:
+  for name, of_ranker in metrics.items():
+    hits = [of_ranker[metric] for metric in of_ranker if "hr@" in metric]
+    untied = np.isin(hits, (0, 1)).all()
+    problems = check_consistency(
+      {metric: values.mean() for metric, values in of_ranker.items()},
+      requests=len(hits[0]) if untied else None,
+    )
+    if problems:
+      raise AssertionError(f"{name}'s row is impossible: {problems}")

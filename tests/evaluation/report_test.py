@@ -1,0 +1,104 @@
+"""Tests for instructrec_jax/evaluation/report.py."""
+
+from instructrec_jax.evaluation import report
+from instructrec_jax.evaluation.scenarios import POINTWISE
+
+from .conftest import small_results
+
+
+def changed(**changes):
+  results = small_results()
+  results["scenarios"][0] |= changes
+  return results
+
+
+def test_the_table_lines_up_and_says_what_it_shows():
+  text = report.markdown(small_results())
+  assert (
+    "### sequential <P1,I0,T3>: 10 candidates, 1,200 test requests "
+    "(the paper's Table 6)\n"
+  ) in text
+  assert ".400 ±.010" in text and ".625 ±.010" in text
+  assert "HR@1 +.225 [+.200, +.250], p < .002" in text
+  table = [line for line in text.splitlines() if line.startswith("|")]
+  assert len(table) == 4 and len({len(line) for line in table}) == 1
+
+
+def test_the_models_habits_take_a_line_each():
+  lines = report.markdown(small_results()).splitlines()
+  remarks = [line for line in lines if line.startswith("- the model")]
+  assert remarks == [
+    "- the model is asked in the words of A07_p1_i0_t3",
+    "- the model's HR@1 by the target's place in the prompt: "
+    "largest - smallest .031, p = .393",
+    "- the model's first choices: mean popularity percentile .750 (of all "
+    "candidates .500), .125 of the catalogue; HR@1 .250 for head targets, "
+    ".250 for tail targets",
+  ]
+
+
+def test_a_heading_names_what_is_unusual():
+  def heading(**changes):
+    return report.heading(changed(**changes)["scenarios"][0], split="test")
+
+  assert "(the paper" not in heading(table="")
+  assert ": hard negatives, 10 candidates" in heading(candidates="hard")
+  assert ": searched items, 10 candidates" in heading(candidates="items")
+  assert ": up to 10 candidates" in heading(candidates="catalogue")
+  assert ": Yes or No, 1,200 test" in heading(metrics=POINTWISE)
+  assert "candidates, in a tournament, " in heading(tournament=True)
+
+
+def test_orders_of_candidates_are_told():
+  assert (
+    "in the words of A07_p1_i0_t3, scores averaged over 5 orders\n"
+    in report.markdown(changed(permutations=5))
+  )
+
+
+def test_hard_negatives_tell_whose_they_are():
+  matcher = {"name": "tfidf", "target_retrieved": 0.0625}
+  results = changed(matcher=matcher)
+  assert (
+    "- the negatives are what tfidf retrieves for the history; by itself it "
+    "retrieves .062 of the targets"
+  ) in report.markdown(results)
+  results["labels"]["tfidf"] = "tfidf"
+  assert (
+    "history, so the row tfidf is judged on its own; by"
+    in report.markdown(results)
+  )
+
+
+def test_all_forms_stand_below_the_block():
+  results = small_results()
+  forms = [
+    {"form": "A07", "validation": 0.25, "test": 0.5},
+    {"form": "A08", "validation": 0.75, "test": 0.25},
+  ]
+  choice = {
+    "scenario": "sequential",
+    "metric": "hr@1",
+    "chosen": "A08",
+    "validation_requests": 500,
+    "forms": forms,
+    "validation": {"mean": 0.5, "sd": 0.354},
+    "test": {"mean": 0.375, "sd": 0.177},
+  }
+  results["templates"] = [choice]
+  text = report.markdown(results)
+  block, below = text.split("The model's template is the best of 2 on 500 ")
+  assert "candidates sha256 abab" in block
+  rows = [
+    [cell.strip() for cell in line.strip("|").split("|")]
+    for line in below.splitlines()
+    if line.startswith("|")
+  ]
+  assert rows[0] == ["template", "validation HR@1", "test HR@1"]
+  assert rows[2:] == [
+    ["A07", ".250", ".500"],
+    ["A08 (chosen)", ".750", ".250"],
+    ["mean ± sd", ".500 ±.354", ".375 ±.177"],
+  ]
+  results["templates"] = [choice | {"forms": forms[1:]}]
+  assert "The model's template" not in report.markdown(results)
