@@ -17,6 +17,8 @@ from instructrec_jax.errors import InputError
 SUBCOMMANDS = {
   "quickstart": "the whole pipeline, small, offline, on a synthetic shop",
   "prepare": "raw reviews -> a dataset folder",
+  "annotate": "a teacher writes preferences and intentions, each paid once",
+  "statistics": "a dataset folder's Table 5 and Table 2",
   "templates": "the instruction templates, each with a rendered example",
   "build": "a dataset folder -> instructions (TFDS) and ranking requests",
   "inspect": "a SeqIO mixture: rates, counts, lengths, examples",
@@ -24,6 +26,7 @@ SUBCOMMANDS = {
   "train": "instruction-tune a T5, configured with gin",
   "score": "requests -> log-likelihoods and ranks per candidate",
   "evaluate": "rankers on the same candidates -> the HR/NDCG table",
+  "ask": "a user's own words -> the model instruction and a ranking",
 }
 
 

@@ -1,0 +1,257 @@
+"""A user's own words -> the model instruction (paper section 2.3.2).
+
+The fitting template is found for what the user says and is known to have
+bought, and the words are brought into its slots: concatenated where one slot
+must do for two texts, shifted to the third person where they describe a
+lasting preference, and inserted.
+"""
+
+import dataclasses
+import enum
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+
+from instructrec_jax.data.cleaning import clean_title
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.aspects import Query, Response, TaskForm
+from instructrec_jax.instructions.persona import third_person
+from instructrec_jax.instructions.render import Slots, display_titles, render
+from instructrec_jax.instructions.templates import Form, Template
+from instructrec_jax.instructions.utterance import (
+  AUTO,
+  Reading,
+  Utterance,
+  printable,
+  readings,
+  understand,
+)
+from instructrec_jax.records import Item
+
+_TASK_FORMS = (TaskForm.RERANKING, TaskForm.MATCHING)
+
+
+class Operation(enum.StrEnum):
+  """How a user's words are brought into an instruction."""
+
+  CONCATENATION = "concatenation"
+  PERSONA_SHIFT = "persona shift"
+  INSERTION = "insertion"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Composed:
+  """A model instruction, and how it came about.
+
+  Attributes:
+    form: of the template that was chosen.
+    instruction: for the encoder.
+    items_dropped: items of the history that it does not show.
+    label: its aspects, such as <P1,P2,I1,T3>.
+    operations: that were used, in this order.
+    replaced: characters of the words that the vocabulary lacks or that would
+      break the instruction's form; they were replaced or left out.
+    query: the search that it quotes, "" if none.
+    candidates: the titles to choose from, each once, as instructions show
+      them.
+  """
+
+  form: Form
+  instruction: str
+  items_dropped: int
+  label: str
+  operations: tuple[Operation, ...]
+  replaced: str
+  query: str
+  candidates: tuple[str, ...]
+
+
+def compose(
+  words: str = "",
+  *,
+  history: Sequence[str] = (),
+  candidates: Sequence[str] | None = None,
+  preference: str | None = None,
+  context: str | None = None,
+  kind: str = AUTO,
+  template: str | None = None,
+  templates: Sequence[Template],
+  count_tokens: Callable[[str], int],
+  prints: Callable[[str], bool] | None = None,
+  budget: int = 512,
+) -> Composed:
+  """Finds the fitting form of a template and fills it.
+
+  Candidates are listed (T3), unless there are none or more than fit (T2). A
+  history calls for the appendix's group C if there is a query to go with it,
+  else for group A; without one, group B is left. Of several templates that
+  fit, the first is taken.
+
+  Args:
+    words: the user's own; not needed beside a history.
+    history: titles of the user's items, oldest first.
+    candidates: titles to choose from.
+    preference: the user's lasting taste, in the first or third person.
+    context: where, when or what for; joins the words if no template that fits
+      has a slot for it.
+    kind: of the words: "preference", "vague", "specific", or "auto": by the
+      rules of `utterance.kind_of`, sentence by sentence.
+    template: the name of the only one to consider; it may leave the history
+      unused.
+    templates: to choose from.
+    count_tokens: of the vocabulary.
+    prints: whether the vocabulary has a character; all, if None.
+    budget: tokens that the encoder takes, the end of sequence counted in.
+
+  Raises:
+    InputError: there is nothing to go by or too much of it, a title is empty,
+      or no template fits.
+  """
+  said = [
+    printable(t or "", prints=prints) for t in (words, preference, context)
+  ]
+  (words, _), (preference, _), (context, _) = said
+  utterance = understand(
+    words, preference=preference, context=context, kind=kind
+  )
+  had = shown_titles(history, name="history")
+  offered = shown_titles(candidates or (), name="candidates")
+  offered = list(dict.fromkeys(offered))
+  if not (utterance or had):
+    raise InputError(
+      "there is nothing to go by: give a history, or words with at least a "
+      "letter that the vocabulary has."
+    )
+  too_long = []
+  for form, reading in _fitting(
+    _named(templates, template),
+    list(readings(utterance, has_history=bool(had))),
+    task_forms=_TASK_FORMS if offered else _TASK_FORMS[1:],
+    has_history=bool(had),
+    may_leave_history=template is not None,
+  ):
+    slots = _slots(reading, history=had, candidates=offered)
+    rendered = render(form, slots, count_tokens=count_tokens, budget=budget)
+    if not rendered.fits:
+      too_long.append(f"{count_tokens(rendered.text) + 1} in {form.name}")
+      continue
+    shows_history = "history" in form.slots
+    return Composed(
+      form=form,
+      instruction=rendered.text,
+      items_dropped=rendered.items_dropped if shows_history else len(had),
+      label=form.label,
+      operations=_operations(reading, slots),
+      replaced="".join(dict.fromkeys("".join(lost for _, lost in said))),
+      query=slots.query,
+      candidates=tuple(offered),
+    )
+  if too_long:
+    raise InputError(
+      f"the instruction is too long: {', '.join(too_long)}, of {budget} tokens "
+      "that the encoder takes; say it in fewer words."
+    )
+  raise InputError(
+    f"no form of {template or 'the templates'} fits {_given(utterance)} "
+    f"{'with' if had else 'without'} a history and "
+    f"{'with' if offered else 'without'} candidates; `instructrec templates` "
+    "lists what each takes."
+  )
+
+
+def shown_titles(titles: Sequence[str], *, name: str) -> list[str]:
+  """Returns anybody's titles as instructions show them.
+
+  Args:
+    titles: of items.
+    name: of the list, for a message.
+
+  Raises:
+    InputError: a title has no letter or digit.
+  """
+  items = [Item("", clean_title(title)) for title in titles]
+  for title, item in zip(titles, items, strict=True):
+    if not item.title:
+      raise InputError(f"the {name}: {title!r:.80} is no title.")
+  return display_titles(items)
+
+
+def _named(
+  templates: Sequence[Template], name: str | None
+) -> Sequence[Template]:
+  if name is None:
+    return templates
+  found = [template for template in templates if template.name == name]
+  if not found:
+    raise InputError(
+      f"there is no template {name!r}; there are "
+      f"{', '.join(template.name for template in templates)}."
+    )
+  return found
+
+
+def _fitting(
+  templates: Sequence[Template],
+  readings: Sequence[Reading],
+  *,
+  task_forms: Sequence[TaskForm],
+  has_history: bool,
+  may_leave_history: bool,
+) -> Iterator[tuple[Form, Reading]]:
+  """Yields the first form that fits, of each task form for which one does."""
+  recommending = [
+    form
+    for template in templates
+    for form in template.forms
+    if template.response == Response.ITEM
+    and (form.needs_history == has_history or may_leave_history)
+    and (has_history or not form.needs_history)
+  ]
+  for task_form in task_forms:
+    fitting = (
+      (form, reading)
+      for reading in readings
+      for form in recommending
+      if form.template.task_form == task_form and _shows(form, reading)
+    )
+    yield from itertools.islice(fitting, 1)
+
+
+def _shows(form: Form, reading: Reading) -> bool:
+  return (
+    form.query == reading.query
+    and form.with_preference == bool(reading.preference)
+    and (not reading.context or "context" in form.slots)
+  )
+
+
+def _slots(
+  reading: Reading, *, history: Sequence[str], candidates: Sequence[str]
+) -> Slots:
+  is_preference = reading.query == Query.PREFERENCE
+  return Slots(
+    history=history,
+    candidates=candidates,
+    preference=third_person(reading.preference),
+    query=third_person(reading.text) if is_preference else reading.text,
+    context=reading.context,
+  )
+
+
+def _operations(reading: Reading, slots: Slots) -> tuple[Operation, ...]:
+  before = reading.preference, reading.text
+  used = {
+    Operation.CONCATENATION: reading.concatenated,
+    Operation.PERSONA_SHIFT: before != (slots.preference, slots.query),
+    Operation.INSERTION: True,
+  }
+  return tuple(operation for operation, is_used in used.items() if is_used)
+
+
+def _given(said: Utterance) -> str:
+  """Says what there is to show, for a message."""
+  parts = [
+    *["a preference (P2)"] * bool(said.preference),
+    *[f"an intention ({said.kind})"] * bool(said.intention),
+    *["a context"] * bool(said.context),
+  ]
+  return " and ".join(parts) or "no words"

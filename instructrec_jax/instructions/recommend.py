@@ -1,0 +1,166 @@
+"""A user's own words -> a recommendation, with whatever model ranks.
+
+The paper's section 2.3.2, "Inference". `instructrec ask` prints the result;
+a server that keeps a ranker loaded calls the same function.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.compose import (
+  Composed,
+  compose,
+  shown_titles,
+)
+from instructrec_jax.instructions.templates import Template, load_templates
+from instructrec_jax.records import Ranker, RankingRequest
+from instructrec_jax.text.vocabulary import UNK_ID, Vocabulary
+
+# Titles that are scored between two steps of the progress bar.
+_CHUNK = 512
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Ranked:
+  """A candidate's place in a ranking.
+
+  Attributes:
+    title: as instructions show it.
+    log_likelihood: of the title as the model's answer.
+    probability: among all candidates.
+  """
+
+  title: str
+  log_likelihood: float
+  probability: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Recommendation:
+  """What a user gets.
+
+  Attributes:
+    composed: the model instruction, and how it came about.
+    ranking: all candidates, the best first; empty if there is no ranker.
+  """
+
+  composed: Composed
+  ranking: tuple[Ranked, ...]
+
+  def to_json(self, *, top: int | None = None) -> dict[str, Any]:
+    """Returns what JSON can hold, with the first `top` of the ranking."""
+    composed = self.composed
+    return {
+      "instruction": composed.instruction,
+      "template": composed.form.template.name,
+      "aspects": composed.label,
+      "operations": [*map(str, composed.operations)],
+      "items_dropped": composed.items_dropped,
+      "replaced": composed.replaced,
+      "ranking": [
+        {"rank": rank, **dataclasses.asdict(ranked)}
+        for rank, ranked in enumerate(self.ranking[:top], start=1)
+      ],
+    }
+
+
+def recommend(
+  words: str = "",
+  *,
+  ranker: Ranker | None = None,
+  vocabulary: Vocabulary | None = None,
+  history: Sequence[str] = (),
+  candidates: Sequence[str] = (),
+  catalogue: Sequence[str] = (),
+  preference: str | None = None,
+  context: str | None = None,
+  kind: str = "auto",
+  template: str | None = None,
+  templates: Sequence[Template] | None = None,
+  budget: int = 512,
+) -> Recommendation:
+  """Composes a model instruction and ranks candidates for it.
+
+  Args:
+    words: the user's own; not needed beside a history.
+    ranker: such as `scoring.reranker.T5Ranker`, whose scores are
+      log-likelihoods; None for the instruction alone.
+    vocabulary: of the ranker; None for an estimate of the instruction's
+      length.
+    history: titles of the user's items, oldest first.
+    candidates: titles to choose from, listed in the instruction if they fit.
+    catalogue: without candidates, all titles to rank; those of the history
+      are left out.
+    preference: the user's lasting taste.
+    context: where, when or what for.
+    kind: of the words; see `instructions.compose.compose`.
+    template: the name of one, instead of the first that fits.
+    templates: to choose from; the package's if None.
+    budget: tokens that the encoder takes.
+
+  Raises:
+    InputError: there is nothing to go by or to rank, or too much of it, or no
+      template fits.
+  """
+
+  def prints(character: str) -> bool:
+    return not vocabulary or UNK_ID not in vocabulary.encode_one(character)
+
+  composed = compose(
+    words,
+    history=history,
+    candidates=candidates,
+    preference=preference,
+    context=context,
+    kind=kind,
+    template=template,
+    templates=load_templates() if templates is None else templates,
+    count_tokens=vocabulary.count_tokens if vocabulary else _estimate_tokens,
+    prints=prints,
+    budget=budget,
+  )
+  if ranker is None:
+    return Recommendation(composed, ranking=())
+  titles = composed.candidates
+  if not titles:
+    had = set(shown_titles(history, name="history"))
+    every = dict.fromkeys(shown_titles(catalogue, name="catalogue"))
+    titles = tuple(title for title in every if title not in had)
+  if not titles:
+    raise InputError(
+      "there is nothing to rank: give candidates, or a catalogue with more "
+      "than the history."
+    )
+  return Recommendation(composed, _rank(ranker, composed, titles))
+
+
+def _estimate_tokens(text: str) -> int:
+  """About what T5's vocabulary makes of English, rather more than less."""
+  return len(text) // 3
+
+
+def _rank(
+  ranker: Ranker, composed: Composed, titles: Sequence[str]
+) -> tuple[Ranked, ...]:
+  scores = []
+  starts = range(0, len(titles), _CHUNK)
+  for start in tqdm.tqdm(starts, "rank", leave=False, disable=None):
+    request = RankingRequest(
+      request_id="ask",
+      instruction=composed.instruction,
+      candidates=tuple(titles[start : start + _CHUNK]),
+      query=composed.query,
+    )
+    scores += ranker.score([request])[0].tolist()
+  likelihoods = np.array(scores)
+  odds = np.exp(likelihoods - likelihoods.max())
+  shares = (odds / odds.sum()).tolist()
+  ranking = sorted(
+    map(Ranked, titles, scores, shares), key=lambda each: -each.log_likelihood
+  )
+  return tuple(ranking)

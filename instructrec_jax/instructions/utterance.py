@@ -1,0 +1,220 @@
+"""What a user says: a lasting preference, or an intention of now."""
+
+import dataclasses
+import re
+import unicodedata
+from collections.abc import Callable, Iterator
+
+from instructrec_jax.data.cleaning import clean_title
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.aspects import Query
+from instructrec_jax.instructions.render import ends_sentence, plain_words
+
+KINDS = {
+  "preference": Query.PREFERENCE,
+  "vague": Query.VAGUE,
+  "specific": Query.SPECIFIC,
+}
+AUTO = "auto"
+
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
+_WISH = re.compile(
+  r"\b(want|need|wish|searching|looking for|shopping for|please|(can|could) "
+  r"you|(i|we)('d| would)|something|anything|today|tonight|right now|this "
+  r"time)\b|^(find|show|give|get|recommend|suggest|help)\b",
+  re.IGNORECASE,
+)
+_TASTE = re.compile(
+  r"\b(i|we|the user) ((\w+ly|\w+n't|do not|also|just) )*(likes?|loves?|"
+  r"enjoys?|prefers?|adores?|hates?|dislikes?|collects?|avoids?|appreciates?|usually|"
+  r"generally|always|mostly|often|never|tends?)\b"
+  r"|\b(i am|i'm|we are|we're|the user is) (\w+ )?(into|an? (\w+ )?fan|fond)\b"
+  r"|^(usually|generally|always|mostly),? (i|we)\b"
+  r"|\b(my|our|the user's) (\w+ )?favou?rites?\b",
+  re.IGNORECASE,
+)
+# What makes a clause: somebody, or a verb that is nothing else.
+_CLAUSE = re.compile(
+  r"\b(i|i'm|me|my|we|us|our|you|your|he|she|they|it|it's|am|is|are|was|were|"
+  r"be|been|do|does|did|don't|have|has|had|can|could|will|would|should|must|"
+  r"that|which|who|what|how|if|when|because)\b",
+  re.IGNORECASE,
+)
+_LONGEST_LABEL = 6
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Utterance:
+  """What is known of the user, in the user's words; "" is nothing.
+
+  Attributes:
+    preference: the lasting taste.
+    intention: the wish of now.
+    kind: of the intention: `Query.VAGUE` or `Query.SPECIFIC`.
+    context: where, when or what for.
+    concatenated: whether texts were joined to one of these.
+  """
+
+  preference: str = ""
+  intention: str = ""
+  kind: Query = Query.VAGUE
+  context: str = ""
+  concatenated: bool = False
+
+  def __bool__(self) -> bool:
+    """Whether anything was said."""
+    return bool(self.preference or self.intention or self.context)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reading:
+  """What a form would have to show of an utterance, and no more.
+
+  Attributes:
+    query: what kind of query it quotes, None if none.
+    text: the query.
+    preference: shown beside a query, or alone.
+    context: likewise.
+    concatenated: whether one of these texts is made of two.
+  """
+
+  query: Query | None = None
+  text: str = ""
+  preference: str = ""
+  context: str = ""
+  concatenated: bool = False
+
+
+def kind_of(sentence: str) -> Query:
+  """Tells what a sentence is, by these rules, the first that applies.
+
+  1. A word of wishing (want, need, looking for, something, tonight, find me):
+     a vague intention.
+  2. A statement of taste (I like, I usually, I'm a fan, my favourite): a
+     preference.
+  3. A list of labels, none longer than six words, without a pronoun, an
+     auxiliary verb or a conjunction: a specific intention.
+  4. Anything else: a vague intention.
+  """
+  plain = sentence.replace("’", "'").strip()
+  if _WISH.search(plain):
+    return Query.VAGUE
+  if _TASTE.search(plain):
+    return Query.PREFERENCE
+  is_short = all(len(p.split()) <= _LONGEST_LABEL for p in plain.split(","))
+  if is_short and not _CLAUSE.search(plain):
+    return Query.SPECIFIC
+  return Query.VAGUE
+
+
+def understand(
+  words: str, *, preference: str = "", context: str = "", kind: str = AUTO
+) -> Utterance:
+  """Tells a user's lasting preference and intention apart.
+
+  Args:
+    words: the user's.
+    preference: what is known to be one.
+    context: where, when or what for.
+    kind: of the words, one of `KINDS`; "auto" goes by `kind_of`, sentence by
+      sentence.
+
+  Raises:
+    InputError: there is no such kind.
+  """
+  if kind not in (AUTO, *KINDS):
+    raise InputError(
+      f"the words cannot be of kind {kind!r}: name one of "
+      f"{', '.join((AUTO, *KINDS))}."
+    )
+  sentences = _SENTENCE_END.split(words) if kind == AUTO else [words]
+  kinds = [KINDS.get(kind) or kind_of(sentence) for sentence in sentences]
+  tastes, wishes = [], []
+  for sentence, each in zip(sentences, kinds, strict=True):
+    (tastes if each == Query.PREFERENCE else wishes).append(sentence)
+  return Utterance(
+    preference=joined(preference, " ".join(tastes)),
+    intention=" ".join(wishes),
+    kind=Query.VAGUE if Query.VAGUE in kinds else Query.SPECIFIC,
+    context=context,
+    concatenated=bool(preference and tastes and words),
+  )
+
+
+def readings(said: Utterance, *, has_history: bool) -> Iterator[Reading]:
+  """Yields ways to show all that was said, best first.
+
+  A text that no slot is left for joins another: a preference the query, which
+  then stays in the first person, and a context the query too.
+  """
+  if said.context:
+    plain = dataclasses.replace(said, context="")
+    for reading in readings(plain, has_history=has_history):
+      yield dataclasses.replace(reading, context=said.context)
+    said = dataclasses.replace(
+      plain,
+      intention=joined(said.intention, said.context),
+      kind=Query.VAGUE,
+      concatenated=said.concatenated or bool(said.intention),
+    )
+  preference, intention = said.preference, said.intention
+  if intention:
+    yield Reading(
+      said.kind, intention, preference, concatenated=said.concatenated
+    )
+    if preference:
+      both = joined(preference, intention)
+      yield Reading(Query.VAGUE, both, concatenated=True)
+  elif preference:
+    asked = Reading(
+      Query.PREFERENCE, preference, concatenated=said.concatenated
+    )
+    shown = Reading(preference=preference, concatenated=said.concatenated)
+    yield from (shown, asked) if has_history else (asked, shown)
+  else:
+    yield Reading()
+
+
+def joined(*texts: str) -> str:
+  """Concatenates texts as sentences; those without words are left out."""
+  *others, last = [plain_words(t) for t in texts if plain_words(t)] or [""]
+  closed = [t if ends_sentence(t) else f"{t}." for t in others]
+  return " ".join([*closed, last])
+
+
+def printable(
+  text: str, *, prints: Callable[[str], bool] | None = None
+) -> tuple[str, str]:
+  """Makes a text one line of what a vocabulary has characters for.
+
+  Titles are cleaned likewise. A letter with an accent that the vocabulary
+  lacks loses the accent; semicolons, which separate titles, become commas.
+
+  Args:
+    text: the user's.
+    prints: whether the vocabulary has a character; all, if None.
+
+  Returns:
+    The text, "" if no letter or digit is left, and the characters that were
+    replaced or left out.
+  """
+  composed = unicodedata.normalize("NFC", text)
+  cleaned = clean_title(composed).replace(";", ",")
+  if prints is not None:
+    cleaned = "".join(
+      c if c == " " or prints(c) else _without_accent(c, prints)
+      for c in cleaned
+    )
+    cleaned = " ".join(cleaned.split())
+  if not any(map(str.isalnum, cleaned)):
+    cleaned = ""
+  lost = dict.fromkeys(c for c in composed if c != " " and c not in cleaned)
+  return cleaned, "".join(lost)
+
+
+def _without_accent(character: str, prints: Callable[[str], bool]) -> str:
+  return "".join(
+    part if prints(part) else " "
+    for part in unicodedata.normalize("NFKD", character)
+    if not unicodedata.combining(part)
+  )

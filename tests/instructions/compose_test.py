@@ -1,0 +1,234 @@
+"""Tests for instructrec_jax/instructions/{compose,utterance}.py."""
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.compose import compose
+from instructrec_jax.instructions.render import SEPARATOR
+from instructrec_jax.instructions.templates import load_templates
+from instructrec_jax.instructions.utterance import kind_of
+from instructrec_jax.text.vocabulary import UNK_ID, Vocabulary
+
+HISTORY = ["Resident Evil 4", "Alien: Isolation"]
+CANDIDATES = ["FIFA 15", "The Evil Within", "Tetris"]
+TASTE = "I like horror games and my son plays them"
+SHIFTED = "The user likes horror games and the user's son plays them"
+WISH = "I want something scary for tonight"
+LABELS = "horror games, PlayStation 4"
+TEMPLATES = load_templates()
+
+
+def composed(words="", **options):
+  options = {"templates": TEMPLATES, "count_tokens": _words, **options}
+  return compose(words, **options)
+
+
+def _words(text):
+  return len(text.split())
+
+
+@pytest.mark.parametrize(
+  ("sentence", "kind"),
+  [
+    (TASTE, "P2"),
+    ("I usually play RPGs.", "P2"),
+    ("I’m a big fan of jazz", "P2"),
+    ("My favourite games are long.", "P2"),
+    ("The user prefers horror games.", "P2"),
+    ("I don't like puzzles", "P2"),
+    (WISH, "I1"),
+    ("I'd like new strings", "I1"),
+    ("find me a quiet keyboard", "I1"),
+    ("My son plays the drums", "I1"),
+    ("It should be small", "I1"),
+    (LABELS, "I2"),
+    ("acoustic guitar strings", "I2"),
+  ],
+)
+def test_the_rules_tell_taste_wish_and_labels_apart(sentence, kind):
+  assert kind_of(sentence) == kind
+
+
+@pytest.mark.parametrize(
+  ("words", "preference", "history", "candidates", "name", "operations"),
+  [
+    ("", "", True, False, "A01", "insertion"),
+    ("", "", True, True, "A07_p1_i0_t3", "insertion"),
+    (TASTE, "", True, False, "A02", "persona shift, insertion"),
+    (TASTE, "", True, True, "A07_p1_p2_i0_t3", "persona shift, insertion"),
+    ("", TASTE, True, True, "A07_p1_p2_i0_t3", "persona shift, insertion"),
+    (TASTE, "", False, False, "B01_p0_p2_t2", "persona shift, insertion"),
+    (TASTE, "", False, True, "B07_p0_p2_t3", "persona shift, insertion"),
+    (WISH, "", False, False, "B01_p0_i1_t2", "insertion"),
+    (LABELS, "", False, True, "B07_p0_i2_t3", "insertion"),
+    (WISH, "", True, False, "C02_p1_i1_t2", "insertion"),
+    (LABELS, "", True, False, "C04", "insertion"),
+    (WISH, "", True, True, "C10_p1_i1_t3", "insertion"),
+    (LABELS, SHIFTED, True, True, "C10_p1_p2_i2_t3", "insertion"),
+    (WISH, TASTE, True, True, "C10_p1_p2_i1_t3", "persona shift, insertion"),
+    (
+      f"{TASTE}. {WISH}.",
+      "",
+      True,
+      True,
+      "C10_p1_p2_i1_t3",
+      "persona shift, insertion",
+    ),
+    # No form shows these apart.
+    (LABELS, TASTE, False, True, "B07_p0_i1_t3", "concatenation, insertion"),
+    (WISH, TASTE, True, False, "C02_p1_i1_t2", "concatenation, insertion"),
+    (
+      TASTE,
+      "I love long games",
+      True,
+      False,
+      "A02",
+      "concatenation, persona shift, insertion",
+    ),
+  ],
+)
+def test_the_fitting_template_shows_all_that_was_said(
+  words, preference, history, candidates, name, operations
+):
+  made = composed(
+    words,
+    preference=preference,
+    history=HISTORY if history else (),
+    candidates=CANDIDATES if candidates else None,
+  )
+  assert made.form.name.replace("*", "star") == name
+  assert made.label == made.form.label
+  assert ", ".join(made.operations) == operations
+  shifted = "persona shift" in operations
+  for text in (words, preference):
+    if text == TASTE:
+      assert (SHIFTED if shifted else TASTE) in made.instruction
+    elif text in (WISH, LABELS):
+      assert text in made.instruction
+  assert (SEPARATOR.join(HISTORY) in made.instruction) == history
+  assert (SEPARATOR.join(CANDIDATES) in made.instruction) == candidates
+
+
+def test_an_instruction_reads_well():
+  assert composed(
+    f"{WISH}. {TASTE}; really.", history=HISTORY, candidates=CANDIDATES
+  ).instruction == (
+    f'A user\'s query at this moment: "{WISH}." The purchases before it: '
+    "Resident Evil 4; Alien: Isolation. What the user likes in general: "
+    f"{SHIFTED}, really. Answer the query with the candidate that goes best "
+    "with it and with the user's taste: FIFA 15; The Evil Within; Tetris."
+  )
+
+
+def test_opposite_wishes_give_different_instructions():
+  given = {"history": HISTORY, "candidates": CANDIDATES}
+  scary = composed("I want something scary", **given)
+  calm = composed("I want something calm", **given)
+  assert scary.instruction != calm.instruction
+  assert scary.form == calm.form
+
+
+def test_a_context_joins_the_words_unless_a_template_has_a_place(tmp_path):
+  context = "It is for a long winter"
+  made = composed(WISH, history=HISTORY, context=context)
+  assert f'"{WISH}. {context}"' in made.instruction
+  assert "concatenation" in made.operations
+  assert context in composed(history=HISTORY, context=context).instruction
+
+  path = tmp_path / "mine.yaml"
+  path.write_text(
+    "- {name: Z01, preferences: [P1], queries: [I1], task_form: T2, "
+    'response: item, text: \'Had: {history}. Asks: "{query}". '
+    "[[When: {context}. ]]What next?'}"
+  )
+  made = composed(
+    WISH,
+    history=HISTORY,
+    context=context,
+    templates=load_templates("package", path),
+  )
+  assert made.form.name.startswith("Z01")
+  assert f"When: {context}. What" in made.instruction
+  assert "concatenation" not in made.operations
+
+
+def test_titles_are_shown_as_in_training():
+  made = composed(
+    history=["Mouse; wireless"], candidates=["A <b>red</b> cup,", "A red cup"]
+  )
+  assert "in this order: Mouse, wireless. " in made.instruction
+  assert made.candidates == ("A red cup",)
+  assert "Candidates: A red cup." in made.instruction
+
+
+def test_what_the_vocabulary_lacks_is_replaced_and_told(shared):
+  vocabulary = Vocabulary.load(shared / "vocab" / "t5" / "spiece.model")
+  made = composed(
+    "I want a\x00 game\nfor {kids}; ő é 你好",
+    count_tokens=vocabulary.count_tokens,
+    prints=lambda c: UNK_ID not in vocabulary.encode_one(c),
+  )
+  assert made.query == "I want a game for (kids), o é"
+  assert set(made.replaced) == set("\x00\n{};ő你好")
+  assert UNK_ID not in vocabulary.encode_one(made.instruction)
+
+
+def test_too_many_candidates_are_not_listed_and_old_items_go():
+  many = [f"title number {i}" for i in range(200)]
+  made = composed(WISH, history=HISTORY, candidates=many)
+  assert made.label == "<P1,I1,T2>" and len(made.candidates) == 200
+  made = composed(history=many)
+  assert made.items_dropped > 0
+  assert many[-1] in made.instruction and many[0] not in made.instruction
+  # A template asked for by name may do without the history.
+  made = composed(WISH, history=HISTORY, template="B01")
+  assert made.items_dropped == 2
+
+
+@pytest.mark.parametrize(
+  ("options", "says"),
+  [
+    ({}, "nothing to go by"),
+    ({"words": " \x00;\n"}, "nothing to go by"),
+    ({"words": "word " * 600}, "the instruction is too long"),
+    ({"words": WISH, "candidates": ["  "]}, "'  ' is no title"),
+    ({"words": WISH, "kind": "odd"}, "kind 'odd'"),
+    ({"words": WISH, "template": "Q99"}, "no template 'Q99'"),
+    (
+      {"words": WISH, "template": "C10", "candidates": CANDIDATES},
+      "no form of C10 fits an intention (I1) without a history",
+    ),
+    ({"words": WISH, "template": "B02"}, "no form of B02"),
+    ({"history": HISTORY, "template": "A14"}, "no form of A14"),
+  ],
+)
+def test_bad_input_is_one_sentence(options, says):
+  words = options.pop("words", "")
+  with pytest.raises(InputError) as error:
+    composed(words, **options)
+  message = str(error.value)
+  assert says in message
+  assert "\n" not in message and len(message) < 400
+
+
+@hypothesis.given(
+  words=st.text(max_size=80),
+  preference=st.text(max_size=40),
+  history=st.sampled_from([(), HISTORY]),
+  candidates=st.sampled_from([(), CANDIDATES]),
+)
+def test_anything_is_one_line_that_fits_or_an_input_error(
+  words, preference, history, candidates
+):
+  try:
+    made = composed(
+      words, preference=preference, history=history, candidates=candidates
+    )
+  except InputError:
+    return
+  assert made.instruction.isprintable()
+  assert made.instruction == " ".join(made.instruction.split())
+  assert not set("{}[]<>") & set(made.instruction) - set(words + preference)
+  assert _words(made.instruction) < 512
