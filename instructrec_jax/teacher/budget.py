@@ -8,8 +8,9 @@ from collections.abc import Iterable
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import ChatRequest
 
-# English has about 4 characters a token; titles and other languages fewer.
-_CHARACTERS_A_TOKEN = 3
+# English has about 4 bytes a token, titles and other languages fewer; a
+# letter of another script is up to 4 bytes.
+_BYTES_A_TOKEN = 3
 _TOKENS_OF_FORM = 16
 _DEFAULT_ANSWER = 512
 _MILLION = 1_000_000
@@ -32,12 +33,15 @@ class Prices:
 def most_tokens(request: ChatRequest) -> tuple[int, int]:
   """Returns how many tokens of prompt and answer a request takes at most.
 
-  The prompt's are estimated from its characters, the schema counted in, and on
-  the high side; the answer's are the limit that the request sets.
+  The prompt's are estimated from its bytes, the schema counted in, and on the
+  high side; the answer's are the limit that the request sets.
   """
   text = request.system + request.user + json.dumps(dict(request.schema))
-  prompt = -(-len(text) // _CHARACTERS_A_TOKEN) + _TOKENS_OF_FORM
-  limit = request.parameters.get("max_completion_tokens", _DEFAULT_ANSWER)
+  prompt = -(-len(text.encode()) // _BYTES_A_TOKEN) + _TOKENS_OF_FORM
+  limit = request.parameters.get(
+    "max_completion_tokens",
+    request.parameters.get("max_tokens", _DEFAULT_ANSWER),
+  )
   return prompt, int(limit)
 
 
@@ -69,7 +73,9 @@ class Budget:
   """Caps that are never exceeded: each send is reserved before it is made.
 
   A reservation is for the most that a request can cost; once answered, it is
-  settled for what was billed. Safe to use from several threads.
+  settled for what was billed. A send that may have been billed without a bill,
+  such as one whose connection broke, counts in full. Safe to use from several
+  threads.
 
   Attributes:
     sends: reservations made, retries among them.
@@ -102,7 +108,7 @@ class Budget:
 
   @property
   def usd(self) -> float:
-    """What was billed so far, by the prices given; 0 without prices."""
+    """What was spent so far, by the prices given; 0 without prices."""
     return self._spent
 
   @property
@@ -128,17 +134,20 @@ class Budget:
   def settle(
     self, request: ChatRequest, prompt_tokens: int, completion_tokens: int
   ) -> None:
-    """Puts what was billed in the place of a reservation.
-
-    A send that failed may have been billed all the same; without a bill it
-    counts as nothing, as the vendors say.
-    """
-    billed = 0.0
+    """Puts what was billed in the place of a reservation."""
+    spent = 0.0
     if self._prices is not None:
-      billed = self._prices.usd(prompt_tokens, completion_tokens)
+      spent = self._prices.usd(prompt_tokens, completion_tokens)
+    self._spend(request, spent)
+
+  def forfeit(self, request: ChatRequest) -> None:
+    """Counts a reservation as spent, for want of a bill."""
+    self._spend(request, self._most(request))
+
+  def _spend(self, request: ChatRequest, usd: float) -> None:
     with self._lock:
       self._reserved -= self._most(request)
-      self._spent += billed
+      self._spent += usd
 
   def _most(self, request: ChatRequest) -> float:
     if self._prices is None:

@@ -5,37 +5,41 @@ The client's own retries are off: there is one layer of them, here.
 
 import asyncio
 import collections
+import contextlib
 import dataclasses
-import email.utils
-import json
-import os
 import random
 import time
-import urllib.parse
 from collections.abc import Iterable, Iterator
 
 import openai
 import tqdm
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.teacher import chat_api
 from instructrec_jax.teacher.budget import Budget, most_tokens
-from instructrec_jax.teacher.chat import (
-  ChatAnswer,
-  ChatRequest,
-  Status,
-  read_answer,
+from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
+from instructrec_jax.teacher.chat_api import (
+  Outcome,
+  Reply,
+  find_key,
+  make_client,
 )
+from instructrec_jax.teacher.jsonl import unanswered
 from instructrec_jax.teacher.pace import Pace
 from instructrec_jax.teacher.store import Store
 
+__all__ = ["Limits", "Tally", "answer_all", "find_key", "make_client"]
+
 TEACHER = "openai"
-KEY_VARIABLE = "OPENAI_API_KEY"
 
 _LONGEST_PAUSE_SECONDS = 60.0
-_LOOK_AGAIN_SECONDS = 0.02
-_PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+_LOOK_AGAIN_SECONDS = 0.05
+# Workers that start together would go on sending in bursts.
+_BETWEEN_STARTS_SECONDS = 0.003
 # A model may answer better when asked again, but each answer is paid for.
 _ASKED_AGAIN = (Status.MALFORMED, Status.TRUNCATED)
+# So many refused requests before any answer: it is not the requests.
+_REFUSED_AT_FIRST = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -69,7 +73,7 @@ class Tally:
     retries: those of them that repeat a request of this run.
     prompt_tokens: as billed.
     completion_tokens: as billed.
-    usd: by the prices given; 0 without.
+    usd: by the prices given, sends without a bill in full; 0 without prices.
     stopped: why the run ended before all was answered, or "".
   """
 
@@ -82,38 +86,6 @@ class Tally:
   completion_tokens: int = 0
   usd: float = 0.0
   stopped: str = ""
-
-
-def make_client(
-  base_url: str | None = None, *, timeout: float = 120.0
-) -> openai.AsyncOpenAI:
-  """Returns a client without retries of its own; the key is in the environment.
-
-  Raises:
-    InputError: there is no key, and the server is not on this machine.
-  """
-  return openai.AsyncOpenAI(
-    api_key=find_key(base_url),
-    base_url=base_url,
-    max_retries=0,
-    timeout=timeout,
-  )
-
-
-def find_key(base_url: str | None) -> str:
-  """Returns the key; a server on this machine may do without.
-
-  Raises:
-    InputError: there is none.
-  """
-  key = os.environ.get(KEY_VARIABLE, "").strip()
-  host = urllib.parse.urlsplit(base_url or "").hostname
-  if not key and host not in ("localhost", "127.0.0.1", "::1"):
-    raise InputError(
-      f"no key: set {KEY_VARIABLE} in the environment, or use --base-url with "
-      "a server on this machine, or --teacher offline."
-    )
-  return key or "none"
 
 
 def answer_all(
@@ -130,10 +102,10 @@ def answer_all(
   """Sends what has no answer yet, and stores each answer as it comes.
 
   Args:
-    requests: distinct, and not answered in the store; read as workers get
-      free, so they may be made on the way.
+    requests: read as workers get free, so they may be made on the way. Those
+      that repeat themselves or are answered in the store are not sent.
     store: where answers go. A kill loses at most what is in flight.
-    client: of `make_client`.
+    client: of `make_client`; closed in the end.
     budget: caps; none if None.
     pace: as fast as it goes if None.
     limits: how hard to try.
@@ -141,12 +113,12 @@ def answer_all(
     seed: of the retries' random waiting times.
 
   Raises:
-    InputError: the server refuses the key, the model or the request, or too
-      many requests fail in a row. What was answered until then is stored.
+    InputError: the server refuses the key, the model or the requests, or too
+      many sends fail in a row. What was answered until then is stored.
   """
   run = _Run(store, client, budget or Budget(), pace or Pace(), limits, seed)
   with tqdm.tqdm(total=total, desc="requests", disable=None) as bar:
-    asyncio.run(run.work(iter(requests), bar))
+    asyncio.run(run.work(unanswered(requests, store), bar))
   return run.tally
 
 
@@ -170,9 +142,12 @@ class _Run:
     self._budget, self._pace = budget, pace
     self._limits = limits
     self._random = random.Random(seed)
-    self._failures = 0
-    self._in_flight = 0
-    self._error: InputError | None = None
+    self._in_flight = self._failures = self._refused = 0
+    self._answered = False
+    self._last_refusal = ""
+    self._resume_at = 0.0
+    self._error: Exception | None = None
+    self._over = asyncio.Event()
 
   async def work(self, requests: Iterator[ChatRequest], bar: tqdm.tqdm) -> None:
     """Lets workers share the requests.
@@ -183,27 +158,31 @@ class _Run:
     async with self._client, asyncio.TaskGroup() as workers:
       for _ in range(self._limits.workers):
         workers.create_task(self._worker(requests, bar))
+        await self._sleep(_BETWEEN_STARTS_SECONDS)
+    if self._last_refusal and not self._answered:
+      self._stop(self._refuses())
     if self._error is not None:
       raise self._error
 
   async def _worker(
     self, requests: Iterator[ChatRequest], bar: tqdm.tqdm
   ) -> None:
-    for request in requests:
-      answer = await self._answer(request)
-      if answer is not None:
-        self._store.put(request, answer, teacher=TEACHER)
-        self.tally.statuses[answer.status.value] += 1
-      self.tally.usd = self._budget.usd
-      if self.tally.usd:
-        bar.set_postfix(usd=f"{self.tally.usd:.2f}", refresh=False)
-      bar.update()
-      if self._is_over:
-        return
-
-  @property
-  def _is_over(self) -> bool:
-    return self._error is not None or bool(self.tally.stopped)
+    try:
+      for request in requests:
+        answer = await self._answer(request)
+        if answer is not None:
+          self._store.put(request, answer, teacher=TEACHER)
+          self.tally.statuses[answer.status.value] += 1
+          bar.update()
+        self.tally.usd = self._budget.usd
+        if self.tally.usd:
+          bar.set_postfix(usd=f"{self.tally.usd:.2f}", refresh=False)
+        if self._over.is_set():
+          return
+    except Exception as error:
+      # Of the store, or of what makes the requests; others' answers may yet
+      # be stored.
+      self._stop(error)
 
   async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
     """Sends a request until it is answered, or has been tried often enough.
@@ -211,120 +190,123 @@ class _Run:
     Returns:
       None if the run is over before there is anything to keep.
     """
-    error, prompt, completion, bad = "", 0, 0, 0
-    answer = None
-    for attempt in range(1, self._limits.attempts + 1):
-      await self._pace.wait(sum(most_tokens(request)))
-      if self._is_over or not await self._reserve(request):
+    answers, reply, attempt = [], None, 0
+    while attempt < self._limits.attempts:
+      if attempt:
+        await self._sleep(self._backoff(attempt))
+      found = await self._send(request, attempt + 1)
+      if found is None:
         break
-      found, error, pause = await self._send(request, attempt)
-      billed = (0, 0)
-      if found is not None:
-        answer, self._failures = found, 0
-        billed = (found.prompt_tokens, found.completion_tokens)
-        bad += found.status in _ASKED_AGAIN
-      else:
-        self._note_failure(error)
-      self._budget.settle(request, *billed)
-      prompt, completion = prompt + billed[0], completion + billed[1]
-      self.tally.prompt_tokens += billed[0]
-      self.tally.completion_tokens += billed[1]
-      if found is not None and (
-        found.status not in _ASKED_AGAIN or bad == self._limits.bad_answers
-      ):
+      reply, attempt = found, attempt + 1
+      if reply.answer is not None:
+        answers.append(reply.answer)
+      if self._is_settled(reply, len(answers)):
         break
-      if attempt < self._limits.attempts:
-        await asyncio.sleep(pause or self._backoff(attempt))
-    else:
-      answer = answer or ChatAnswer(
-        request.key, Status.FAILED, attempts=attempt, error=error
+    if answers:
+      return dataclasses.replace(
+        answers[-1],
+        attempts=attempt,
+        prompt_tokens=sum(each.prompt_tokens for each in answers),
+        completion_tokens=sum(each.completion_tokens for each in answers),
       )
-    if answer is None:
+    if reply is None or self._over.is_set():
       return None
-    return dataclasses.replace(
-      answer, prompt_tokens=prompt, completion_tokens=completion
+    return ChatAnswer(
+      request.key, Status.FAILED, attempts=attempt, error=reply.error
     )
 
-  async def _reserve(self, request: ChatRequest) -> bool:
-    """Waits for room under the caps while others may still make some."""
-    while not self._budget.reserve(request):
-      if not self._in_flight or self._budget.sends_are_used_up:
-        self.tally.stopped = "the cap on dollars or requests is reached"
-        return False
-      await asyncio.sleep(_LOOK_AGAIN_SECONDS)
-      if self._is_over:
-        return False
-    return True
+  def _is_settled(self, reply: Reply, answers: int) -> bool:
+    """Says whether a request need not be sent again."""
+    if reply.answer is None:
+      return reply.outcome is not Outcome.PASSING
+    return (
+      reply.answer.status not in _ASKED_AGAIN
+      or answers == self._limits.bad_answers
+    )
 
-  async def _send(
-    self, request: ChatRequest, attempt: int
-  ) -> tuple[ChatAnswer | None, str, float]:
-    """Returns an answer, or why there is none and how long to wait."""
+  async def _send(self, request: ChatRequest, attempt: int) -> Reply | None:
+    """Sends a request once, when pace and caps allow it.
+
+    Returns:
+      None if the run is over before.
+    """
+    await self._sleep(self._pace.take(sum(most_tokens(request))))
+    while (pause := self._resume_at - time.monotonic()) > 0:
+      if self._over.is_set():
+        break
+      await self._sleep(pause)
+    if not await self._reserve(request):
+      return None
     self.tally.sent += 1
     self.tally.retries += attempt > 1
     self._in_flight += 1
     try:
-      response = await self._client.chat.completions.with_raw_response.create(
-        **request.body()
+      reply = await chat_api.send(
+        self._client, request, attempt=attempt, timeout=self._limits.timeout
       )
-      completion = json.loads(response.content)
-      return read_answer(request, completion, attempts=attempt), "", 0.0
-    except openai.APIStatusError as error:
-      return self._refused(error)
-    except openai.APITimeoutError:
-      return None, "no answer in time", 0.0
-    except openai.APIConnectionError:
-      return None, "the connection failed", 0.0
-    except ValueError as error:
-      return None, f"not a chat completion ({type(error).__name__})", 0.0
     finally:
       self._in_flight -= 1
+    self._book(request, reply)
+    self._judge(reply)
+    return reply
 
-  def _refused(self, error: openai.APIStatusError) -> tuple[None, str, float]:
-    """Tells a refusal that may pass from one that would come again."""
-    status, url = error.status_code, self._client.base_url
-    if status in _PASSING:
-      return None, f"status {status}", retry_after(error)
-    if status in (401, 403):
-      # Not the server's words, which quote parts of the key.
-      self._error = InputError(
-        f"{url}: the server refuses the key (status {status}); set "
-        f"{KEY_VARIABLE} to one that it takes."
-      )
-      return None, "the key is refused", 0.0
-    words = " ".join(str(error.message).split())
-    words = words.replace(self._client.api_key, "...")[:200]
-    self._error = InputError(
-      f"{url}: the server refuses the request (status {status}: {words}); "
-      "check --model and --base-url."
-    )
-    return None, words, 0.0
+  async def _reserve(self, request: ChatRequest) -> bool:
+    """Waits for room under the caps while others may still make some."""
+    while not self._over.is_set():
+      if self._budget.reserve(request):
+        return True
+      if not self._in_flight or self._budget.sends_are_used_up:
+        self.tally.stopped = "the cap on dollars or requests is reached"
+        self._over.set()
+      await self._sleep(_LOOK_AGAIN_SECONDS)
+    return False
 
-  def _note_failure(self, error: str) -> None:
-    """Ends the run after too many failures of all workers in a row."""
+  def _book(self, request: ChatRequest, reply: Reply) -> None:
+    if reply.billed is None:
+      self._budget.forfeit(request)
+    else:
+      self._budget.settle(request, *reply.billed)
+      self.tally.prompt_tokens += reply.billed[0]
+      self.tally.completion_tokens += reply.billed[1]
+
+  def _judge(self, reply: Reply) -> None:
+    """Ends the run if what came of a send says that others would fail too."""
+    if reply.outcome is Outcome.ANSWERED:
+      self._failures, self._answered = 0, True
+      return
+    if reply.outcome is Outcome.HOPELESS:
+      self._stop(InputError(reply.error))
+    if reply.outcome is Outcome.UNFIT:
+      self._refused, self._last_refusal = self._refused + 1, reply.error
+      if self._refused >= _REFUSED_AT_FIRST and not self._answered:
+        self._stop(self._refuses())
+    # One who is asked to wait speaks for all: the limit is the account's.
+    self._resume_at = max(self._resume_at, time.monotonic() + reply.pause)
     self._failures += 1
-    if self._failures == self._limits.failures_in_a_row:
-      self._error = self._error or InputError(
-        f"{self._client.base_url}: {self._failures} sends in a row failed "
-        f"({error}); what was answered is stored, so run the same again when "
-        "the server is well."
+    if self._failures >= self._limits.failures_in_a_row:
+      self._stop(
+        InputError(
+          f"{chat_api.address(self._client)}: {self._failures} sends in a row "
+          f"failed ({reply.error}); what was answered is stored, so run the "
+          "same again when the server is well."
+        )
       )
+
+  def _refuses(self) -> InputError:
+    return InputError(chat_api.refused(self._client, self._last_refusal))
+
+  def _stop(self, error: Exception) -> None:
+    """Ends the run; the first error counts."""
+    self._error = self._error or error
+    self._over.set()
+
+  async def _sleep(self, seconds: float) -> None:
+    """Sleeps, until the run is over at most."""
+    if seconds > 0 and not self._over.is_set():
+      with contextlib.suppress(TimeoutError):
+        await asyncio.wait_for(self._over.wait(), seconds)
 
   def _backoff(self, attempt: int) -> float:
     """Full jitter: retries of many workers spread out."""
     longest = self._limits.first_pause * 2 ** (attempt - 1)
     return self._random.uniform(0, min(longest, _LONGEST_PAUSE_SECONDS))
-
-
-def retry_after(error: openai.APIStatusError) -> float:
-  """Returns the seconds that the server asks to wait, 0 if it does not say."""
-  value = error.response.headers.get("retry-after", "")
-  try:
-    if value.replace(".", "", 1).isdigit():
-      seconds = float(value)
-    else:
-      moment = email.utils.parsedate_to_datetime(value)
-      seconds = moment.timestamp() - time.time()
-  except ValueError:
-    return 0.0
-  return min(max(seconds, 0.0), _LONGEST_PAUSE_SECONDS)

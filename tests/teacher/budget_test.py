@@ -60,6 +60,16 @@ def test_settled_sends_make_room_again():
   assert budget.reserve(REQUEST)
 
 
+def test_a_send_without_a_bill_counts_in_full():
+  most = PRICES.usd(*most_tokens(REQUEST))
+  budget = Budget(prices=PRICES, max_usd=2.5 * most)
+  for _ in range(2):
+    assert budget.reserve(REQUEST)
+    budget.forfeit(REQUEST)
+  assert budget.usd == pytest.approx(2 * most)
+  assert not budget.reserve(REQUEST)
+
+
 def test_requests_are_capped_without_prices():
   budget = Budget(max_requests=2)
   assert [budget.reserve(REQUEST) for _ in range(3)] == [True, True, False]
@@ -68,6 +78,13 @@ def test_requests_are_capped_without_prices():
 def test_an_answer_without_a_limit_counts_as_long():
   free = dataclasses.replace(REQUEST, parameters={})
   assert most_tokens(free)[1] == 512
+  older = dataclasses.replace(REQUEST, parameters={"max_tokens": 9})
+  assert most_tokens(older)[1] == 9
+
+
+def test_letters_of_other_scripts_take_more_tokens():
+  chinese = dataclasses.replace(REQUEST, user="好" * 600)
+  assert most_tokens(chinese)[0] > most_tokens(REQUEST)[0] + 300
 
 
 def test_wrong_caps_are_refused():

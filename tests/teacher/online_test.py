@@ -1,44 +1,24 @@
-import pathlib
-import random
-import signal
-import subprocess
-import sys
+import dataclasses
 import time
+import types
 
 import pytest
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.budget import Budget, Prices, most_tokens
-from instructrec_jax.teacher.chat import ChatRequest
-from instructrec_jax.teacher.online import (
+from instructrec_jax.teacher.chat_api import (
   KEY_VARIABLE,
-  Limits,
-  answer_all,
   make_client,
+  retry_after,
 )
-from instructrec_jax.teacher.prompts import IntentionAnswer, strict_schema
+from instructrec_jax.teacher.online import Limits, answer_all
+from instructrec_jax.teacher.pace import Pace
 from instructrec_jax.teacher.store import Store
 
-HERE = pathlib.Path(__file__).parent
-sys.path.insert(0, str(HERE))
-from openai_server import KEY  # noqa: E402
+from .online_requests import make_requests
+from .openai_server import KEY
 
 FAST = Limits(first_pause=0.01, timeout=2.0)
-
-
-def make_requests(count: int) -> list[ChatRequest]:
-  return [
-    ChatRequest(
-      model="m",
-      system="What is wanted?",
-      user=f"review {number}",
-      schema_name="intention",
-      schema=strict_schema(IntentionAnswer),
-      parameters={"max_completion_tokens": 64},
-      prompt_version="1",
-    )
-    for number in range(count)
-  ]
 
 
 @pytest.fixture(autouse=True)
@@ -53,7 +33,7 @@ def store(tmp_path):
 
 
 def _answer(requests, server, store, *, limits=FAST, **options):
-  client = make_client(server.url, timeout=limits.timeout)
+  client = make_client(server.url)
   return answer_all(
     requests, store=store, client=client, limits=limits, **options
   )
@@ -123,32 +103,70 @@ def test_retry_after_is_honoured(openai_server, store):
   assert time.monotonic() - started > 0.05
 
 
+@pytest.mark.parametrize(
+  ("value", "least", "most"),
+  [
+    ("7", 7, 7),
+    ("0.5", 0.5, 0.5),
+    ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ("Wed, 21 Oct 2499 07:28:00 GMT", 1e6, 1e12),
+    ("soon", 0, 0),
+    ("", 0, 0),
+  ],
+)
+def test_both_forms_of_retry_after_are_read(value, least, most):
+  response = types.SimpleNamespace(headers={"retry-after": value})
+  error = types.SimpleNamespace(response=response)
+  assert least <= retry_after(error) <= most  # type: ignore[arg-type]
+
+
 def test_a_run_goes_on_where_it_was(openai_server, store):
   server = openai_server()
   requests = make_requests(60)
   _answer(requests[:40], server, store)
-  done = store.answered_keys()
-  _answer((r for r in requests if r.key not in done), server, store)
+  _answer([*requests, *requests], server, store)
   assert server.received.total() == 60
   assert store.count() == {"answered": 60}
 
 
 @pytest.mark.parametrize("faults", [{}, {"_500": 0.3, "malformed": 0.3}])
-def test_caps_are_never_exceeded(openai_server, store, faults):
+def test_requests_keep_to_their_cap(openai_server, store, faults):
   server = openai_server(latency=0.01, **faults)
   budget = Budget(max_requests=77)
   tally = _answer(make_requests(500), server, store, budget=budget)
-  assert server.received.total() == tally.sent == 77
+  assert server.received.total() == tally.sent == budget.sends == 77
   assert "cap" in tally.stopped
-  prices = Prices(prompt=1000.0, completion=1000.0)
-  most = prices.usd(*most_tokens(make_requests(1)[0]))
-  # Another 30 tokens are billed for each; as many as may be in flight.
-  capped = Budget(prices=prices, max_usd=10 * most)
-  requests = make_requests(900)[500:]
-  tally = _answer(requests, server, store, budget=capped)
-  assert tally.stopped and 0 < tally.usd <= 10 * most
-  billed = prices.usd(tally.prompt_tokens, tally.completion_tokens)
+
+
+PRICES = Prices(prompt=1000.0, completion=1000.0)
+MOST = PRICES.usd(*most_tokens(make_requests(1)[0]))
+BILL = PRICES.usd(20, 10)
+
+
+@pytest.mark.parametrize(
+  "faults", [{}, {"_429": 0.2, "malformed": 0.2, "_500": 0.2}]
+)
+def test_dollars_keep_to_their_cap(openai_server, store, faults):
+  server = openai_server(latency=0.01, **faults)
+  # Fewer may be in flight than there are workers.
+  budget = Budget(prices=PRICES, max_usd=10 * MOST)
+  tally = _answer(make_requests(300), server, store, budget=budget)
+  assert "cap" in tally.stopped
+  billed = PRICES.usd(tally.prompt_tokens, tally.completion_tokens)
   assert tally.usd == pytest.approx(billed)
+  # No room for one more, but all the room was used.
+  assert 9 * MOST - BILL < tally.usd <= 10 * MOST
+
+
+@pytest.mark.parametrize("fault", ["cut", "not_json", "no_usage", "hang"])
+def test_sends_without_a_bill_count_in_full(openai_server, store, fault):
+  server = openai_server(**{fault: 1.0})
+  limits = dataclasses.replace(FAST, timeout=0.5)
+  budget = Budget(prices=PRICES)
+  tally = _answer(make_requests(5), server, store, limits=limits, budget=budget)
+  assert store.count() == {"answered": 5}
+  answers = 0 if fault == "no_usage" else 5
+  assert tally.usd == pytest.approx(5 * MOST + answers * BILL)
 
 
 def test_no_key_is_anywhere(openai_server, store, tmp_path, monkeypatch, capfd):
@@ -175,52 +193,59 @@ def test_a_missing_key_is_one_sentence(monkeypatch):
   make_client("http://localhost:8000/v1")
 
 
-@pytest.mark.parametrize("status", ["400", "404"])
-def test_a_request_that_is_refused_stops_the_run(openai_server, store, status):
+@pytest.mark.parametrize(("status", "sends"), [("404", 1), ("400", 8)])
+def test_a_server_that_takes_no_request_stops_the_run(
+  openai_server, store, status, sends
+):
   server = openai_server(**{f"_{status}_always": 1.0})
   with pytest.raises(InputError, match=f"status {status}.*check --model"):
     _answer(make_requests(200), server, store)
-  # Only what was in flight at that moment was sent.
+  # Beside what was in flight at that moment.
+  assert server.received.total() < FAST.workers + sends
+
+
+def test_a_single_refused_request_stops_the_run_too(openai_server, store):
+  server = openai_server(_400_always=1.0)
+  with pytest.raises(InputError, match="status 400: no.*check --model"):
+    _answer(make_requests(1), server, store)
+  assert server.received.total() == 1
+
+
+def test_a_request_that_is_unfit_does_not_stop_the_others(openai_server, store):
+  server = openai_server(_400_always=0.02)
+  tally = _answer(make_requests(300), server, store)
+  unfit = store.count()["failed"]
+  assert 0 < unfit < 20
+  assert store.count() == {"answered": 300 - unfit, "failed": unfit}
+  assert server.received.total() == 300 and tally.retries == 0
+
+
+def test_an_empty_account_stops_the_run(openai_server, store):
+  server = openai_server(quota_always=1.0)
+  with pytest.raises(InputError, match="quota is used up"):
+    _answer(make_requests(200), server, store)
   assert server.received.total() <= FAST.workers
 
 
-_CHILD = """
-import sys
-sys.path.insert(0, sys.argv[1])
-import online_test
-from instructrec_jax.teacher import online, store
-from instructrec_jax.teacher.jsonl import unanswered
-with store.Store(sys.argv[3], dataset="d") as kept:
-  online.answer_all(
-    unanswered(online_test.make_requests(600), kept),
-    store=kept,
-    client=online.make_client(sys.argv[2]),
-    limits=online.Limits(workers=16, first_pause=0.01),
-  )
-"""
+def test_a_run_that_is_over_waits_for_nobody(openai_server, store):
+  server = openai_server(_404_always=1.0)
+  started = time.monotonic()
+  # At this pace the second request would be sent after an hour.
+  pace = Pace(requests_per_minute=1 / 60)
+  with pytest.raises(InputError, match="status 404"):
+    _answer(make_requests(9), server, store, pace=pace)
+  assert time.monotonic() - started < 30
 
 
-def test_kills_cost_at_most_what_is_in_flight(openai_server, tmp_path, store):
-  server = openai_server(latency=0.05)
-  path = tmp_path / "killed.sqlite"
-  command = [sys.executable, "-c", _CHILD, str(HERE), server.url, str(path)]
-  rng, kills = random.Random(0), 10
-  for _ in range(kills):
-    child = subprocess.Popen(command)
-    deadline = time.monotonic() + 60
-    before = server.received.total() if server.received else 0
-    wanted = before + rng.randint(1, 40)
-    while server.received.total() < wanted and child.poll() is None:
-      assert time.monotonic() < deadline
-      time.sleep(0.01)
-    child.send_signal(signal.SIGKILL)
-    child.wait()
-  subprocess.run(command, check=True)
-  undisturbed = openai_server()
-  requests = make_requests(600)
-  _answer(requests, undisturbed, store)
-  with Store(path, dataset="d") as killed:
-    assert killed.answered_keys() == store.answered_keys()
-    assert killed.count() == store.count() == {"answered": 600}
-    assert killed.usage() == store.usage()
-  assert server.received.total() <= 600 + kills * 16
+def test_what_is_in_flight_comes_in_when_the_requests_end_badly(
+  openai_server, store
+):
+  server = openai_server(latency=0.2)
+
+  def broken():
+    yield from make_requests(5)
+    raise InputError("a broken file")
+
+  with pytest.raises(InputError, match="a broken file"):
+    _answer(broken(), server, store)
+  assert store.count() == {"answered": 5}

@@ -71,6 +71,9 @@ class Server:
 
 def respond(body: dict, fault: str) -> tuple[int, str, str]:
   """Returns a status, further headers and the payload."""
+  if fault == "quota":
+    error = {"message": "no credit", "code": "insufficient_quota"}
+    return 429, "", json.dumps({"error": error})
   if fault in ("429", "500", "401", "400", "404"):
     extra = "Retry-After: 0.05\r\n" if fault == "429" else ""
     message = f"Incorrect API key provided: {KEY}" if fault == "401" else "no"
@@ -96,6 +99,8 @@ def respond(body: dict, fault: str) -> tuple[int, str, str]:
     "choices": [{"index": 0, "message": message, "finish_reason": reason}],
     "usage": {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30},
   }  # fmt: skip
+  if fault == "no_usage":
+    del completion["usage"]
   return 200, "", json.dumps(completion)
 
 

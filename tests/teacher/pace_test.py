@@ -1,32 +1,14 @@
-import asyncio
-
 from instructrec_jax.teacher.pace import Pace
 
 
-class Clock:
-  """Time that passes only by sleeping."""
-
-  def __init__(self):
-    self.now = 0.0
-
-  def __call__(self) -> float:
-    return self.now
-
-  async def sleep(self, seconds: float) -> None:
-    self.now += seconds
-
-
 def _sent_at(count, *, tokens=1, **rates) -> list[float]:
-  clock = Clock()
-  pace = Pace(clock=clock, sleep=clock.sleep, **rates)
+  """When a worker that does nothing but wait would send."""
+  now = 0.0
+  pace = Pace(clock=lambda: now, **rates)
   times = []
-
-  async def send():
-    for _ in range(count):
-      await pace.wait(tokens)
-      times.append(clock.now)
-
-  asyncio.run(send())
+  for _ in range(count):
+    now += pace.take(tokens)
+    times.append(now)
   return times
 
 
@@ -47,6 +29,11 @@ def test_tokens_keep_to_theirs():
 def test_the_stricter_rate_counts():
   slow = _sent_at(30, tokens=10, requests_per_minute=60, tokens_per_minute=6e6)
   assert 28 <= slow[-1] <= 30
+
+
+def test_workers_that_come_at_once_wait_behind_each_other():
+  pace = Pace(requests_per_minute=60, clock=lambda: 0.0)
+  assert [pace.take(1) for _ in range(4)] == [0, 1, 2, 3]
 
 
 def test_without_rates_nothing_waits():
