@@ -121,28 +121,32 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 def _render(
   dataset, vocabulary, *, examples: int, seed: int
 ) -> Iterator[tuple[str, str]]:
-  """Yields training instructions of the templates of appendix group A."""
-  from instructrec_jax.data.splits import Targets, leave_one_out
-  from instructrec_jax.instructions import rows
-  from instructrec_jax.instructions.render import display_titles
+  """Yields training instructions of the families that need only a history.
+
+  They are those of appendix group A that can be made without a teacher.
+  """
+  from instructrec_jax.instructions.material import Material
+  from instructrec_jax.instructions.rows import (
+    Renderer,
+    group_families,
+    instruction_rows,
+  )
   from instructrec_jax.instructions.templates import load_templates
 
-  templates = [t for t in load_templates() if t.name.startswith("A")]
-  training = leave_one_out(dataset.sequences).training
-  count = -(-examples // len(rows.families(templates)))
-  chosen = np.random.default_rng(seed).permutation(len(training.users))[:count]
-  renderer = rows.Renderer(
-    titles=display_titles(dataset.items),
-    sequences=dataset.sequences,
-    owned=dataset.owned,
-    count_tokens=vocabulary.count_tokens,
-    budget=LENGTHS["inputs"],
-  )
-  for row in rows.instruction_rows(
-    renderer,
-    targets=Targets(training.users[chosen], training.positions[chosen]),
-    split="train",
-    templates=templates,
+  families = {
+    name: forms
+    for name, forms in group_families(load_templates()).items()
+    if name in ("p1_i0_t2", "p1_i0_t3", "p1_i0_t0")
+  }
+  material = Material(dataset)
+  facts = material.facts("train")
+  count = -(-examples // len(families))
+  chosen = np.random.default_rng(seed).permutation(len(facts.users))[:count]
+  for row in instruction_rows(
+    material,
+    Renderer(count_tokens=vocabulary.count_tokens, budget=LENGTHS["inputs"]),
+    facts=facts.take(chosen),
+    families=families,
     seed=seed,
   ):
     yield row.inputs, row.targets

@@ -1,7 +1,9 @@
 """Writes a dataset folder's instructions and ranking requests.
 
-One template is drawn for each target and family of templates. Instructions
-become a TFDS dataset that SeqIO and T5X read; requests become Parquet.
+One form of one template is drawn for each target and family <P,I,T>.
+Instructions become a TFDS dataset that SeqIO and T5X read; requests of every
+evaluation scenario become Parquet. What needs a preference or an intention is
+written for those users and targets that have one: run `annotate` before.
 """
 
 import argparse
@@ -26,7 +28,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="train a vocabulary of SIZE pieces on these instructions instead",
   )
   parser.add_argument(
-    "--templates", type=pathlib.Path, help="YAML (default: the package's)"
+    "--templates",
+    nargs="+",
+    default=["package"],
+    metavar="YAML",
+    help="files of templates, or the words package (the default) and pairwise; "
+    "a later file's template replaces an earlier one of the same name",
+  )
+  parser.add_argument(
+    "--families",
+    type=lambda text: tuple(text.split(",")),
+    default=(),
+    help="comma-separated, such as p1_i0_t3,p1_i1_t3 (default: all)",
+  )
+  parser.add_argument(
+    "--cold-items",
+    choices=("paper", "strict"),
+    default="paper",
+    help="strict keeps the items that product search is tested on out of every "
+    "training text (default: %(default)s)",
   )
   parser.add_argument(
     "--rows-per-target",
@@ -47,32 +67,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Builds and prints what was written."""
-  from instructrec_jax.seqio_bridge.build import build
+  from instructrec_jax.seqio_bridge.build import Options, build
 
   manifest = build(
     args.dataset,
     vocabulary=args.vocab,
     train_vocabulary_size=args.train_vocab,
-    templates_file=args.templates,
-    rows_per_target=args.rows_per_target,
-    input_length=args.input_length,
-    seed=args.seed,
+    options=Options(
+      templates=tuple(args.templates),
+      families=args.families,
+      rows_per_target=args.rows_per_target,
+      input_length=args.input_length,
+      cold_items=args.cold_items,
+      seed=args.seed,
+    ),
     force=args.force,
   )
   print(json.dumps(manifest) if args.json else summary(manifest))
 
 
 def summary(manifest: dict[str, Any]) -> str:
-  """Returns rows of each template and split, and what was cut."""
-  lines = [f"{'':<6}{'':<16}{'train':>10}{'validation':>12}{'test':>10}"]
-  for name, label in manifest["templates"].items():
-    counts = [
-      manifest["rows"][f"{name}_{split}"]
-      for split in ("train", "validation", "test")
-    ]
-    lines.append(
-      f"{name:<6}{label:<16}{counts[0]:>10,}{counts[1]:>12,}{counts[2]:>10,}"
-    )
+  """Returns rows of each family and split, requests, and what was cut."""
+  planned = manifest["families"]
+  splits = tuple(planned)
+  width = max(len(name) for name in planned["train"]) + 2
+  lines = ["".ljust(width) + "".join(f"{split:>12}" for split in splits)]
+  for name in planned["train"]:
+    counts = "".join(f"{planned[split][name]:>12,}" for split in splits)
+    lines.append(name.ljust(width) + counts)
   for name, found in manifest["requests"].items():
     if isinstance(found, str):
       lines.append(f"requests/{name} {found}")

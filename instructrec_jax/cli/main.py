@@ -24,6 +24,7 @@ SUBCOMMANDS = {
   "inspect": "a SeqIO mixture: rates, counts, lengths, examples",
   "pack": "a mixture -> memory-mapped packed batches",
   "train": "instruction-tune a T5, configured with gin",
+  "convert": "a checkpoint: T5X's, Hugging Face's or ours -> another of them",
   "score": "requests -> log-likelihoods and ranks per candidate",
   "evaluate": "rankers on the same candidates -> the HR/NDCG table",
   "ask": "a user's own words -> the model instruction and a ranking",

@@ -1,9 +1,9 @@
 """The whole pipeline on a made-up shop: offline, on a CPU, in minutes.
 
-Shoppers with planted tastes -> instructions -> a tiny T5 from random weights
--> HR/NDCG beside random, popularity and co-occurrence, and beside the best
-that any ranker could do. Each step is one of the other subcommands; README
-walks through the same steps on real data.
+Shoppers with planted tastes -> preferences and intentions by the offline
+teacher -> instructions -> a tiny T5 from random weights -> HR/NDCG beside the
+baselines, and beside the best that any ranker could do. Each step is one of
+the other subcommands; README walks through the same steps on real data.
 """
 
 import argparse
@@ -20,6 +20,11 @@ EXAMPLE = "instructrec quickstart --out runs/quickstart"
 INPUT_LENGTH = 160
 TARGET_LENGTH = 32
 VOCABULARY_SIZE = 2000
+# Few kinds of instruction, so that minutes of training are enough: what comes
+# next, as matching, reranking and Yes or No, and a search by category.
+FAMILIES = ("p1_i0_t2", "p1_i0_t3", "p1_i0_t0", "p1_i2_t3")
+SCENARIOS = ("sequential", "personalised_i2")
+WISHES = ("Tent", "Kayak")
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-2
 VALIDATION_USERS = 300
@@ -90,8 +95,9 @@ def quickstart(
   from instructrec_jax.evaluation.html_report import write_html_report
   from instructrec_jax.evaluation.validation import make_validator
   from instructrec_jax.seq2seq.config import T5Config
-  from instructrec_jax.seqio_bridge.build import build
+  from instructrec_jax.seqio_bridge.build import Options, build
   from instructrec_jax.seqio_bridge.pack import pack_mixture
+  from instructrec_jax.teacher.annotate import annotate_offline
   from instructrec_jax.training import loop, optimizer
 
   if out.exists():
@@ -103,14 +109,21 @@ def quickstart(
     shutil.rmtree(out)
   started = time.monotonic()
 
-  _say("1/6 prepare: a shop of shoppers with planted tastes")
+  _say("1/7 prepare: a shop of shoppers with planted tastes")
   shop = out / "shop"
   prepare(format="synthetic", users=users, out=shop, seed=seed)
 
-  _say("2/6 build: instructions from templates")
-  build(shop, train_vocabulary_size=VOCABULARY_SIZE, seed=seed)
+  _say("2/7 annotate: preferences and intentions, by rules")
+  annotate_offline(shop)
 
-  _say("3/6 pack: the mixture of all templates")
+  _say("3/7 build: instructions from templates")
+  build(
+    shop,
+    train_vocabulary_size=VOCABULARY_SIZE,
+    options=Options(families=FAMILIES, seed=seed),
+  )
+
+  _say("4/7 pack: the mixture of all these instructions")
   packed = pack_mixture(
     mixture="instructrec_all_v1",
     dataset=shop,
@@ -120,7 +133,7 @@ def quickstart(
     seed=seed,
   )
 
-  _say(f"4/6 train: a tiny T5 from random weights, {steps} steps")
+  _say(f"5/7 train: a tiny T5 from random weights, {steps} steps")
   config = T5Config(
     vocab_size=packed.manifest["model_vocab_size"],
     emb_dim=128,
@@ -151,18 +164,20 @@ def quickstart(
     validate=functools.partial(validate, config),
   )
 
-  _say(f"5/6 evaluate: every ranker on the same {test_users} shoppers")
+  _say(f"6/7 evaluate: every ranker on the same {test_users} shoppers")
   results = evaluate(
     dataset=shop,
     out=out / "results",
     model=out / "model",
-    scenarios=("sequential",),
+    scenarios=SCENARIOS,
     limit=test_users,
     seed=seed,
   )
   print(report.markdown(results))
 
-  _say("6/6 report")
+  _say("7/7 ask: the same shopper, two wishes")
+  _ask(out)
+
   page = out / "report.html"
   write_html_report(
     page,
@@ -209,6 +224,39 @@ def _worked_examples(out: pathlib.Path) -> list[dict[str, Any]]:
     }
     for request, of_request in zip(requests, scores, strict=True)
   ]
+
+
+def _ask(out: pathlib.Path) -> None:
+  """Ranks the same candidates for two opposite wishes of one shopper."""
+  from instructrec_jax.data.folder import DatasetFolder
+  from instructrec_jax.instructions.recommend import recommend
+  from instructrec_jax.scoring.reranker import T5Ranker
+  from instructrec_jax.text.vocabulary import Vocabulary
+
+  folder = DatasetFolder.open(out / "shop")
+  ranker = T5Ranker.load(out / "model")
+  history = [folder.items[item] for item in folder.sequences.user(0)]
+  # One item of each kind, of the brand that the shopper bought first; the
+  # kinds that are wished for come first to be among the ten.
+  brand = history[0].title.split()[0]
+  offered = {
+    item.categories[-1]: item
+    for item in folder.items
+    if item.title.startswith(brand) and item not in history
+  }
+  kinds = [*WISHES, *(kind for kind in offered if kind not in WISHES)][:10]
+  wishes = [", ".join(offered[kind].categories[1:]) for kind in WISHES]
+  for wish in wishes:
+    answer = recommend(
+      wish,
+      ranker=ranker,
+      vocabulary=Vocabulary.load(folder.vocabulary_path),
+      history=[item.title for item in history],
+      candidates=sorted(offered[kind].title for kind in kinds),
+    )
+    print(f'"{wish}"')
+    for rank, ranked in enumerate(answer.ranking[:3], start=1):
+      print(f"  {rank}. {ranked.title:<24} {ranked.probability:.2f}")
 
 
 def _say(step: str) -> None:

@@ -6,7 +6,7 @@ import datetime
 import functools
 
 import numpy as np
-from jaxtyping import Bool, Int8, Int32
+from jaxtyping import Bool, Int, Int8, Int32
 
 from instructrec_jax.data.candidates import Candidates, draw_candidates
 from instructrec_jax.data.categories import specific_intentions
@@ -50,6 +50,23 @@ class Facts:
   preferences: list[tuple[str, ...]]
   queries: dict[Query, list[str]]
 
+  def take(self, chosen: Int[np.ndarray, " chosen"]) -> "Facts":
+    """Returns those of some targets, in the order given."""
+    places = chosen.tolist()
+    return Facts(
+      split=self.split,
+      users=self.users[chosen],
+      positions=self.positions[chosen],
+      items=self.items[chosen],
+      has_history=self.has_history[chosen],
+      in_item_split=self.in_item_split[chosen],
+      preferences=[self.preferences[place] for place in places],
+      queries={
+        query: [texts[place] for place in places]
+        for query, texts in self.queries.items()
+      },
+    )
+
   def usable(self, form: Form) -> Bool[np.ndarray, " n"]:
     """Tells which targets have all that a form shows or asks for."""
     usable = np.ones(len(self.items), bool)
@@ -57,7 +74,7 @@ class Facts:
       usable &= self.has_history
     if form.needs_preference:
       usable &= np.array([bool(texts) for texts in self.preferences], bool)
-    if form.query in self.queries:
+    if form.query is not None and form.query != Query.PREFERENCE:
       usable &= np.array([bool(t) for t in self.queries[form.query]], bool)
       if not form.needs_history and not form.needs_preference:
         usable &= self.in_item_split

@@ -186,7 +186,8 @@ def _draw(
   usable = usable_targets(facts, forms)
   count = int(usable.sum())
   place_of = np.where(usable, np.cumsum(usable) - 1, -1)
-  negatives = NEGATIVES.get(forms[0].template.task_form, 0)
+  task_form = forms[0].template.task_form
+  negatives = NEGATIVES.get(task_form, 0) if task_form else 0
   candidates = None
   if negatives and stored is not None:
     candidates = Candidates(

@@ -5,7 +5,7 @@ import itertools
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,36 +13,66 @@ import tqdm
 
 from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.data.splits import Targets, leave_one_out
+from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation.scenario_requests import ScenarioWriter
+from instructrec_jax.evaluation.scenarios import SCENARIOS
 from instructrec_jax.instructions import rows as rows_lib
-from instructrec_jax.instructions.aspects import (
-  Intention,
-  Preference,
-  TaskForm,
+from instructrec_jax.instructions.aspects import TaskForm
+from instructrec_jax.instructions.material import (
+  COLD_ITEMS,
+  Facts,
+  Material,
 )
-from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.instructions.templates import (
-  DEFAULT_FILE,
+  Form,
   Template,
+  dump_templates,
   load_templates,
 )
 from instructrec_jax.requests import write_requests
+from instructrec_jax.seqio_bridge.hard_candidates import write_hard_candidates
 from instructrec_jax.seqio_bridge.location import (
   MANIFEST_FILE,
   TEMPLATES_FILE,
   tfds_folder,
 )
 from instructrec_jax.seqio_bridge.tfds_writer import write_tfds
+from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.text.vocabulary import Vocabulary, train_vocabulary
 
-# Name of a scenario's requests, negatives, and the form of their template: a
-# hundred titles do not fit the encoder, so those are matched, not reranked.
-SCENARIOS = (
-  ("sequential", 9, TaskForm.RERANKING),
-  ("sequential_99", 99, TaskForm.MATCHING),
-)
 _SAMPLED_ROWS = 2000
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """What a build is asked for.
+
+  Attributes:
+    templates: files of templates, or the words that `load_templates` knows.
+    families: only rows of these <P,I,T>, as in names of mixtures; all if empty.
+    rows_per_target: rows of each target and family.
+    input_length: tokens that the encoder takes, its end counted in.
+    cold_items: one of `material.COLD_ITEMS`.
+    seed: of forms, negatives and their order.
+  """
+
+  templates: tuple[str, ...] = ("package",)
+  families: tuple[str, ...] = ()
+  rows_per_target: int = 1
+  input_length: int = 512
+  cold_items: str = "paper"
+  seed: int = 0
+
+  def check(self) -> None:
+    """Raises InputError if a value is out of range."""
+    if self.rows_per_target < 1:
+      raise InputError(f"{self.rows_per_target} rows a target: at least 1.")
+    if self.cold_items not in COLD_ITEMS:
+      raise InputError(
+        f"cold items are {self.cold_items!r}, not one of "
+        f"{', '.join(COLD_ITEMS)}."
+      )
 
 
 def build(
@@ -50,40 +80,37 @@ def build(
   *,
   vocabulary: pathlib.Path | None = None,
   train_vocabulary_size: int | None = None,
-  templates_file: pathlib.Path | None = None,
-  rows_per_target: int = 1,
-  input_length: int = 512,
-  seed: int = 0,
+  options: Options | None = None,
   force: bool = False,
 ) -> dict[str, Any]:
   """Writes a dataset folder's instructions, as TFDS, and ranking requests.
 
   vocabulary.model     the SentencePiece model
   templates.yaml       the templates
-  instructrec/         the TFDS dataset; splits A07_train, A07_validation, ...
+  instructrec/         the TFDS dataset; splits A01_train, A01_validation, ...
   requests/*.parquet   SCENARIO_{validation,test}
+  candidates/hard_*    negatives that a lexical matcher retrieves
   instructions.json    what is returned
 
   Args:
-    dataset: a folder of `prepare`.
+    dataset: a folder of `prepare`, annotated or not: rows that would need a
+      missing preference or intention are not made.
     vocabulary: the SentencePiece model to copy there.
     train_vocabulary_size: train one of so many pieces on the dataset's own
       instructions instead.
-    templates_file: YAML; the package's templates if None.
-    rows_per_target: rows of each target and family of templates.
-    input_length: tokens that the encoder takes, its end counted in.
-    seed: of templates, negatives and their order.
+    options: what to write.
     force: replace what an earlier build made.
 
   Returns:
-    instructions.json: rows of each split, what was cut, hashes, arguments.
+    instructions.json: rows of each split, what was cut, annotations by verdict,
+    hashes, options.
 
   Raises:
-    InputError: there is no vocabulary, or an earlier build, or a template
-      wants to be told what no dataset folder knows.
+    InputError: there is no vocabulary, or an earlier build, or an option or
+      template is wrong.
   """
-  if rows_per_target < 1:
-    raise InputError(f"{rows_per_target} rows of each target: at least 1.")
+  options = options or Options()
+  options.check()
   folder = DatasetFolder.open(dataset)
   if (folder.path / MANIFEST_FILE).exists() and not force:
     raise InputError(
@@ -98,31 +125,32 @@ def build(
         "--train-vocab SIZE to train a small one on these instructions."
       )
     vocabulary = folder.vocabulary_path
-  templates_file = DEFAULT_FILE if templates_file is None else templates_file
-  templates = load_templates(templates_file)
-  _check_needs(templates, templates_file)
+  templates = load_templates(*options.templates)
+  families = _chosen_families(templates, options.families)
+  annotations = Annotations.load(folder)
+  material = Material(
+    folder, annotations=annotations, cold_items=options.cold_items
+  )
   staging = folder.path / "build"
   with storage.staged_folder(staging, force=True) as partial:
-    shutil.copyfile(templates_file, partial / TEMPLATES_FILE)
+    (partial / TEMPLATES_FILE).write_text(
+      dump_templates(templates), encoding="utf-8"
+    )
     if train_vocabulary_size is None:
       assert vocabulary is not None
       Vocabulary.load(vocabulary)
       shutil.copyfile(vocabulary, partial / "vocabulary.model")
     else:
       train_vocabulary(
-        _corpus(folder, templates, seed),
+        _corpus(material, families, options.seed),
         partial / "vocabulary.model",
         size=train_vocabulary_size,
-        seed=seed,
+        seed=options.seed,
       )
-    manifest = _write(
-      folder,
-      templates,
-      partial,
-      rows_per_target=rows_per_target,
-      input_length=input_length,
-      seed=seed,
-    )
+    write_hard_candidates(folder, seed=options.seed)
+    manifest = _write(folder, material, families, partial, options)
+    manifest["annotations"] = annotations.as_json()
+    manifest["templates"] = {t.name: t.label for t in templates}
   _install(staging, folder.path)
   storage.write_json(folder.path / MANIFEST_FILE, manifest)
   return manifest
@@ -139,47 +167,46 @@ def _install(staging: pathlib.Path, folder: pathlib.Path) -> None:
   staging.rmdir()
 
 
-def _check_needs(templates: list[Template], path: pathlib.Path) -> None:
-  """Refuses templates that need a preference or an intention in words."""
-  for template in templates:
-    aspects = template.aspects
-    if (
-      Preference.EXPLICIT in aspects.preferences
-      or aspects.intention != Intention.NONE
-    ):
+def _chosen_families(
+  templates: Sequence[Template], names: Sequence[str]
+) -> dict[str, list[Form]]:
+  families = rows_lib.group_families(templates)
+  for name in names:
+    if name not in families:
       raise InputError(
-        f"{path}: template {template.name} needs a preference or an intention "
-        f"in words ({aspects.label}), which dataset folders do not have; leave "
-        "it out, or make its P2 optional."
+        f"no template is of the family {name!r}; there are "
+        f"{', '.join(families)}."
       )
+  return {n: f for n, f in families.items() if not names or n in names}
 
 
 def _write(
   folder: DatasetFolder,
-  templates: list[Template],
+  material: Material,
+  families: dict[str, list[Form]],
   out: pathlib.Path,
-  *,
-  rows_per_target: int,
-  input_length: int,
-  seed: int,
+  options: Options,
 ) -> dict[str, Any]:
   vocabulary = Vocabulary.load(out / "vocabulary.model")
-  renderer = _renderer(folder, vocabulary, input_length)
-  split = leave_one_out(renderer.sequences)
-  targets = {
-    "train": split.training,
-    "validation": split.validation,
-    "test": split.test,
-  }
-  total = sum(
-    rows_lib.count_rows(t, templates, rows_per_target=rows_per_target)
-    for t in targets.values()
+  renderer = rows_lib.Renderer(
+    count_tokens=vocabulary.count_tokens, budget=options.input_length
   )
-  sample = list(
-    itertools.islice(
-      _rows(folder, renderer, templates, targets, rows_per_target, seed), 300
+  writer = ScenarioWriter(folder, material, renderer)
+  training = material.facts("train")
+  all_facts = [training, writer.facts("validation"), writer.facts("test")]
+  planned = {
+    facts.split: rows_lib.count_rows(
+      facts, families, rows_per_target=options.rows_per_target
     )
-  )
+    for facts in all_facts
+  }
+  total = sum(sum(of_split.values()) for of_split in planned.values())
+
+  def rows() -> Iterator[tuple[str, rows_lib.Row]]:
+    for facts in all_facts:
+      yield from _rows(folder, material, renderer, facts, families, options)
+
+  sample = list(itertools.islice(rows(), 300))
   size = np.mean([len(row.inputs) + len(row.targets) + 60 for _, row in sample])
   tqdm.tqdm.write(
     f"{folder.path}: {total:,} instructions, about "
@@ -187,130 +214,96 @@ def _write(
     file=sys.stderr,
   )
   renderer.cuts = rows_lib.Cuts()
-  names = [f"{t.name}_{name}" for t in templates for name in rows_lib.SPLITS]
   counts = write_tfds(
     tqdm.tqdm(
-      _rows(folder, renderer, templates, targets, rows_per_target, seed),
-      total=total,
-      desc="instructions",
-      unit="row",
-      disable=None,
+      rows(), total=total, desc="instructions", unit="row", disable=None
     ),
     folder=tfds_folder(out),
-    splits=names,
+    splits=[
+      f"{form.name}_{split}"
+      for forms in families.values()
+      for form in forms
+      for split in SPLITS
+    ],
   )
-  requests = _write_requests(folder, renderer, templates, targets, out)
   return {
-    "options": {
-      "rows_per_target": rows_per_target,
-      "input_length": input_length,
-      "seed": seed,
-    },
+    "options": dataclasses.asdict(options),
     "dataset_sha256": storage.sha256_of(folder.path / "manifest.json"),
     "templates_sha256": storage.sha256_of(out / TEMPLATES_FILE),
     "vocabulary_sha256": vocabulary.sha256,
-    "templates": {t.name: t.aspects.label for t in templates},
+    "families": planned,
     "rows": counts,
-    "requests": requests,
+    "requests": _write_requests(writer, families, out),
     "cuts": dataclasses.asdict(renderer.cuts),
   }
 
 
 def _rows(
   folder: DatasetFolder,
+  material: Material,
   renderer: rows_lib.Renderer,
-  templates: list[Template],
-  targets: dict[str, Targets],
-  rows_per_target: int,
-  seed: int,
+  facts: Facts,
+  families: dict[str, list[Form]],
+  options: Options,
 ) -> Iterator[tuple[str, rows_lib.Row]]:
-  for name, of_split in targets.items():
-    stored = None
-    if name != "train":
-      stored = folder.candidates(name, rows_lib.NEGATIVES)
-    for row in rows_lib.instruction_rows(
-      renderer,
-      targets=of_split,
-      split=name,
-      templates=templates,
-      rows_per_target=rows_per_target,
-      candidates=stored,
-      seed=seed,
-    ):
-      yield f"{row.template}_{name}", row
+  stored = None
+  if facts.split != "train":
+    stored = folder.candidates(
+      facts.split, rows_lib.NEGATIVES[TaskForm.RERANKING]
+    )
+  for row in rows_lib.instruction_rows(
+    material,
+    renderer,
+    facts=facts,
+    families=families,
+    rows_per_target=options.rows_per_target,
+    candidates=stored,
+    seed=options.seed,
+  ):
+    yield f"{row.form}_{facts.split}", row
 
 
 def _write_requests(
-  folder: DatasetFolder,
-  renderer: rows_lib.Renderer,
-  templates: list[Template],
-  targets: dict[str, Targets],
-  out: pathlib.Path,
+  writer: ScenarioWriter, families: dict[str, list[Form]], out: pathlib.Path
 ) -> dict[str, Any]:
   """Writes requests/SCENARIO_SPLIT.parquet; returns rows and template."""
   written: dict[str, Any] = {}
-  for scenario, negatives, form in SCENARIOS:
-    template = next((t for t in templates if t.aspects.task_form == form), None)
-    if template is None:
-      written[scenario] = f"not written: no template of {form}"
+  for scenario in SCENARIOS:
+    forms = families.get(scenario.family)
+    if not forms:
+      written[scenario.name] = f"not written: no template of {scenario.label}"
       continue
     for split in ("validation", "test"):
-      name = f"{scenario}_{split}"
+      name = f"{scenario.name}_{split}"
       try:
-        candidates = folder.candidates(split, negatives)
+        count, requests = writer.requests(scenario, split=split, form=forms[0])
       except InputError as error:
         written[name] = f"not written: {error}"
         continue
+      progress = tqdm.tqdm(
+        requests, total=count, desc=name, unit="request", disable=None
+      )
       rows = write_requests(
         out / "requests" / f"{name}.parquet",
-        tqdm.tqdm(
-          rows_lib.ranking_requests(
-            renderer,
-            template=template,
-            targets=targets[split],
-            candidates=candidates,
-            name=name,
-          ),
-          total=len(candidates.users),
-          desc=name,
-          unit="request",
-          disable=None,
-        ),
-        metadata={"template": template.name, "scenario": scenario},
+        progress,
+        metadata={"template": forms[0].name, "scenario": scenario.name},
       )
-      written[name] = {"rows": rows, "template": template.name}
+      written[name] = {"rows": rows, "template": forms[0].name}
   return written
 
 
-def _renderer(
-  folder: DatasetFolder, vocabulary: Vocabulary | None, input_length: int
-) -> rows_lib.Renderer:
-  return rows_lib.Renderer(
-    titles=display_titles(folder.items),
-    sequences=folder.sequences,
-    owned=folder.owned,
-    count_tokens=vocabulary.count_tokens if vocabulary else lambda text: 0,
-    budget=input_length,
-  )
-
-
 def _corpus(
-  folder: DatasetFolder, templates: list[Template], seed: int
+  material: Material, families: dict[str, list[Form]], seed: int
 ) -> Iterator[str]:
   """Yields texts that a vocabulary of the dataset's own is trained on."""
-  renderer = _renderer(folder, None, 1)
-  training = leave_one_out(renderer.sequences).training
-  rng = np.random.default_rng(seed)
-  count = min(_SAMPLED_ROWS, len(training.users))
-  chosen = np.sort(rng.choice(len(training.users), count, replace=False))
   rows = rows_lib.instruction_rows(
-    renderer,
-    targets=Targets(training.users[chosen], training.positions[chosen]),
-    split="train",
-    templates=templates,
+    material,
+    rows_lib.Renderer(count_tokens=lambda text: 0, budget=1),
+    facts=material.facts("train"),
+    families=families,
     seed=seed,
   )
-  yield from renderer.titles
-  for row in rows:
+  yield from material.titles
+  for row in itertools.islice(rows, _SAMPLED_ROWS * len(families)):
     yield row.inputs
     yield row.targets

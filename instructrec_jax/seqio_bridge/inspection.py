@@ -105,12 +105,12 @@ def inspect_mixture(
 def format_inspection(found: dict[str, Any]) -> str:
   """Returns `inspect_mixture`'s findings for people."""
   lines = [f"{found['mixture']}, {found['split']}", ""]
+  width = max(len(task["name"]) for task in found["tasks"])
   for task in found["tasks"]:
-    lines.append(
-      f"  {task['name']:<24} rate {task['rate']:6.1%}  {task['rows']:>10,} rows"
-    )
+    name = task["name"].ljust(width)
+    lines.append(f"  {name} rate {task['rate']:6.1%}  {task['rows']:>10,} rows")
   total = sum(task["rows"] for task in found["tasks"])
-  lines += [f"  {'':<24} {'':<11}  {total:>10,} rows", ""]
+  lines += [f"  {'':<{width}} {'':<11}  {total:>10,} rows", ""]
   for name, of_name in found["lengths"].items():
     lines.append(
       f"tokens of {name}: mean {of_name['mean']:.1f}, median "

@@ -11,8 +11,8 @@ import tensorflow as tf
 from jaxtyping import Int
 
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
-from instructrec_jax.instructions.rows import SPLITS
 from instructrec_jax.seqio_bridge.registration import count_rows, use_dataset
 from instructrec_jax.text.packed_dataset import PackedDataset, pack_pairs
 from instructrec_jax.text.vocabulary import Vocabulary

@@ -2,22 +2,21 @@ import shutil
 
 import pytest
 import tensorflow_datasets as tfds
-import yaml
 
 from instructrec_jax import requests, storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
-from instructrec_jax.instructions.templates import DEFAULT_FILE
+from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.seqio_bridge import build as build_lib
-from instructrec_jax.seqio_bridge.build import build
+from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.text.vocabulary import Vocabulary
 
 TFDS = "instructrec/main/1.0.0"
-USERS = 40
+ONE_FAMILY = Options(families=("p1_i0_t2",))
 
 
 def _copy(dataset, tmp_path):
-  """A dataset folder as `prepare` left it."""
+  """A dataset folder as `prepare` and `annotate` left it."""
   copy = tmp_path / "data"
   shutil.copytree(dataset, copy)
   for name in ("instructrec", "requests"):
@@ -38,17 +37,21 @@ def _files(folder):
 def test_plain_tfds_reads_what_the_manifest_says(dataset):
   manifest = storage.read_json(dataset / "instructions.json")
   info = tfds.builder_from_directory(dataset / TFDS).info
-  counts = {name: split.num_examples for name, split in info.splits.items()}
+  counts = {
+    name: split.num_examples
+    for name, split in info.splits.items()
+    if split.num_examples
+  }
   assert counts == {n: rows for n, rows in manifest["rows"].items() if rows}
-  # Six training positions of eight but the first: five, for three families.
-  train = [n for name, n in counts.items() if name.endswith("_train")]
-  assert sum(train) == USERS * 5 * 3
+  planned = manifest["families"]["train"]
+  assert all(planned.values())
+  train = sum(n for name, n in counts.items() if name.endswith("_train"))
+  assert train == sum(planned.values())
+  split = "A07_p1_i0_t3_train"
   rows = list(
-    tfds.as_numpy(
-      tfds.load("instructrec/main", data_dir=dataset, split="A07_train")
-    )
+    tfds.as_numpy(tfds.load("instructrec/main", data_dir=dataset, split=split))
   )
-  assert len(rows) == counts["A07_train"]
+  assert len(rows) == counts[split]
   folder = DatasetFolder.open(dataset)
   for row in rows:
     assert folder.items[row["item"]].title == row["targets"].decode()
@@ -58,14 +61,16 @@ def test_plain_tfds_reads_what_the_manifest_says(dataset):
 
 def test_requests_hold_the_stored_candidates(dataset):
   folder = DatasetFolder.open(dataset)
+  titles = display_titles(folder.items)
   for split in ("validation", "test"):
     for name, negatives in (("sequential", 9), ("sequential_99", 99)):
       path = dataset / "requests" / f"{name}_{split}.parquet"
       stored = folder.candidates(split, negatives)
       found = list(requests.read_requests(path))
-      assert len(found) == USERS
+      assert len(found) == len(folder.splits.test.users)
       for request, items in zip(found, stored.candidates, strict=True):
         assert list(request.candidate_items) == items.tolist()
+        assert request.candidates == tuple(titles[i] for i in items)
         assert request.target is not None
         item = request.candidate_items[request.target]
         last = -1 if split == "test" else -2
@@ -75,15 +80,56 @@ def test_requests_hold_the_stored_candidates(dataset):
         assert all(shown) == (negatives == 9)
 
 
+def test_searches_carry_their_words(dataset):
+  for name in ("personalised_i1", "product_search_i2"):
+    path = dataset / "requests" / f"{name}_test.parquet"
+    for request in requests.read_requests(path):
+      assert request.query
+      # As the end of a quoted sentence it keeps its own full stop.
+      assert request.query.rstrip(".!?") in request.instruction
+      assert (request.user is None) == (name == "product_search_i2")
+
+
+def test_what_is_missing_is_said(dataset, bare_dataset):
+  found = storage.read_json(dataset / "instructions.json")["requests"]
+  assert found["pointwise"] == "not written: no template of <P1,I0,T0>"
+  found = storage.read_json(bare_dataset / "instructions.json")["requests"]
+  assert found["sequential_test"]["rows"] == 25
+  assert (
+    "no intentions; run `instructrec annotate` first"
+    in (found["personalised_i1_test"])
+  )
+
+
 def test_the_same_seed_writes_the_same_files(dataset, tmp_path):
   copy = _copy(dataset, tmp_path)
   vocabulary = dataset / "vocabulary.model"
-  build(copy, vocabulary=vocabulary)
-  assert _files(copy) == _files(dataset)
-  build(copy, seed=1, force=True)
-  changed = _files(copy)
-  assert changed.keys() == _files(dataset).keys()
-  assert changed != _files(dataset)
+  manifest = storage.read_json(dataset / "instructions.json")
+  options = Options(families=tuple(manifest["options"]["families"]))
+  build(copy, vocabulary=vocabulary, options=options)
+  ignored = "annotations.sqlite"  # Its log may be written back meanwhile.
+  files = {p: h for p, h in _files(copy).items() if ignored not in p.name}
+  for path, digest in files.items():
+    assert digest == storage.sha256_of(dataset / path), path
+  build(copy, options=Options(families=("p1_i0_t2",), seed=1), force=True)
+  assert _files(copy) != files
+
+
+def test_hard_negatives_are_drawn_once(dataset, tmp_path):
+  folder = DatasetFolder.open(dataset)
+  path = dataset / "candidates" / "hard_test_9.parquet"
+  before = storage.sha256_of(path)
+  stored = folder.candidates("hard_test", 9)
+  for user, items, slot in zip(
+    stored.users, stored.candidates, stored.target, strict=True
+  ):
+    own = set(folder.owned.user(user).tolist())
+    assert own & set(items.tolist()) == {items[slot]}
+  copy = tmp_path / "data"
+  shutil.copytree(dataset, copy)
+  build(copy, options=Options(families=("p1_i0_t2",), seed=5), force=True)
+  copied = copy / "candidates" / "hard_test_9.parquet"
+  assert storage.sha256_of(copied) == before
 
 
 def test_a_second_build_is_refused(dataset):
@@ -102,48 +148,58 @@ def test_a_build_that_fails_leaves_nothing(dataset, tmp_path, monkeypatch):
 
   monkeypatch.setattr(build_lib, "write_requests", fail)
   with pytest.raises(KeyboardInterrupt):
-    build(copy, vocabulary=dataset / "vocabulary.model")
-  assert _files(copy) == before
+    build(copy, vocabulary=dataset / "vocabulary.model", options=ONE_FAMILY)
+  assert _files(copy).keys() == before.keys()
 
 
-def test_without_a_vocabulary_it_says_where_there_is_one(dataset, tmp_path):
+def test_bad_options_are_refused(dataset, tmp_path):
   copy = _copy(dataset, tmp_path)
   with pytest.raises(InputError, match=r"spiece.model .*--train-vocab"):
     build(copy)
   with pytest.raises(InputError, match="no such vocabulary"):
     build(copy, vocabulary=tmp_path / "absent")
-  with pytest.raises(InputError, match="at least 1"):
-    build(copy, train_vocabulary_size=300, rows_per_target=0)
+  for options, said in (
+    (Options(rows_per_target=0), "at least 1"),
+    (Options(cold_items="some"), "not one of paper, strict"),
+    (Options(families=("p9",)), "no template is of the family 'p9'"),
+    (Options(templates=(str(tmp_path / "no.yaml"),)), "no such file"),
+  ):
+    with pytest.raises(InputError, match=said):
+      build(copy, train_vocabulary_size=300, options=options)
   assert not (copy / "vocabulary.model").exists()
 
 
-def test_templates_that_no_dataset_can_fill_are_refused(dataset, tmp_path):
-  path = tmp_path / "mine.yaml"
-  entry = {
-    "name": "A02",
-    "preferences": ["P1", "P2"],
-    "intention": "I0",
-    "task_form": "T2",
-    "response": "item",
-    "text": "Had: {history}. Likes: {preference}. What comes next?",
+def test_strict_builds_train_on_no_cold_item(dataset, tmp_path):
+  copy = _copy(dataset, tmp_path)
+  options = Options(families=("p1_i0_t3",), cold_items="strict")
+  build(copy, vocabulary=dataset / "vocabulary.model", options=options)
+  folder = DatasetFolder.open(copy)
+  cold = {
+    title
+    for title, split in zip(
+      display_titles(folder.items), folder.item_split, strict=True
+    )
+    if split
   }
-  path.write_text(yaml.safe_dump([entry]))
-  with pytest.raises(InputError, match=r"mine.yaml: template A02 needs a pref"):
-    build(dataset, templates_file=path, force=True)
+  for row in tfds.as_numpy(
+    tfds.load("instructrec/main", data_dir=copy, split="A07_p1_i0_t3_train")
+  ):
+    assert not any(title in row["inputs"].decode() for title in cold)
 
 
 def test_instructions_keep_to_the_budget(dataset, tmp_path):
   copy = _copy(dataset, tmp_path)
   vocabulary = dataset / "vocabulary.model"
   templates = tmp_path / "one.yaml"
-  entries = yaml.safe_load(DEFAULT_FILE.read_text())
-  templates.write_text(yaml.safe_dump(entries[:1]))
-  manifest = build(
-    copy, vocabulary=vocabulary, templates_file=templates, input_length=50
+  templates.write_text(
+    "- {name: A01, preferences: [P1], task_form: T2, response: item, "
+    "text: 'Had: {history}. What comes next?'}"
   )
+  options = Options(templates=(str(templates),), input_length=30)
+  manifest = build(copy, vocabulary=vocabulary, options=options)
   assert manifest["cuts"]["items_dropped"] > 0
   assert manifest["cuts"]["rows_over_budget"] == 0
   count = Vocabulary.load(vocabulary).count_tokens
   rows = tfds.load("instructrec/main", data_dir=copy, split="A01_train")
   for row in tfds.as_numpy(rows):
-    assert count(row["inputs"].decode()) < 50
+    assert count(row["inputs"].decode()) < 30

@@ -1,4 +1,4 @@
-"""Two small shops, prepared and built once."""
+"""Two small shops, built once: one annotated, one without any words."""
 
 import pathlib
 
@@ -6,12 +6,25 @@ import numpy as np
 import pytest
 
 from instructrec_jax.data.prepare import prepare
-from instructrec_jax.seqio_bridge.build import build
+from instructrec_jax.seqio_bridge.build import Options, build
+from instructrec_jax.teacher.annotate import annotate_offline
+
+# SeqIO opens every task of a mixture, so a few families of each kind: rows
+# that need nothing, a preference, a category, and both views of a review.
+FAMILIES = (
+  "p1_i0_t2",
+  "p1_i0_t3",
+  "p1_p2_i0_t3",
+  "p0_i2_t3",
+  "p1_i1_t3",
+  "p1_i1star_t3",
+  "p1_p2_turn_around",
+)
 
 
 @pytest.fixture(scope="session")
 def make_dataset(tmp_path_factory):
-  """Returns a function that prepares a shop of so many users."""
+  """Returns a function that prepares a shop without categories or reviews."""
 
   def make(users: int) -> pathlib.Path:
     folder = tmp_path_factory.mktemp("shop")
@@ -41,16 +54,18 @@ def make_dataset(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def dataset(make_dataset) -> pathlib.Path:
-  """A built dataset folder of 40 users."""
-  path = make_dataset(40)
-  build(path, train_vocabulary_size=300)
+def dataset(tmp_path_factory) -> pathlib.Path:
+  """A built and annotated dataset folder of 40 users."""
+  path = tmp_path_factory.mktemp("annotated") / "data"
+  prepare(out=path, format="synthetic", users=40, min_count=0)
+  annotate_offline(path)
+  build(path, train_vocabulary_size=400, options=Options(families=FAMILIES))
   return path
 
 
 @pytest.fixture(scope="session")
-def other_dataset(make_dataset) -> pathlib.Path:
-  """Another one, of 25 users."""
+def bare_dataset(make_dataset) -> pathlib.Path:
+  """One of 25 users, built with all families, that has words for none."""
   path = make_dataset(25)
-  build(path, train_vocabulary_size=400)
+  build(path, train_vocabulary_size=300)
   return path

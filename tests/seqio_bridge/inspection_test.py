@@ -15,9 +15,9 @@ def test_findings_agree_with_the_dataset(dataset):
   )
   rows = storage.read_json(dataset / "instructions.json")["rows"]
   assert {task["name"]: task["rows"] for task in found["tasks"]} == {
-    f"instructrec_{name[:3].lower()}_v1": count
+    f"instructrec_{name.removesuffix('_train').lower()}_v1": count
     for name, count in rows.items()
-    if name.endswith("_train")
+    if name.endswith("_train") and count
   }
   assert sum(task["rate"] for task in found["tasks"]) == pytest.approx(1)
   assert found["sample"] == 200
@@ -34,10 +34,10 @@ def test_findings_agree_with_the_dataset(dataset):
 
 def test_the_text_shows_tasks_lengths_and_examples(dataset):
   found = inspect_mixture(
-    mixture="instructrec_p1_i0_t0_v1", dataset=dataset, split="test", sample=9
+    mixture="instructrec_p1_i0_t3_v1", dataset=dataset, split="test", sample=9
   )
   text = format_inspection(found)
-  assert "instructrec_a11_v1" in text
+  assert "instructrec_a10_p1_i0_t3_v1" in text
   assert "tokens of targets: mean" in text
   assert "decoder_loss_weights" in text
   assert found["examples"][0]["inputs"] in text

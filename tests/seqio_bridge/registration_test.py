@@ -1,16 +1,22 @@
+import collections
+
 import numpy as np
 import pytest
+import scipy.stats
 import seqio
-import yaml
+import tensorflow as tf
+import tensorflow_datasets as tfds
 
 from instructrec_jax import storage
+from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.seqio_bridge import registration
-from instructrec_jax.seqio_bridge.build import build
+from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 LENGTHS = {"inputs": 512, "targets": 64}
+FORMS = [form for t in load_templates() for form in t.forms]
 
 
 def _examples(name, split="train", **more):
@@ -20,41 +26,50 @@ def _examples(name, split="train", **more):
   return list(dataset.as_numpy_iterator())
 
 
-@pytest.mark.parametrize("template", load_templates(), ids=lambda t: t.name)
-def test_every_task_gives_tokens_of_its_rows(template, dataset):
+def _rows(path) -> dict[str, int]:
+  return storage.read_json(path / "instructions.json")["rows"]
+
+
+@pytest.mark.parametrize(
+  "name", ["A01", "A07_p1_p2_i0_t3", "B08_p0_i2_t3", "C11_p1_i1_t3", "C06"]
+)
+def test_a_task_gives_tokens_of_its_rows(name, dataset):
   registration.use_dataset(dataset)
-  rows = storage.read_json(dataset / "instructions.json")["rows"]
+  (form,) = (form for form in FORMS if form.name == name)
   vocabulary = Vocabulary.load(dataset / "vocabulary.model")
-  for split in ("train", "validation", "test"):
-    examples = _examples(template.task_name, split, shuffle=False)
-    assert len(examples) == rows[f"{template.name}_{split}"] > 0
-    for example in examples:
-      for name in ("inputs", "targets"):
-        assert example[name].dtype == np.int32
-        assert example[name].ndim == 1
-        text = example[f"{name}_pretokenized"].decode()
+  rows = {split: _rows(dataset)[f"{name}_{split}"] for split in SPLITS}
+  assert rows["train"]
+  # So small a shop may have no item of product search's validation split.
+  for split in (split for split in SPLITS if rows[split]):
+    examples = _examples(form.task_name, split, shuffle=False)
+    assert len(examples) == rows[split]
+    stored = tfds.load(
+      "instructrec/main", data_dir=dataset, split=f"{name}_{split}"
+    )
+    for example, row in zip(examples, tfds.as_numpy(stored), strict=True):
+      for feature, length in LENGTHS.items():
+        assert example[feature].dtype == np.int32
+        text = example[f"{feature}_pretokenized"]
+        assert text == row[feature]
         # Our tokens, without TensorFlow, are SeqIO's.
-        wanted = [*vocabulary.encode_one(text), EOS_ID]
-        assert example[name].tolist() == wanted
+        wanted = [*vocabulary.encode_one(text.decode()), EOS_ID]
+        if len(wanted) > length:
+          wanted = [*wanted[: length - 1], EOS_ID]
+        assert example[feature].tolist() == wanted
 
 
 def test_seqio_vouches_for_a_task(dataset):
   registration.use_dataset(dataset)
-  task = seqio.get_mixture_or_task("instructrec_a07_v1")
+  task = seqio.get_mixture_or_task("instructrec_a01_v1")
   rows = task.source.get_dataset(split="test", shuffle=False)
   source = next(rows.as_numpy_iterator())
   encode = Vocabulary.load(dataset / "vocabulary.model").encode_one
+  texts = {name: source[name].decode() for name in ("inputs", "targets")}
   expected = {
     "user": source["user"],
     "item": source["item"],
-    **{
-      f"{name}_pretokenized": source[name].decode()
-      for name in ("inputs", "targets")
-    },
-    **{
-      name: [*encode(source[name].decode()), EOS_ID]
-      for name in ("inputs", "targets")
-    },
+    **{f"{name}_pretokenized": text for name, text in texts.items()},
+    **{name: [*encode(text), EOS_ID] for name, text in texts.items()},
   }
   produced = task.get_dataset(
     LENGTHS, split="test", use_cached=False, shuffle=False
@@ -64,23 +79,42 @@ def test_seqio_vouches_for_a_task(dataset):
 
 def test_a_mixture_is_all_of_its_tasks_by_their_rows(dataset):
   registration.use_dataset(dataset)
-  rows = storage.read_json(dataset / "instructions.json")["rows"]
-  for name, letters in (
-    ("instructrec_p1_i0_t0_v1", ("A11", "A12")),
-    ("instructrec_p1_i0_t2_v1", ("A01", "A04", "A05", "A06")),
-    ("instructrec_p1_i0_t3_v1", ("A07", "A08", "A09", "A10", "A13")),
-    ("instructrec_a_v1", [t.name for t in load_templates()]),
-    ("instructrec_all_v1", [t.name for t in load_templates()]),
+  rows = _rows(dataset)
+  for name in (
+    "instructrec_p1_i0_t3_v1",
+    "instructrec_a07_v1",
+    "instructrec_c_v1",
+    "instructrec_all_v1",
   ):
     mixture = seqio.get_mixture_or_task(name)
     rates = {task.name: mixture.get_rate(task) for task in mixture.tasks}
+    names = {form.task_name: form.name for form in FORMS}
     assert rates == {
-      f"instructrec_{letter.lower()}_v1": rows[f"{letter}_train"]
-      for letter in letters
+      task: rows.get(f"{names[task]}_train", 0) for task in rates
     }
+  assert rates.keys() == names.keys()
+  assert sum(rates.values()) == sum(
+    count for split, count in rows.items() if split.endswith("_train")
+  )
 
 
-def test_t5x_gets_its_features(dataset):
+def test_draws_agree_with_the_rates(dataset):
+  """20,000 draws of SeqIO's own mixing, by which task each came from."""
+  registration.use_dataset(dataset)
+  mixture = seqio.get_mixture_or_task("instructrec_p1_i0_t3_v1")
+  rates = [mixture.get_rate(task) for task in mixture.tasks]
+  numbered = [
+    tf.data.Dataset.from_tensors(number).repeat()
+    for number, _ in enumerate(rates)
+  ]
+  drawn = mixture._sample_fn(numbered, rates, 0).take(20_000)
+  counts = collections.Counter(drawn.as_numpy_iterator())
+  observed = [counts[number] for number, _ in enumerate(rates)]
+  expected = 20_000 * np.array(rates) / sum(rates)
+  assert scipy.stats.chisquare(observed, expected).pvalue > 0.001
+
+
+def test_t5x_gets_its_features_of_all_tasks(dataset):
   registration.use_dataset(dataset)
   batch = next(
     seqio.get_dataset(
@@ -99,33 +133,65 @@ def test_t5x_gets_its_features(dataset):
   assert batch["encoder_segment_ids"].max() > 1
 
 
-def test_tasks_follow_the_dataset_in_use(dataset, other_dataset):
-  for path in (dataset, other_dataset, dataset):
+def test_tasks_without_rows_are_passed_over(bare_dataset):
+  """No annotations, no categories: most forms have nothing to say."""
+  registration.use_dataset(bare_dataset)
+  rows = _rows(bare_dataset)
+  encode = Vocabulary.load(bare_dataset / "vocabulary.model").encode_one
+  assert rows["C10_p1_i1_t3_train"] == 0
+  for split in ("train", "test"):
+    drawn = collections.Counter(
+      tuple(example["inputs"].tolist())
+      for example in _examples("instructrec_a_v1", split)
+    )
+    stored = collections.Counter(
+      (*encode(row["inputs"].decode()), EOS_ID)
+      for name, count in rows.items()
+      if name.startswith("A") and name.endswith(f"_{split}") and count
+      for row in tfds.as_numpy(
+        tfds.load("instructrec/main", data_dir=bare_dataset, split=name)
+      )
+    )
+    # SeqIO ends an epoch with its first task that has run out.
+    assert drawn and drawn <= stored
+  with pytest.raises(ValueError, match="No datasets have a 'train' split"):
+    _examples("instructrec_p1_i1_t3_v1")
+
+
+def test_tasks_follow_the_dataset_in_use(dataset, bare_dataset):
+  for path in (dataset, bare_dataset, dataset):
     registration.use_dataset(path)
     task = seqio.get_mixture_or_task("instructrec_a01_v1")
-    rows = storage.read_json(path / "instructions.json")["rows"]
-    assert registration.count_rows(task, "train") == rows["A01_train"]
+    assert registration.count_rows(task, "train") == _rows(path)["A01_train"]
     vocabulary = task.output_features["inputs"].vocabulary
     wanted = Vocabulary.load(path / "vocabulary.model")
     assert vocabulary.vocab_size == wanted.num_pieces + wanted.extra_ids
 
 
-def test_a_dataset_brings_its_own_templates(make_dataset, tmp_path):
+def test_a_users_template_goes_from_file_to_mixture(make_dataset, tmp_path):
   path = tmp_path / "mine.yaml"
-  entry = {
-    "name": "Z01",
-    "preferences": ["P1"],
-    "intention": "I0",
-    "task_form": "T2",
-    "response": "item",
-    "text": "Had: {history}. What comes next?",
-  }
-  path.write_text(yaml.safe_dump([entry]))
+  path.write_text(
+    "- {name: Z01, preferences: [P1], task_form: T2, response: item, "
+    "text: 'Had: {history}. What comes next?'}"
+  )
   mine = make_dataset(20)
-  build(mine, train_vocabulary_size=300, templates_file=path)
-  registration.use_dataset(mine)
-  assert len(_examples("instructrec_all_v1")) == 20 * 5
-  assert "instructrec_a01_v1" not in seqio.TaskRegistry.names()
+  options = Options(families=("p1_i0_t2",))
+  for templates, also in (
+    ((str(path),), False),
+    (("package", str(path)), True),
+  ):
+    build(
+      mine,
+      train_vocabulary_size=300,
+      options=Options(**{**vars(options), "templates": templates}),
+      force=True,
+    )
+    registration.use_dataset(mine)
+    assert _examples("instructrec_z01_v1")
+    assert ("instructrec_a01_v1" in seqio.TaskRegistry.names()) == also
+    family = seqio.get_mixture_or_task("instructrec_p1_i0_t2_v1")
+    # Eight items: two are held out, and the first has no history.
+    assert sum(map(family.get_rate, family.tasks)) == 20 * 5
   registration.register(load_templates())
 
 

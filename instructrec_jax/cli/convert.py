@@ -1,0 +1,112 @@
+"""Converts a checkpoint between ours, T5X and Hugging Face.
+
+SOURCE is a MODEL_DIR of ours, a T5X checkpoint_STEP (legacy or orbax) or the
+folder above it, or a Hugging Face folder with safetensors; which one is found
+out. Only parameters are taken, no optimizer. One array is in memory at a time.
+"""
+
+import argparse
+import json
+import math
+import pathlib
+
+from instructrec_jax.errors import InputError
+
+EXAMPLE = (
+  "instructrec convert flan_t5_xl/checkpoint_1138000 models/flan-t5-xl --to "
+  "ours --vocabulary sentencepiece.model --size xl"
+)
+
+_SIZES = pathlib.Path(__file__).resolve().parents[2] / "gin" / "model"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+  """Declares the subcommand's options."""
+  parser.add_argument("source", type=pathlib.Path, metavar="SOURCE")
+  parser.add_argument("dest", type=pathlib.Path, metavar="DEST")
+  parser.add_argument(
+    "--to",
+    choices=("ours", "hf", "t5x"),
+    required=True,
+    help="ours: a MODEL_DIR for score, ask, evaluate and INITIAL_CHECKPOINT; "
+    "hf: config.json and safetensors; t5x: DEST/checkpoint_STEP",
+  )
+  parser.add_argument(
+    "--dtype",
+    choices=("float32", "bfloat16"),
+    default="float32",
+    help="of the arrays on disk (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--activations",
+    choices=("float32", "bfloat16"),
+    help="what our model computes in (default: the source's, else float32)",
+  )
+  parser.add_argument(
+    "--vocabulary",
+    type=pathlib.Path,
+    metavar="FILE",
+    help="SentencePiece model; needed for ours where SOURCE has none",
+  )
+  parser.add_argument(
+    "--size",
+    help="of gin/model (small, xl, ...): refuse a source of another size",
+  )
+  parser.add_argument(
+    "--step", help="of SOURCE's checkpoints, or best (default: the latest)"
+  )
+  parser.add_argument("--force", action="store_true", help="replace DEST")
+  parser.add_argument("--json", action="store_true")
+
+
+def run(args: argparse.Namespace) -> None:
+  """Converts, and says what was written."""
+  from instructrec_jax.seq2seq.conversion import convert
+
+  weights = convert(
+    args.source,
+    args.dest,
+    to=args.to,
+    dtype=args.dtype,
+    activation_dtype=args.activations,
+    vocabulary=args.vocabulary,
+    size=None if args.size is None else _named_size(args.size),
+    step=args.step,
+    force=args.force,
+  )
+  config = weights.config
+  parameters = sum(math.prod(leaf.shape) for leaf in weights.leaves.values())
+  if args.json:
+    fields = {
+      "out": str(args.dest),
+      "format": args.to,
+      "dtype": args.dtype,
+      "step": weights.step,
+      "parameters": parameters,
+    }
+    print(json.dumps(fields))
+    return
+  print(
+    f"{args.dest}: {parameters:,} parameters in {args.dtype}, step "
+    f"{weights.step} (embedding {config.vocab_size} x {config.emb_dim}, "
+    f"{config.num_encoder_layers} + {config.num_decoder_layers} layers, "
+    f"{config.num_heads} heads, mlp {config.mlp_dim})"
+  )
+
+
+def _named_size(name: str):
+  """Returns the config of gin/model/NAME.gin.
+
+  Raises:
+    InputError: there is no such file.
+  """
+  import gin
+
+  names = sorted(path.stem for path in _SIZES.glob("*.gin"))
+  names = [stem for stem in names if stem != "t5_1_1"]
+  if name not in names:
+    raise InputError(f"--size is {name!r}: one of {', '.join(names)} is known.")
+  gin.clear_config()
+  gin.add_config_file_search_path(str(_SIZES.parents[1]))
+  gin.parse_config_file(str(_SIZES / f"{name}.gin"))
+  return gin.get_configurable("config.T5Config")()
