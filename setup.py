@@ -29,6 +29,7 @@ setuptools.setup(
     "jax>=0.10.2,<0.13",
     "jaxtyping>=0.3.11",
     "matplotlib>=3.10",
+    "ml_dtypes>=0.5",
     "numpy>=2.0",
     "openai>=3.0",
     "optax>=0.2.8,<0.3",
@@ -42,6 +43,7 @@ setuptools.setup(
     "scipy>=1.14",
     "seqio==0.0.20",
     "tensorboardX>=2.6.4",
+    "tensorstore>=0.1.70",
     # Not tensorflow-cpu: tensorflow-text requires this one, and both would
     # install over each other.
     "tensorflow>=2.21,<2.22",

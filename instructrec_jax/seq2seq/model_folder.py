@@ -53,6 +53,7 @@ def load_params(
   *,
   step: int | str | None = None,
   shardings: Any = None,
+  dtype: Any = None,
 ) -> tuple[T5Config, Any]:
   """Loads a model's parameters, and nothing of its optimizer.
 
@@ -60,6 +61,7 @@ def load_params(
     model_dir: a folder of `train`.
     step: a number, "best" (by validation), or None for the latest.
     shardings: of `mesh.parameter_shardings`: each device reads its own part.
+    dtype: of the parameters; as they are stored if None.
 
   Returns:
     The config, and the tree of parameters: numpy arrays unless shardings are
@@ -77,11 +79,12 @@ def load_params(
   shapes = parameter_shapes(config)
   if shardings is None:
     restore_args = jax.tree.map(
-      lambda _: ocp.RestoreArgs(restore_type=np.ndarray), shapes
+      lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), shapes
     )
   else:
     restore_args = jax.tree.map(
-      lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding), shardings
+      lambda sharding: ocp.ArrayRestoreArgs(sharding=sharding, dtype=dtype),
+      shardings,
     )
   # The handler, not a manager: the other items need not be there.
   handler = ocp.PyTreeCheckpointHandler()
@@ -101,10 +104,13 @@ def load_params(
 def load_initial_params(model_dir: pathlib.Path, config: T5Config) -> Any:
   """Loads weights of an earlier run for a new one of the same size.
 
+  They become float32, also where a converted checkpoint has bfloat16: small
+  updates would vanish in that.
+
   Raises:
     InputError: there are none, or they are of another size.
   """
-  _, params = load_params(model_dir)
+  _, params = load_params(model_dir, dtype=np.float32)
   _check_shapes(params, parameter_shapes(config), where=str(model_dir))
   return params
 

@@ -18,15 +18,15 @@ from instructrec_jax.seq2seq.model_folder import parameter_shapes
 
 Path = tuple[str, ...]
 
-_EMBEDDING = "shared.weight"
-_HEAD = "lm_head.weight"
+EMBEDDING = "shared.weight"
+HEAD = "lm_head.weight"
 # Other names under which files repeat the embedding.
-_EMBEDDING_COPIES = (
+EMBEDDING_COPIES = (
   "encoder.embed_tokens.weight",
   "decoder.embed_tokens.weight",
 )
 # A table that no T5 code reads; early conversions carry it.
-_UNUSED = (
+UNUSED = (
   "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
 )
 
@@ -60,9 +60,9 @@ def hugging_face_name(path: Path) -> str:
   """
   stack, *inner = path
   if stack == "token_embedder":
-    return _EMBEDDING
+    return EMBEDDING
   if inner[0] == "logits_dense":
-    return _HEAD
+    return HEAD
   if not inner[0].startswith("layers_"):
     return f"{stack}.{_STACK[inner[0]]}.weight"
   number = inner[0].removeprefix("layers_")
@@ -92,7 +92,7 @@ def from_hugging_face(
   """
   tensors = _with_one_embedding(tensors, config)
   shapes = {
-    path: _torch_shape(path, leaf.shape)
+    path: torch_shape(path, leaf.shape)
     for path, leaf in _flat(parameter_shapes(config)).items()
   }
   names = {path: hugging_face_name(path) for path in shapes}
@@ -105,7 +105,7 @@ def from_hugging_face(
       )
   return traverse_util.unflatten_dict(
     {
-      path: _turned(path, np.asarray(tensors[name], np.float32))
+      path: turned(path, np.asarray(tensors[name], np.float32))
       for path, name in names.items()
     }
   )
@@ -132,7 +132,7 @@ def to_hugging_face(params: Any, config: T5Config) -> dict[str, np.ndarray]:
   # Contiguous, since safetensors writes the buffer and not the view.
   return {
     hugging_face_name(path): np.ascontiguousarray(
-      _turned(path, np.asarray(leaf, np.float32))
+      turned(path, np.asarray(leaf, np.float32))
     )
     for path, leaf in found.items()
   }
@@ -142,17 +142,17 @@ def _with_one_embedding(
   tensors: Mapping[str, np.ndarray], config: T5Config
 ) -> dict[str, np.ndarray]:
   """Keeps one of the embedding's names, and drops the table nobody reads."""
-  tensors = {name: t for name, t in tensors.items() if name != _UNUSED}
-  copies = _EMBEDDING_COPIES
+  tensors = {name: t for name, t in tensors.items() if name != UNUSED}
+  copies = EMBEDDING_COPIES
   if config.logits_via_embedding:
-    copies += (_HEAD,)
+    copies += (HEAD,)
   for name in copies:
     if name not in tensors:
       continue
     copy = tensors.pop(name)
-    if not np.array_equal(tensors.setdefault(_EMBEDDING, copy), copy):
+    if not np.array_equal(tensors.setdefault(EMBEDDING, copy), copy):
       raise InputError(
-        f"{name} differs from {_EMBEDDING}, but this model has one table for "
+        f"{name} differs from {EMBEDDING}, but this model has one table for "
         "both."
       )
   return tensors
@@ -183,9 +183,21 @@ def _is_turned(path: Path) -> bool:
   return path[-1] in ("kernel", "rel_embedding")
 
 
-def _turned(path: Path, array: np.ndarray) -> np.ndarray:
+def turned(path: Path, array: np.ndarray) -> np.ndarray:
+  """Returns an array of ours as torch has it, or the other way round.
+
+  Args:
+    path: in our tree.
+    array: a view of it is returned.
+  """
   return array.T if _is_turned(path) else array
 
 
-def _torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+def torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
+  """Returns the shape that one of our parameters has in torch.
+
+  Args:
+    path: in our tree.
+    shape: ours.
+  """
   return shape[::-1] if _is_turned(path) else shape

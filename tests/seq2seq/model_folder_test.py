@@ -2,6 +2,7 @@ import pathlib
 import shutil
 
 import jax
+import ml_dtypes
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
@@ -145,6 +146,27 @@ def test_initial_parameters_must_be_of_the_new_runs_size(model_dir):
   assert params["token_embedder"]["embedding"].shape == (32, 8)
   with pytest.raises(InputError, match=r"\(8, 32\), .* \(8, 128\)"):
     model_folder.load_initial_params(model_dir, CONFIG.replace(vocab_size=128))
+
+
+def test_initial_parameters_are_float32(model_dir, random_params):
+  """Those of a converted checkpoint may be stored in half of it."""
+  narrow = jax.tree.map(
+    lambda leaf: leaf.astype(ml_dtypes.bfloat16), random_params(CONFIG, seed=5)
+  )
+  with ocp.CheckpointManager(
+    model_dir / model_folder.CHECKPOINTS, item_names=("params",)
+  ) as manager:
+    manager.save(
+      40, args=ocp.args.Composite(params=ocp.args.PyTreeSave(narrow))
+    )
+  _, stored = model_folder.load_params(model_dir)
+  assert {leaf.dtype.name for leaf in jax.tree.leaves(stored)} == {"bfloat16"}
+  loaded = model_folder.load_initial_params(model_dir, CONFIG)
+  for wide, leaf in zip(
+    jax.tree.leaves(loaded), jax.tree.leaves(narrow), strict=True
+  ):
+    assert wide.dtype == np.float32
+    np.testing.assert_array_equal(wide, leaf.astype(np.float32))
 
 
 # Orbax's threads outlive the reading that failed.

@@ -1,0 +1,246 @@
+"""A checkpoint of one format -> one of another, an array at a time."""
+
+import dataclasses
+import pathlib
+import shutil
+
+import tqdm
+
+from instructrec_jax import storage
+from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import (
+  array_folder,
+  hugging_face,
+  model_folder,
+  t5x_checkpoint,
+)
+from instructrec_jax.seq2seq.config import DTYPES, T5Config
+from instructrec_jax.seq2seq.lazy_weights import (
+  Leaf,
+  Weights,
+  check_shapes,
+  flat_shapes,
+)
+from instructrec_jax.text.vocabulary import Vocabulary
+
+FORMATS = ("ours", "hf", "t5x")
+# Of T5Config: what a checkpoint's tensors settle.
+_SIZES = (
+  "vocab_size",
+  "emb_dim",
+  "num_heads",
+  "head_dim",
+  "num_encoder_layers",
+  "num_decoder_layers",
+  "mlp_dim",
+)
+
+
+def convert(
+  source: pathlib.Path,
+  dest: pathlib.Path,
+  *,
+  to: str,
+  dtype: str = "float32",
+  activation_dtype: str | None = None,
+  vocabulary: pathlib.Path | None = None,
+  size: T5Config | None = None,
+  step: int | str | None = None,
+  force: bool = False,
+) -> Weights:
+  """Converts a checkpoint; holds one array in memory at a time.
+
+  Args:
+    source: a MODEL_DIR of ours, a T5X checkpoint_STEP or the folder above it,
+      or a Hugging Face folder; which one is found out.
+    dest: the folder to write.
+    to: "ours", "hf" or "t5x".
+    dtype: that the arrays are stored in, "float32" or "bfloat16".
+    activation_dtype: that our model.json will say; None leaves what the source
+      says, float32 for other formats.
+    vocabulary: the SentencePiece model; needed for ours where the source
+      folder has none.
+    size: refuses a source of other sizes.
+    step: of the source, where it has several; "best" for ours.
+    force: replaces `dest`.
+
+  Returns:
+    What was written, its config and step.
+
+  Raises:
+    InputError: the source is broken, not a T5 1.1, or does not fit the size
+      or the vocabulary; nothing is written then.
+  """
+  source, dest = pathlib.Path(source), pathlib.Path(dest)
+  _check_choice("to", to, FORMATS)
+  _check_choice("dtype", dtype, DTYPES)
+  weights = open_weights(source, step=step)
+  config = weights.config
+  if activation_dtype is not None:
+    _check_choice("activation_dtype", activation_dtype, DTYPES)
+    config = dataclasses.replace(config, dtype=activation_dtype)
+  weights = dataclasses.replace(
+    weights,
+    config=config,
+    vocabulary=_vocabulary(weights, vocabulary, needed=to == "ours"),
+  )
+  if size is not None:
+    _check_size(weights, size)
+  if dest.resolve() == source.resolve():
+    raise InputError(f"{dest} is the source itself: name another folder.")
+  with (
+    storage.staged_folder(dest, force=force) as partial,
+    tqdm.tqdm(
+      total=len(weights.leaves), desc="convert", unit="array", disable=None
+    ) as progress,
+  ):
+    counted = dataclasses.replace(
+      weights,
+      leaves={
+        path: _counted(leaf, progress) for path, leaf in weights.leaves.items()
+      },
+    )
+    _WRITERS[to](partial, counted, dtype)
+  return weights
+
+
+def open_weights(
+  source: pathlib.Path, *, step: int | str | None = None
+) -> Weights:
+  """Opens a checkpoint of any format and checks every name and shape.
+
+  Raises:
+    InputError: it is of no format that is known, or broken.
+  """
+  if not source.is_dir():
+    raise InputError(
+      f"{source}: no such folder; a checkpoint in a bucket is copied first, "
+      "say with `gcloud storage cp -r`."
+    )
+  if (source / model_folder.CONFIG_FILE).is_file():
+    return _open_ours(source, step)
+  if t5x_checkpoint.is_t5x(source):
+    if step is not None and not str(step).isdigit():
+      raise InputError(f"step is {step!r}: T5X's steps are numbers.")
+    return t5x_checkpoint.open_t5x(
+      source, step=None if step is None else int(step)
+    )
+  if (source / hugging_face.CONFIG_FILE).is_file():
+    if step is not None:
+      raise InputError(f"{source}: a Hugging Face folder has no steps.")
+    return hugging_face.open_hugging_face(source)
+  raise InputError(
+    f"{source}: no checkpoint: there is neither {model_folder.CONFIG_FILE} "
+    f"(ours), nor a complete checkpoint_STEP (T5X), nor "
+    f"{hugging_face.CONFIG_FILE} (Hugging Face)."
+  )
+
+
+def _open_ours(source: pathlib.Path, step: int | str | None) -> Weights:
+  config = model_folder.load_config(source)
+  if config.logits_via_embedding or tuple(config.mlp_activations) != (
+    "gelu",
+    "linear",
+  ):
+    raise InputError(
+      f"{source / model_folder.CONFIG_FILE}: only T5 1.1 is converted: an "
+      "untied output layer, and mlp_activations gelu and linear."
+    )
+  step = model_folder.find_step(source, step)
+  folder = source / model_folder.CHECKPOINTS / str(step)
+  leaves = array_folder.open_orbax(folder / "params")
+  check_shapes(
+    folder,
+    {"/".join(path): leaf.shape for path, leaf in leaves.items()},
+    {"/".join(path): shape for path, shape in flat_shapes(config).items()},
+  )
+  vocabulary = source / model_folder.VOCABULARY_FILE
+  return Weights(
+    where=source,
+    config=config,
+    leaves=leaves,
+    step=step,
+    vocabulary=vocabulary if vocabulary.is_file() else None,
+  )
+
+
+def _write_ours(folder: pathlib.Path, weights: Weights, dtype: str) -> None:
+  model_folder.save_config(folder, weights.config)
+  assert weights.vocabulary is not None
+  shutil.copyfile(weights.vocabulary, folder / model_folder.VOCABULARY_FILE)
+  step = folder / model_folder.CHECKPOINTS / str(weights.step)
+  array_folder.write_orbax(step / "params", weights.leaves, dtype=dtype)
+  array_folder.write_checkpoint_metadata(step, items=["params"])
+
+
+def _write_hugging_face(
+  folder: pathlib.Path, weights: Weights, dtype: str
+) -> None:
+  hugging_face.write_hugging_face(folder, weights, dtype=dtype)
+  if weights.vocabulary is not None:
+    shutil.copyfile(weights.vocabulary, folder / hugging_face.VOCABULARY_FILE)
+
+
+def _write_t5x(folder: pathlib.Path, weights: Weights, dtype: str) -> None:
+  t5x_checkpoint.write_t5x(folder, weights, dtype=dtype)
+
+
+_WRITERS = {
+  "ours": _write_ours,
+  "hf": _write_hugging_face,
+  "t5x": _write_t5x,
+}
+
+
+def _vocabulary(
+  weights: Weights, named: pathlib.Path | None, *, needed: bool
+) -> pathlib.Path | None:
+  """Returns the vocabulary to put beside the weights, if it fits them."""
+  path = named or weights.vocabulary
+  if path is None:
+    if needed:
+      raise InputError(
+        f"{weights.where}: there is no SentencePiece model beside the weights: "
+        "name the one that they were trained with (--vocabulary FILE)."
+      )
+    return None
+  vocabulary = Vocabulary.load(path)
+  rows = weights.config.vocab_size
+  model_folder.check_vocabulary(weights.config, vocabulary)
+  # One that lies beside the weights may be smaller: VOCAB_SIZE of ours can be
+  # bound to more than is needed.
+  if named is not None and vocabulary.model_vocab_size != rows:
+    raise InputError(
+      f"{path}: its {vocabulary.num_pieces + vocabulary.extra_ids:,} ids ask "
+      f"for an embedding of {vocabulary.model_vocab_size:,} rows, but the "
+      f"model has {rows:,}: it was trained with another vocabulary."
+    )
+  return path
+
+
+def _check_size(weights: Weights, size: T5Config) -> None:
+  differences = [
+    f"{name} is {getattr(weights.config, name)}, not {getattr(size, name)}"
+    for name in _SIZES
+    if getattr(weights.config, name) != getattr(size, name)
+  ]
+  if differences:
+    raise InputError(
+      f"{weights.where}: a model of another size: {'; '.join(differences)}."
+    )
+
+
+def _counted(leaf: Leaf, progress: tqdm.tqdm) -> Leaf:
+  def read():
+    array = leaf.read()
+    progress.update()
+    return array
+
+  return dataclasses.replace(leaf, read=read)
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+  if value not in choices:
+    raise InputError(
+      f"{name} is {value!r}: one of {', '.join(choices)} is needed."
+    )

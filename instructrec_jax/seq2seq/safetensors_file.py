@@ -1,0 +1,133 @@
+"""The safetensors format: 8 bytes of length, a JSON header, the raw arrays.
+
+Read and written here without the package of that name, which saves a file
+from a dict of all its arrays; here one is in memory at a time.
+"""
+
+import json
+import math
+import pathlib
+from collections.abc import Callable, Mapping
+from typing import Any, BinaryIO
+
+import ml_dtypes
+import numpy as np
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq.lazy_weights import Leaf, Shape
+
+_DTYPES: dict[str, Any] = {
+  "F64": np.float64,
+  "F32": np.float32,
+  "F16": np.float16,
+  "BF16": ml_dtypes.bfloat16,
+}
+# More than any model's header; a larger number is no safetensors file.
+_LONGEST_HEADER = 100 << 20
+
+
+def open_file(path: pathlib.Path) -> dict[str, Leaf]:
+  """Returns a file's arrays by name; reads only the header.
+
+  Raises:
+    InputError: it is missing, cut short, or not of this format.
+  """
+  header, start = _header(path)
+  size = path.stat().st_size
+  leaves = {}
+  end = start
+  for name, entry in header.items():
+    if name == "__metadata__":
+      continue
+    try:
+      dtype = np.dtype(_DTYPES[entry["dtype"]])
+      shape = tuple(entry["shape"])
+      first, last = entry["data_offsets"]
+      broken = last - first != math.prod(shape) * dtype.itemsize
+    except (KeyError, TypeError, ValueError):
+      broken = True
+    if broken:
+      raise InputError(
+        f"{path}: {name} is not an array of {', '.join(_DTYPES)} of the length "
+        "that its shape says; fetch the file again."
+      )
+    leaves[name] = Leaf(shape, _reader(path, dtype, shape, start + first))
+    end = max(end, start + last)
+  if size != end:
+    raise InputError(
+      f"{path}: {size:,} bytes where its header says {end:,}: the file is cut "
+      "short or damaged, fetch it again."
+    )
+  return leaves
+
+
+def write_file(
+  path: pathlib.Path,
+  shapes: Mapping[str, Shape],
+  dtype: str,
+  read: Callable[[str], np.ndarray],
+) -> None:
+  """Writes a file, array by array.
+
+  Args:
+    path: the file.
+    shapes: of each array, by name, in the order to be written.
+    dtype: "float32" or "bfloat16".
+    read: returns an array by name; it is cast to `dtype`.
+  """
+  code = {np.dtype(type_).name: code for code, type_ in _DTYPES.items()}[dtype]
+  itemsize = np.dtype(_DTYPES[code]).itemsize
+  # transformers refuses a file that does not say this.
+  header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+  end = 0
+  for name, shape in shapes.items():
+    start, end = end, end + math.prod(shape) * itemsize
+    header[name] = {
+      "dtype": code,
+      "shape": list(shape),
+      "data_offsets": [start, end],
+    }
+  text = json.dumps(header, separators=(",", ":")).encode()
+  text += b" " * (-len(text) % 8)
+  with open(path, "wb") as file:
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in shapes:
+      _append(file, read(name), _DTYPES[code])
+
+
+def _append(file: BinaryIO, array: np.ndarray, dtype: Any) -> None:
+  # Flat before it is bytes: a scalar or a turned matrix has no last axis to
+  # be seen as bytes along.
+  flat = np.ascontiguousarray(array.astype(dtype, copy=False)).reshape(-1)
+  flat.view(np.uint8).tofile(file)
+
+
+def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
+  """Returns the header, and where the arrays begin."""
+  try:
+    with open(path, "rb") as file:
+      length = int.from_bytes(file.read(8), "little")
+      text = file.read(length) if 0 < length < _LONGEST_HEADER else b""
+  except FileNotFoundError:
+    raise InputError(f"{path}: no such file.") from None
+  try:
+    header = json.loads(text)
+  except ValueError:
+    header = None
+  if not isinstance(header, dict):
+    raise InputError(
+      f"{path}: not a safetensors file, or one that is cut short: fetch it "
+      "again (`git lfs pull` if it is a small text)."
+    )
+  return header, 8 + length
+
+
+def _reader(
+  path: pathlib.Path, dtype: np.dtype, shape: Shape, offset: int
+) -> Callable[[], np.ndarray]:
+  # Not a memory map: its pages would count as ours until the file is closed.
+  def read() -> np.ndarray:
+    count = math.prod(shape)
+    return np.fromfile(path, dtype, count, offset=offset).reshape(shape)
+
+  return read

@@ -1,0 +1,140 @@
+"""T5X's checkpoints: the legacy format in and out, and the orbax one in.
+
+Legacy, which is what is published: checkpoint_STEP/checkpoint, a msgpack tree
+of tensorstore specs or of whole arrays, beside one zarr folder an array. Since
+2024 T5X writes orbax: checkpoint_STEP/state/. Its parameter tree is ours.
+"""
+
+import pathlib
+import re
+from typing import Any
+
+import numpy as np
+from flax import serialization, traverse_util
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import array_folder
+from instructrec_jax.seq2seq.lazy_weights import (
+  Leaf,
+  Path,
+  Weights,
+  with_inferred_config,
+)
+
+_FILE = "checkpoint"
+_STATE = "state"
+_TARGET = "target"
+# Of T5X's msgpack; readers refuse those before 2.
+_VERSION = 3
+_STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
+
+
+def is_t5x(folder: pathlib.Path) -> bool:
+  """Returns whether this is a checkpoint of T5X, or a folder of some."""
+  return _kind(folder) is not None or bool(_steps(folder))
+
+
+def open_t5x(folder: pathlib.Path, *, step: int | None = None) -> Weights:
+  """Opens a checkpoint; reads no array, unless msgpack holds them.
+
+  Args:
+    folder: a checkpoint_STEP, or the MODEL_DIR above it.
+    step: which of MODEL_DIR's, the latest if None.
+
+  Raises:
+    InputError: there is none, it is damaged, or it is not of a T5 1.1.
+  """
+  if _kind(folder) is None:
+    steps = _steps(folder)
+    if step is not None and step not in steps:
+      raise InputError(
+        f"{folder}: no checkpoint of step {step}; there are "
+        f"{', '.join(map(str, sorted(steps)))}."
+      )
+    folder = steps[max(steps) if step is None else step]
+  elif step is not None:
+    raise InputError(
+      f"{folder} is one checkpoint: a step chooses among those of a MODEL_DIR."
+    )
+  match = _STEP_FOLDER.fullmatch(folder.absolute().name)
+  leaves = _leaves(folder)
+  if not leaves:
+    raise InputError(
+      f"{folder}: T5X's parameters are under {_TARGET}, which is missing."
+    )
+  return with_inferred_config(
+    folder, leaves, step=int(match[1]) if match else 0
+  )
+
+
+def write_t5x(folder: pathlib.Path, weights: Weights, *, dtype: str) -> None:
+  """Writes folder/checkpoint_STEP in the legacy format, parameters only.
+
+  T5X restores it for evaluation and inference as it is, and for training with
+  a fresh optimizer: `docs/checkpoints.md` has the bindings.
+  """
+  folder = folder / f"checkpoint_{weights.step}"
+  folder.mkdir(parents=True)
+  specs = {
+    path: array_folder.write_zarr(
+      folder, ".".join((_TARGET, *path)), leaf, dtype=dtype
+    )
+    for path, leaf in weights.leaves.items()
+  }
+  tree = {
+    "version": _VERSION,
+    "optimizer": {
+      _TARGET: traverse_util.unflatten_dict(specs),
+      "state": {"step": np.int32(weights.step)},
+    },
+  }
+  (folder / _FILE).write_bytes(serialization.msgpack_serialize(tree))
+
+
+def _kind(folder: pathlib.Path) -> str | None:
+  if (folder / _STATE / array_folder.METADATA_FILE).is_file():
+    return "orbax"
+  return "legacy" if (folder / _FILE).is_file() else None
+
+
+def _steps(folder: pathlib.Path) -> dict[int, pathlib.Path]:
+  return {
+    int(match[1]): path
+    for path in (folder.iterdir() if folder.is_dir() else ())
+    if (match := _STEP_FOLDER.fullmatch(path.name)) and _kind(path)
+  }
+
+
+def _leaves(folder: pathlib.Path) -> dict[Path, Leaf]:
+  if _kind(folder) == "orbax":
+    return array_folder.open_orbax(folder / _STATE, under=(_TARGET,))
+  path = folder / _FILE
+  try:
+    tree: Any = serialization.msgpack_restore(path.read_bytes())
+    # Flax's own checkpoints have no version and no optimizer around it.
+    target = tree.get("optimizer", tree).get(_TARGET, {})
+  except Exception as error:
+    # msgpack and flax raise nearly anything on bytes that are not theirs.
+    raise InputError(
+      f"{path}: not T5X's msgpack, or a file that is cut short: fetch it again."
+    ) from error
+  flat = traverse_util.flatten_dict(target, is_leaf=lambda _, v: _is_spec(v))
+  return {path: _legacy_leaf(folder, path, leaf) for path, leaf in flat.items()}
+
+
+def _is_spec(value: Any) -> bool:
+  return isinstance(value, dict) and {"driver", "kvstore"} <= value.keys()
+
+
+def _legacy_leaf(folder: pathlib.Path, path: Path, leaf: Any) -> Leaf:
+  if isinstance(leaf, np.ndarray):
+    return Leaf(leaf.shape, lambda: leaf)
+  if not _is_spec(leaf):
+    raise InputError(
+      f"{folder / _FILE}: {'/'.join(path)} is neither an array nor a "
+      "tensorstore spec."
+    )
+  # Of the spec only the name: it may say a bucket of Google's. Old
+  # tensorstores kept the path beside `kvstore`.
+  name = leaf["kvstore"].get("path") or leaf.get("path", "")
+  return array_folder.open_zarr(folder, pathlib.PurePosixPath(name).name)
