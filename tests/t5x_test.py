@@ -1,0 +1,323 @@
+"""Real T5X runs gin/t5x, and agrees with our trainer and our scorer.
+
+T5X is found by INSTRUCTREC_T5X, a checkout with AirIO's and JEstimator's
+beside it, or installed (docs/t5x.md). Some minutes on two cores.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import gin
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+from instructrec_jax.data.prepare import prepare
+from instructrec_jax.evaluation.metrics import ranking_metrics
+from instructrec_jax.requests import read_requests
+from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq.conversion import convert
+from instructrec_jax.seqio_bridge.build import Options, build
+from instructrec_jax.text.vocabulary import Vocabulary
+from instructrec_jax.training import optimizer, state, step
+
+PATHS = []
+if checkout := os.environ.get("INSTRUCTREC_T5X"):
+  beside = pathlib.Path(checkout).absolute().parent
+  PATHS = [checkout, str(beside / "airio"), str(beside / "jestimator")]
+  sys.path += PATHS
+try:
+  from t5x import train_state, trainer, utils
+except ImportError as error:
+  pytest.skip(
+    f"T5X is absent ({error}): install it as docs/t5x.md says, or name a "
+    "checkout in INSTRUCTREC_T5X",
+    allow_module_level=True,
+  )
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+RANKING = "instructrec_rank_sequential_v1"
+LENGTHS = {"inputs": 256, "targets": 32}
+STEPS = 50
+# A constant, so that each side divides by the same number.
+NORMALIZER = 100.0
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+  """A small shop's dataset folder."""
+  path = tmp_path_factory.mktemp("shop") / "data"
+  prepare(out=path, format="synthetic", users=40, min_count=0)
+  families = ("p1_i0_t2", "p1_i0_t3")
+  build(path, train_vocabulary_size=400, options=Options(families=families))
+  return path
+
+
+@pytest.fixture(scope="module")
+def t5x(dataset, tmp_path_factory):
+  """Returns a function that runs one of T5X's scripts as a user does."""
+  runs = tmp_path_factory.mktemp("runs")
+
+  def run(script: str, *files: str, **macros) -> str:
+    # Not the simulated devices of the other tests.
+    env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
+    env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *PATHS])
+    macros = {"VOCAB_SIZE": 512} | macros
+    done = subprocess.run(
+      [
+        sys.executable,
+        *("-m", f"t5x.{script}", f"--tfds_data_dir={dataset}"),
+        *(f"--gin_file={name}" for name in files),
+        *(f"--gin.{name}={value!r}" for name, value in macros.items()),
+        "--alsologtostderr",
+      ],
+      cwd=ROOT,
+      env=env,
+      capture_output=True,
+      text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stderr
+
+  run.folder = runs
+  return run
+
+
+def _train(t5x, **macros) -> str:
+  return t5x(
+    "train",
+    "gin/t5x/tiny.gin",
+    MODEL_DIR=str(t5x.folder / "tiny"),
+    TASK_FEATURE_LENGTHS=LENGTHS,
+    RANKED_EXAMPLES=100,
+    **macros,
+  )
+
+
+@pytest.fixture(scope="module")
+def trained(t5x):
+  """The folder of a finished run of 50 steps."""
+  _train(t5x)
+  return t5x.folder / "tiny"
+
+
+@pytest.fixture(scope="module")
+def bound():
+  """What gin/t5x binds, without dropout: the config and T5X's model."""
+  gin.clear_config()
+  folder = os.getcwd()
+  os.chdir(ROOT)
+  try:
+    gin.parse_config_files_and_bindings(
+      ["gin/model/mini.gin", "gin/t5x/model.gin"],
+      [
+        "VOCAB_SIZE = 512",
+        "DROPOUT_RATE = 0.0",
+        f"LOSS_NORMALIZING_FACTOR = {NORMALIZER}",
+      ],
+    )
+    yield (
+      gin.get_configurable("config.T5Config")(),
+      gin.get_configurable("models.EncoderDecoderModel")(),
+    )
+  finally:
+    os.chdir(folder)
+    gin.clear_config()
+
+
+def _params(checkpoint: pathlib.Path):
+  # T5X's tree is ours.
+  tree = ocp.PyTreeCheckpointer().restore(checkpoint / "state")
+  return jax.tree.map(np.asarray, tree["target"])
+
+
+def _metrics(folder: pathlib.Path) -> list[dict[str, float]]:
+  path = folder / "inference_eval" / f"{RANKING}-metrics.jsonl"
+  return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _our_scores(dataset, bound, checkpoint):
+  path = dataset / "requests" / "sequential_test.parquet"
+  requests = list(read_requests(path))
+  ranker = T5Ranker(
+    config=bound[0],
+    params=_params(checkpoint),
+    vocabulary=Vocabulary.load(dataset / "vocabulary.model"),
+  )
+  return requests, ranker.score(requests)
+
+
+def test_it_trains_saves_ranks_and_resumes(t5x, trained):
+  assert {"checkpoint_0", "checkpoint_50"} <= {
+    p.name for p in trained.iterdir()
+  }
+  (first,) = _metrics(trained)
+  assert first["step"] == STEPS and first["requests"] == 10
+  assert 0 <= first["hr@1"] <= first["ndcg@3"] <= first["hr@3"] <= 1
+  log = _train(t5x, TRAIN_STEPS=60, EVAL_PERIOD=10, CHECKPOINT_PERIOD=10)
+  assert "Initialize/restore complete" in log
+  assert "Training: step 50" in log and "Training: step 0" not in log
+  assert [m["step"] for m in _metrics(trained)] == [50, 60]
+  assert (trained / "checkpoint_60").is_dir()
+
+
+def test_its_evaluation_says_what_our_table_says(t5x, trained, dataset, bound):
+  t5x(
+    "eval",
+    "gin/model/mini.gin",
+    "gin/t5x/eval.gin",
+    CHECKPOINT_PATH=str(trained / "checkpoint_50"),
+    EVAL_OUTPUT_DIR=str(t5x.folder / "eval"),
+  )
+  (found,) = _metrics(t5x.folder / "eval")
+  requests, scores = _our_scores(dataset, bound, trained / "checkpoint_50")
+  expected = ranking_metrics(scores, [r.target for r in requests])
+  assert found["requests"] == len(requests)
+  for name in ("hr@1", "hr@3", "hr@5", "ndcg@3", "ndcg@5"):
+    assert found[name] == pytest.approx(expected[name].mean(), abs=1e-6)
+
+
+def test_it_scores_as_our_scorer(t5x, trained, dataset, bound):
+  t5x(
+    "infer",
+    "gin/model/mini.gin",
+    "gin/t5x/infer.gin",
+    CHECKPOINT_PATH=str(trained / "checkpoint_50"),
+    INFER_OUTPUT_DIR=str(t5x.folder / "infer"),
+  )
+  path = t5x.folder / "infer" / f"{RANKING}-score.jsonl-00000-of-00001"
+  found = {}
+  for line in path.read_text().splitlines():
+    row = json.loads(line)
+    inputs = row["inputs"]
+    found[inputs["request_id"], inputs["candidate"]] = row["score"]
+  requests, scores = _our_scores(dataset, bound, trained / "checkpoint_50")
+  expected = {
+    (request.request_id, place): value
+    for request, values in zip(requests, scores, strict=True)
+    for place, value in enumerate(values)
+  }
+  assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_checkpoints_go_there_and_back(t5x, trained, dataset, bound, tmp_path):
+  vocabulary = dataset / "vocabulary.model"
+  theirs = trained / "checkpoint_50"
+  convert(theirs, tmp_path / "ours", to="ours", vocabulary=vocabulary)
+  convert(tmp_path / "ours", tmp_path / "back", to="t5x")
+  requests, expected = _our_scores(dataset, bound, theirs)
+  found = T5Ranker.load(tmp_path / "ours").score(requests)
+  np.testing.assert_array_equal(found, expected)
+  # T5X goes on from what we wrote, its optimizer set up anew ...
+  log = t5x(
+    "train",
+    "gin/model/mini.gin",
+    "gin/t5x/finetune.gin",
+    "gin/t5x/fresh_optimizer.gin",
+    MODEL_DIR=str(t5x.folder / "tuned"),
+    INITIAL_CHECKPOINT_PATH=str(tmp_path / "back" / "checkpoint_50"),
+    TASK_FEATURE_LENGTHS=LENGTHS,
+    BATCH_SIZE=8,
+    TRAIN_STEPS=52,
+    EVAL_PERIOD=2,
+    EVAL_STEPS=1,
+    CHECKPOINT_PERIOD=2,
+    RANKED_EXAMPLES=100,
+  )
+  assert "Training: step 50" in log
+  # ... and from parameters that are those it had written itself.
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    _params(t5x.folder / "tuned" / "checkpoint_50"),
+    _params(theirs),
+  )
+  convert(
+    t5x.folder / "tuned", tmp_path / "tuned", to="ours", vocabulary=vocabulary
+  )
+  assert len(T5Ranker.load(tmp_path / "tuned").score(requests[:1])) == 1
+
+
+def test_its_losses_are_our_trainer_s(trained, dataset, bound, tmp_path):
+  config, model = bound
+  _dump_batches(tmp_path / "batches.npz", dataset, model)
+  params = _params(trained / "checkpoint_0")
+  theirs, ours = (
+    np.array(list(curve(tmp_path / "batches.npz", params, config, model)))
+    for curve in (_their_losses, _our_losses)
+  )
+  assert len(ours) == STEPS
+  # It learns, or equality would show little.
+  assert ours[-1] < 0.9 * ours[0]
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def _dump_batches(path, dataset, model) -> None:
+  """Writes packed batches as T5X's own input pipeline makes them."""
+  import seqio
+
+  import tasks  # noqa: F401
+
+  seqio.set_tfds_data_dir_override(str(dataset))
+  rows = utils.get_dataset(
+    utils.DatasetConfig(
+      mixture_or_task_name="instructrec_all_v1",
+      task_feature_lengths=LENGTHS,
+      split="train",
+      batch_size=8,
+      shuffle=True,
+      seed=0,
+      pack=True,
+    ),
+    shard_id=0,
+    num_shards=1,
+    feature_converter_cls=model.FEATURE_CONVERTER_CLS,
+  )
+  batches = list(rows.take(STEPS).as_numpy_iterator())
+  np.savez(path, **{k: np.stack([b[k] for b in batches]) for k in batches[0]})
+
+
+def _batches(path):
+  with np.load(path) as file:
+    features = dict(file)
+  for number in range(STEPS):
+    yield {name: values[number] for name, values in features.items()}
+
+
+def _their_losses(path, params, config, model):
+  run = jax.jit(
+    functools.partial(trainer.train_with_lr, model=model, num_microbatches=None)
+  )
+  rng = jax.random.PRNGKey(0)
+  shapes = {
+    f"{side}_input_tokens": (8, LENGTHS[name])
+    for side, name in (("encoder", "inputs"), ("decoder", "targets"))
+  }
+  types = dict.fromkeys(shapes, "int32")
+  variables = model.get_initial_variables(rng, shapes, types)
+  current = train_state.FlaxOptimTrainState.create(
+    model.optimizer_def, {**variables, "params": params}
+  )
+  for batch in _batches(path):
+    current, metrics = run(current, batch, 1e-3, rng)
+    yield metrics["loss"].total
+
+
+def _our_losses(path, params, config, model):
+  chosen = optimizer.adafactor(1e-3)
+  run = jax.jit(
+    functools.partial(
+      step.train_step,
+      config=config,
+      optimizer=chosen,
+      loss_normalizing_factor=NORMALIZER,
+    )
+  )
+  current = state.initial_state(config, chosen, seed=0, params=params)
+  for batch in _batches(path):
+    current, metrics = run(current, batch, jax.random.key(0))
+    yield metrics["loss"]
