@@ -51,6 +51,7 @@ def _measure(
   args: argparse.Namespace, folder: pathlib.Path
 ) -> list[tuple[str, float, str]]:
   from instructrec_jax.data.folder import DatasetFolder
+  from instructrec_jax.instructions.rows import Renderer, instruction_rows
   from instructrec_jax.text.packed_dataset import pack_pairs
   from instructrec_jax.text.packing import pack_lengths
   from instructrec_jax.text.vocabulary import Vocabulary
@@ -58,8 +59,20 @@ def _measure(
   dataset = DatasetFolder.open(args.dataset)
   path = args.vocab or dataset.vocabulary_path
 
+  material, facts, families = _draw_targets(
+    dataset, examples=args.examples, seed=args.seed
+  )
+
   def rendered(vocabulary: Vocabulary) -> Iterator[tuple[str, str]]:
-    return _render(dataset, vocabulary, examples=args.examples, seed=args.seed)
+    count = vocabulary.count_tokens
+    for row in instruction_rows(
+      material,
+      Renderer(count_tokens=count, budget=LENGTHS["inputs"]),
+      facts=facts,
+      families=families,
+      seed=args.seed,
+    ):
+      yield row.inputs, row.targets
 
   # Each step loads the vocabulary afresh, before it has seen any word.
   vocabulary = Vocabulary.load(path)
@@ -118,19 +131,14 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
   return result, time.process_time() - start
 
 
-def _render(
-  dataset, vocabulary, *, examples: int, seed: int
-) -> Iterator[tuple[str, str]]:
-  """Yields training instructions of the families that need only a history.
+def _draw_targets(dataset, *, examples: int, seed: int):
+  """Returns what instructions are made of: material, targets, forms.
 
-  They are those of appendix group A that can be made without a teacher.
+  The families are those of appendix group A that need no teacher, and the
+  targets so many training targets that the families give the examples.
   """
   from instructrec_jax.instructions.material import Material
-  from instructrec_jax.instructions.rows import (
-    Renderer,
-    group_families,
-    instruction_rows,
-  )
+  from instructrec_jax.instructions.rows import group_families
   from instructrec_jax.instructions.templates import load_templates
 
   families = {
@@ -142,14 +150,7 @@ def _render(
   facts = material.facts("train")
   count = -(-examples // len(families))
   chosen = np.random.default_rng(seed).permutation(len(facts.users))[:count]
-  for row in instruction_rows(
-    material,
-    Renderer(count_tokens=vocabulary.count_tokens, budget=LENGTHS["inputs"]),
-    facts=facts.take(chosen),
-    families=families,
-    seed=seed,
-  ):
-    yield row.inputs, row.targets
+  return material, facts.take(chosen), families
 
 
 def _measure_seqio(pairs: Pairs, vocabulary) -> tuple[float, float]:

@@ -24,7 +24,7 @@ VOCABULARY_SIZE = 2000
 # next, as matching, reranking and Yes or No, and a search by category.
 FAMILIES = ("p1_i0_t2", "p1_i0_t3", "p1_i0_t0", "p1_i2_t3")
 SCENARIOS = ("sequential", "personalised_i2")
-WISHES = ("Tent", "Kayak")
+WISHES = ("Rope", "Kayak")
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-2
 VALIDATION_USERS = 300
