@@ -1,16 +1,29 @@
 """Where arrays live: a (data, model) mesh of devices, and T5X's axis names.
 
-Parameters name their axes logically (`params_axes`); this table alone says
+Parameters and activations name their axes logically; the rules here alone say
 which of them are split. Batches are split over `data`; heads, feed-forward
-width and vocabulary over `model`.
+width and vocabulary over `model`. With `zero`, parameters and optimizer
+are split over `data` too, and gathered where a layer needs them (ZeRO).
 """
 
+import functools
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import numpy as np
+from flax import linen as nn
 from flax.core import unfreeze
 from flax.linen import partitioning, spmd
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import (
+  AbstractMesh,
+  AxisType,
+  Mesh,
+  NamedSharding,
+  PartitionSpec,
+  Sharding,
+)
 
 from instructrec_jax.errors import InputError
 
@@ -30,12 +43,41 @@ LOGICAL_AXIS_RULES = (
 )
 
 
+def axis_rules(*, zero: bool = False) -> tuple[tuple[str, Any], ...]:
+  """Returns T5X's rules, with one or two dimensions of parameter sharding."""
+  # An activation's batch has taken `data` before its embed asks for it.
+  return tuple(
+    (name, "data" if zero and name == "embed" else axis)
+    for name, axis in LOGICAL_AXIS_RULES
+  )
+
+
+def parse_shape(shape: str) -> tuple[int, int]:
+  """Returns data and model of "4x2"; "-1x2" leaves the data axis open.
+
+  Raises:
+    InputError: it is no such text.
+  """
+  match = re.fullmatch(r"(-1|\d+)x(\d+)", str(shape))
+  if not match or "0" in match.groups():
+    raise InputError(
+      f"the mesh is {shape!r}: data x model devices are needed, such as '4x2', "
+      "or '-1x2' for all devices in pairs."
+    )
+  return int(match[1]), int(match[2])
+
+
 def make_mesh(
-  *, data: int = -1, model: int = 1, devices: list[Any] | None = None
+  shape: str | None = None,
+  *,
+  data: int = -1,
+  model: int = 1,
+  devices: list[Any] | None = None,
 ) -> Mesh:
   """Returns a mesh with axes "data" and "model".
 
   Args:
+    shape: both of them, as "4x2".
     data: devices along the data axis; -1 takes all that are left.
     model: devices along the model axis.
     devices: the devices to use; all of them by default.
@@ -43,6 +85,8 @@ def make_mesh(
   Raises:
     InputError: the product is not the number of devices.
   """
+  if shape is not None:
+    data, model = parse_shape(shape)
   devices = jax.devices() if devices is None else devices
   if data == -1 and model > 0:
     data = len(devices) // model
@@ -52,7 +96,7 @@ def make_mesh(
       f"{len(devices)} devices here: their product must be the number of "
       "devices."
     )
-  # Auto: the compiler splits activations after the parameters and the batch.
+  # Auto: the compiler splits what no rule names.
   return jax.make_mesh(
     (data, model),
     ("data", "model"),
@@ -61,8 +105,26 @@ def make_mesh(
   )
 
 
+def abstract_mesh(shape: str) -> AbstractMesh:
+  """Returns a mesh of no devices, to reckon with; see `make_mesh`.
+
+  Raises:
+    InputError: `shape` is not as "4x2".
+  """
+  sizes = parse_shape(shape)
+  if -1 in sizes:
+    raise InputError(f"the mesh is {shape!r}: both sizes are needed here.")
+  return AbstractMesh(
+    sizes, ("data", "model"), axis_types=(AxisType.Auto, AxisType.Auto)
+  )
+
+
 def parameter_shardings(
-  params_axes: Any, mesh: Mesh, *, shapes: Any = None
+  params_axes: Any,
+  mesh: Mesh | AbstractMesh,
+  *,
+  shapes: Any = None,
+  zero: bool = False,
 ) -> Any:
   """Returns a NamedSharding for every parameter.
 
@@ -70,25 +132,72 @@ def parameter_shardings(
     params_axes: the collection that `Transformer.init` gives beside `params`.
     mesh: of `make_mesh`.
     shapes: the parameters or their shapes; given, divisibility is checked.
+    zero: split over the data axis too.
 
   Raises:
     InputError: a split dimension is not a multiple of the mesh axis.
   """
   axes = unfreeze(partitioning.get_axis_names(params_axes))
-  shardings = spmd.logical_to_mesh_sharding(axes, mesh, LOGICAL_AXIS_RULES)
+  rules = axis_rules(zero=zero)
+  specs = spmd.logical_to_mesh(axes, rules)
+  shardings = jax.tree.map(
+    functools.partial(NamedSharding, mesh),
+    specs,
+    is_leaf=lambda leaf: isinstance(leaf, PartitionSpec),
+  )
   if shapes is not None:
     jax.tree_util.tree_map_with_path(_check_divisible, shardings, shapes)
   return shardings
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Returns the sharding of arrays whose first axis is the batch."""
   return NamedSharding(mesh, PartitionSpec("data"))
 
 
-def replicated(mesh: Mesh) -> NamedSharding:
+def replicated(mesh: Mesh | AbstractMesh) -> NamedSharding:
   """Returns the sharding of arrays that every device holds whole."""
   return NamedSharding(mesh, PartitionSpec())
+
+
+def with_activation_axes(
+  function: Callable[..., Any], mesh: Mesh, *, zero: bool = False
+) -> Callable[..., Any]:
+  """Returns a function to jit whose activations are split as the rules say.
+
+  Without it `with_logical_constraint` constrains nothing, and the compiler
+  guesses the layout of activations from that of parameters.
+  """
+
+  @functools.wraps(function)
+  def traced(*args: Any, **kwargs: Any) -> Any:
+    rules = nn.logical_axis_rules(axis_rules(zero=zero))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh), rules:
+      return function(*args, **kwargs)
+
+  return traced
+
+
+def to_devices(tree: Any, shardings: Any) -> Any:
+  """Lays out arrays that every process has whole, or that lie elsewhere.
+
+  Args:
+    tree: host arrays, the same on all processes, or arrays on devices.
+    shardings: one, or a tree like `tree`.
+  """
+  if jax.process_count() == 1:
+    return jax.device_put(tree, shardings)
+  if isinstance(shardings, Sharding):
+    one = shardings
+    shardings = jax.tree.map(lambda _: one, tree)
+  return jax.tree.map(_put_on_all, tree, shardings)
+
+
+def _put_on_all(array: Any, sharding: Sharding) -> jax.Array:
+  if isinstance(array, jax.Array) and not array.is_fully_addressable:
+    return jax.jit(lambda x: x, out_shardings=sharding)(array)
+  host = np.asarray(array)
+  return jax.make_array_from_callback(host.shape, sharding, host.__getitem__)
 
 
 def _check_divisible(path: Any, sharding: NamedSharding, array: Any) -> None:

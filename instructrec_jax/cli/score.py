@@ -34,8 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--batch-tokens",
     type=int,
-    default=16384,
-    help="tokens in a batch, about (default: %(default)s)",
+    help="tokens in a batch, about (default: what suits the device)",
   )
   parser.add_argument(
     "--normalisation",

@@ -1,7 +1,11 @@
 """log P(candidate | instruction), token by token, as a pure function.
 
-Key to shapes. B: instructions, T: encoder length, R: decoder rows of an
-instruction, U: length of such a row, D: emb_dim, V: vocabulary.
+Nothing is computed for padding: linear layers run on the tokens of all
+instructions, and of all tries, end to end; only attention is in rows.
+
+Key to shapes. S: shards of the batch, N: tokens of a shard, B: instructions of
+a shard, T: length of an instruction, R: trie rows of a shard, U: length of such
+a row, E: edges of a shard, D: emb_dim, V: vocabulary.
 """
 
 from typing import Any
@@ -11,21 +15,25 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
+from instructrec_jax.seq2seq import layers
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
+from instructrec_jax.seq2seq.transformer import (
+  DecoderLayer,
+  EncoderLayer,
+  output_kernel,
+)
 
-# Logits that may stand at once: 64 MiB of float32.
-_LOGITS_AT_ONCE = 1 << 24
+# Logits that may stand at once: 16 MiB of float32.
+_LOGITS_AT_ONCE = 1 << 22
 
 
-def token_log_likelihoods(
+def edge_log_likelihoods(
   params: Any, batch: dict[str, jax.Array], *, config: T5Config
-) -> Float[Array, "batch rows length"]:
-  """Returns log P of every candidate token, in float32 (paper 2.3.2).
+) -> Float[Array, "shards edges"]:
+  """Returns log P of every edge of the tries, in float32 (paper 2.3.2).
 
-  The encoder reads each instruction once. Its candidates stand end to end in
-  decoder rows; the segment mask keeps them from seeing each other, and T5's
-  positions are index differences, so each is scored as if alone.
+  The encoder reads each instruction once. Candidates that begin alike share
+  their beginning, and see nothing of each other beyond it.
 
   Args:
     params: the model's.
@@ -35,80 +43,122 @@ def token_log_likelihoods(
   Returns:
     Log-probabilities; those of padding have no meaning.
   """
-  model = Transformer(config)
-  instructions_BxT = batch["encoder_input_tokens"]
-  targets_BxRxU = batch["decoder_target_tokens"]
-  encoded_BxTxD = model.apply(
-    {"params": params}, instructions_BxT, enable_dropout=False, method="encode"
+  encoded_SxNxD = encode(
+    params,
+    batch["encoder_tokens"],
+    batch["encoder_rows"],
+    batch["encoder_places"],
+    batch["encoder_lengths"],
+    config=config,
   )
-  with nn.intercept_methods(_attend_by_instruction):
-    hidden: Any = model.apply(
-      {"params": params},
-      encoded_BxTxD,
-      jnp.repeat(instructions_BxT, targets_BxRxU.shape[1], axis=0),
-      _as_rows(batch["decoder_input_tokens"]),
-      _as_rows(targets_BxRxU),
-      decoder_segment_ids=_as_rows(batch["decoder_segment_ids"]),
-      enable_dropout=False,
-      method="decode_hidden",
+  hidden_SxNxD = _read_tries(params, encoded_SxNxD, batch, config=config)
+  return edge_log_probabilities(
+    hidden_SxNxD,
+    output_kernel(config, params),
+    batch["edge_nodes"],
+    batch["edge_targets"],
+  )
+
+
+def encode(
+  params: Any,
+  tokens_SxN: Int[Array, "shards tokens"],
+  rows_SxBxT: Int[Array, "shards instructions length"],
+  places_SxN: Int[Array, "shards tokens"],
+  lengths_SxB: Int[Array, "shards instructions"],
+  *,
+  config: T5Config,
+) -> Float[Array, "shards tokens embed"]:
+  """Returns the encoder's states of instructions end to end."""
+  stack = params["encoder"]
+  length = rows_SxBxT.shape[-1]
+  mask_BxT = jnp.arange(length) < lengths_SxB.reshape(-1, 1)
+  bias = _apply(
+    layers.RelativePositionBias(config, bidirectional=True),
+    stack["relpos_bias"],
+  )(length, length)
+  rows = layers.Rows(rows_SxBxT, rows_SxBxT, places_SxN)
+  x = _apply(layers.Embed(config), params["token_embedder"])(tokens_SxN)
+  for number in range(config.num_encoder_layers):
+    layer = _apply(EncoderLayer(config, True), stack[f"layers_{number}"])
+    x = layer(x, mask_BxT[:, None, None], bias, rows)
+  return _apply(layers.RMSNorm(config.dtype), stack["encoder_norm"])(x)
+
+
+def _read_tries(
+  params: Any,
+  encoded_SxNxD: jax.Array,
+  batch: dict[str, jax.Array],
+  *,
+  config: T5Config,
+) -> Float[Array, "shards nodes embed"]:
+  """Returns the decoder's states at the nodes of tries."""
+  stack = params["decoder"]
+  rows_SxRxU, of_SxR = batch["trie_rows"], batch["trie_instructions"]
+  places = batch["trie_places"]
+  keys_SxRxT = jax.vmap(lambda rows, of: rows[of])(
+    batch["encoder_rows"], of_SxR
+  )
+  lengths_SxR = jnp.take_along_axis(batch["encoder_lengths"], of_SxR, axis=1)
+  length, of_keys = rows_SxRxU.shape[-1], keys_SxRxT.shape[-1]
+  index_U = jnp.arange(length)
+  # A subtree is an interval: whoever's holds the query is before it, or is it.
+  ends_RxU = batch["trie_ends"].reshape(-1, length)
+  mask_RxUxU = (index_U <= index_U[:, None]) & (
+    index_U[:, None] < ends_RxU[:, None]
+  )
+  cross_mask_RxT = jnp.arange(of_keys) < lengths_SxR.reshape(-1, 1)
+  depths_RxU = batch["trie_depths"].reshape(-1, length)
+  bias = nn.apply(
+    layers.RelativePositionBias.of_positions,
+    layers.RelativePositionBias(config, bidirectional=False),
+  )({"params": stack["relpos_bias"]}, depths_RxU, depths_RxU)
+  rows = layers.Rows(rows_SxRxU, rows_SxRxU, places)
+  cross_rows = layers.Rows(rows_SxRxU, keys_SxRxT, places)
+  x = _apply(layers.Embed(config), params["token_embedder"])(
+    batch["trie_tokens"]
+  )
+  for number in range(config.num_decoder_layers):
+    layer = _apply(DecoderLayer(config, True, False), stack[f"layers_{number}"])
+    x = layer(
+      x,
+      encoded_SxNxD,
+      mask_RxUxU[:, None],
+      bias,
+      cross_mask_RxT[:, None, None],
+      rows,
+      cross_rows,
     )
-  return target_log_probabilities(
-    hidden, output_kernel(config, params), _as_rows(targets_BxRxU)
-  ).reshape(targets_BxRxU.shape)
+  return _apply(layers.RMSNorm(config.dtype), stack["decoder_norm"])(x)
 
 
-def target_log_probabilities(
-  hidden_BxUxD: Float[Array, "batch length embed"],
+def edge_log_probabilities(
+  hidden_SxNxD: Float[Array, "shards nodes embed"],
   kernel_DxV: Float[Array, "embed vocab"],
-  targets_BxU: Int[Array, "batch length"],
-) -> Float[Array, "batch length"]:
-  """Returns log softmax at the targets; logits never stand whole."""
-  rows, length, _ = hidden_BxUxD.shape
-  width = max(
-    width
-    for width in range(1, length + 1)
-    if length % width == 0
-    and (width == 1 or rows * width * kernel_DxV.shape[1] <= _LOGITS_AT_ONCE)
+  nodes_SxE: Int[Array, "shards edges"],
+  targets_SxE: Int[Array, "shards edges"],
+) -> Float[Array, "shards edges"]:
+  """Returns log softmax at the edges' targets; logits never stand whole."""
+  hidden_SxNxD = hidden_SxNxD.astype(jnp.float32)
+  shards, nodes, width = hidden_SxNxD.shape
+  at_once = max(_LOGITS_AT_ONCE // shards // kernel_DxV.shape[1], 1)
+  slices = -(-nodes // at_once)
+  at_once = -(-nodes // slices)
+  padded = jnp.pad(
+    hidden_SxNxD, ((0, 0), (0, slices * at_once - nodes), (0, 0))
   )
-
-  def one_slice(slice_):
-    hidden, targets = slice_
-    logits_BxWxV = hidden.astype(jnp.float32) @ kernel_DxV
-    target_logit = jnp.take_along_axis(logits_BxWxV, targets[..., None], -1)
-    return target_logit[..., 0] - jax.nn.logsumexp(logits_BxWxV, axis=-1)
-
-  def slices(array):
-    array = array.reshape(rows, length // width, width, *array.shape[2:])
-    return jnp.moveaxis(array, 1, 0)
-
-  by_slice = jax.lax.map(one_slice, (slices(hidden_BxUxD), slices(targets_BxU)))
-  return jnp.moveaxis(by_slice, 0, 1).reshape(rows, length)
-
-
-def _as_rows(tokens_BxRxU: jax.Array) -> jax.Array:
-  return tokens_BxRxU.reshape(-1, tokens_BxRxU.shape[-1])
-
-
-def _attend_by_instruction(
-  next_function: Any,
-  args: tuple[Any, ...],
-  kwargs: dict[str, Any],
-  context: nn.module.InterceptorContext,
-) -> Any:
-  """Lets an instruction's decoder rows share its keys and values.
-
-  Attention to the instruction knows no positions, so for it the rows may be
-  one long axis of queries; the instruction is projected once, not once a row.
-  """
-  if context.module.name != "encoder_decoder_attention":
-    return next_function(*args, **kwargs)
-  if context.method_name != "__call__":
-    return next_function(*args, **kwargs)
-  rows_xUxD, encoded_BxTxD = args
-  instructions, length, _ = encoded_BxTxD.shape
-  gathered = next_function(
-    rows_xUxD.reshape(instructions, -1, rows_xUxD.shape[-1]),
-    encoded_BxTxD,
-    mask=kwargs["mask"].reshape(instructions, 1, -1, length),
+  by_slice = jnp.moveaxis(padded.reshape(shards, slices, at_once, width), 1, 0)
+  normalizer = jax.lax.map(
+    lambda hidden: jax.nn.logsumexp(hidden @ kernel_DxV, axis=-1), by_slice
   )
-  return gathered.reshape(rows_xUxD.shape)
+  normalizer_SxN = jnp.moveaxis(normalizer, 0, 1).reshape(shards, -1)
+  hidden_SxExD = jax.vmap(lambda x, index: x[index])(hidden_SxNxD, nodes_SxE)
+  logits_SxE = jnp.einsum(
+    "sed,dse->se", hidden_SxExD, jnp.take(kernel_DxV, targets_SxE, axis=1)
+  )
+  return logits_SxE - jnp.take_along_axis(normalizer_SxN, nodes_SxE, axis=1)
+
+
+def _apply(module: nn.Module, params: Any):
+  """Returns the module as a function of its inputs."""
+  return lambda *args: module.apply({"params": params}, *args)

@@ -92,38 +92,37 @@ class Reduced:
       reductions: what to compute: values of `Normalisation.of_tokens`.
       ghost_threshold: the probability from which on a token is a ghost.
     """
+    ends = np.cumsum([len(request.candidates) for request in requests])
+    total = int(ends[-1]) if len(ends) else 0
+    self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)
+    self._flat = {name: np.empty(total) for name in reductions}
     self.columns = {
-      name: [np.empty(len(r.candidates)) for r in requests]
-      for name in reductions
+      name: np.split(column, ends[:-1]) if len(ends) else []
+      for name, column in self._flat.items()
     }
     self._ghost = np.log(ghost_threshold)
 
-  def add(self, batch: Batch, log_likelihoods_BxRxU: Any) -> None:
+  def add(self, batch: Batch, log_likelihoods_SxE: Any) -> None:
     """Puts what each candidate's tokens reduce to in all its places."""
-    values_BxRxU = np.asarray(log_likelihoods_BxRxU, np.float64)
-    for request, rows, values_RxU in zip(
-      batch.requests, batch.rows, values_BxRxU, strict=False
-    ):
-      for members, values_U in zip(rows, values_RxU, strict=False):
-        lengths = [len(request.candidates[number]) for number in members]
-        for name, column in self.columns.items():
-          scores = column[request.index]
-          reduced = self._reduce(name, values_U, lengths)
-          for number, value in zip(members, reduced, strict=True):
-            scores[request.places[number]] = value
+    if not len(batch.lengths):
+      return
+    values = np.asarray(log_likelihoods_SxE, np.float64).ravel()[batch.edges]
+    places = self._starts[batch.slots[:, 0]] + batch.slots[:, 1]
+    for name, column in self._flat.items():
+      reduced = self._reduce(name, values, batch.lengths)
+      column[places] = reduced[batch.slot_candidates]
 
   def _reduce(
-    self, name: Normalisation, values_U: np.ndarray, lengths: list[int]
+    self, name: Normalisation, values: np.ndarray, lengths: np.ndarray
   ) -> np.ndarray:
-    """Reduces candidates that stand end to end in a row."""
-    ends = np.cumsum(lengths)
-    values_U, starts = values_U[: ends[-1]], [0, *ends[:-1]]
+    """Reduces the tokens of candidates that stand end to end."""
+    starts = np.cumsum(lengths) - lengths
     if name is not Normalisation.GHOST_FREE:
-      sums = np.add.reduceat(values_U, starts)
+      sums = np.add.reduceat(values, starts)
       return sums / lengths if name is Normalisation.MEAN else sums
-    kept_U = values_U < self._ghost
-    sums = np.add.reduceat(np.where(kept_U, values_U, 0), starts)
-    return sums / np.maximum(np.add.reduceat(kept_U, starts, dtype=int), 1)
+    kept = values < self._ghost
+    sums = np.add.reduceat(np.where(kept, values, 0), starts)
+    return sums / np.maximum(np.add.reduceat(kept, starts, dtype=int), 1)
 
 
 def byte_lengths(request: RankingRequest) -> list[int]:

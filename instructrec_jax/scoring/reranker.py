@@ -1,6 +1,7 @@
 """The model as a ranker: requests in, a score for each candidate out."""
 
 import collections
+import functools
 import pathlib
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
@@ -12,7 +13,7 @@ from jax.sharding import Mesh
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import packing
-from instructrec_jax.scoring.log_likelihood import token_log_likelihoods
+from instructrec_jax.scoring.log_likelihood import edge_log_likelihoods
 from instructrec_jax.scoring.normalisation import (
   GHOST_THRESHOLD,
   NULL_INSTRUCTION,
@@ -27,6 +28,8 @@ from instructrec_jax.text.vocabulary import Vocabulary
 
 # Batches sent to the device before the first one's scores are fetched.
 _IN_FLIGHT = 2
+# A device's tokens at a time: a processor's caches hold a few thousand.
+_BIN_TOKENS = {"cpu": 8192}
 
 
 class T5Ranker:
@@ -47,7 +50,7 @@ class T5Ranker:
     params: Any,
     vocabulary: Vocabulary,
     mesh: Mesh | None = None,
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
     normalisation: str = Normalisation.SUM,
     ghost_threshold: float = GHOST_THRESHOLD,
   ):
@@ -58,7 +61,8 @@ class T5Ranker:
       params: its parameters.
       vocabulary: tokenises instructions and candidates.
       mesh: of `mesh.make_mesh`; one device if None.
-      batch_tokens: about the most tokens, padding counted, in a batch.
+      batch_tokens: about the most tokens that a device computes at a time; by
+        default what suits the backend.
       normalisation: one of `normalisation.Normalisation`.
       ghost_threshold: `ghost_free` leaves out tokens at least so probable.
 
@@ -71,29 +75,36 @@ class T5Ranker:
     self._ghost_threshold = ghost_threshold
     model_folder.check_vocabulary(config, vocabulary)
     self._vocabulary = vocabulary
-    self._batch_tokens = batch_tokens
+    self._bin_tokens = batch_tokens or _BIN_TOKENS.get(
+      jax.default_backend(), 32768
+    )
+    # Titles recur in a stream.
+    self._encode_candidate = functools.lru_cache(1 << 18)(vocabulary.encode_one)
     self._mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
+    self._shards = self._mesh.shape["data"]
     axes = jax.eval_shape(lambda: model_folder.initial_variables(config))
     shardings = mesh_lib.parameter_shardings(
       axes["params_axes"], self._mesh, shapes=axes["params"]
     )
     self._shardings = shardings
     self.use(params)
-    self._by_row = mesh_lib.batch_sharding(self._mesh)
+    self._by_shard = mesh_lib.batch_sharding(self._mesh)
     self.compiled_shapes = 0
 
     def score_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
       # Only tracing runs this line: once for each new shape.
       self.compiled_shapes += 1
-      return token_log_likelihoods(params, batch, config=config)
+      return edge_log_likelihoods(params, batch, config=config)
 
     self._score_batch = jax.jit(
-      score_batch,
-      in_shardings=(shardings, self._by_row),
-      out_shardings=self._by_row,
+      mesh_lib.with_activation_axes(score_batch, self._mesh),
+      in_shardings=(shardings, self._by_shard),
+      # Few numbers, and each process can read only its own devices.
+      out_shardings=mesh_lib.replicated(self._mesh),
     )
     self._shapes: list[packing.Shape] = []
-    self._sizes: dict[packing.Shape, int] = {}
+    # Tokens' worth of padding that another shape would have saved so far.
+    self._wasted = 0.0
 
   @classmethod
   def load(
@@ -102,7 +113,7 @@ class T5Ranker:
     *,
     step: int | str | None = None,
     mesh: Mesh | None = None,
-    batch_tokens: int = 16384,
+    batch_tokens: int | None = None,
     normalisation: str = Normalisation.SUM,
     ghost_threshold: float = GHOST_THRESHOLD,
   ) -> "T5Ranker":
@@ -133,7 +144,7 @@ class T5Ranker:
 
   def use(self, params: Any) -> None:
     """Goes on with other parameters; what is compiled stays so."""
-    self._params = jax.device_put(params, self._shardings)
+    self._params = mesh_lib.to_devices(params, self._shardings)
     # log P(candidate | the null instruction) by the candidate's ids.
     self._priors: dict[tuple[int, ...], float] = {}
 
@@ -143,7 +154,7 @@ class T5Ranker:
     Rounding depends on shapes: for the same bits as an undisturbed run, one
     that is taken up again must plan for what it does not score again.
     """
-    tokenized = packing.tokenize(requests, self._vocabulary)
+    tokenized = self._tokenize(requests)
     self._by_shape(tokenized)
     if self.normalisation == Normalisation.PMI:
       self._prior_scores(tokenized, requests)
@@ -173,7 +184,7 @@ class T5Ranker:
         such normalisation.
     """
     wanted = list(map(Normalisation.parse, normalisations))
-    tokenized = packing.tokenize(requests, self._vocabulary)
+    tokenized = self._tokenize(requests)
     reduced = Reduced(
       requests,
       {name.of_tokens for name in wanted},
@@ -181,7 +192,7 @@ class T5Ranker:
     )
     in_flight: collections.deque = collections.deque()
     for batch in self._batches(tokenized):
-      features = jax.device_put(batch.features, self._by_row)
+      features = mesh_lib.to_devices(batch.features, self._by_shard)
       in_flight.append((batch, self._score_batch(self._params, features)))
       if len(in_flight) > _IN_FLIGHT:
         reduced.add(*in_flight.popleft())
@@ -227,37 +238,70 @@ class T5Ranker:
       scores[index][places] = self._priors[ids]
     return scores
 
+  def _tokenize(
+    self, requests: Sequence[RankingRequest]
+  ) -> list[packing.TokenizedRequest]:
+    return packing.tokenize(
+      requests, self._vocabulary.encode_one, self._encode_candidate
+    )
+
   def _batches(
     self, requests: Sequence[packing.TokenizedRequest]
   ) -> Iterator[packing.Batch]:
     for shape, members in self._by_shape(requests).items():
-      size = self._sizes[shape]
-      for start in range(0, len(members), size):
-        yield packing.to_batch(
-          members[start : start + size], size=size, shape=shape
-        )
+      bins = packing.bins_of(members, shape, shards=self._shards)
+      for start in range(0, len(bins), self._shards):
+        here = bins[start : start + self._shards]
+        yield packing.to_batch(here, shape=shape)
 
   def _by_shape(
     self, requests: Sequence[packing.TokenizedRequest]
   ) -> dict[packing.Shape, list[packing.TokenizedRequest]]:
-    """Groups requests by their shapes, new ones included."""
-    self._shapes = packing.plan_shapes(requests, shapes=self._shapes)
+    """Groups requests by their shapes, of which it may make new ones."""
+    if requests and not self._shapes:
+      self._add_shapes(requests)
+    groups = self._grouped(requests)
+    misfits = self._misfits(groups)
+    if self._wasted > packing.TOKENS_PER_SHAPE and self._add_shapes(misfits):
+      groups = self._grouped(requests)
+    return groups
+
+  def _grouped(
+    self, requests: Sequence[packing.TokenizedRequest]
+  ) -> dict[packing.Shape, list[packing.TokenizedRequest]]:
     groups = collections.defaultdict(list)
     for request in requests:
       groups[packing.choose_shape(request, self._shapes)].append(request)
-    for shape, members in groups.items():
-      if shape not in self._sizes:
-        self._sizes[shape] = self._batch_size(shape, len(members))
     return groups
 
-  def _batch_size(self, shape: packing.Shape, count: int) -> int:
-    """Instructions in a batch: a multiple of the data axis.
+  def _misfits(
+    self, groups: dict[packing.Shape, list[packing.TokenizedRequest]]
+  ) -> list[packing.TokenizedRequest]:
+    """Returns the requests of groups that a third or more of is padding."""
+    found = []
+    for shape, members in groups.items():
+      bins = packing.bins_of(members, shape, shards=self._shards)
+      cost, needed = len(bins) * shape.cost, sum(r.cost for r in members)
+      if cost > 1.5 * needed:
+        found += members
+        self._wasted += cost - needed
+    return found
 
-    `count` of them, which come when a shape is first used, give batches about
-    equally full; one request alone does not compute a large batch of padding.
+  def _add_shapes(self, requests: Sequence[packing.TokenizedRequest]) -> bool:
+    """Fits shapes to requests; whether there was room for any.
+
+    A call leaves a third of the free ones to later requests of another kind.
     """
-    data = self._mesh.shape["data"]
-    most = max(self._batch_tokens // shape.tokens // data, 1)
-    needed = -(-count // data)
-    batches = -(-needed // most)
-    return -(-needed // batches) * data
+    free = packing.MAX_SHAPES - packing.ROOMY_SHAPES - len(self._shapes)
+    if not free:
+      return False
+    self._shapes += self._fitted(requests, most=free - free // 3)
+    self._wasted = 0.0
+    return True
+
+  def _fitted(
+    self, requests: Sequence[packing.TokenizedRequest], *, most: int
+  ) -> list[packing.Shape]:
+    return packing.fitted_shapes(
+      requests, most=most, bin_tokens=self._bin_tokens, shards=self._shards
+    )

@@ -29,7 +29,7 @@ def score_file(
   out: pathlib.Path,
   step: int | str | None = None,
   limit: int | None = None,
-  batch_tokens: int = 16384,
+  batch_tokens: int | None = None,
   normalisation: str = Normalisation.SUM,
   chunk: int = CHUNK,
   force: bool = False,
@@ -48,7 +48,8 @@ def score_file(
       names the normalisation: in Parquet's metadata, or on each line.
     step: a checkpoint's number or "best"; the latest if None.
     limit: only the first so many requests.
-    batch_tokens: about how many tokens go into a batch.
+    batch_tokens: about the most tokens that a device computes at a time; what
+      suits the backend if None.
     normalisation: of the scores; see `normalisation.Normalisation`.
     chunk: requests between two savings.
     force: replace `out` if it exists, and drop what an unfinished run with

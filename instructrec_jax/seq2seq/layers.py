@@ -10,7 +10,7 @@ K: head_dim, F: mlp_dim, V: vocabulary, R: relative-position buckets.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,24 @@ _fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(
   1.0, "fan_in", "truncated_normal"
 )
+
+
+class Rows(NamedTuple):
+  """Where tokens without padding stand while they attend.
+
+  Linear layers may run on the tokens of many sequences end to end, a flat
+  batch [shards, tokens]; attention needs queries and keys in rows. Places
+  without a token hold any index: the mask hides them.
+
+  Attributes:
+    queries: the token at each place of the rows of queries.
+    keys: the token at each place of the rows of keys.
+    places: where, in its shard's rows of queries end to end, each token is.
+  """
+
+  queries: Int[Array, "shards rows query"]
+  keys: Int[Array, "shards rows key"]
+  places: Int[Array, "shards tokens"]
 
 
 class Dense(nn.Module):
@@ -113,7 +131,15 @@ class RelativePositionBias(nn.Module):
   config: T5Config
   bidirectional: bool
 
-  @nn.compact
+  def setup(self):
+    self.rel_embedding = partitioning.param_with_axes(
+      "rel_embedding",
+      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+      (self.config.num_heads, NUM_BUCKETS),
+      jnp.float32,
+      axes=("heads", "relpos_buckets"),
+    )
+
   def __call__(
     self, query_length: int, key_length: int
   ) -> Float[Array, "1 heads query key"]:
@@ -122,13 +148,6 @@ class RelativePositionBias(nn.Module):
     Segments of a packed row are contiguous, so within one of them index
     differences are position differences, and one bias serves every row.
     """
-    table_HxR = partitioning.param_with_axes(
-      "rel_embedding",
-      nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
-      (self.config.num_heads, NUM_BUCKETS),
-      jnp.float32,
-      axes=("heads", "relpos_buckets"),
-    )
     distance_TxS = np.arange(key_length) - np.arange(query_length)[:, None]
     bucket_TxS = relative_position_bucket(
       distance_TxS, bidirectional=self.bidirectional
@@ -138,13 +157,31 @@ class RelativePositionBias(nn.Module):
     one_hot_RxTxS = jnp.asarray(
       bucket_TxS == np.arange(NUM_BUCKETS)[:, None, None], self.config.dtype
     )
-    table_HxR = jnp.asarray(table_HxR, self.config.dtype)
+    table_HxR = jnp.asarray(self.rel_embedding, self.config.dtype)
     return jnp.einsum("hr,rts->hts", table_HxR, one_hot_RxTxS)[None]
+
+  def of_positions(
+    self,
+    query_BxT: Int[Array, "batch query"],
+    key_BxS: Int[Array, "batch key"],
+  ) -> Float[Array, "batch heads query key"]:
+    """Returns the bias where positions are not indices, as in a trie."""
+    # All distances from this one on share a bucket.
+    reach = 2 * MAX_DISTANCE
+    bucket_of = relative_position_bucket(
+      np.arange(-reach, reach + 1), bidirectional=self.bidirectional
+    )
+    distance_BxTxS = key_BxS[:, None, :] - query_BxT[:, :, None]
+    bucket_BxTxS = jnp.asarray(bucket_of)[
+      jnp.clip(distance_BxTxS, -reach, reach) + reach
+    ]
+    table_HxR = jnp.asarray(self.rel_embedding, self.config.dtype)
+    return jnp.moveaxis(table_HxR[:, bucket_BxTxS], 0, 1)
 
 
 def relative_position_bucket(
-  distance: Int[np.ndarray, "query key"], *, bidirectional: bool
-) -> Int[np.ndarray, "query key"]:
+  distance: Int[np.ndarray, "..."], *, bidirectional: bool
+) -> Int[np.ndarray, "..."]:
   """Buckets signed distances (key minus query), as T5's section 2.1.
 
   Half the buckets are exact, the rest grow logarithmically up to
@@ -187,6 +224,7 @@ class Attention(nn.Module):
     *,
     mask: Array | None = None,
     bias: Float[Array, "#batch heads query key"] | None = None,
+    rows: Rows | None = None,
   ) -> Float[Array, "batch query embed"]:
     """Returns what each query gathers from the memory it may see.
 
@@ -195,32 +233,32 @@ class Attention(nn.Module):
       memory_BxSxD: where keys and values come from.
       mask: broadcastable to [batch, heads, query, key]; 0 hides a key.
       bias: added to the logits.
+      rows: given, both are flat batches, and these the rows that mask and bias
+        are of, with those of all shards in one axis.
     """
     config = self.config
     query_BxTxHxK = self._project("query", x_BxTxD)
     key_BxSxHxK = self._project("key", memory_BxSxD)
     value_BxSxHxK = self._project("value", memory_BxSxD)
-    if self.decode:
-      key_BxSxHxK, value_BxSxHxK, mask, bias = self._cached(
-        key_BxSxHxK, value_BxSxHxK, mask, bias
+    if rows is not None:
+      gathered_BxTxHxK = _attend_in_rows(
+        config, query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, mask, bias, rows
       )
-    if config.float32_attention_logits:
-      query_BxTxHxK = query_BxTxHxK.astype(jnp.float32)
-      key_BxSxHxK = key_BxSxHxK.astype(jnp.float32)
-    logits_BxHxTxS = jnp.einsum("bthk,bshk->bhts", query_BxTxHxK, key_BxSxHxK)
-    if bias is not None:
-      logits_BxHxTxS += bias.astype(logits_BxHxTxS.dtype)
-    if mask is not None:
-      hidden = jnp.asarray(MASKED, logits_BxHxTxS.dtype)
-      logits_BxHxTxS += jnp.where(mask > 0, 0, hidden)
-    weights_BxHxTxS = jax.nn.softmax(logits_BxHxTxS).astype(config.dtype)
-    # The same positions are dropped for every query, as T5X does.
-    weights_BxHxTxS = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(
-      weights_BxHxTxS, deterministic=self.deterministic
-    )
-    gathered_BxTxHxK = jnp.einsum(
-      "bhts,bshk->bthk", weights_BxHxTxS, value_BxSxHxK
-    )
+    else:
+      if self.decode:
+        key_BxSxHxK, value_BxSxHxK, mask, bias = self._cached(
+          key_BxSxHxK, value_BxSxHxK, mask, bias
+        )
+      weights_BxHxTxS = _attention_weights(
+        config, "bthk,bshk->bhts", query_BxTxHxK, key_BxSxHxK, mask, bias
+      )
+      # The same positions are dropped for every query, as T5X does.
+      weights_BxHxTxS = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(
+        weights_BxHxTxS, deterministic=self.deterministic
+      )
+      gathered_BxTxHxK = jnp.einsum(
+        "bhts,bshk->bthk", weights_BxHxTxS, value_BxSxHxK
+      )
     return Dense(
       x_BxTxD.shape[-1],
       axes=("joined_kv", "embed"),
@@ -274,6 +312,84 @@ class Attention(nn.Module):
       bias = jax.lax.dynamic_slice_in_dim(bias, now, 1, axis=2)
     key, value = (jnp.moveaxis(variable.value, -1, 1) for variable in cached)
     return key, value, mask, bias
+
+
+def _attention_weights(
+  config: T5Config, product: str, query, key, mask, bias
+) -> Float[Array, "batch heads query key"]:
+  """Returns how much each query takes of each key.
+
+  Args:
+    config: of the model.
+    product: einsum's subscripts from query and key to [batch, heads, ...].
+    query: [batch, query, heads, head_dim], or as `product` says.
+    key: likewise.
+    mask: as in `Attention`.
+    bias: as in `Attention`.
+  """
+  if config.float32_attention_logits:
+    query, key = query.astype(jnp.float32), key.astype(jnp.float32)
+  logits_BxHxTxS = jnp.einsum(product, query, key)
+  if bias is not None:
+    logits_BxHxTxS += bias.astype(logits_BxHxTxS.dtype)
+  if mask is not None:
+    hidden = jnp.asarray(MASKED, logits_BxHxTxS.dtype)
+    logits_BxHxTxS += jnp.where(mask > 0, 0, hidden)
+  return jax.nn.softmax(logits_BxHxTxS).astype(config.dtype)
+
+
+def _row_by_row() -> bool:
+  # A processor's caches hold what a row needs, not what all of them do; an
+  # accelerator wants them all at once.
+  return jax.default_backend() == "cpu"
+
+
+def _attend_in_rows(
+  config: T5Config, query_SxNxHxK, key_SxNxHxK, value_SxNxHxK, mask, bias, rows
+) -> Float[Array, "shards tokens heads head_dim"]:
+  """Returns what each token of a flat batch gathers; see `Rows`."""
+  shards, count = rows.queries.shape[:2]
+  take = jax.vmap(lambda tokens, index: tokens[index])
+
+  def by_row(array):
+    """From [1 or shards x rows, ...] to [rows, 1 or shards, ...]."""
+    if array is None or len(array) == 1:
+      return None
+    array = array.reshape(shards, count, *array.shape[1:])
+    return jnp.moveaxis(array, 1, 0)
+
+  def by_head(array, index):
+    # A fifth faster than products over interleaved heads.
+    return jnp.moveaxis(take(array, index), 2, 1)
+
+  def attend(row):
+    queries, keys, mask_of_row, bias_of_row = row
+    weights = _attention_weights(
+      config,
+      "shtk,shuk->shtu",
+      by_head(query_SxNxHxK, queries),
+      by_head(key_SxNxHxK, keys),
+      mask if mask_of_row is None else mask_of_row,
+      bias if bias_of_row is None else bias_of_row,
+    )
+    gathered = jnp.einsum(
+      "shtu,shuk->shtk", weights, by_head(value_SxNxHxK, keys)
+    )
+    return jnp.moveaxis(gathered, 1, 2)
+
+  gathered_RxSxT = jax.lax.map(
+    attend,
+    (
+      jnp.moveaxis(rows.queries, 1, 0),
+      jnp.moveaxis(rows.keys, 1, 0),
+      by_row(mask),
+      by_row(bias),
+    ),
+    batch_size=None if _row_by_row() else count,
+  )
+  gathered_SxRxT = jnp.moveaxis(gathered_RxSxT, 0, 1)
+  flat = gathered_SxRxT.reshape(shards, -1, *gathered_SxRxT.shape[3:])
+  return take(flat, rows.places)
 
 
 class Mlp(nn.Module):

@@ -29,12 +29,12 @@ class EncoderLayer(nn.Module):
   deterministic: bool
 
   @nn.compact
-  def __call__(self, x_BxTxD, mask, bias):
-    """Returns the residual stream after one layer."""
+  def __call__(self, x_BxTxD, mask, bias, rows=None):
+    """Returns the residual stream after one layer; see `Attention` of rows."""
     config = self.config
     y = layers.RMSNorm(config.dtype, name="pre_attention_layer_norm")(x_BxTxD)
     y = layers.Attention(config, self.deterministic, name="attention")(
-      y, y, mask=mask, bias=bias
+      y, y, mask=mask, bias=bias, rows=rows
     )
     x_BxTxD += _dropout(config, y, self.deterministic)
     y = layers.RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BxTxD)
@@ -50,22 +50,31 @@ class DecoderLayer(nn.Module):
   decode: bool
 
   @nn.compact
-  def __call__(self, x_BxUxD, encoded_BxTxD, mask, bias, cross_mask):
-    """Returns the residual stream after one layer."""
+  def __call__(
+    self,
+    x_BxUxD,
+    encoded_BxTxD,
+    mask,
+    bias,
+    cross_mask,
+    rows=None,
+    cross_rows=None,
+  ):
+    """Returns the residual stream after one layer; see `Attention` of rows."""
     config = self.config
     y = layers.RMSNorm(config.dtype, name="pre_self_attention_layer_norm")(
       x_BxUxD
     )
     y = layers.Attention(
       config, self.deterministic, self.decode, name="self_attention"
-    )(y, y, mask=mask, bias=bias)
+    )(y, y, mask=mask, bias=bias, rows=rows)
     x_BxUxD += _dropout(config, y, self.deterministic)
     y = layers.RMSNorm(config.dtype, name="pre_cross_attention_layer_norm")(
       x_BxUxD
     )
     y = layers.Attention(
       config, self.deterministic, name="encoder_decoder_attention"
-    )(y, encoded_BxTxD, mask=cross_mask)
+    )(y, encoded_BxTxD, mask=cross_mask, rows=cross_rows)
     x_BxUxD += _dropout(config, y, self.deterministic)
     y = layers.RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BxUxD)
     y = layers.Mlp(config, self.deterministic, name="mlp")(y)

@@ -3,27 +3,28 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from instructrec_jax.scoring import log_likelihood
 
 
-def test_target_log_probabilities_equal_log_softmax(monkeypatch):
+@pytest.mark.parametrize("at_once", [1, 3 * 50 * 4, 3 * 50 * 5, 1 << 24])
+def test_edges_equal_log_softmax(at_once, monkeypatch):
+  """Slices of every width give the same."""
   rng = np.random.default_rng(0)
   hidden = jnp.asarray(rng.normal(size=(3, 12, 8)), jnp.float32)
   kernel = jnp.asarray(rng.normal(size=(8, 50)), jnp.float32)
-  targets = jnp.asarray(rng.integers(0, 50, (3, 12)))
-  expected = jnp.take_along_axis(
-    jax.nn.log_softmax(hidden @ kernel), targets[..., None], -1
-  )[..., 0]
-  # Slices of every width give the same.
-  for at_once in (1, 3 * 50 * 4, 1 << 24):
-    monkeypatch.setattr(log_likelihood, "_LOGITS_AT_ONCE", at_once)
-    np.testing.assert_allclose(
-      log_likelihood.target_log_probabilities(hidden, kernel, targets),
-      expected,
-      rtol=1e-5,
-      atol=1e-6,
-    )
+  nodes = jnp.asarray(rng.integers(0, 12, (3, 20)))
+  targets = jnp.asarray(rng.integers(0, 50, (3, 20)))
+  log_p = jax.nn.log_softmax(hidden @ kernel)
+  expected = log_p[np.arange(3)[:, None], nodes, targets]
+  monkeypatch.setattr(log_likelihood, "_LOGITS_AT_ONCE", at_once)
+  np.testing.assert_allclose(
+    log_likelihood.edge_log_probabilities(hidden, kernel, nodes, targets),
+    expected,
+    rtol=1e-5,
+    atol=1e-6,
+  )
 
 
 def test_logits_never_stand_whole(monkeypatch):
@@ -31,10 +32,9 @@ def test_logits_never_stand_whole(monkeypatch):
   shapes = (
     jax.ShapeDtypeStruct((2, 64, 8), jnp.float32),
     jax.ShapeDtypeStruct((8, 1000), jnp.float32),
-    jax.ShapeDtypeStruct((2, 64), jnp.int32),
+    jax.ShapeDtypeStruct((2, 70), jnp.int32),
+    jax.ShapeDtypeStruct((2, 70), jnp.int32),
   )
-  program = str(
-    jax.make_jaxpr(log_likelihood.target_log_probabilities)(*shapes)
-  )
+  program = str(jax.make_jaxpr(log_likelihood.edge_log_probabilities)(*shapes))
   assert "f32[2,4,1000]" in program
   assert "f32[2,64,1000]" not in program

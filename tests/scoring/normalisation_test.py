@@ -70,13 +70,21 @@ def assert_same(found, expected, sizes):
 def toy(monkeypatch):
   """A model: ids below ten are ghosts, the prior of every token is 1/e."""
 
-  def log_p(params, batch, *, config):
-    targets = batch["decoder_target_tokens"]
-    null = batch["encoder_input_tokens"][:, 0] == 1
+  @jax.vmap
+  def of_shard(batch):
+    rows = batch["trie_places"][batch["edge_nodes"]]
+    rows //= batch["trie_rows"].shape[-1]
+    begin = batch["encoder_rows"][batch["trie_instructions"][rows], 0]
+    null = batch["encoder_tokens"][begin] == 1
+    targets = batch["edge_targets"]
     given = jnp.where(targets < 10, 0.0, -targets / 8.0)
-    return jnp.where(null[:, None, None], -1.0, given)
+    return jnp.where(null, -1.0, given)
 
-  monkeypatch.setattr(reranker, "token_log_likelihoods", log_p)
+  monkeypatch.setattr(
+    reranker,
+    "edge_log_likelihoods",
+    lambda params, batch, *, config: of_shard(batch),
+  )
 
 
 @pytest.fixture(scope="module")
@@ -162,8 +170,8 @@ def test_scores_do_not_depend_on_the_other_candidates(
 def test_scores_do_not_depend_on_padding_or_rows(
   make, requests, scores, sizes, monkeypatch
 ):
-  monkeypatch.setattr(packing, "_round_up", lambda length: length + 7)
-  monkeypatch.setattr(packing, "_ROW_LENGTH", 16)
+  monkeypatch.setattr(packing, "_round_up", lambda size, _: size + 7)
+  monkeypatch.setattr(packing, "_ROW_LENGTHS", (16, 1024))
   assert_same(make().score_all(requests, ALL), scores, sizes)
 
 
@@ -190,11 +198,11 @@ def null_batches(monkeypatch):
   batches = []
   to_batch = packing.to_batch
 
-  def spy(members, **options):
-    null = [m.candidates for m in members if m.instruction == [1]]
+  def spy(bins, **options):
+    null = [m.candidates for b in bins for m in b if m.instruction == [1]]
     if null:
       batches.append((null, options))
-    return to_batch(members, **options)
+    return to_batch(bins, **options)
 
   monkeypatch.setattr(packing, "to_batch", spy)
   return batches
@@ -212,7 +220,7 @@ def test_a_candidates_prior_is_computed_once(make, toy, requests, null_batches):
     ]
   )
   scored = [ids for null, _ in null_batches for row in null for ids in row]
-  tokenized = packing.tokenize(requests, ranker._vocabulary)
+  tokenized = packing.tokenize(requests, ranker._vocabulary.encode_one)
   distinct = {ids for piece in tokenized for ids in piece.candidates}
   assert len(scored) == len(distinct)
   assert set(scored) == distinct
@@ -276,9 +284,9 @@ def test_a_toy_by_hand(make, toy):
 
 def test_ghosts_alone_score_zero(make, monkeypatch):
   def certain(params, batch, *, config):
-    return jnp.full(batch["decoder_target_tokens"].shape, -0.02)
+    return jnp.full(batch["edge_targets"].shape, -0.02)
 
-  monkeypatch.setattr(reranker, "token_log_likelihoods", certain)
+  monkeypatch.setattr(reranker, "edge_log_likelihoods", certain)
   request = RankingRequest("a", "pick", ("tent", "kayak"))
   for threshold, expected in ((0.99, -0.02), (0.98, 0)):
     ranker = make(normalisation="ghost_free", ghost_threshold=threshold)
@@ -287,7 +295,7 @@ def test_ghosts_alone_score_zero(make, monkeypatch):
 
 def test_few_shapes_are_compiled(make, toy, monkeypatch):
   """The null instruction takes its shapes from the same few."""
-  monkeypatch.setattr(packing, "_TOKENS_PER_SHAPE", 0)
+  monkeypatch.setattr(packing, "TOKENS_PER_SHAPE", 0)
   rng = np.random.default_rng(0)
   ranker = make(batch_tokens=64)
   for length in (5, 30, 90, 250, 60, 400):

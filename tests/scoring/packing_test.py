@@ -11,17 +11,20 @@ from hypothesis import strategies as st
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import packing
-from instructrec_jax.scoring.packing import Shape
+
+MOST = packing.MAX_SHAPES - packing.ROOMY_SHAPES
 
 
 def tokenized(instruction, *candidates):
-  """A request of these lengths."""
+  """A request of these lengths, whose candidates share only their start."""
   return packing.TokenizedRequest(
     index=0,
     instruction=[5] * instruction,
-    candidates=[(5,) * length for length in candidates],
+    candidates=[
+      (10 + number, *[5] * (length - 1))
+      for number, length in enumerate(candidates)
+    ],
     places=[[number] for number in range(len(candidates))],
-    width=sum(candidates),
   )
 
 
@@ -37,47 +40,78 @@ def draw(count, *, instruction, candidates, seed=0):
   ]
 
 
-def padding(requests, shapes):
-  used = sum(len(r.instruction) + r.width for r in requests)
-  return 1 - used / sum(
-    packing.choose_shape(r, shapes).tokens for r in requests
+def fit(requests, *, most=MOST, bin_tokens=4096, shards=1):
+  return packing.fitted_shapes(
+    requests, most=most, bin_tokens=bin_tokens, shards=shards
   )
 
 
-@pytest.mark.parametrize("shape", [Shape(256, 1, 256), Shape(256, 4, 64)])
-def test_a_batch_holds_every_token_in_its_segment(requests, vocabulary, shape):
-  pieces = packing.tokenize(requests[:5], vocabulary)
-  batch = packing.to_batch(pieces, size=8, shape=shape)
-  arrays = batch.features
-  for place, (request, rows) in enumerate(zip(pieces, batch.rows, strict=True)):
-    for row, members in enumerate(rows):
-      segments = arrays["decoder_segment_ids"][place, row]
-      for segment, number in enumerate(members, start=1):
-        mine = segments == segment
-        ids = list(request.candidates[number])
-        assert arrays["decoder_target_tokens"][place, row][mine].tolist() == ids
-        shifted = arrays["decoder_input_tokens"][place, row][mine].tolist()
-        assert shifted == [0, *ids[:-1]]
-        assert ids[-1] == 1
-    assert sorted(sum(rows, [])) == list(range(len(request.candidates)))
-  assert not arrays["encoder_input_tokens"][5:].any()
-  assert not arrays["decoder_target_tokens"][5:].any()
+def padding(requests, shapes):
+  """The share of padding in what linear layers compute."""
+  used = sum(map(packing.tokens_of, requests))
+  computed = 0
+  for shape, members in grouped(requests, shapes).items():
+    bins = packing.bins_of(members, shape)
+    computed += len(bins) * (shape.tokens + shape.nodes)
+  return 1 - used / computed
 
 
-@given(st.lists(st.integers(1, 40), min_size=1, max_size=60))
-def test_rows_hold_each_candidate_once(lengths):
-  rows = packing.pack_rows([(5,) * length for length in lengths], 40)
-  assert sorted(sum(rows, [])) == list(range(len(lengths)))
-  assert all(sum(lengths[n] for n in row) <= 40 for row in rows)
-  # Two rows that are both at most half full would have been one.
-  assert sum(sum(lengths[n] for n in row) <= 20 for row in rows) <= 1
+def grouped(requests, shapes):
+  groups = {}
+  for request in requests:
+    shape = packing.choose_shape(request, shapes)
+    groups.setdefault(shape, []).append(request)
+  return groups
+
+
+@pytest.mark.parametrize("shards", [1, 4])
+def test_a_batch_holds_every_token(requests, vocabulary, shards):
+  """Each path leads over edges whose nodes have read the candidate so far."""
+  pieces = packing.tokenize(requests, vocabulary.encode_one)
+  (shape,) = fit(pieces, most=1, bin_tokens=1 << 16, shards=shards)
+  bins = packing.bins_of(pieces, shape, shards=shards)
+  assert len(bins) == shards
+  batch = packing.to_batch(bins, shape=shape)
+  features = {name: list(array) for name, array in batch.features.items()}
+  seen = set()
+  starts = np.cumsum(batch.lengths) - batch.lengths
+  for (index, place), candidate in zip(
+    batch.slots, batch.slot_candidates, strict=True
+  ):
+    request = requests[index]
+    path = batch.edges[starts[candidate] :][: batch.lengths[candidate]]
+    (shard,) = set(path // shape.edges)
+    of = {name: arrays[shard] for name, arrays in features.items()}
+    edges = path % shape.edges
+    ids = [*vocabulary.encode_one(request.candidates[place]), 1]
+    assert of["edge_targets"][edges].tolist() == ids
+    nodes = of["edge_nodes"][edges]
+    assert of["trie_tokens"][nodes].tolist() == [0, *ids[:-1]]
+    rows, places = np.divmod(of["trie_places"][nodes], shape.row_length)
+    (row,) = set(rows)
+    assert of["trie_rows"][row][places].tolist() == nodes.tolist()
+    assert of["trie_depths"][row][places].tolist() == list(range(len(ids)))
+    number = of["trie_instructions"][row]
+    length = of["encoder_lengths"][number]
+    tokens = of["encoder_rows"][number][:length]
+    instruction = [*vocabulary.encode_one(request.instruction), 1]
+    assert of["encoder_tokens"][tokens].tolist() == instruction
+    assert of["encoder_places"][tokens].tolist() == list(
+      range(number * shape.length, number * shape.length + length)
+    )
+    seen.add((int(index), int(place)))
+  assert seen == {
+    (index, place)
+    for index, request in enumerate(requests)
+    for place in range(len(request.candidates))
+  }
 
 
 def test_repeated_candidates_are_kept_once(vocabulary):
   request = RankingRequest(
     request_id="a", instruction="tent", candidates=("rope", "tent", "rope")
   )
-  (piece,) = packing.tokenize([request], vocabulary)
+  (piece,) = packing.tokenize([request], vocabulary.encode_one)
   assert piece.places == [[0, 2], [1]]
 
 
@@ -87,67 +121,71 @@ def test_many_candidates_become_several_pieces(vocabulary):
   request = RankingRequest(
     request_id="a", instruction="tent", candidates=titles
   )
-  pieces = packing.tokenize([request], vocabulary)
+  pieces = packing.tokenize([request], vocabulary.encode_one)
   assert len(pieces) > 1
   assert {piece.index for piece in pieces} == {0}
-  assert all(piece.width <= packing._PIECE for piece in pieces)
+  assert all(sum(map(len, p.candidates)) <= packing._PIECE for p in pieces)
   places = sorted(sum((sum(p.places, []) for p in pieces), []))
   assert places == list(range(len(titles)))
 
 
-def test_every_stream_has_at_most_eight_shapes():
-  rng = np.random.default_rng(0)
-  shapes = []
-  for _ in range(12):
-    chunk = [
-      tokenized(
-        int(rng.integers(1, 2 ** int(rng.integers(2, 12)))),
-        *rng.integers(1, 400, int(rng.integers(1, 10))).tolist(),
-      )
-      for _ in range(300)
-    ]
-    planned = packing.plan_shapes(chunk, shapes=shapes)
-    assert planned[: len(shapes)] == shapes
-    shapes = planned
-    assert all(packing.choose_shape(r, shapes).holds(r) for r in chunk)
-  assert len(shapes) + len(packing._ROOMY) <= packing.MAX_SHAPES
+@given(
+  st.integers(1, packing.LONGEST_INSTRUCTION),
+  st.lists(st.integers(1, packing.LONGEST_CANDIDATE), min_size=1, max_size=60),
+)
+def test_whatever_can_be_tokenised_has_a_shape(instruction, lengths):
+  while sum(lengths) > packing._PIECE:
+    lengths.pop()
+  request = tokenized(instruction, *lengths)
+  shape = packing.choose_shape(request, [])
+  assert packing.bins_of([request], shape) == [[request]]
+
+
+@given(
+  st.lists(
+    st.tuples(st.integers(1, 500), st.lists(st.integers(1, 90), min_size=1)),
+    min_size=1,
+    max_size=40,
+  ),
+  st.integers(1, 4),
+)
+def test_bins_hold_each_request_once(lengths, shards):
+  requests = [tokenized(length, *titles) for length, titles in lengths]
+  shapes = fit(requests, shards=shards)
+  assert len(shapes) <= MOST
+  for shape, members in grouped(requests, shapes).items():
+    bins = packing.bins_of(members, shape, shards=shards)
+    assert len(bins) % shards == 0
+    assert sorted(map(id, sum(bins, []))) == sorted(map(id, members))
+    for of_bin in filter(None, bins):
+      assert (sum(r.sizes for r in of_bin) <= shape.room).all()
+      assert all(len(r.instruction) <= shape.length for r in of_bin)
 
 
 def test_a_short_homogeneous_stream_needs_one_shape():
-  users = draw(600, instruction=250, candidates=10)
-  shapes = packing.plan_shapes(users)
-  assert len(shapes) == 1
-  later = draw(600, instruction=250, candidates=10, seed=1)
-  assert packing.plan_shapes(later, shapes=shapes) == shapes
+  assert len(fit(draw(600, instruction=250, candidates=10))) == 1
 
 
 def test_one_long_request_does_not_pad_the_others():
   users = draw(600, instruction=250, candidates=10)
-  expected = padding(users, packing.plan_shapes(users))
-  for outlier in (tokenized(1000, 20), tokenized(100, *[20] * 150)):
-    shapes = packing.plan_shapes([*users, outlier])
+  expected = padding(users, fit(users))
+  for outlier in (tokenized(1000, *[20] * 200), tokenized(100, *[20] * 200)):
+    shapes = fit([*users, outlier])
     assert len(shapes) == 2
     assert padding(users, shapes) < expected + 0.01
 
 
-def test_requests_of_another_kind_get_their_own_shape():
-  ten = packing.plan_shapes(draw(8000, instruction=400, candidates=10))
-  assert len(ten) <= 4
-  hundred = draw(600, instruction=250, candidates=100)
-  both = packing.plan_shapes(hundred, shapes=ten)
-  assert len(both) > len(ten)
-  assert padding(hundred, both) < 0.3
+@pytest.mark.parametrize("count", [64, 600, 4000])
+def test_a_stream_is_little_padded(count):
+  stream = draw(count, instruction=400, candidates=10)
+  assert padding(stream, fit(stream)) < (0.1 if count < 100 else 0.06)
 
 
-def test_a_long_stream_is_little_padded():
-  many = draw(8000, instruction=400, candidates=10)
-  assert padding(many, packing.plan_shapes(many)) < 0.25
-
-
-def test_a_request_of_one_kind_costs_no_new_shape():
-  shapes = packing.plan_shapes(draw(600, instruction=250, candidates=10))
-  one = [tokenized(20, 5)]
-  assert packing.plan_shapes(one, shapes=shapes) == shapes
+def test_few_and_many_candidates_share_bins():
+  """A mixed stream is no more padded than uniform ones."""
+  stream = draw(300, instruction=250, candidates=10)
+  stream += draw(300, instruction=250, candidates=100)
+  assert padding(stream, fit(stream, bin_tokens=8192)) < 0.06
 
 
 @pytest.mark.parametrize("field", ["instruction", "candidates"])
@@ -159,4 +197,4 @@ def test_a_request_beyond_all_shapes_is_named(vocabulary, field):
   long = text if field == "instruction" else (text,)
   request = dataclasses.replace(request, **{field: long})
   with pytest.raises(InputError, match="request r7: .*9001"):
-    packing.tokenize([request], vocabulary)
+    packing.tokenize([request], vocabulary.encode_one)

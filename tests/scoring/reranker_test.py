@@ -13,7 +13,7 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import packing
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq import weights
+from instructrec_jax.seq2seq import layers, weights
 from instructrec_jax.seq2seq.transformer import Transformer
 from instructrec_jax.text import features
 
@@ -91,7 +91,7 @@ def test_scores_do_not_depend_on_other_candidates(ranker, requests, scores):
 def test_scores_do_not_depend_on_padding(
   config, params, vocabulary, requests, scores, monkeypatch
 ):
-  monkeypatch.setattr(packing, "_round_up", lambda length: length + 77)
+  monkeypatch.setattr(packing, "_round_up", lambda size, _: size + 77)
   padded = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   assert_same(padded.score(requests), scores)
 
@@ -109,15 +109,24 @@ def test_scores_do_not_depend_on_the_mesh(
   assert_same(split.score(requests), scores)
 
 
-def test_scores_do_not_depend_on_decoder_rows(
+def test_scores_do_not_depend_on_rows(
   config, params, vocabulary, requests, scores, monkeypatch
 ):
-  """Candidates in several rows that share their instruction's keys."""
-  monkeypatch.setattr(packing, "_ROW_LENGTH", 16)
+  """Tries cut into rows that repeat what they share."""
+  monkeypatch.setattr(packing, "_ROW_LENGTHS", (24, 1024))
   split = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   assert_same(split.score(requests), scores)
-  tokenized = packing.tokenize(requests, vocabulary)
-  assert max(shape.rows for shape in packing.plan_shapes(tokenized)) > 1
+  tokenized = packing.tokenize(requests, vocabulary.encode_one)
+  assert max(len(request.rows) for request in tokenized) > 1
+
+
+def test_scores_are_alike_on_processors_and_accelerators(
+  config, params, vocabulary, requests, scores, monkeypatch
+):
+  """Attention in all rows at once, as an accelerator does it."""
+  monkeypatch.setattr(layers, "_row_by_row", lambda: False)
+  at_once = T5Ranker(config=config, params=params, vocabulary=vocabulary)
+  assert_same(at_once.score(requests), scores)
 
 
 def test_scores_do_not_depend_on_how_many_candidates_there_are(
@@ -128,7 +137,7 @@ def test_scores_do_not_depend_on_how_many_candidates_there_are(
   request = dataclasses.replace(
     requests[3], candidates=(*titles, "tent " * 300, *requests[3].candidates)
   )
-  assert len(packing.tokenize([request], vocabulary)) > 1
+  assert len(packing.tokenize([request], vocabulary.encode_one)) > 1
   ranker = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   (values,) = ranker.score([request])
   assert_same([values[-len(scores[3]) :]], [scores[3]])
@@ -152,7 +161,7 @@ def test_the_same_candidate_twice_is_an_exact_tie(ranker, requests):
 
 
 def test_few_shapes_are_compiled(config, params, vocabulary, monkeypatch):
-  monkeypatch.setattr(packing, "_TOKENS_PER_SHAPE", 0)
+  monkeypatch.setattr(packing, "TOKENS_PER_SHAPE", 0)
   rng = np.random.default_rng(0)
   ranker = T5Ranker(
     config=config, params=params, vocabulary=vocabulary, batch_tokens=64
