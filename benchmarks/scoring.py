@@ -1,20 +1,22 @@
 """How long a request takes to score, beside Hugging Face's T5: a benchmark.
 
-  .venv/bin/python benchmarks/scoring.py [--size small] [--candidates 10 100]
+  .venv/bin/python benchmarks/scoring.py [--size small] [--threads 1] \
+    --vocab spiece.model --requests data/games/requests/sequential_test.parquet
 
-Random weights and token ids, T5 1.1, float32, on CPU. Instructions have 108 to
-400 tokens and titles 5 to 24. Ours plans its shapes for a long stream and is
-timed, compiling left out, on some requests of it, spread evenly over lengths.
-Hugging Face scores a request at a time, so it has no padded instruction, in two
-forms: the instruction goes through the encoder with each candidate, or once. It
-is slow, and does a few of these requests.
+T5 1.1 with the same random weights, float32, on CPU; the requests of the first
+64 users. Hugging Face is used in three forms, the requests sorted by length:
+`naive` runs encoder and decoder for each candidate, `encode once` the encoder
+for each instruction, and `batched` that with 8 instructions at a time. The slow
+forms score a sample, whose time is scaled to all requests by the useful work.
 
-CPU seconds are the number to compare: they hardly depend on what else the
-machine does. Without torch, ours stands alone.
+Useful work is what no exact scorer can do without: real tokens, what candidates
+begin with alike once, no padding. CPU seconds are the number to compare: they
+depend little on what else the machine does. Without --requests, random tokens.
 """
 
 import argparse
 import os
+import pathlib
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -22,6 +24,10 @@ from typing import Any
 import numpy as np
 
 from instructrec_jax.records import RankingRequest
+from instructrec_jax.requests import read_requests
+from instructrec_jax.scoring import packing
+from instructrec_jax.scoring.trie import trie_rows
+from instructrec_jax.text.vocabulary import Vocabulary
 
 SIZES: dict[str, dict[str, Any]] = {
   "mini": {
@@ -40,8 +46,19 @@ SIZES: dict[str, dict[str, Any]] = {
     "num_decoder_layers": 8,
     "mlp_dim": 1024,
   },
+  "base": {
+    "emb_dim": 768,
+    "num_heads": 12,
+    "head_dim": 64,
+    "num_encoder_layers": 12,
+    "num_decoder_layers": 12,
+    "mlp_dim": 2048,
+  },
 }
 _VOCAB = 32128
+_MICRO_BATCH = 8
+# Bytes of float32 logits that Hugging Face may hold at a time.
+_LOGITS = 1.3e9
 
 
 class Numbers:
@@ -56,60 +73,59 @@ class Numbers:
 
 
 def main() -> None:
-  """Prints a table for each number of candidates."""
+  """Prints a table for each file of requests."""
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
   parser.add_argument("--size", choices=SIZES, default="small")
+  parser.add_argument("--requests", type=pathlib.Path, nargs="*", default=[])
+  parser.add_argument("--vocab", type=pathlib.Path)
   parser.add_argument("--candidates", type=int, nargs="+", default=[10, 100])
   for name, default, what in (
-    ("--stream", 4096, "requests that shapes are planned for"),
-    ("--requests", 64, "requests timed"),
-    ("--sample", 4, "requests timed in Hugging Face's forms"),
+    ("--limit", 64, "requests"),
+    ("--sample", 8, "requests that encode-once forms score"),
+    ("--naive-sample", 2, "requests that the naive form scores"),
+    ("--rounds", 5, "in turns; the best counts"),
+    ("--threads", 1, "cores"),
+    ("--batch-tokens", None, "of ours"),
+    ("--seed", 0, "of weights"),
   ):
     parser.add_argument(name, type=int, default=default, help=what)
-  parser.add_argument("--batch-tokens", type=int, default=4096)
-  parser.add_argument("--rounds", type=int, default=3, help="the best counts")
-  parser.add_argument("--cores", type=int, default=1)
-  parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args()
   # Before jax and torch make their threads.
-  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cores])
-  for count in args.candidates:
-    stream = draw_requests(args.stream, candidates=count, seed=args.seed)
-    print_table(stream, args=args)
+  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+  vocabulary: Any = Numbers()
+  streams = [draw_requests(args.limit, n, args.seed) for n in args.candidates]
+  if args.requests:
+    vocabulary = Vocabulary.load(args.vocab)
+    streams = [list(read_requests(p, limit=args.limit)) for p in args.requests]
+  for requests in streams:
+    print_table(requests, vocabulary, args=args)
 
 
 def draw_requests(
-  count: int, *, candidates: int, seed: int
+  count: int, candidates: int, seed: int
 ) -> list[RankingRequest]:
-  """Draws requests, the shortest instruction first."""
+  """Draws instructions of 108 to 400 tokens and titles of 5 to 24."""
   rng = np.random.default_rng(seed)
 
   def text(length: int) -> str:
     return " ".join(map(str, rng.integers(3, _VOCAB, length)))
 
   # Without the end of sequence.
-  instructions = np.sort(rng.integers(107, 400, count))
   titles = rng.normal(12, 4, (count, candidates)).round().clip(4, 23)
   return [
     RankingRequest(
       request_id=str(number),
-      instruction=text(int(length)),
+      instruction=text(int(rng.integers(107, 400))),
       candidates=tuple(text(int(n)) for n in titles[number]),
     )
-    for number, length in enumerate(instructions)
+    for number in range(count)
   ]
 
 
-def spread(stream: Sequence[Any], count: int) -> list[Any]:
-  """Returns the middle of each of `count` equal parts."""
-  places = (np.arange(count) + 0.5) * len(stream) / count
-  return [stream[place] for place in places.astype(int)]
-
-
 def print_table(
-  stream: Sequence[RankingRequest], *, args: argparse.Namespace
+  requests: Sequence[RankingRequest], vocabulary: Any, *, args: Any
 ) -> None:
   """Times every form on the same requests, in turns."""
   from instructrec_jax.scoring.reranker import T5Ranker
@@ -117,92 +133,211 @@ def print_table(
   from instructrec_jax.seq2seq.config import T5Config
 
   config = T5Config(vocab_size=_VOCAB, **SIZES[args.size])
-  params = model_folder.initial_variables(config)["params"]
-  numbers: Any = Numbers()
+  params = model_folder.initial_variables(config, seed=args.seed)["params"]
+  tokenized = packing.tokenize(requests, vocabulary.encode_one)
+  useful = np.array([useful_flops(config, request) for request in tokenized])
+  by_length = np.argsort([len(r.instruction) for r in tokenized])
   ranker = T5Ranker(
     config=config,
     params=params,
-    vocabulary=numbers,
+    vocabulary=vocabulary,
     batch_tokens=args.batch_tokens,
   )
-  ranker.plan(stream)
-  requests = spread(stream, args.requests)
   started = time.perf_counter()
   scores = ranker.score(requests)
   first_call = time.perf_counter() - started
-  print(
-    f"\n{args.size}, {len(requests[0].candidates)} candidates, {args.cores} "
-    f"cores: {ranker.compiled_shapes} shapes, first call {first_call:.1f} s, "
-    f"padding {padding_share(stream):.0%}\n"
-  )
-  forms: dict[str, tuple[Callable[[], Any], int]] = {
-    "ours": (lambda: ranker.score(requests), len(requests))
+  computed = computed_flops(config, ranker, tokenized)
+  everything = np.arange(len(requests))
+  forms: dict[str, tuple[Callable[[], Any], np.ndarray]] = {
+    "ours": (lambda: ranker.score(requests), everything)
   }
+  difference = 0.0
   try:
-    hugging_face = HuggingFace(config, params, threads=args.cores)
+    theirs = HuggingFace(config, params, vocabulary, threads=args.threads)
   except ImportError:
     print("torch and transformers are absent: pip install -e '.[parity]'")
   else:
-    sample = spread(requests, args.sample)
-    for name, once in (("encode once", True), ("naive", False)):
-      forms[f"Hugging Face, {name}"] = (
-        lambda once=once: hugging_face.score(sample, encode_once=once),
-        len(sample),
+    for name, once, batch, count in (
+      ("encode once, batched", True, _MICRO_BATCH, args.sample),
+      ("encode once", True, 1, args.sample),
+      ("naive", False, 1, args.naive_sample),
+    ):
+      # Whole micro-batches, spread over the lengths.
+      starts = spread(
+        range(0, len(requests) - batch + 1, batch), count // batch
       )
-    expected = hugging_face.score(sample)
-    for ours, theirs in zip(spread(scores, args.sample), expected, strict=True):
-      np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+      members = by_length[[start + n for start in starts for n in range(batch)]]
+      sample = [requests[number] for number in members]
+      forms[name] = (
+        lambda sample=sample, once=once, batch=batch: theirs.score(
+          sample, encode_once=once, batch=batch
+        ),
+        members,
+      )
+      for number, values in zip(members, forms[name][0](), strict=True):
+        apart = np.abs(scores[number] / values - 1).max()
+        difference = max(difference, float(apart))
   times = measure(forms, rounds=args.rounds)
-  print(f"| {'':<25} | CPU ms a request | wall ms | ours is |")
-  print(f"| {'-' * 25} | ---------------: | ------: | ------: |")
-  for name, (cpu, wall) in times.items():
-    ratio = cpu / times["ours"][0]
+  clock = time.process_time if args.threads == 1 else time.perf_counter
+  peak = matmul_peak(clock)
+  wall_or_cpu = "CPU" if args.threads == 1 else "wall"
+  print(
+    f"\n{args.size}, {len(requests[0].candidates)} candidates, "
+    f"{args.threads} threads: {ranker.compiled_shapes} shapes, first call "
+    f"{first_call:.1f} s; {useful.mean() / 1e9:.1f} GFLOP of useful work a "
+    f"request, computed {computed / useful.sum():.3f} times that; matrix "
+    f"products reach {peak / 1e9:.0f} GFLOP/s; largest relative difference of "
+    f"scores {difference:.1e}\n"
+  )
+  print(
+    f"| {'':<20} | {wall_or_cpu} ms a request | ours is | share of peak "
+    "| MiB above weights |"
+  )
+  print(
+    "| -------------------- | ---------------: | ------: | ------------: "
+    "| ----------------: |"
+  )
+  ours = None
+  for name, (cpu, wall, memory) in times.items():
+    members = forms[name][1]
+    seconds = cpu if args.threads == 1 else wall
+    # Of all requests, by the sample's share of the useful work.
+    each = seconds * useful.sum() / useful[members].sum() / len(requests)
+    ours = ours or each
     print(
-      f"| {name:<25} | {1e3 * cpu:>16.1f} | {1e3 * wall:>7.1f} "
-      f"| {ratio:>6.1f}x |"
+      f"| {name:<20} | {1e3 * each:>16.1f} | {each / ours:>6.2f}x "
+      f"| {useful.mean() / each / peak:>13.0%} | {memory / 2**20:>17.0f} |"
     )
 
 
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+  """Returns the middle of each of `count` equal parts."""
+  count = max(min(count, len(items)), 1)
+  places = (np.arange(count) + 0.5) * len(items) / count
+  return [items[place] for place in places.astype(int)]
+
+
 def measure(
-  forms: dict[str, tuple[Callable[[], Any], int]], *, rounds: int
-) -> dict[str, tuple[float, float]]:
-  """Returns each form's least CPU and wall seconds a request."""
+  forms: dict[str, tuple[Callable[[], Any], np.ndarray]], *, rounds: int
+) -> dict[str, tuple[float, float, int]]:
+  """Returns each form's least CPU and wall seconds, and its memory."""
   times = {name: [] for name in forms}
   for _ in range(rounds):
-    for name, (score, count) in forms.items():
+    for name, (score, _) in forms.items():
+      before = _resident_memory()
+      # Linux: begin to count the peak anew.
+      pathlib.Path("/proc/self/clear_refs").write_text("5")
       cpu, wall = time.process_time(), time.perf_counter()
       score()
       cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-      times[name].append((cpu / count, wall / count))
+      times[name].append((cpu, wall, _resident_memory("VmHWM") - before))
   return {
-    name: (min(cpu for cpu, _ in found), min(wall for _, wall in found))
+    name: (
+      min(cpu for cpu, _, _ in found),
+      min(wall for _, wall, _ in found),
+      max(memory for _, _, memory in found),
+    )
     for name, found in times.items()
   }
 
 
-def padding_share(requests: Sequence[RankingRequest]) -> float:
-  """Returns the share of padding in what is computed for requests."""
-  from instructrec_jax.scoring import packing
+def _resident_memory(field: str = "VmRSS") -> int:
+  """Returns bytes, of Linux's accounts of this process."""
+  lines = pathlib.Path("/proc/self/status").read_text().splitlines()
+  line = next(line for line in lines if line.startswith(field))
+  return int(line.split()[1]) * 1024
 
-  numbers: Any = Numbers()
-  tokenized = packing.tokenize(requests, numbers)
-  shapes = packing.plan_shapes(tokenized)
-  real = sum(len(r.instruction) + r.width for r in tokenized)
-  padded = sum(packing.choose_shape(r, shapes).tokens for r in tokenized)
-  return 1 - real / padded
+
+def matmul_peak(clock: Callable[[], float]) -> float:
+  """Returns the most FLOP/s that a float32 matrix product reaches here."""
+  import jax
+
+  best = 0.0
+  for size in (1024, 1536, 2048, 3072):
+    matrix = np.random.default_rng(0).normal(size=(size, size))
+    matrix = jax.numpy.asarray(matrix, "float32")
+    product = jax.jit(lambda x: x @ x)
+    product(matrix).block_until_ready()
+    for _ in range(5):
+      started = clock()
+      product(matrix).block_until_ready()
+      best = max(best, 2 * size**3 / (clock() - started))
+  return best
+
+
+def flops(
+  config: Any, *, tokens: int, nodes: int, encoder_pairs: int, trie_pairs: int
+) -> float:
+  """Returns multiplications and additions of matrix products.
+
+  Args:
+    config: of the model.
+    tokens: of instructions.
+    nodes: of tries.
+    encoder_pairs: of a query and a key, in the encoder.
+    trie_pairs: in the decoder, within tries and with instructions.
+  """
+  width = config.num_heads * config.head_dim
+  mlp = 3 * config.emb_dim * config.mlp_dim
+  attention = 4 * config.emb_dim * width
+  encoder = config.num_encoder_layers * (attention + mlp)
+  keys_and_values = config.num_decoder_layers * attention / 2
+  decoder = config.num_decoder_layers * (1.5 * attention + mlp)
+  logits = config.emb_dim * config.vocab_size
+  pairs = width * (
+    config.num_encoder_layers * encoder_pairs
+    + config.num_decoder_layers * trie_pairs
+  )
+  return (
+    2 * tokens * (encoder + keys_and_values)
+    + 2 * nodes * (decoder + logits)
+    + 4 * pairs
+  )
+
+
+def useful_flops(config: Any, request: packing.TokenizedRequest) -> float:
+  """Returns what an exact scorer cannot do without."""
+  length = len(request.instruction)
+  (row,) = trie_rows(request.candidates, sum(map(len, request.candidates)))
+  return flops(
+    config,
+    tokens=length,
+    nodes=len(row.tokens),
+    encoder_pairs=length**2,
+    trie_pairs=sum(depth + 1 + length for depth in row.depths),
+  )
+
+
+def computed_flops(
+  config: Any, ranker: Any, tokenized: Sequence[packing.TokenizedRequest]
+) -> float:
+  """Returns what ours computes, padding counted."""
+  total = 0.0
+  for shape, members in ranker._by_shape(tokenized).items():
+    places = shape.rows * shape.row_length
+    total += len(packing.bins_of(members, shape)) * flops(
+      config,
+      tokens=shape.tokens,
+      nodes=shape.nodes,
+      encoder_pairs=shape.instructions * shape.length**2,
+      trie_pairs=places * (shape.row_length + shape.length),
+    )
+  return total
 
 
 class HuggingFace:
   """The same model in transformers, used as its users would."""
 
-  def __init__(self, config: Any, params: Any, *, threads: int):
+  def __init__(
+    self, config: Any, params: Any, vocabulary: Any, *, threads: int
+  ):
     """Raises ImportError without torch and transformers."""
     import torch
     import transformers
 
     from instructrec_jax.seq2seq import weights
 
-    self._torch = torch
+    self._torch, self._encode = torch, vocabulary.encode_one
     torch.set_num_threads(threads)
     make_config: Any = transformers.T5Config
     self._model: Any = transformers.T5ForConditionalGeneration(
@@ -230,29 +365,53 @@ class HuggingFace:
     )
 
   def score(
-    self, requests: Sequence[RankingRequest], *, encode_once: bool = True
+    self,
+    requests: Sequence[RankingRequest],
+    *,
+    encode_once: bool,
+    batch: int = 1,
   ) -> list[np.ndarray]:
-    """Returns the scores of a request's candidates, one batch a request."""
+    """Returns the scores of each request's candidates."""
+    scores = []
     with self._torch.inference_mode():
-      return [self._score(request, encode_once) for request in requests]
+      for start in range(0, len(requests), batch):
+        scores += self._score(requests[start : start + batch], encode_once)
+    return scores
 
-  def _score(self, request: RankingRequest, encode_once: bool) -> np.ndarray:
-    torch, encode = self._torch, Numbers().encode_one
-    count = len(request.candidates)
-    source = torch.tensor([[*encode(request.instruction), 1]])
-    target = torch.nn.utils.rnn.pad_sequence(
-      [torch.tensor([*encode(text), 1]) for text in request.candidates],
-      batch_first=True,
-    )
-    if encode_once:
-      states = self._model.encoder(input_ids=source)[0]
-      inputs = {"encoder_outputs": (states.expand(count, -1, -1),)}
-    else:
-      inputs = {"input_ids": source.expand(count, -1)}
+  def _score(
+    self, requests: Sequence[RankingRequest], encode_once: bool
+  ) -> list[np.ndarray]:
+    torch = self._torch
+    source = self._padded([request.instruction for request in requests])
+    mask = (source > 0).long()
+    of = [n for n, r in enumerate(requests) for _ in r.candidates]
+    target = self._padded([c for r in requests for c in r.candidates])
     shifted = torch.nn.functional.pad(target[:, :-1], (1, 0))
-    logits = self._model(decoder_input_ids=shifted, **inputs).logits
-    log_p = torch.log_softmax(logits, -1).gather(-1, target[..., None])[..., 0]
-    return (log_p * (target > 0)).sum(-1).numpy()
+    states: Any = None
+    if encode_once:
+      states = self._model.encoder(input_ids=source, attention_mask=mask)[0]
+    rows = max(int(_LOGITS // (4 * _VOCAB * target.shape[1])), 1)
+    sums = []
+    for start in range(0, len(target), rows):
+      here = slice(start, start + rows)
+      whose = torch.tensor(of[here])
+      inputs = (
+        {"encoder_outputs": (states[whose],)}
+        if encode_once
+        else {"input_ids": source[whose]}
+      )
+      logits = self._model(
+        decoder_input_ids=shifted[here], attention_mask=mask[whose], **inputs
+      ).logits
+      log_p = torch.log_softmax(logits, -1)
+      log_p = log_p.gather(-1, target[here][..., None])[..., 0]
+      sums.append((log_p * (target[here] > 0)).sum(-1))
+    counts = np.cumsum([len(request.candidates) for request in requests])
+    return np.split(torch.cat(sums).numpy(), counts[:-1])
+
+  def _padded(self, texts: Sequence[str]) -> Any:
+    ids = [self._torch.tensor([*self._encode(text), 1]) for text in texts]
+    return self._torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
 
 
 if __name__ == "__main__":

@@ -159,6 +159,6 @@ def edge_log_probabilities(
   return logits_SxE - jnp.take_along_axis(normalizer_SxN, nodes_SxE, axis=1)
 
 
-def _apply(module: nn.Module, params: Any):
+def _apply(module: nn.Module, params: Any) -> Any:
   """Returns the module as a function of its inputs."""
   return lambda *args: module.apply({"params": params}, *args)

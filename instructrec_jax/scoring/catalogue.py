@@ -1,0 +1,343 @@
+"""The exact top of a whole catalogue, without scoring all of it.
+
+What a title begins with bounds its score from above: its log-likelihood only
+falls with each further token. Nodes of the trie of all titles are read in the
+order of their bounds, until no bound reaches the K-th best title found. No
+title is missed, and none is invented, as beam search may do.
+"""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tqdm
+from jax.sharding import Mesh
+
+from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.errors import InputError
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.scoring.normalisation import Normalisation
+from instructrec_jax.scoring.prefix_decoder import (
+  empty_cache,
+  read_instructions,
+  read_nodes,
+)
+from instructrec_jax.scoring.title_trie import TitleTrie
+from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.text.vocabulary import EOS_ID, Vocabulary
+
+# Instructions are padded to one of these, so that few shapes are compiled.
+_LENGTHS = (128, 256, 512, 1024, 2048)
+_BOUNDED = (Normalisation.SUM, Normalisation.MEAN)
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+  """The top of the catalogue for one instruction.
+
+  Attributes:
+    titles: numbers of titles, the best first.
+    scores: their scores, as `T5Ranker` gives them.
+    nodes: how many nodes of the trie were read.
+  """
+
+  titles: list[int]
+  scores: list[float]
+  nodes: int
+
+
+class CatalogueSearch:
+  """Finds the best of all titles for an instruction."""
+
+  def __init__(
+    self,
+    titles: Sequence[str],
+    *,
+    config: T5Config,
+    params: Any,
+    vocabulary: Vocabulary,
+    mesh: Mesh | None = None,
+    normalisation: str = Normalisation.SUM,
+    batch: int = 16,
+    nodes: int = 16,
+  ):
+    """Builds the trie; titles of the same tokens are one in it.
+
+    Args:
+      titles: of the catalogue.
+      config: the model's sizes.
+      params: its parameters.
+      vocabulary: tokenises titles and instructions.
+      mesh: of `mesh.make_mesh`; one device if None.
+      normalisation: "sum" or "mean".
+      batch: instructions that are searched for at the same time.
+      nodes: of each instruction, that are read in a step.
+
+    Raises:
+      InputError: the vocabulary or the mesh does not fit the model, there is no
+        title, or no bound is known for the normalisation.
+    """
+    self.normalisation = Normalisation.parse(normalisation)
+    if self.normalisation not in _BOUNDED:
+      raise InputError(
+        f"a catalogue cannot be searched by {self.normalisation}: only of sum "
+        "and mean is it known what a title's beginning bounds; score all "
+        "candidates instead."
+      )
+    if not titles:
+      raise InputError("there is no title to search.")
+    model_folder.check_vocabulary(config, vocabulary)
+    self._vocabulary = vocabulary
+    numbers: dict[tuple[int, ...], list[int]] = {}
+    for number, title in enumerate(titles):
+      ids = (*vocabulary.encode_one(title), EOS_ID)
+      numbers.setdefault(ids, []).append(number)
+    self._numbers = list(numbers.values())
+    self.trie = TitleTrie(list(numbers))
+    self._lengths = np.array(list(map(len, numbers)))
+    self._batch, self._nodes = batch, nodes
+    mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
+    variables = jax.eval_shape(lambda: model_folder.initial_variables(config))
+    shardings = mesh_lib.parameter_shardings(
+      variables["params_axes"], mesh, shapes=variables["params"]
+    )
+    self._params = mesh_lib.to_devices(params, shardings)
+    self._empty_cache = functools.partial(empty_cache, config, batch)
+    self._read_instructions = jax.jit(
+      functools.partial(read_instructions, config=config)
+    )
+    self._read_nodes = jax.jit(
+      functools.partial(read_nodes, config=config), donate_argnums=2
+    )
+
+  def top(
+    self,
+    instructions: Sequence[str],
+    k: int,
+    *,
+    excluded: Sequence[Iterable[int]] | None = None,
+  ) -> list[Found]:
+    """Returns the best `k` titles for each instruction, ties by number.
+
+    Args:
+      instructions: what the model is to answer.
+      k: how many; fewer are found where the catalogue has fewer.
+      excluded: for each instruction, numbers of titles that do not count, such
+        as those of the user's history.
+
+    Raises:
+      InputError: an instruction is too long.
+    """
+    ids = [[*self._vocabulary.encode_one(t), EOS_ID] for t in instructions]
+    longest = max(map(len, ids), default=0)
+    if longest > _LENGTHS[-1]:
+      raise InputError(
+        f"an instruction has {longest} tokens; at most {_LENGTHS[-1]} can be "
+        "searched for."
+      )
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    found: list[Found | None] = [None] * len(ids)
+    starts = range(0, len(order), self._batch)
+    for start in tqdm.tqdm(starts, desc="search", unit="batch", disable=None):
+      members = order[start : start + self._batch]
+      searches = [
+        _Search(
+          self.trie,
+          k,
+          self._numbers,
+          frozenset(excluded[number] if excluded else ()),
+          self._lengths if self.normalisation is Normalisation.MEAN else None,
+        )
+        for number in members
+      ]
+      self._run(searches, [ids[number] for number in members])
+      for number, search in zip(members, searches, strict=True):
+        found[number] = search.found()
+    return [one for one in found if one is not None]
+
+  def _run(self, searches: "list[_Search]", ids: list[list[int]]) -> None:
+    trie, width = self.trie, self._nodes
+    length = next(n for n in _LENGTHS if max(map(len, ids)) <= n)
+    tokens = np.zeros((self._batch, length), np.int32)
+    for row, of_row in zip(tokens, ids, strict=False):
+      row[: len(of_row)] = of_row
+    instructions = self._read_instructions(self._params, tokens)
+    slots_of = np.zeros((len(searches), len(trie.tokens)), np.int32)
+    # The last slot takes what is padding.
+    room, used = 256, 0
+    cache = self._empty_cache(room)
+    while any(chosen := [search.choose(width) for search in searches]):
+      if used + width >= room:
+        grown = ((0, 0), (0, room), (0, 0), (0, 0))
+        cache = jax.tree.map(lambda x, pad=grown: jnp.pad(x, pad), cache)
+        room *= 2
+      nodes = np.zeros((self._batch, width), np.int32)
+      slots = np.full((self._batch, width), room - 1, np.int32)
+      paths = np.full((self._batch, width, trie.depth), room - 1, np.int32)
+      for number, of_search in enumerate(chosen):
+        here = slice(0, len(of_search))
+        nodes[number, here] = of_search
+        slots[number, here] = used + np.arange(len(of_search))
+        slots_of[number, of_search] = slots[number, here]
+        paths[number, here] = slots_of[number][trie.paths(nodes[number, here])]
+      used += max(map(len, chosen))
+      cache, log_p = self._read_nodes(
+        self._params,
+        instructions,
+        cache,
+        trie.tokens[nodes],
+        trie.depths[nodes],
+        slots,
+        paths,
+      )
+      log_p = np.asarray(log_p)
+      for search, of_search, values in zip(
+        searches, chosen, log_p, strict=False
+      ):
+        search.add(np.array(of_search, int), values)
+
+
+class _Search:
+  """What is known of the catalogue for one instruction."""
+
+  def __init__(
+    self,
+    trie: TitleTrie,
+    k: int,
+    numbers: list[list[int]],
+    excluded: frozenset[int],
+    lengths: np.ndarray | None,
+  ):
+    self._trie, self._k, self._numbers = trie, k, numbers
+    self._excluded, self._lengths = excluded, lengths
+    self._sums = np.zeros(len(trie.tokens))
+    # Nodes that may be read next, and what no title behind them exceeds.
+    self._nodes = np.zeros(1, int)
+    self._bounds = np.zeros(1)
+    self._titles: list[tuple[float, int]] = []
+    self._read = 0
+
+  def choose(self, count: int) -> list[int]:
+    """Returns the nodes to read next; none when the search is over."""
+    kept = self._bounds >= self._least()
+    self._nodes, self._bounds = self._nodes[kept], self._bounds[kept]
+    if len(self._nodes) <= count:
+      chosen, self._nodes = self._nodes, self._nodes[:0]
+      self._bounds = self._bounds[:0]
+      return chosen.tolist()
+    first = np.argpartition(-self._bounds, count)
+    chosen, left = self._nodes[first[:count]], first[count:]
+    self._nodes, self._bounds = self._nodes[left], self._bounds[left]
+    return chosen.tolist()
+
+  def add(self, nodes: np.ndarray, log_p_MxV: np.ndarray) -> None:
+    """Takes in what follows nodes that have been read."""
+    if not len(nodes):
+      return
+    self._read += len(nodes)
+    trie = self._trie
+    edges, of = trie.edges_of(nodes)
+    log_p = log_p_MxV[of, trie.targets[edges]].astype(np.float64)
+    sums = self._sums[nodes[of]] + log_p
+    inner = trie.children[edges] >= 0
+    children = trie.children[edges[inner]]
+    self._sums[children] = bounds = sums[inner]
+    if self._lengths is not None:
+      # A sum is negative: the longest title makes the most of it.
+      bounds = bounds / trie.longest[children]
+    self._nodes = np.concatenate([self._nodes, children])
+    self._bounds = np.concatenate([self._bounds, bounds])
+    for edge, score in zip(edges[~inner], sums[~inner], strict=True):
+      title = trie.titles[edge]
+      if self._lengths is not None:
+        score /= self._lengths[title]
+      self._titles += [
+        (-score, number)
+        for number in self._numbers[title]
+        if number not in self._excluded
+      ]
+    self._titles = sorted(self._titles)[: self._k]
+
+  def found(self) -> Found:
+    """Returns what has been found."""
+    return Found(
+      [number for _, number in self._titles],
+      [-score for score, _ in self._titles],
+      self._read,
+    )
+
+  def _least(self) -> float:
+    """Returns the score that a title must reach to be among the top."""
+    if len(self._titles) < self._k:
+      return -np.inf
+    return -self._titles[-1][0]
+
+
+class CatalogueRanker:
+  """Requests whose candidates are a catalogue: the top exact, the rest last.
+
+  Metrics up to the K-th place are those of scoring every candidate.
+  """
+
+  name = "catalogue"
+
+  def __init__(self, *, k: int = 20, **options: Any):
+    """Takes the options of `CatalogueSearch`, and how many are ranked."""
+    self._k, self._options = k, options
+    self._titles: list[str] = []
+    self._search: CatalogueSearch | None = None
+    self.nodes: list[int] = []
+
+  @classmethod
+  def load(
+    cls,
+    model_dir: pathlib.Path,
+    *,
+    step: int | str | None = None,
+    k: int = 20,
+    **options: Any,
+  ) -> "CatalogueRanker":
+    """Loads a folder of `train`; see `model_folder.load_params`.
+
+    Raises:
+      InputError: the folder holds no model, or no such step of it.
+    """
+    config, params = model_folder.load_params(model_dir, step=step)
+    vocabulary = model_folder.load_vocabulary(model_dir)
+    return cls(
+      k=k, config=config, params=params, vocabulary=vocabulary, **options
+    )
+
+  def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
+    """Returns log-likelihoods of each request's top K, -inf for the rest.
+
+    Raises:
+      InputError: an instruction is too long.
+    """
+    if not requests:
+      return []
+    titles = sorted({title for r in requests for title in r.candidates})
+    if self._search is None or titles != self._titles:
+      self._titles = titles
+      self._search = CatalogueSearch(titles, **self._options)
+    numbers = {title: number for number, title in enumerate(titles)}
+    everything = frozenset(range(len(titles)))
+    candidates = [[numbers[t] for t in r.candidates] for r in requests]
+    found = self._search.top(
+      [request.instruction for request in requests],
+      self._k,
+      excluded=[everything.difference(of) for of in candidates],
+    )
+    scores = []
+    for of_request, top in zip(candidates, found, strict=True):
+      by_number = np.full(len(titles), -np.inf)
+      by_number[top.titles] = top.scores
+      scores.append(by_number[of_request])
+      self.nodes.append(top.nodes)
+    return scores

@@ -1,0 +1,121 @@
+"""Tests for instructrec_jax/scoring/catalogue.py: exact, whatever the model."""
+
+import itertools
+
+import jax
+import numpy as np
+import pytest
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.scoring.catalogue import CatalogueRanker, CatalogueSearch
+from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.scoring.title_trie import TitleTrie
+
+WORDS = "tent stove lantern kayak paddle rope helmet saddle pump green".split()
+# One, two and three words; the last is another text of the same tokens.
+TITLES = [
+  *WORDS,
+  *map(" ".join, itertools.product(WORDS[:6], repeat=2)),
+  *map(" ".join, itertools.product(WORDS[2:5], repeat=3)),
+  "tent  stove",
+]
+
+
+@pytest.fixture(scope="module")
+def model(config, params, vocabulary):
+  # Sharper than random weights are, as a trained model's predictions.
+  def sharpen(path, array):
+    return 3 * array if "logits_dense" in jax.tree_util.keystr(path) else array
+
+  params = jax.tree_util.tree_map_with_path(sharpen, params)
+  return {"config": config, "params": params, "vocabulary": vocabulary}
+
+
+@pytest.fixture(scope="module")
+def everything(model, requests):
+  """Scores of all titles by the ranker, for sum and mean."""
+  whole = [
+    RankingRequest(r.request_id, r.instruction, tuple(TITLES)) for r in requests
+  ]
+  return T5Ranker(**model).score_all(whole, ("sum", "mean"))
+
+
+def assert_top(found, scores, k):
+  best = np.sort(scores)[::-1][:k]
+  np.testing.assert_allclose(found.scores, best, rtol=1e-5)
+  np.testing.assert_allclose(scores[found.titles], best, rtol=1e-5)
+  assert len(set(found.titles)) == k
+
+
+@pytest.mark.parametrize("normalisation", ["sum", "mean"])
+@pytest.mark.parametrize("nodes", [1, 7])
+def test_the_top_is_that_of_scoring_everything(
+  model, requests, everything, normalisation, nodes
+):
+  search = CatalogueSearch(
+    TITLES, normalisation=normalisation, nodes=nodes, batch=9, **model
+  )
+  texts = [request.instruction for request in requests]
+  for one, scores in zip(
+    search.top(texts, 10), everything[normalisation], strict=True
+  ):
+    assert_top(one, scores, 10)
+    assert one.nodes < len(search.trie.tokens)
+
+
+def test_excluded_titles_do_not_count(model, requests, everything):
+  scores = everything["sum"][0].copy()
+  excluded = np.argsort(-scores)[:4].tolist()
+  scores[excluded] = -np.inf
+  search = CatalogueSearch(TITLES, **model)
+  (found,) = search.top([requests[0].instruction], 5, excluded=[excluded])
+  assert_top(found, scores, 5)
+
+
+def test_more_than_there_are_is_all_in_order(model, requests, everything):
+  search = CatalogueSearch(TITLES, **model)
+  (found,) = search.top([requests[1].instruction], 1000)
+  assert_top(found, everything["sum"][1], len(TITLES))
+  assert found.nodes == len(search.trie.tokens)
+
+
+def test_texts_of_the_same_tokens_tie(model, requests):
+  search = CatalogueSearch(["tent stove", "rope", "tent  stove"], **model)
+  (found,) = search.top([requests[2].instruction], 3)
+  scores = dict(zip(found.titles, found.scores, strict=True))
+  assert scores[0] == scores[2] != scores[1]
+
+
+def test_the_ranker_scores_each_requests_candidates(
+  model, requests, everything
+):
+  ranker = CatalogueRanker(k=5, **model)
+  fewer = [
+    RankingRequest(r.request_id, r.instruction, tuple(TITLES[number:]))
+    for number, r in enumerate(requests[:3])
+  ]
+  for number, values in enumerate(ranker.score(fewer)):
+    expected = everything["sum"][number][number:]
+    top = np.isfinite(values)
+    assert 5 <= top.sum()
+    np.testing.assert_allclose(values[top], expected[top], rtol=1e-5)
+    assert values[top].min() >= expected[~top].max()
+
+
+@pytest.mark.parametrize("name", ["pmi", "byte", "ghost_free"])
+def test_what_has_no_bound_is_refused(model, name):
+  with pytest.raises(InputError, match=f"cannot be searched by {name}"):
+    CatalogueSearch(TITLES, normalisation=name, **model)
+
+
+def test_paths_lead_from_the_root():
+  trie = TitleTrie([(5, 1), (5, 6, 1), (5, 6, 7, 1), (8, 1)])
+  assert trie.tokens.tolist() == [0, 5, 6, 7, 8]
+  assert trie.paths(np.array([3, 4])).tolist() == [[0, 1, 2, 3], [0, 4, 4, 4]]
+  edges, of = trie.edges_of(np.array([0, 2]))
+  assert of.tolist() == [0, 0, 1, 1]
+  assert trie.targets[edges].tolist() == [5, 8, 1, 7]
+  assert trie.children[edges].tolist() == [1, 4, -1, 3]
+  assert trie.titles[edges].tolist() == [-1, -1, 1, -1]
+  assert trie.longest.tolist() == [4, 4, 4, 4, 2]
