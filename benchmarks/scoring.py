@@ -337,10 +337,10 @@ class HuggingFace:
 
     from instructrec_jax.seq2seq import weights
 
-    self._torch, self._encode = torch, vocabulary.encode_one
+    self._torch, self._vocabulary = torch, vocabulary
     torch.set_num_threads(threads)
     make_config: Any = transformers.T5Config
-    self._model: Any = transformers.T5ForConditionalGeneration(
+    self.model: Any = transformers.T5ForConditionalGeneration(
       make_config(
         vocab_size=config.vocab_size,
         d_model=config.emb_dim,
@@ -355,11 +355,11 @@ class HuggingFace:
       )
     ).eval()
     # transformers ties a freshly made model whatever it is asked.
-    self._model.lm_head.weight = torch.nn.Parameter(
-      torch.empty_like(self._model.shared.weight)
+    self.model.lm_head.weight = torch.nn.Parameter(
+      torch.empty_like(self.model.shared.weight)
     )
     tensors = weights.to_hugging_face(params, config)
-    self._model.load_state_dict(
+    self.model.load_state_dict(
       {name: torch.tensor(tensor) for name, tensor in tensors.items()},
       strict=False,
     )
@@ -389,7 +389,7 @@ class HuggingFace:
     shifted = torch.nn.functional.pad(target[:, :-1], (1, 0))
     states: Any = None
     if encode_once:
-      states = self._model.encoder(input_ids=source, attention_mask=mask)[0]
+      states = self.model.encoder(input_ids=source, attention_mask=mask)[0]
     rows = max(int(_LOGITS // (4 * _VOCAB * target.shape[1])), 1)
     sums = []
     for start in range(0, len(target), rows):
@@ -400,7 +400,7 @@ class HuggingFace:
         if encode_once
         else {"input_ids": source[whose]}
       )
-      logits = self._model(
+      logits = self.model(
         decoder_input_ids=shifted[here], attention_mask=mask[whose], **inputs
       ).logits
       log_p = torch.log_softmax(logits, -1)
@@ -410,7 +410,8 @@ class HuggingFace:
     return np.split(torch.cat(sums).numpy(), counts[:-1])
 
   def _padded(self, texts: Sequence[str]) -> Any:
-    ids = [self._torch.tensor([*self._encode(text), 1]) for text in texts]
+    encode = self._vocabulary.encode_one
+    ids = [self._torch.tensor([*encode(text), 1]) for text in texts]
     return self._torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
 
 

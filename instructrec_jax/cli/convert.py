@@ -10,14 +10,12 @@ import json
 import math
 import pathlib
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.cli.sizes import named_size
 
 EXAMPLE = (
   "instructrec convert flan_t5_xl/checkpoint_1138000 models/flan-t5-xl --to "
   "ours --vocabulary sentencepiece.model --size xl"
 )
-
-_SIZES = pathlib.Path(__file__).resolve().parents[2] / "gin" / "model"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,7 +68,7 @@ def run(args: argparse.Namespace) -> None:
     dtype=args.dtype,
     activation_dtype=args.activations,
     vocabulary=args.vocabulary,
-    size=None if args.size is None else _named_size(args.size),
+    size=None if args.size is None else named_size(args.size),
     step=args.step,
     force=args.force,
   )
@@ -92,21 +90,3 @@ def run(args: argparse.Namespace) -> None:
     f"{config.num_encoder_layers} + {config.num_decoder_layers} layers, "
     f"{config.num_heads} heads, mlp {config.mlp_dim})"
   )
-
-
-def _named_size(name: str):
-  """Returns the config of gin/model/NAME.gin.
-
-  Raises:
-    InputError: there is no such file.
-  """
-  import gin
-
-  names = sorted(path.stem for path in _SIZES.glob("*.gin"))
-  names = [stem for stem in names if stem != "t5_1_1"]
-  if name not in names:
-    raise InputError(f"--size is {name!r}: one of {', '.join(names)} is known.")
-  gin.clear_config()
-  gin.add_config_file_search_path(str(_SIZES.parents[1]))
-  gin.parse_config_file(str(_SIZES / f"{name}.gin"))
-  return gin.get_configurable("config.T5Config")()

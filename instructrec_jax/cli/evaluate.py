@@ -71,6 +71,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--force", action="store_true", help="replace --out if it exists"
   )
   parser.add_argument(
+    "--multi_process",
+    action="store_true",
+    help="join the other processes of this run: the model's requests are "
+    "split over all their devices (docs/partitioning.md)",
+  )
+  parser.add_argument(
     "--json", action="store_true", help="print results.json, not the table"
   )
 
@@ -80,9 +86,16 @@ def run(args: argparse.Namespace) -> None:
   from instructrec_jax.evaluation import report
   from instructrec_jax.evaluation.evaluate import evaluate
 
+  writes = True
+  if args.multi_process:
+    # Only here is jax needed before a model is.
+    from instructrec_jax import processes
+
+    processes.join()
+    writes = processes.is_first()
   results = evaluate(
     dataset=args.dataset,
-    out=args.out,
+    out=args.out if writes else None,
     model=args.model,
     scenarios=args.scenarios,
     rankers=args.rankers,
@@ -94,6 +107,8 @@ def run(args: argparse.Namespace) -> None:
     seed=args.seed,
     force=args.force,
   )
+  if not writes:
+    return
   if args.json:
     print(json.dumps(results))
   else:

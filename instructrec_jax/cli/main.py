@@ -23,6 +23,7 @@ SUBCOMMANDS = {
   "build": "a dataset folder -> instructions (TFDS) and ranking requests",
   "inspect": "a SeqIO mixture: rates, counts, lengths, examples",
   "pack": "a mixture -> memory-mapped packed batches",
+  "plan": "a model, a mesh, a batch -> the memory that training needs",
   "train": "instruction-tune a T5, configured with gin",
   "convert": "a checkpoint: T5X's, Hugging Face's or ours -> another of them",
   "score": "requests -> log-likelihoods and ranks per candidate",

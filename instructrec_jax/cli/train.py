@@ -55,16 +55,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="where files and their includes are looked for, besides here and "
     "the repository",
   )
+  parser.add_argument(
+    "--multi_process",
+    action="store_true",
+    help="join the other processes of this run (docs/partitioning.md)",
+  )
   parser.add_argument("--json", action="store_true", help="print final metrics")
 
 
 def run(args: argparse.Namespace) -> None:
   """Trains, and prints the last step's metrics."""
+  from instructrec_jax import processes
+
+  if args.multi_process:
+    processes.join()
   metrics = train_with_gin(
     files=args.gin_file,
     bindings=_bindings(args.extra),
     search_paths=args.gin_search_paths,
   )
+  if not processes.is_first():
+    return
   if args.json:
     print(json.dumps(metrics))
     return
@@ -112,6 +123,16 @@ def train_with_gin(
   )
 
 
+def configured_model(files: list[str]) -> Any:
+  """Returns the `T5Config` that gin files bind.
+
+  Raises:
+    InputError: gin refuses them, or they bind none.
+  """
+  _parse(files, [], [])
+  return _call(gin.get_configurable("config.T5Config"))
+
+
 def _call(configurable: Callable[..., Any], **arguments: Any) -> Any:
   """Calls what gin configures; gin adds lines of its own to any error."""
   try:
@@ -126,6 +147,8 @@ def _call(configurable: Callable[..., Any], **arguments: Any) -> Any:
 
 def _packed_data(macros: dict[str, Any]):
   """Opens the packed rows, or packs the mixture on a run's first start."""
+  import jax
+
   from instructrec_jax.text.packed_dataset import PackedDataset
 
   mixture, dataset = macros["MIXTURE"], macros["DATASET"]
@@ -145,6 +168,11 @@ def _packed_data(macros: dict[str, Any]):
         f"{mixture}: train into another MODEL_DIR, or delete this one."
       )
     return data
+  if jax.process_count() > 1:
+    raise InputError(
+      f"{packed}: several processes need packed rows to start with: run "
+      f"`instructrec pack {mixture}` and bind PACKED."
+    )
   # Only a mixture needs TensorFlow.
   from instructrec_jax.seqio_bridge.pack import pack_mixture
 

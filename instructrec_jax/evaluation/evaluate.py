@@ -1,5 +1,6 @@
 """Every ranker on the very same candidates: from requests to the table."""
 
+import contextlib
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,12 @@ from instructrec_jax.baselines.popularity import training_counts
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import protocol, report
-from instructrec_jax.evaluation.rankers import find_rankers, load_ranker
+from instructrec_jax.evaluation.rankers import (
+  READERS,
+  find_rankers,
+  load_ranker,
+  with_rankers,
+)
 from instructrec_jax.evaluation.run import SELECT, Run
 from instructrec_jax.evaluation.selection import Wording
 from instructrec_jax.scoring.normalisation import Normalisation
@@ -30,7 +36,7 @@ _LISTS = (
 def evaluate(
   *,
   dataset: pathlib.Path,
-  out: pathlib.Path,
+  out: pathlib.Path | None,
   model: pathlib.Path | None = None,
   scenarios: Sequence[str] = ("all",),
   rankers: Sequence[str] = ("all",),
@@ -50,7 +56,8 @@ def evaluate(
   Args:
     dataset: a folder of `prepare`, or of `build` if a model is to be ranked.
       It need not be the one that the model was tuned on.
-    out: the folder to write.
+    out: the folder to write; None writes nothing: of several processes, all
+      rank, and one writes.
     model: a folder of `train` or `export`.
     scenarios: names from `scenarios.SCENARIOS`; "all" is every one that the
       folder has requests for.
@@ -83,18 +90,19 @@ def evaluate(
   """
   folder = DatasetFolder.open(dataset)
   names = find_rankers(rankers, folder=folder, model=model)
-  has_model = "model" in names
+  need_text = not set(names).isdisjoint(READERS)
   _check(split, limit, permutations)
-  _check_choices(select_template, normalisation, has_model=has_model)
-  chosen = protocol.find_available(
-    scenarios, folder=folder, split=split, need_text=has_model
+  _check_choices(select_template, normalisation, has_model="model" in names)
+  available = protocol.find_available(
+    scenarios, folder=folder, split=split, need_text=need_text
   )
+  chosen = with_rankers(available, names)
   sources = [
     protocol.find_requests(
       scenario,
       folder=folder,
       split=split,
-      need_text=has_model,
+      need_text=need_text,
       limit=limit,
       seed=seed,
     )
@@ -104,7 +112,10 @@ def evaluate(
     if not source.count:
       raise InputError(f"{source.path}: there are no requests to rank.")
   wording = Wording(folder, seed=seed) if select_template else None
-  with storage.staged_folder(pathlib.Path(out), force=force) as partial:
+  staged = contextlib.nullcontext()
+  if out is not None:
+    staged = storage.staged_folder(pathlib.Path(out), force=force)
+  with staged as partial:
     run = Run(
       folder=folder,
       rankers={n: load_ranker(n, folder=folder, model=model) for n in names},
@@ -131,10 +142,11 @@ def evaluate(
     for scenario, source in zip(chosen, sources, strict=True):
       for name, entries in run.block(scenario, source).items():
         results[name] += entries
-    storage.write_json(partial / "results.json", results)
-    (partial / "results.md").write_text(
-      report.markdown(results), encoding="utf-8"
-    )
+    if partial is not None:
+      storage.write_json(partial / "results.json", results)
+      (partial / "results.md").write_text(
+        report.markdown(results), encoding="utf-8"
+      )
   return results
 
 

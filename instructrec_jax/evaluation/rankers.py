@@ -10,6 +10,8 @@ from instructrec_jax.baselines.popularity import PopularityRanker
 from instructrec_jax.baselines.random_order import RandomRanker
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation.labels import LabelRanker
+from instructrec_jax.evaluation.scenarios import Scenario
 from instructrec_jax.records import Ranker
 
 # What a model must beat, fitted here and now.
@@ -20,8 +22,13 @@ BASELINES: tuple[str, ...] = (
   "tfidf",
   "cooccurrence",
 )
+# The model in other ways: the exact top of a whole catalogue, and candidates
+# by letter.
+OF_MODEL: tuple[str, ...] = ("catalogue", "labels")
+# Those that read instructions.
+READERS: tuple[str, ...] = ("model", *OF_MODEL)
 # In the table's order; `planted` is a synthetic shop's ceiling.
-RANKERS: tuple[str, ...] = (*BASELINES, "model", "planted")
+RANKERS: tuple[str, ...] = (*BASELINES, *READERS, "planted")
 
 
 def find_rankers(
@@ -37,8 +44,11 @@ def find_rankers(
       raise InputError(
         f"there is no ranker {name!r}: name some of all, {', '.join(RANKERS)}."
       )
-  if "model" in names and model is None:
-    raise InputError("the ranker 'model' needs a model folder: add --model.")
+  for name in READERS:
+    if name in names and model is None:
+      raise InputError(
+        f"the ranker {name!r} needs a model folder: add --model."
+      )
   if model is not None and not pathlib.Path(model).is_dir():
     raise InputError(
       f"{model}: no such model folder; `instructrec train` makes one."
@@ -58,6 +68,8 @@ def load_ranker(
 ) -> Ranker:
   """Loads or fits one of `RANKERS`; baselines see training items alone.
 
+  The model's requests are split over all devices, of other processes too.
+
   Raises:
     InputError: what it needs is missing or damaged.
   """
@@ -67,13 +79,44 @@ def load_ranker(
     return PlantedRanker.load(folder.path)
   if name == "bm25" or name == "tfidf":
     return LexicalRanker.fit(folder.items, kind=name)
-  if name == "model":
+  if name in READERS:
     assert model is not None
     # Only here is jax needed.
+    from instructrec_jax import mesh as mesh_lib
+    from instructrec_jax.scoring.catalogue import CatalogueRanker
     from instructrec_jax.scoring.reranker import T5Ranker
 
-    return T5Ranker.load(model)
+    mesh = mesh_lib.make_mesh()
+    if name == "catalogue":
+      return CatalogueRanker.load(model, mesh=mesh)
+    ranker = T5Ranker.load(model, mesh=mesh)
+    return LabelRanker(ranker) if name == "labels" else ranker
   fitted = {"popularity": PopularityRanker, "cooccurrence": CooccurrenceRanker}
   return fitted[name].fit(
     folder.sequences, num_items=len(folder.items), splits=folder.splits
   )
+
+
+def applies(name: str, scenario: Scenario) -> bool:
+  """Whether a ranker can rank the scenario's requests."""
+  if name == "catalogue":
+    return scenario.candidates == "catalogue"
+  return name != "labels" or scenario.lists_candidates
+
+
+def with_rankers(
+  scenarios: Sequence[Scenario], names: Sequence[str]
+) -> list[Scenario]:
+  """Returns the scenarios that some of the rankers can rank.
+
+  Raises:
+    InputError: a ranker can rank none of them.
+  """
+  for name in names:
+    if not any(applies(name, scenario) for scenario in scenarios):
+      raise InputError(
+        f"the ranker {name!r} is for scenarios "
+        + ("of the whole catalogue" if name == "catalogue" else "of T3")
+        + f", not for {', '.join(s.name for s in scenarios)}."
+      )
+  return [s for s in scenarios if any(applies(name, s) for name in names)]

@@ -10,6 +10,7 @@ from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.evaluation import blocks, protocol, selection
 from instructrec_jax.evaluation.normalised import SharedScores
 from instructrec_jax.evaluation.permutations import PermutedRanker
+from instructrec_jax.evaluation.rankers import READERS, applies
 from instructrec_jax.evaluation.scenarios import Scenario
 from instructrec_jax.evaluation.stored import matcher
 from instructrec_jax.evaluation.tournament import TournamentRanker
@@ -104,8 +105,13 @@ class Run:
     validation = None
     if "model" in self.rankers:
       validation = self._find(scenario, "validation", form=form)
+    rankers = {
+      name: ranker
+      for name, ranker in self.rankers.items()
+      if applies(name, scenario)
+    }
     return blocks.pointwise_block(
-      scenario, source, self.rankers, validation=validation, seed=self.seed
+      scenario, source, rankers, validation=validation, seed=self.seed
     )
 
   def _ranking(
@@ -150,6 +156,8 @@ class Run:
     """Returns the rankers by row, the model's as the scenario wants it."""
     rows: dict[str, Ranker] = {}
     for name, ranker in self.rankers.items():
+      if not applies(name, scenario):
+        continue
       if name == "planted" and not scenario.history_alone and rows:
         # What is best by the history is no ceiling where more is known.
         continue
@@ -197,7 +205,7 @@ class Run:
       scenario,
       folder=self.folder,
       split=split,
-      need_text="model" in self.rankers,
+      need_text=not self.rankers.keys().isdisjoint(READERS),
       limit=limit,
       seed=self.seed,
     )

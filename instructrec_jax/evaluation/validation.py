@@ -4,7 +4,9 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.metrics import ranking_metrics
@@ -51,8 +53,15 @@ def make_validator(
   def validate(config: T5Config, params: Any) -> dict[str, float]:
     # One ranker for all calls: it keeps what it has compiled.
     if not rankers:
+      # On the devices that train: one of them may not hold the model.
+      mesh = getattr(jax.tree.leaves(params)[0].sharding, "mesh", None)
       rankers.append(
-        T5Ranker(config=config, params=params, vocabulary=vocabulary)
+        T5Ranker(
+          config=config,
+          params=params,
+          vocabulary=vocabulary,
+          mesh=mesh if isinstance(mesh, Mesh) else None,
+        )
       )
     rankers[0].use(params)
     metrics = ranking_metrics(rankers[0].score(sample), targets)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
@@ -87,7 +88,11 @@ def score_file(
   if not force:
     _check_normalisation(parts, fingerprint)
   ranker = T5Ranker.load(
-    model, step=step, batch_tokens=batch_tokens, normalisation=normalisation
+    model,
+    step=step,
+    mesh=mesh_lib.make_mesh(),
+    batch_tokens=batch_tokens,
+    normalisation=normalisation,
   )
   _open_parts(parts, fingerprint)
   chunks = _chunks(read_requests(requests, limit=limit), chunk)

@@ -9,7 +9,9 @@ Key to shapes. B: batch, T: query length, S: key length, D: emb_dim, H: heads,
 K: head_dim, F: mlp_dim, V: vocabulary, R: relative-position buckets.
 """
 
-from collections.abc import Callable
+import contextlib
+import contextvars
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -249,15 +251,22 @@ class Attention(nn.Module):
         key_BxSxHxK, value_BxSxHxK, mask, bias = self._cached(
           key_BxSxHxK, value_BxSxHxK, mask, bias
         )
-      weights_BxHxTxS = _attention_weights(
-        config, "bthk,bshk->bhts", query_BxTxHxK, key_BxSxHxK, mask, bias
-      )
       # The same positions are dropped for every query, as T5X does.
-      weights_BxHxTxS = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(
-        weights_BxHxTxS, deterministic=self.deterministic
+      keep_BxHx1xS = nn.Dropout(config.dropout_rate)(
+        jnp.ones(
+          (len(x_BxTxD), config.num_heads, 1, key_BxSxHxK.shape[1]),
+          config.dtype,
+        ),
+        deterministic=self.deterministic,
       )
-      gathered_BxTxHxK = jnp.einsum(
-        "bhts,bshk->bthk", weights_BxHxTxS, value_BxSxHxK
+      gathered_BxTxHxK = _attend(
+        config,
+        query_BxTxHxK,
+        key_BxSxHxK,
+        value_BxSxHxK,
+        mask,
+        bias,
+        None if self.deterministic else keep_BxHx1xS,
       )
     return Dense(
       x_BxTxD.shape[-1],
@@ -315,21 +324,13 @@ class Attention(nn.Module):
 
 
 def _attention_weights(
-  config: T5Config, product: str, query, key, mask, bias
+  config: T5Config, query_BxHxTxK, key_BxHxSxK, mask, bias
 ) -> Float[Array, "batch heads query key"]:
-  """Returns how much each query takes of each key.
-
-  Args:
-    config: of the model.
-    product: einsum's subscripts from query and key to [batch, heads, ...].
-    query: [batch, query, heads, head_dim], or as `product` says.
-    key: likewise.
-    mask: as in `Attention`.
-    bias: as in `Attention`.
-  """
+  """Returns how much each query takes of each key."""
   if config.float32_attention_logits:
-    query, key = query.astype(jnp.float32), key.astype(jnp.float32)
-  logits_BxHxTxS = jnp.einsum(product, query, key)
+    query_BxHxTxK = query_BxHxTxK.astype(jnp.float32)
+    key_BxHxSxK = key_BxHxSxK.astype(jnp.float32)
+  logits_BxHxTxS = jnp.einsum("bhtk,bhsk->bhts", query_BxHxTxK, key_BxHxSxK)
   if bias is not None:
     logits_BxHxTxS += bias.astype(logits_BxHxTxS.dtype)
   if mask is not None:
@@ -338,10 +339,65 @@ def _attention_weights(
   return jax.nn.softmax(logits_BxHxTxS).astype(config.dtype)
 
 
+def _attend(
+  config: T5Config,
+  query_BxTxHxK,
+  key_BxSxHxK,
+  value_BxSxHxK,
+  mask,
+  bias,
+  keep_BxHx1xS,
+) -> Float[Array, "batch query heads head_dim"]:
+  """Returns what each query gathers; `keep` scales or drops weights."""
+
+  def attend(query, key, value, mask, bias, keep):
+    query, key, value = (jnp.moveaxis(x, 2, 1) for x in (query, key, value))
+    weights = _attention_weights(config, query, key, mask, bias)
+    if keep is not None:
+      weights *= keep
+    gathered = jnp.einsum("bhts,bhsk->bhtk", weights, value)
+    return jnp.moveaxis(gathered, 1, 2)
+
+  arrays = (query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, mask, bias, keep_BxHx1xS)
+  batch, length = query_BxTxHxK.shape[:2]
+  rows_are_split = jax.sharding.get_abstract_mesh().size > 1
+  if batch == 1 or length == 1 or rows_are_split or not _row_by_row():
+    return attend(*arrays)
+  # What all rows share, or none has, is no part of a row.
+  own = [x is not None and len(x) > 1 for x in arrays]
+
+  # Weights are computed again for the backward pass: sooner done than fetched.
+  @jax.checkpoint
+  def attend_row(row):
+    row = iter(row)
+    return attend(
+      *(
+        next(row)[None] if mine else x
+        for x, mine in zip(arrays, own, strict=True)
+      )
+    )[0]
+
+  rows = [x for x, mine in zip(arrays, own, strict=True) if mine]
+  return jax.lax.map(attend_row, rows)
+
+
+@contextlib.contextmanager
+def as_on_accelerators() -> Iterator[None]:
+  """Traces attention as for accelerators, wherever this runs."""
+  token = _for_accelerators.set(True)
+  try:
+    yield
+  finally:
+    _for_accelerators.reset(token)
+
+
+_for_accelerators = contextvars.ContextVar("for_accelerators", default=False)
+
+
 def _row_by_row() -> bool:
   # A processor's caches hold what a row needs, not what all of them do; an
   # accelerator wants them all at once.
-  return jax.default_backend() == "cpu"
+  return jax.default_backend() == "cpu" and not _for_accelerators.get()
 
 
 def _attend_in_rows(
@@ -366,7 +422,6 @@ def _attend_in_rows(
     queries, keys, mask_of_row, bias_of_row = row
     weights = _attention_weights(
       config,
-      "shtk,shuk->shtu",
       by_head(query_SxNxHxK, queries),
       by_head(key_SxNxHxK, keys),
       mask if mask_of_row is None else mask_of_row,

@@ -62,7 +62,7 @@ def prefetched_batches(
         rows = rows_of_step(
           step, num_rows=len(data), batch_size=batch_size, seed=seed
         )
-        offer(jax.device_put(data.batch(rows), sharding))
+        offer(_on_devices(data, rows, sharding))
         if stopped.is_set():
           return
     except BaseException as error:
@@ -79,3 +79,18 @@ def prefetched_batches(
   finally:
     stopped.set()
     thread.join()
+
+
+def _on_devices(
+  data: PackedDataset, rows: Int[np.ndarray, " batch"], sharding: Sharding
+) -> dict[str, jax.Array]:
+  """Reads the rows of this process's devices; together they are the batch."""
+  here = np.zeros(len(rows), bool)
+  for index in sharding.addressable_devices_indices_map(rows.shape).values():
+    here[index or ...] = True
+  return {
+    name: jax.make_array_from_process_local_data(
+      sharding, array, (len(rows), *array.shape[1:])
+    )
+    for name, array in data.batch(rows[here]).items()
+  }

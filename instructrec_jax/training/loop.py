@@ -21,7 +21,7 @@ import tqdm
 from jax.sharding import Mesh
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax import storage
+from instructrec_jax import processes, storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
@@ -30,7 +30,7 @@ from instructrec_jax.training.batches import prefetched_batches
 from instructrec_jax.training.checkpoint import Checkpoints
 from instructrec_jax.training.metrics_log import MetricsLog
 from instructrec_jax.training.state import initial_state, state_shardings
-from instructrec_jax.training.step import train_step
+from instructrec_jax.training.step import jitted_step
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.gin"
@@ -51,6 +51,7 @@ def train(
   loss_normalizing_factor: float | None = None,
   seed: int = 0,
   mesh: Mesh | None = None,
+  zero: bool = False,
   initial_params: Any = None,
   validate: Callable[[Any], Mapping[str, float]] | None = None,
   config_text: str | None = None,
@@ -74,6 +75,7 @@ def train(
     loss_normalizing_factor: the number of target tokens if None.
     seed: of weights, order and dropout.
     mesh: of `mesh.make_mesh`; one device if None.
+    zero: split parameters and optimizer over the data axis too.
     initial_params: weights to start from; random if None.
     validate: from parameters to metrics; the checkpoint with the largest
       `model_folder.BEST_METRIC` is kept.
@@ -98,7 +100,9 @@ def train(
   _check_fit(config.validate(), data, batch_size, microbatches, mesh)
   make_state = functools.partial(initial_state, config, optimizer, seed=seed)
   shapes = jax.eval_shape(make_state)
-  shardings = state_shardings(config, optimizer, state=shapes, mesh=mesh)
+  shardings = state_shardings(
+    config, optimizer, state=shapes, mesh=mesh, zero=zero
+  )
   by_row = mesh_lib.batch_sharding(mesh)
 
   settings = dict(batch_size=batch_size, seed=seed, microbatches=microbatches)
@@ -110,32 +114,36 @@ def train(
   elif initial_params is None:
     state = jax.jit(make_state, out_shardings=shardings)()
   else:
-    initial_params = jax.device_put(initial_params, shardings.params)
+    initial_params = mesh_lib.to_devices(initial_params, shardings.params)
     state = jax.jit(
       lambda params: make_state(params=params), out_shardings=shardings
     )(initial_params)
 
-  key = jax.random.key(seed)
-  step_fn = jax.jit(
-    functools.partial(
-      train_step,
-      config=config,
-      optimizer=optimizer,
-      microbatches=microbatches,
-      z_loss=z_loss,
-      loss_normalizing_factor=loss_normalizing_factor,
-    ),
-    donate_argnums=0,
-    in_shardings=(shardings, by_row, None),
-    out_shardings=(shardings, None),
+  step_fn = jitted_step(
+    config,
+    optimizer,
+    mesh=mesh,
+    shardings=shardings,
+    zero=zero,
+    seed=seed,
+    microbatches=microbatches,
+    z_loss=z_loss,
+    loss_normalizing_factor=loss_normalizing_factor,
   )
   # Compiled ahead, so that no rate includes it and nothing compiles later.
-  any_batch = data.batch(np.zeros(batch_size, int))
-  step_fn = step_fn.lower(state, any_batch, key).compile()
+  any_batch = jax.tree.map(
+    lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype),
+    data.batch(np.zeros(batch_size, int)),
+  )
+  step_fn = step_fn.lower(state, any_batch).compile()
 
   log = MetricsLog(model_dir, resumed_step=start)
   bar = tqdm.tqdm(
-    total=steps, initial=start, desc="train", unit="step", disable=None
+    total=steps,
+    initial=start,
+    desc="train",
+    unit="step",
+    disable=None if processes.is_first() else True,
   )
   batches = prefetched_batches(
     data,
@@ -150,7 +158,7 @@ def train(
   with contextlib.closing(checkpoints), contextlib.closing(log), bar:
     clock, logged = time.monotonic(), start
     for step, batch in enumerate(batches, start=start + 1):
-      state, metrics = step_fn(state, batch, jax.random.fold_in(key, step))
+      state, metrics = step_fn(state, batch)
       bar.update()
       saves = step % checkpoint_period == 0 or step == steps
       if step % log_period and not saves:
@@ -166,7 +174,8 @@ def train(
         validation = dict(validate(state.params)) if validate else {}
         checkpoints.save(state, metrics=validation)
         values |= validation
-        bar.write(_one_line(step, values), file=sys.stderr)
+        if processes.is_first():
+          bar.write(_one_line(step, values), file=sys.stderr)
       log.write(step, values)
       bar.set_postfix_str(
         f"loss {values['loss']:.3f}, "
@@ -215,6 +224,14 @@ def _claim_folder(
           f"{model_dir} holds a run whose {name} is {earlier.get(name)!r}, not "
           f"{value!r}: train into another folder, or delete this one."
         )
+  # Nobody writes before all have compared.
+  processes.wait("the run is the same")
+  if processes.is_first():
+    _write_run(model_dir, config, data, run, config_text)
+  processes.wait("the run is written")
+
+
+def _write_run(model_dir, config, data, run, config_text) -> None:
   model_dir.mkdir(parents=True, exist_ok=True)
   model_folder.save_config(model_dir, config)
   shutil.copyfile(
@@ -222,7 +239,7 @@ def _claim_folder(
   )
   if config_text is not None:
     (model_dir / CONFIG_FILE).write_text(config_text, encoding="utf-8")
-  storage.write_json(path, run)
+  storage.write_json(model_dir / RUN_FILE, run)
 
 
 def _read(step: int, metrics: Mapping[str, jax.Array]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import struct
+from flax.linen import spmd
 from jaxtyping import Array, Float, Int
 
 # Logits that may stand at once: 256 MiB of float32.
@@ -86,6 +87,8 @@ _fused.defvjp(_fused_forward, _fused_backward)
 def _scan(hidden, kernel, targets, weights, z_loss, *, gradient: bool):
   """Goes through slices of positions, so that rows stay split over `data`."""
   rows, length, _ = hidden.shape
+  # Gathered once, if it is fully sharded, and not in each slice.
+  kernel = spmd.with_logical_constraint(kernel, (None, "vocab"))
   width = _slice_width(rows, length, kernel.shape[1])
 
   def slices(array):
@@ -131,6 +134,11 @@ def _scan(hidden, kernel, targets, weights, z_loss, *, gradient: bool):
     return sums, None
   d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(hidden.shape)
   return sums, (d_hidden, d_kernel)
+
+
+def logits_at_once(rows: int, length: int, vocab: int) -> int:
+  """Returns how many logits stand at the same time."""
+  return rows * _slice_width(rows, length, vocab) * vocab
 
 
 def _slice_width(rows: int, length: int, vocab: int) -> int:

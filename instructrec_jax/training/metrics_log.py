@@ -10,13 +10,15 @@ from collections.abc import Mapping
 
 import tensorboardX
 
-from instructrec_jax import storage
+from instructrec_jax import processes, storage
 
 METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:
   """Appends numbers; after a resume, continues from the restored step.
+
+  Of several processes all read, and the first writes.
 
   Attributes:
     last: the last line before the restored step, empty at first.
@@ -32,6 +34,7 @@ class MetricsLog:
     """
     path = pathlib.Path(model_dir) / METRICS_FILE
     self.last: dict[str, float] = {}
+    kept: list[str] = []
     if path.exists():
       kept = [
         line
@@ -39,11 +42,15 @@ class MetricsLog:
         # The last line of a killed run may be broken off.
         if line.endswith("\n") and json.loads(line)["step"] <= resumed_step
       ]
-      with storage.staged_file(path) as partial:
-        partial.write_text("".join(kept), encoding="utf-8")
       if kept:
         self.last = json.loads(kept[-1])
         del self.last["step"]
+    processes.wait("all have read the log")
+    self._writes = processes.is_first()
+    if not self._writes:
+      return
+    with storage.staged_file(path) as partial:
+      partial.write_text("".join(kept), encoding="utf-8")
     self._lines = path.open("a", encoding="utf-8")
     self._events = tensorboardX.SummaryWriter(
       str(pathlib.Path(model_dir) / "events"), purge_step=resumed_step + 1
@@ -51,6 +58,8 @@ class MetricsLog:
 
   def write(self, step: int, values: Mapping[str, float]) -> None:
     """Logs values as of a step."""
+    if not self._writes:
+      return
     line = {"step": step} | {key: float(v) for key, v in values.items()}
     self._lines.write(json.dumps(line) + "\n")
     self._lines.flush()
@@ -59,5 +68,7 @@ class MetricsLog:
 
   def close(self) -> None:
     """Flushes both files."""
+    if not self._writes:
+      return
     self._lines.close()
     self._events.close()

@@ -5,7 +5,7 @@ from typing import Any
 import jax
 import optax
 from flax import struct
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.seq2seq import model_folder
@@ -56,7 +56,8 @@ def state_shardings(
   optimizer: optax.GradientTransformation,
   *,
   state: TrainState,
-  mesh: Mesh,
+  mesh: Mesh | AbstractMesh,
+  zero: bool = False,
 ) -> Any:
   """Returns a tree like `state`, of NamedShardings.
 
@@ -68,6 +69,7 @@ def state_shardings(
     optimizer: whose state is in `state`.
     state: arrays or shapes.
     mesh: of `mesh.make_mesh`.
+    zero: split parameters and optimizer over the data axis too.
 
   Raises:
     InputError: a split dimension is not a multiple of the mesh axis.
@@ -75,7 +77,9 @@ def state_shardings(
   axes = jax.eval_shape(lambda: model_folder.initial_variables(config))[
     "params_axes"
   ]
-  of_params = mesh_lib.parameter_shardings(axes, mesh, shapes=state.params)
+  of_params = mesh_lib.parameter_shardings(
+    axes, mesh, shapes=state.params, zero=zero
+  )
   whole: Any = mesh_lib.replicated(mesh)
   of_optimizer = optax.tree_map_params(
     optimizer,

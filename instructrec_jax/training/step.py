@@ -1,12 +1,15 @@
 """One training step, a pure function."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
+from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 from instructrec_jax.training import losses
@@ -41,7 +44,7 @@ def train_step(
       real target tokens by default.
   """
   gradients_of = jax.grad(
-    functools.partial(_loss, config=config, z_loss=z_loss), has_aux=True
+    functools.partial(batch_loss, config=config, z_loss=z_loss), has_aux=True
   )
   if microbatches == 1:
     gradients, sums = gradients_of(state.params, batch, dropout_key)
@@ -75,14 +78,52 @@ def train_step(
   )
 
 
-def _loss(
+def jitted_step(
+  config: T5Config,
+  optimizer: optax.GradientTransformation,
+  *,
+  mesh: Mesh,
+  shardings: TrainState,
+  zero: bool = False,
+  seed: int = 0,
+  **options: Any,
+) -> Callable[..., Any]:
+  """Returns `train_step` laid out on a mesh: from state and batch to the same.
+
+  Args:
+    config: the model's sizes.
+    optimizer: whose state is in the state.
+    mesh: of `mesh.make_mesh`.
+    shardings: of `state.state_shardings`; the state given is given away.
+    zero: whether they split parameters over the data axis too.
+    seed: of dropout.
+    **options: further ones of `train_step`.
+  """
+
+  def step(state: TrainState, batch: Batch):
+    # Drawn on the devices: processes could not hand the mesh a key.
+    key = jax.random.fold_in(jax.random.key(seed), state.step + 1)
+    return train_step(
+      state, batch, key, config=config, optimizer=optimizer, **options
+    )
+
+  return jax.jit(
+    mesh_lib.with_activation_axes(step, mesh, zero=zero),
+    donate_argnums=0,
+    in_shardings=(shardings, mesh_lib.batch_sharding(mesh)),
+    out_shardings=(shardings, mesh_lib.replicated(mesh)),
+  )
+
+
+def batch_loss(
   params: Any,
   batch: Batch,
   dropout_key: jax.Array,
   *,
   config: T5Config,
-  z_loss: float,
+  z_loss: float = 1e-4,
 ) -> tuple[jax.Array, losses.LossSums]:
+  """Returns the summed loss of a batch, and its parts; see `train_step`."""
   hidden: Any = Transformer(config).apply(
     {"params": params},
     batch["encoder_input_tokens"],

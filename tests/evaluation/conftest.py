@@ -84,7 +84,7 @@ class FakeModel:
     self._knows = knows
     self.loads, self.seen, self.asked = 0, [], []
 
-  def load(self, model_dir):
+  def load(self, model_dir, *, mesh):
     """Returns itself."""
     self.loads += 1
     return self

@@ -121,12 +121,12 @@ def test_scores_do_not_depend_on_rows(
 
 
 def test_scores_are_alike_on_processors_and_accelerators(
-  config, params, vocabulary, requests, scores, monkeypatch
+  config, params, vocabulary, requests, scores
 ):
   """Attention in all rows at once, as an accelerator does it."""
-  monkeypatch.setattr(layers, "_row_by_row", lambda: False)
   at_once = T5Ranker(config=config, params=params, vocabulary=vocabulary)
-  assert_same(at_once.score(requests), scores)
+  with layers.as_on_accelerators():
+    assert_same(at_once.score(requests), scores)
 
 
 def test_scores_do_not_depend_on_how_many_candidates_there_are(

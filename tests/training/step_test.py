@@ -7,17 +7,18 @@ import optax
 import pytest
 
 from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.seq2seq import layers
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer
 from instructrec_jax.text import features
 from instructrec_jax.training import optimizer
 from instructrec_jax.training.state import initial_state, state_shardings
-from instructrec_jax.training.step import train_step
+from instructrec_jax.training.step import jitted_step, train_step
 
 CONFIG = T5Config(
   vocab_size=64,
   emb_dim=16,
-  num_heads=4,
+  num_heads=8,
   head_dim=4,
   num_encoder_layers=1,
   num_decoder_layers=1,
@@ -127,6 +128,20 @@ def test_microbatches_take_the_step_of_the_whole_batch(batch, sgd):
     np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("dropout_rate", [0.0, 0.3])
+def test_processors_take_the_step_of_accelerators(batch, sgd, dropout_rate):
+  """Attention row by row and in all rows at once, with the same dropout."""
+  transform, state = sgd
+  key = jax.random.key(0)
+  config = CONFIG.replace(dropout_rate=dropout_rate)
+  by_row, expected = make_step(transform, config)(state, batch, key)
+  with layers.as_on_accelerators():
+    at_once, metrics = make_step(transform, config)(state, batch, key)
+  assert largest_difference(by_row.params, at_once.params) < 1e-5
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+
+
 def test_rows_of_padding_change_nothing(batch, sgd):
   transform, state = sgd
   padded = {
@@ -160,52 +175,67 @@ def test_a_step_logs_the_learning_rate(batch):
   np.testing.assert_allclose(metrics["learning_rate"], 1e-2, rtol=1e-6)
 
 
-def _losses_on(batch, *, microbatches=1, **axes):
-  """The losses of three steps on a mesh, and the parameters after them."""
-  transform = optimizer.adamw(1e-2)
-  initial = functools.partial(initial_state, CONFIG, transform, seed=0)
+def _losses_on(batch, initial, *, zero=False, microbatches=1, **axes):
+  """The losses of three steps on a mesh, and the state after them."""
+  transform, state = initial
   mesh = mesh_lib.make_mesh(**axes)
-  shapes = jax.eval_shape(initial)
-  shardings = state_shardings(CONFIG, transform, state=shapes, mesh=mesh)
-  by_row = mesh_lib.batch_sharding(mesh)
-  step = jax.jit(
-    functools.partial(
-      train_step,
-      config=CONFIG,
-      optimizer=transform,
-      microbatches=microbatches,
-    ),
-    donate_argnums=0,
-    in_shardings=(shardings, by_row, None),
-    out_shardings=(shardings, None),
+  shardings = state_shardings(
+    CONFIG, transform, state=state, mesh=mesh, zero=zero
   )
-  state = jax.jit(initial, out_shardings=shardings)()
+  step = jitted_step(
+    CONFIG,
+    transform,
+    mesh=mesh,
+    shardings=shardings,
+    zero=zero,
+    microbatches=microbatches,
+  )
+  # The step consumes its state, which may be the initial one itself.
+  state = jax.device_put(jax.device_get(state), shardings)
   losses = []
-  for number in range(3):
-    state, metrics = step(
-      state, jax.device_put(batch, by_row), jax.random.key(number)
-    )
+  for _ in range(3):
+    state, metrics = step(state, batch)
     losses.append(float(metrics["loss"]))
-  return losses, jax.device_get(state.params)
+  return losses, state
 
 
 @pytest.fixture(scope="module")
-def one_device(batch):
-  return _losses_on(batch, data=1, model=1, devices=jax.devices()[:1])
+def initial():
+  transform = optimizer.adamw(1e-2)
+  return transform, make_state(transform)
 
 
+@pytest.fixture(scope="module")
+def one_device(batch, initial):
+  losses, state = _losses_on(
+    batch, initial, data=1, model=1, devices=jax.devices()[:1]
+  )
+  return losses, jax.device_get(state.params)
+
+
+@pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize(
-  ("data", "model", "microbatches"), [(4, 2, 1), (2, 4, 2)]
+  ("shape", "microbatches"), [("8x1", 1), ("4x2", 2), ("2x4", 1), ("1x8", 1)]
 )
 def test_every_mesh_takes_the_steps_of_one_device(
-  batch, one_device, data, model, microbatches
+  batch, initial, one_device, shape, microbatches, zero
 ):
   if len(jax.devices()) != 8:
     pytest.skip("needs 8 simulated devices, which another setting prevents")
-  losses, params = _losses_on(
-    batch, data=data, model=model, microbatches=microbatches
+  losses, state = _losses_on(
+    batch, initial, shape=shape, microbatches=microbatches, zero=zero
   )
   np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
   assert losses[2] < losses[0]
   # Adam divides by gradients near 0, which magnifies rounding.
-  assert largest_difference(params, one_device[1]) < 1e-3
+  assert largest_difference(state.params, one_device[1]) < 1e-3
+  # Parameters, and Adam's two means of each.
+  whole = 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(one_device[1]))
+  here = sum(
+    leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)
+  )
+  _, model = mesh_lib.parse_shape(shape)
+  parts = 8 if zero else model
+  # Left whole are, by the mesh, the norms' scales or the buckets' biases.
+  left = 3 * 4 * (7 * CONFIG.emb_dim + 2 * CONFIG.num_heads * 32)
+  assert whole / parts <= here < whole / parts + left + 64

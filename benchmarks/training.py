@@ -1,0 +1,210 @@
+"""Real tokens a second in training, beside Hugging Face's T5: a benchmark.
+
+  .venv/bin/python benchmarks/training.py [--size small] [--threads 2] \\
+    --vocab spiece.model \\
+    --requests data/games/requests/sequential_validation.parquet
+
+T5 1.1 from the same random weights, float32, AdamW, no dropout, on CPU. Each
+step has the same examples on both sides: ours packs them into rows of 512 and
+64 tokens, Hugging Face pads them to the longest. Losses must agree.
+"""
+
+import argparse
+import dataclasses
+import os
+import pathlib
+import time
+from typing import Any
+
+import numpy as np
+from scoring import SIZES, HuggingFace
+
+from instructrec_jax.requests import read_requests
+from instructrec_jax.text import features
+from instructrec_jax.text.packing import pack_lengths
+from instructrec_jax.text.vocabulary import Vocabulary
+
+_VOCAB = 32128
+_LENGTHS = (512, 64)
+_ADAMW: dict[str, Any] = {
+  "learning_rate": 1e-4,
+  "b1": 0.9,
+  "b2": 0.999,
+  "eps": 1e-8,
+}
+Example = tuple[list[int], list[int]]
+
+
+def main() -> None:
+  """Prints a table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--size", choices=SIZES, default="small")
+  parser.add_argument("--requests", type=pathlib.Path, required=True)
+  parser.add_argument("--vocab", type=pathlib.Path, required=True)
+  for name, default, what in (
+    ("--examples", 32, "a step"),
+    ("--steps", 20, "whose losses are compared"),
+    ("--timed", 5, "of these steps; the best counts"),
+    ("--threads", 2, "cores"),
+    ("--seed", 0, "of weights"),
+  ):
+    parser.add_argument(name, type=int, default=default, help=what)
+  args = parser.parse_args()
+  # Before jax and torch make their threads.
+  os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
+  steps = read_steps(args)
+  from instructrec_jax.seq2seq import model_folder
+  from instructrec_jax.seq2seq.config import T5Config
+
+  config = T5Config(vocab_size=_VOCAB, dropout_rate=0.0, **SIZES[args.size])
+  params = model_folder.initial_variables(config, seed=args.seed)["params"]
+  theirs = TorchTrainer(config, params, threads=args.threads)
+  ours = Trainer(config, params, steps, seed=args.seed)
+  losses, times = [], []
+  for number, examples in enumerate(steps):
+    of_step = []
+    for trainer in (ours, theirs):
+      started = time.perf_counter()
+      loss = trainer.step(examples)
+      of_step.append((loss, time.perf_counter() - started))
+    losses.append([loss for loss, _ in of_step])
+    # The first step compiles.
+    if 0 < number <= args.timed:
+      times.append([seconds for _, seconds in of_step])
+  best = np.min(times, axis=0)
+  tokens = np.mean([sum(len(i) + len(t) for i, t in e) for e in steps])
+  apart = max(abs(a / b - 1) for a, b in losses)
+  print(
+    f"\n{args.size}, {args.examples} examples a step of {tokens:,.0f} tokens "
+    f"in {ours.rows} packed rows, {args.threads} threads; losses of "
+    f"{len(losses)} steps from {losses[0][0]:.4f} to {losses[-1][0]:.4f}, "
+    f"largest relative difference {apart:.1e}\n"
+  )
+  print("| {:<20} | s a step | real tokens/s | ours is |".format(""))
+  print("| -------------------- | -------: | ------------: | ------: |")
+  for name, seconds in zip(("ours", "Hugging Face, padded"), best, strict=True):
+    print(
+      f"| {name:<20} | {seconds:>8.2f} | {tokens / seconds:>13,.0f} "
+      f"| {seconds / best[0]:>6.2f}x |"
+    )
+
+
+def read_steps(args: argparse.Namespace) -> list[list[Example]]:
+  """Returns the examples of each step: instructions and their targets."""
+  vocabulary = Vocabulary.load(args.vocab)
+  count = args.steps * args.examples
+  examples = []
+  for request in read_requests(args.requests, limit=2 * count):
+    title = request.candidates[request.target or 0]
+    pair = (
+      features.with_eos(vocabulary.encode_one(request.instruction), limit=512),
+      features.with_eos(vocabulary.encode_one(title), limit=64),
+    )
+    examples.append(pair)
+  # In another order than users have, so that lengths mix.
+  order = np.random.default_rng(args.seed).permutation(len(examples))[:count]
+  shuffled = [examples[number] for number in order]
+  return [
+    shuffled[start : start + args.examples]
+    for start in range(0, count, args.examples)
+  ]
+
+
+class Trainer:
+  """This package's step, on packed rows."""
+
+  def __init__(
+    self, config: Any, params: Any, steps: list[list[Example]], *, seed: int
+  ):
+    """Packs all steps, to know how many rows hold any of them."""
+    import jax
+    import optax
+
+    from instructrec_jax import mesh as mesh_lib
+    from instructrec_jax.training.state import initial_state, state_shardings
+    from instructrec_jax.training.step import jitted_step
+
+    self._packed = {id(examples): self._pack(examples) for examples in steps}
+    self.rows = max(len(rows) for rows in self._packed.values())
+    optimizer = optax.adamw(weight_decay=0.0, **_ADAMW)
+    mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+    state = initial_state(config, optimizer, seed=seed)
+    state = dataclasses.replace(
+      state, params=jax.tree.map(jax.numpy.asarray, params)
+    )
+    shardings = state_shardings(config, optimizer, state=state, mesh=mesh)
+    self._state = jax.device_put(state, shardings)
+    self._step = jitted_step(
+      config, optimizer, mesh=mesh, shardings=shardings, z_loss=0.0
+    )
+
+  def _pack(self, examples: list[Example]) -> list[list[int]]:
+    return pack_lengths(
+      [len(inputs) for inputs, _ in examples],
+      [len(targets) for _, targets in examples],
+      encoder_length=_LENGTHS[0],
+      decoder_length=_LENGTHS[1],
+    )
+
+  def step(self, examples: list[Example]) -> float:
+    """Takes a step; returns its loss."""
+    rows = self._packed[id(examples)]
+    rows = rows + [[] for _ in range(self.rows - len(rows))]
+    arrays = []
+    for side, length in enumerate(_LENGTHS):
+      tokens = [[i for n in row for i in examples[n][side]] for row in rows]
+      segments = [
+        [place for place, n in enumerate(row, 1) for _ in examples[n][side]]
+        for row in rows
+      ]
+      arrays += [features.pad(tokens, length), features.pad(segments, length)]
+    self._state, metrics = self._step(
+      self._state, features.expand_packed(*arrays)
+    )
+    return float(metrics["loss"])
+
+
+class TorchTrainer:
+  """Hugging Face's model and torch's AdamW, on padded batches."""
+
+  def __init__(self, config: Any, params: Any, *, threads: int):
+    """Takes over the weights."""
+    import torch
+
+    self._torch = torch
+    self._model = HuggingFace(config, params, None, threads=threads).model
+    self._model.train()
+    for module in self._model.modules():
+      if isinstance(module, torch.nn.Dropout):
+        module.p = 0.0
+    self._optimizer = torch.optim.AdamW(
+      self._model.parameters(),
+      lr=_ADAMW["learning_rate"],
+      betas=(_ADAMW["b1"], _ADAMW["b2"]),
+      eps=_ADAMW["eps"],
+      weight_decay=0.0,
+    )
+
+  def step(self, examples: list[Example]) -> float:
+    """Takes a step; returns its loss."""
+    inputs, labels = (
+      self._torch.nn.utils.rnn.pad_sequence(
+        [self._torch.tensor(example[side]) for example in examples],
+        batch_first=True,
+        padding_value=padding,
+      )
+      for side, padding in ((0, 0), (1, -100))
+    )
+    self._optimizer.zero_grad()
+    loss = self._model(
+      input_ids=inputs, attention_mask=(inputs > 0).long(), labels=labels
+    ).loss
+    loss.backward()
+    self._optimizer.step()
+    return float(loss.detach())
+
+
+if __name__ == "__main__":
+  main()

@@ -1,0 +1,265 @@
+"""What a training step needs of a device's memory, before there is a device.
+
+Parameters, optimizer and gradients are counted as they are laid out on the
+mesh. Activations are what differentiation keeps from the forward pass for the
+backward one, read off the traced step: of one device's share, a model with
+1/model of the heads and the width on 1/data of the rows.
+"""
+
+import dataclasses
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.extend
+import jax.numpy as jnp
+import optax
+from jax.sharding import AbstractMesh, Mesh
+
+from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import layers, model_folder
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.training import losses
+from instructrec_jax.training.state import (
+  TrainState,
+  initial_state,
+  state_shardings,
+)
+from instructrec_jax.training.step import Batch, batch_loss, jitted_step
+
+
+@dataclasses.dataclass(frozen=True)
+class MemoryPlan:
+  """Bytes of one device.
+
+  Attributes:
+    parameters: in float32.
+    optimizer: its state.
+    batch: the rows of a step.
+    gradients: in float32, twice where microbatches are summed.
+    activations: kept for the backward pass, of one microbatch.
+    working: what stands for a moment: a slice of logits and its gradient, and
+      under rematerialisation the widest layer that is computed again.
+  """
+
+  parameters: int
+  optimizer: int
+  batch: int
+  gradients: int
+  activations: int
+  working: int
+
+  @property
+  def arguments(self) -> int:
+    """What the step is given: XLA's argument size."""
+    return self.parameters + self.optimizer + self.batch
+
+  @property
+  def outputs(self) -> int:
+    """What it returns, in place of what it is given: XLA's output size."""
+    return self.parameters + self.optimizer
+
+  @property
+  def temporaries(self) -> int:
+    """What it needs beside them."""
+    return self.gradients + self.activations + self.working
+
+  @property
+  def total(self) -> int:
+    """At the peak; the new state takes the place of the old one."""
+    return self.arguments + self.temporaries
+
+
+def plan_memory(
+  config: T5Config,
+  optimizer: optax.GradientTransformation,
+  *,
+  mesh: Mesh | AbstractMesh,
+  batch_size: int,
+  input_length: int = 512,
+  target_length: int = 64,
+  microbatches: int = 1,
+  zero: bool = False,
+) -> MemoryPlan:
+  """Reckons with shapes alone: neither devices nor memory are needed.
+
+  Args:
+    config: the model's sizes, and its rematerialisation.
+    optimizer: whose state is counted.
+    mesh: of `mesh.make_mesh` or `mesh.abstract_mesh`.
+    batch_size: rows a step, over all devices.
+    input_length: tokens of a packed row.
+    target_length: of its answers.
+    microbatches: parts that a batch is taken in.
+    zero: split parameters and optimizer over the data axis too.
+
+  Raises:
+    InputError: the mesh does not divide the model or the batch.
+  """
+  data, model = mesh.shape["data"], mesh.shape["model"]
+  if batch_size % (data * microbatches):
+    raise InputError(
+      f"a batch of {batch_size} rows cannot be split over {data} data devices "
+      f"in {microbatches} microbatches: choose a multiple of "
+      f"{data * microbatches}."
+    )
+  state, shardings = state_shapes(config, optimizer, mesh=mesh, zero=zero)
+  batch = batch_shapes(batch_size, input_length, target_length)
+  share = dataclasses.replace(
+    config,
+    num_heads=config.num_heads // model,
+    mlp_dim=config.mlp_dim // model,
+    vocab_size=config.vocab_size // model,
+  )
+  rows = batch_size // data // microbatches
+  part = batch_shapes(rows, input_length, target_length)
+  parameters = bytes_of(state.params, shardings.params)
+  return MemoryPlan(
+    parameters=parameters,
+    optimizer=bytes_of(state, shardings) - parameters,
+    batch=bytes_of(batch, dict.fromkeys(batch, mesh_lib.batch_sharding(mesh))),
+    gradients=parameters * (1 if microbatches == 1 else 2),
+    activations=_kept(share, part),
+    working=_working(config, share, part, mesh, zero=zero),
+  )
+
+
+def compile_step(
+  config: T5Config,
+  optimizer: optax.GradientTransformation,
+  *,
+  mesh: Mesh,
+  batch_size: int,
+  input_length: int = 512,
+  target_length: int = 64,
+  microbatches: int = 1,
+  zero: bool = False,
+) -> dict[str, int]:
+  """Compiles the step for abstract values; arguments as in `plan_memory`.
+
+  Returns:
+    XLA's own bytes of a device: arguments, outputs (of which most take the
+    place of arguments) and temporaries.
+  """
+  state, shardings = state_shapes(config, optimizer, mesh=mesh, zero=zero)
+  step = jitted_step(
+    config,
+    optimizer,
+    mesh=mesh,
+    shardings=shardings,
+    zero=zero,
+    microbatches=microbatches,
+  )
+  batch = batch_shapes(batch_size, input_length, target_length)
+  with layers.as_on_accelerators():
+    lowered = step.lower(state, batch)
+  analysis = lowered.compile().memory_analysis()
+  return {
+    "arguments": analysis.argument_size_in_bytes,
+    "outputs": analysis.output_size_in_bytes,
+    "temporaries": analysis.temp_size_in_bytes,
+  }
+
+
+def state_shapes(
+  config: T5Config,
+  optimizer: optax.GradientTransformation,
+  *,
+  mesh: Mesh | AbstractMesh,
+  zero: bool = False,
+) -> tuple[TrainState, TrainState]:
+  """Returns the shapes of a run's state, and how they are laid out."""
+  shapes = jax.eval_shape(
+    functools.partial(initial_state, config, optimizer, seed=0)
+  )
+  shardings = state_shardings(
+    config, optimizer, state=shapes, mesh=mesh, zero=zero
+  )
+  return shapes, shardings
+
+
+def batch_shapes(rows: int, input_length: int, target_length: int) -> Batch:
+  """Returns the shapes of `PackedDataset.batch`."""
+  lengths = {"encoder": input_length, "decoder": target_length}
+  names = {
+    "encoder": ("input_tokens", "segment_ids", "positions"),
+    "decoder": (
+      *("input_tokens", "target_tokens", "loss_weights"),
+      *("segment_ids", "positions"),
+    ),
+  }
+  shapes: Any = {
+    f"{side}_{name}": jax.ShapeDtypeStruct(
+      (rows, lengths[side]),
+      jnp.float32 if name == "loss_weights" else jnp.int32,
+    )
+    for side, of_side in names.items()
+    for name in of_side
+  }
+  return shapes
+
+
+def bytes_of(shapes: Any, shardings: Any) -> int:
+  """Returns the bytes of one device's part of arrays."""
+  sizes = jax.tree.map(
+    lambda leaf, sharding: (
+      math.prod(sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize
+    ),
+    shapes,
+    shardings,
+  )
+  return sum(jax.tree.leaves(sizes))
+
+
+def _kept(config: T5Config, batch: Batch) -> int:
+  """Bytes that the backward pass reads and only the forward pass has made."""
+
+  def forward(params: Any, batch: Batch, key: jax.Array) -> list[jax.Array]:
+    def loss(params):
+      return batch_loss(params, batch, key, config=config)
+
+    _, backward, _ = jax.vjp(loss, params, has_aux=True)
+    return jax.tree.leaves(backward)
+
+  with layers.as_on_accelerators():
+    jaxpr = jax.make_jaxpr(forward)(
+      model_folder.parameter_shapes(config),
+      batch,
+      jax.eval_shape(lambda: jax.random.key(0)),
+    ).jaxpr
+  given = set(jaxpr.invars)
+  made: set[Any] = {
+    variable
+    for variable in jaxpr.outvars
+    if isinstance(variable, jax.extend.core.Var) and variable not in given
+  }
+  return sum(
+    variable.aval.size * variable.aval.dtype.itemsize for variable in made
+  )
+
+
+def _working(
+  config: T5Config,
+  share: T5Config,
+  part: Batch,
+  mesh: Mesh | AbstractMesh,
+  *,
+  zero: bool,
+) -> int:
+  data, model = mesh.shape["data"], mesh.shape["model"]
+  rows, length = part["decoder_target_tokens"].shape
+  # Slices are of the whole batch, each device has its share of them.
+  logits = losses.logits_at_once(rows * data, length, config.vocab_size)
+  output = 2 * 4 * logits // (data * model)
+  if zero:
+    # The output layer, gathered.
+    output += 4 * share.emb_dim * share.vocab_size
+  if config.remat_policy == "none":
+    return output
+  one_layer = dataclasses.replace(
+    share, num_encoder_layers=1, num_decoder_layers=1, remat_policy="none"
+  )
+  # Layers are computed again when the logits are gone.
+  return max(output, _kept(one_layer, part))
