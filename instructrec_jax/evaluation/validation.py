@@ -54,7 +54,8 @@ def make_validator(
     # One ranker for all calls: it keeps what it has compiled.
     if not rankers:
       # On the devices that train: one of them may not hold the model.
-      mesh = getattr(jax.tree.leaves(params)[0].sharding, "mesh", None)
+      sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
+      mesh = getattr(sharding, "mesh", None)
       rankers.append(
         T5Ranker(
           config=config,

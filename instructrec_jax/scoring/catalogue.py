@@ -290,7 +290,7 @@ class CatalogueRanker:
   def __init__(self, *, k: int = 20, **options: Any):
     """Takes the options of `CatalogueSearch`, and how many are ranked."""
     self._k, self._options = k, options
-    self._titles: list[str] = []
+    self._numbers: dict[str, int] = {}
     self._search: CatalogueSearch | None = None
     self.nodes: list[int] = []
 
@@ -314,6 +314,11 @@ class CatalogueRanker:
       k=k, config=config, params=params, vocabulary=vocabulary, **options
     )
 
+  @property
+  def num_nodes(self) -> int:
+    """Nodes of the trie that is searched; `nodes` tells how many were read."""
+    return len(self._search.trie.tokens) if self._search else 0
+
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns log-likelihoods of each request's top K, -inf for the rest.
 
@@ -322,12 +327,13 @@ class CatalogueRanker:
     """
     if not requests:
       return []
-    titles = sorted({title for r in requests for title in r.candidates})
-    if self._search is None or titles != self._titles:
-      self._titles = titles
+    asked = {title for request in requests for title in request.candidates}
+    if self._search is None or not asked <= self._numbers.keys():
+      titles = sorted(asked | self._numbers.keys())
+      self._numbers = {title: number for number, title in enumerate(titles)}
       self._search = CatalogueSearch(titles, **self._options)
-    numbers = {title: number for number, title in enumerate(titles)}
-    everything = frozenset(range(len(titles)))
+    numbers = self._numbers
+    everything = frozenset(numbers.values())
     candidates = [[numbers[t] for t in r.candidates] for r in requests]
     found = self._search.top(
       [request.instruction for request in requests],
@@ -336,7 +342,7 @@ class CatalogueRanker:
     )
     scores = []
     for of_request, top in zip(candidates, found, strict=True):
-      by_number = np.full(len(titles), -np.inf)
+      by_number = np.full(len(numbers), -np.inf)
       by_number[top.titles] = top.scores
       scores.append(by_number[of_request])
       self.nodes.append(top.nodes)

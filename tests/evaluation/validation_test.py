@@ -14,7 +14,7 @@ class LongestWins:
 
   made = 0
 
-  def __init__(self, *, config, params, vocabulary):
+  def __init__(self, *, config, params, vocabulary, mesh):
     type(self).made += 1
 
   def use(self, params):

@@ -1,0 +1,90 @@
+"""The exact top of a catalogue beside scoring all of it: a benchmark.
+
+  .venv/bin/python benchmarks/catalogue.py --dataset data/games \\
+    --model runs/games [--users 200] [--compared 20]
+
+For each user the 20 best of all titles but those bought before. `compared` of
+the users are scored in full as well, and the order must be the same but where
+scores differ by less than 1e-5. Work is counted in nodes of the trie of titles.
+"""
+
+import argparse
+import pathlib
+import time
+
+import numpy as np
+
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.evaluation import protocol
+from instructrec_jax.evaluation.scenarios import find_scenarios
+from instructrec_jax.scoring.catalogue import CatalogueRanker
+from instructrec_jax.scoring.reranker import T5Ranker
+
+
+def main() -> None:
+  """Searches, compares, and prints a table."""
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("--dataset", type=pathlib.Path, required=True)
+  parser.add_argument("--model", type=pathlib.Path, required=True)
+  for name, default, what in (
+    ("--users", 200, "that are searched for"),
+    ("--compared", 20, "that are scored in full as well"),
+    ("--k", 20, "titles for each"),
+    ("--seed", 0, "of the sample of users"),
+  ):
+    parser.add_argument(name, type=int, default=default, help=what)
+  args = parser.parse_args()
+  (scenario,) = find_scenarios(["sequential_full"])
+  source = protocol.find_requests(
+    scenario,
+    folder=DatasetFolder.open(args.dataset),
+    split="test",
+    need_text=True,
+    limit=args.users,
+    seed=args.seed,
+  )
+  requests = list(source.read())
+  search = CatalogueRanker.load(args.model, k=args.k)
+  # Compiles, and builds the trie.
+  search.score(requests[:1])
+  search.nodes.clear()
+  started = time.perf_counter()
+  found = search.score(requests)
+  each = (time.perf_counter() - started) / len(requests)
+  compared = requests[: args.compared]
+  ranker = T5Ranker.load(args.model)
+  ranker.score(compared[:1])
+  started = time.perf_counter()
+  whole = ranker.score(compared)
+  in_full = (time.perf_counter() - started) / max(len(compared), 1)
+  for top, scores in zip(found, whole, strict=False):
+    check_top(top, scores)
+  total = search.num_nodes
+  share = np.array(search.nodes) / total
+  print(
+    f"\n{len(requests)} users, {len(requests[0].candidates):,} titles or fewer "
+    f"each, {total:,} nodes; the top {args.k} of {len(compared)} users are "
+    "those of scoring everything\n"
+  )
+  print("|                 | s a user | nodes read, mean | median | most |")
+  print("| --------------- | -------: | ---------------: | -----: | ---: |")
+  print(
+    f"| search          | {each:>8.3f} | {share.mean():>16.2%} "
+    f"| {np.median(share):>6.2%} | {share.max():>4.1%} |"
+  )
+  print(f"| everything      | {in_full:>8.3f} | {1:>16.0%} | 100% | 100% |")
+
+
+def check_top(top: np.ndarray, scores: np.ndarray) -> None:
+  """Raises AssertionError where the top is not that of all scores."""
+  places = np.flatnonzero(np.isfinite(top))
+  best = np.sort(scores)[::-1][: len(places)]
+  order = places[np.argsort(-top[places], kind="stable")]
+  np.testing.assert_allclose(scores[order], best, rtol=1e-5)
+  np.testing.assert_allclose(top[order], best, rtol=1e-5)
+
+
+if __name__ == "__main__":
+  main()
