@@ -22,19 +22,23 @@ BASELINES: tuple[str, ...] = (
   "tfidf",
   "cooccurrence",
 )
+# Trained once, in minutes, and kept in the dataset folder: only when named.
+TRAINED: tuple[str, ...] = ("sasrec", "bert4rec")
 # The model in other ways: the exact top of a whole catalogue, and candidates
 # by letter.
 OF_MODEL: tuple[str, ...] = ("catalogue", "labels")
 # Those that read instructions.
 READERS: tuple[str, ...] = ("model", *OF_MODEL)
 # In the table's order; `planted` is a synthetic shop's ceiling.
-RANKERS: tuple[str, ...] = (*BASELINES, *READERS, "planted")
+RANKERS: tuple[str, ...] = (*BASELINES, *TRAINED, *READERS, "planted")
 
 
 def find_rankers(
   names: Sequence[str], *, folder: DatasetFolder, model: pathlib.Path | None
 ) -> list[str]:
   """Checks names; "all" becomes those that the folder and model allow.
+
+  It leaves out those that take minutes, or are the model in another way.
 
   Raises:
     InputError: a name is unknown, or the model it needs is missing.
@@ -79,9 +83,15 @@ def load_ranker(
     return PlantedRanker.load(folder.path)
   if name == "bm25" or name == "tfidf":
     return LexicalRanker.fit(folder.items, kind=name)
+  if name in TRAINED:
+    # Only from here on is jax needed.
+    from instructrec_jax.baselines.bert4rec import BERT4RecRanker
+    from instructrec_jax.baselines.sasrec import SASRecRanker
+
+    trained = {"sasrec": SASRecRanker, "bert4rec": BERT4RecRanker}
+    return trained[name].fit(folder)
   if name in READERS:
     assert model is not None
-    # Only here is jax needed.
     from instructrec_jax import mesh as mesh_lib
     from instructrec_jax.scoring.catalogue import CatalogueRanker
     from instructrec_jax.scoring.reranker import T5Ranker

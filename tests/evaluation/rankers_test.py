@@ -1,5 +1,7 @@
 """Tests for instructrec_jax/evaluation/rankers.py."""
 
+import shutil
+
 import pytest
 
 from instructrec_jax.errors import InputError
@@ -45,6 +47,25 @@ def test_rankers_rank_the_scenarios_that_they_can(built, tiny_model, tmp_path):
   assert values(results, "labels", "sequential")
   assert values(results, "popularity", "sequential_99")
   assert not values(results, "labels", "sequential_99")
+
+
+@pytest.mark.parametrize("name", ["sasrec", "bert4rec"])
+def test_a_trained_baseline_is_kept_in_the_folder(built, tmp_path, name):
+  dataset = shutil.copytree(built, tmp_path / "shop")
+  first, second = (
+    evaluate(
+      dataset=dataset,
+      out=tmp_path / out,
+      scenarios=["sequential"],
+      rankers=[name],
+      limit=50,
+    )
+    for out in ("first", "second")
+  )
+  assert (dataset / "baselines" / name).is_dir()
+  found = values(first, name, "sequential")
+  assert found["hr@1"] > 0.1
+  assert values(second, name, "sequential") == found
 
 
 @pytest.mark.parametrize("ranker", ["catalogue", "labels"])

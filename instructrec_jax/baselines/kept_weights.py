@@ -1,0 +1,95 @@
+"""Weights that are fitted once and kept in the dataset folder.
+
+baselines/NAME/weights.safetensors  the arrays
+               config.json          options, what they were fitted to, versions
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from flax import traverse_util
+
+from instructrec_jax import storage
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import safetensors_file
+
+# Of what the numbers in a file mean; files of another one are fitted anew.
+_VERSION = 1
+
+Weights = dict[str, Any]
+
+
+def kept(
+  folder: DatasetFolder,
+  name: str,
+  *,
+  options: dict[str, Any],
+  fit: Callable[[], tuple[Weights, dict[str, Any]]],
+) -> tuple[Weights, dict[str, Any]]:
+  """Returns kept weights, or fits and keeps them.
+
+  Args:
+    folder: the dataset, which also keeps them.
+    name: of the subfolder of `baselines/`.
+    options: what else the weights depend on, as JSON has it.
+    fit: returns weights, float32, and a report on the fit.
+
+  Returns:
+    The weights as NumPy arrays, and the report.
+  """
+  path = folder.path / "baselines" / name
+  wanted = {
+    "version": _VERSION,
+    "options": json.loads(json.dumps(options)),
+    "data_sha256": _data_hash(folder),
+  }
+  try:
+    config = storage.read_json(path / "config.json")
+    if all(config.get(key) == value for key, value in wanted.items()):
+      return _read(path / "weights.safetensors"), config["report"]
+  except InputError:
+    # Absent or damaged: made again.
+    pass
+  with storage.staged_folder(path, force=True) as partial:
+    weights, report = fit()
+    arrays: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
+    safetensors_file.write_file(
+      partial / "weights.safetensors",
+      {key: array.shape for key, array in arrays.items()},
+      "float32",
+      lambda key: np.asarray(arrays[key]),
+    )
+    versions = {p: importlib.metadata.version(p) for p in ("jax", "flax")}
+    storage.write_json(
+      partial / "config.json",
+      {**wanted, "report": report, "versions": versions},
+    )
+  return _read(path / "weights.safetensors"), report
+
+
+def _read(path: pathlib.Path) -> Weights:
+  leaves = safetensors_file.open_file(path)
+  return traverse_util.unflatten_dict(
+    {key: leaf.read() for key, leaf in leaves.items()}, sep="/"
+  )
+
+
+def _data_hash(folder: DatasetFolder) -> str:
+  """Hashes all that fitting sees: training items and validation targets."""
+  sequences, splits = folder.sequences, folder.splits
+  digest = hashlib.sha256(str(len(folder.items)).encode())
+  for array in (
+    sequences.offsets,
+    splits.training_lengths,
+    splits.validation.users,
+    splits.validation.positions,
+    sequences.items,
+  ):
+    digest.update(np.ascontiguousarray(array, np.int64).tobytes())
+  return digest.hexdigest()
