@@ -179,6 +179,9 @@ class TorchTrainer:
     for module in self._model.modules():
       if isinstance(module, torch.nn.Dropout):
         module.p = 0.0
+      # Attention drops by a number of its own.
+      if isinstance(getattr(module, "dropout", None), float):
+        module.dropout = 0.0
     self._optimizer = torch.optim.AdamW(
       self._model.parameters(),
       lr=_ADAMW["learning_rate"],

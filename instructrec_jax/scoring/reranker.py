@@ -29,7 +29,7 @@ from instructrec_jax.text.vocabulary import Vocabulary
 # Batches sent to the device before the first one's scores are fetched.
 _IN_FLIGHT = 2
 # A device's tokens at a time: a processor's caches hold a few thousand.
-_BIN_TOKENS = {"cpu": 8192}
+_BIN_TOKENS = {"cpu": 4096}
 
 
 class T5Ranker:
