@@ -176,7 +176,8 @@ class TorchTrainer:
     self._torch = torch
     self._model = HuggingFace(config, params, None, threads=threads).model
     self._model.train()
-    for module in self._model.modules():
+    modules: Any = self._model.modules()
+    for module in modules:
       if isinstance(module, torch.nn.Dropout):
         module.p = 0.0
       # Attention drops by a number of its own.
