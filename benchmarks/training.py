@@ -176,13 +176,13 @@ class TorchTrainer:
     self._torch = torch
     self._model = HuggingFace(config, params, None, threads=threads).model
     self._model.train()
-    modules: Any = self._model.modules()
+    modules: list[Any] = list(self._model.modules())
     for module in modules:
       if isinstance(module, torch.nn.Dropout):
         module.p = 0.0
       # Attention drops by a number of its own.
-      if isinstance(getattr(module, "dropout", None), float):
-        module.dropout = 0.0
+      if isinstance(module.__dict__.get("dropout"), float):
+        module.__dict__["dropout"] = 0.0
     self._optimizer = torch.optim.AdamW(
       self._model.parameters(),
       lr=_ADAMW["learning_rate"],
