@@ -313,9 +313,9 @@ def computed_flops(
 ) -> float:
   """Returns what ours computes, padding counted."""
   total = 0.0
-  for shape, members in ranker._by_shape(tokenized).items():
+  for shape, bins in ranker._binned(tokenized).items():
     places = shape.rows * shape.row_length
-    total += len(packing.bins_of(members, shape)) * flops(
+    total += len(bins) * flops(
       config,
       tokens=shape.tokens,
       nodes=shape.nodes,

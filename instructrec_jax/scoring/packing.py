@@ -56,33 +56,48 @@ class TokenizedRequest:
   instruction: list[int]
   candidates: list[tuple[int, ...]]
   places: list[list[int]]
+  # By the length of rows, what has been worked out.
+  _rows: dict[int, list[TrieRow]] = dataclasses.field(default_factory=dict)
+  _sizes: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
 
   @functools.cached_property
   def row_length(self) -> int:
-    """Nodes in a row of its trie."""
+    """Nodes in a row of its trie; a shape may have longer rows."""
     longest = max(map(len, self.candidates))
     return next(length for length in _ROW_LENGTHS if longest <= length)
 
-  @functools.cached_property
-  def rows(self) -> list[TrieRow]:
-    """Its trie."""
-    return trie_rows(self.candidates, self.row_length)
+  def rows(self, row_length: int) -> list[TrieRow]:
+    """Returns its trie in rows of this length."""
+    if row_length not in self._rows:
+      self._rows[row_length] = trie_rows(self.candidates, row_length)
+    return self._rows[row_length]
+
+  def sizes(self, row_length: int) -> np.ndarray:
+    """Returns what it takes of a bin: the first fields of `Shape`."""
+    if row_length not in self._sizes:
+      rows = self.rows(row_length)
+      nodes = sum(len(row.tokens) for row in rows)
+      edges = sum(len(row.edge_nodes) for row in rows)
+      self._sizes[row_length] = np.array(
+        [1, len(self.instruction), len(rows), nodes, edges]
+      )
+    return self._sizes[row_length]
 
   @functools.cached_property
-  def sizes(self) -> np.ndarray:
-    """What it takes of a bin: the first fields of `Shape`."""
-    nodes = sum(len(row.tokens) for row in self.rows)
-    edges = sum(len(row.edge_nodes) for row in self.rows)
-    return np.array([1, len(self.instruction), len(self.rows), nodes, edges])
+  def tokens(self) -> int:
+    """Tokens and nodes that are computed for it."""
+    _, tokens, _, nodes, _ = self.sizes(self.row_length)
+    return int(tokens + nodes)
 
   @functools.cached_property
   def cost(self) -> float:
     """Of computing it without padding; see `Shape.cost`."""
-    _, length, rows, nodes, _ = map(int, self.sizes)
+    length, rows = len(self.instruction), len(self.rows(self.row_length))
     of_rows = rows * self.row_length
-    return _cost(
-      length, nodes, length**2 + of_rows * (self.row_length + length)
-    )
+    return _cost(self.tokens, length**2 + of_rows * (self.row_length + length))
+
+
+Bin = list[TokenizedRequest]
 
 
 class Shape(NamedTuple):
@@ -115,8 +130,7 @@ class Shape(NamedTuple):
   def cost(self) -> float:
     """Of computing a bin, in tokens' worth of linear layers."""
     return _cost(
-      self.tokens,
-      self.nodes,
+      self.tokens + self.nodes,
       self.instructions * self.length**2
       + self.rows * self.row_length * (self.row_length + self.length),
     )
@@ -126,26 +140,25 @@ class Shape(NamedTuple):
     return (
       len(request.instruction) <= self.length
       and request.row_length <= self.row_length
-      and bool((request.sizes <= self.room).all())
+      and bool((request.sizes(self.row_length) <= self.room).all())
     )
 
   def cost_of(self, request: TokenizedRequest) -> float:
     """Returns a request's share of a bin's cost."""
-    return self.cost * float((request.sizes / self.room).max())
+    sizes = request.sizes(self.row_length)
+    return self.cost * float((sizes / self.room).max())
 
 
 def _roomy(length: int, row_length: int) -> Shape:
-  # Any two neighbouring rows hold more nodes than one has room for, but rows
-  # may be cut for a shorter length than the shape's.
-  rows = 2 * (_PIECE // _ROW_LENGTHS[0]) + 1
+  # Any two neighbouring rows hold more nodes than one has room for.
+  rows = 2 * _PIECE // row_length + 1
   return Shape(1, length, rows, _PIECE, _PIECE, length, row_length)
 
 
+# The last holds whatever `tokenize` makes.
 _ROOMY = (
   _roomy(1024, _ROW_LENGTHS[0]),
-  _roomy(LONGEST_INSTRUCTION, LONGEST_CANDIDATE)._replace(
-    rows=2 * _PIECE // LONGEST_CANDIDATE + 1
-  ),
+  _roomy(LONGEST_INSTRUCTION, LONGEST_CANDIDATE),
 )
 
 
@@ -235,7 +248,7 @@ def fitted_shapes(
   kinds: dict[tuple[int, bool], list[TokenizedRequest]] = {}
   for request in requests:
     # One that fills a bin by itself would make all bins as large.
-    large = bool(tokens_of(request) > bin_tokens // 2)
+    large = request.tokens > bin_tokens // 2
     kinds.setdefault((request.row_length, large), []).append(request)
   groups = sorted(kinds.values(), key=len, reverse=True)
   if len(groups) > most:
@@ -258,24 +271,23 @@ def choose_shape(request: TokenizedRequest, shapes: Sequence[Shape]) -> Shape:
 
 def bins_of(
   requests: Sequence[TokenizedRequest], shape: Shape, *, shards: int = 1
-) -> list[list[TokenizedRequest]]:
+) -> list[Bin]:
   """Deals requests into as few bins of a shape as hold them, evenly filled.
 
   There is a multiple of `shards` of them; the last may be empty.
   """
-  sizes = np.stack([request.sizes for request in requests])
+  sizes = np.stack([r.sizes(shape.row_length) for r in requests])
   needed = int(np.ceil((sizes.sum(0) / shape.room).max()))
   count = _round_up(max(needed, 1), shards)
   while True:
     dealt = _deal(sizes, count)
     if all((sizes[members].sum(0) <= shape.room).all() for members in dealt):
       return [[requests[number] for number in members] for members in dealt]
-    count += shards
+    # A hundredth more at a time: dealing many anew is not for nothing.
+    count = _round_up(count + 1 + count // 100, shards)
 
 
-def to_batch(
-  bins: Sequence[Sequence[TokenizedRequest]], *, shape: Shape
-) -> Batch:
+def to_batch(bins: Sequence[Bin], *, shape: Shape) -> Batch:
   """Lays bins out, a shard each; they may be empty."""
   shards = len(bins)
 
@@ -306,7 +318,7 @@ def to_batch(
     for number, request in enumerate(members):
       token = _put_row(of_shard, "encoder", number, request.instruction, token)
       of_shard["encoder_lengths"][number] = len(request.instruction)
-      for trie_row in request.rows:
+      for trie_row in request.rows(shape.row_length):
         first_node, first_edge = node, edge
         node = _put_row(of_shard, "trie", row, trie_row.tokens, node)
         width = len(trie_row.tokens)
@@ -372,12 +384,6 @@ def _pieces(
   yield piece
 
 
-def tokens_of(request: TokenizedRequest) -> int:
-  """Returns the tokens and nodes that are computed for a request."""
-  _, tokens, _, nodes, _ = request.sizes
-  return tokens + nodes
-
-
 def _best_cut(
   group: list[TokenizedRequest],
 ) -> tuple[float, list[TokenizedRequest], list[TokenizedRequest]]:
@@ -400,10 +406,10 @@ def _fitted_shape(
   group: Sequence[TokenizedRequest], bin_tokens: int, shards: int
 ) -> Shape:
   """Returns the shape into whose bins a group goes with least padding."""
-  sizes = np.stack([request.sizes for request in group])
   length = _round_up(max(len(request.instruction) for request in group), 16)
   row_length = max(request.row_length for request in group)
-  batches = sum(map(tokens_of, group)) / (bin_tokens * shards)
+  sizes = np.stack([request.sizes(row_length) for request in group])
+  batches = sum(request.tokens for request in group) / (bin_tokens * shards)
 
   def shape(count: int) -> Shape:
     dealt = _deal(sizes, count)
@@ -475,9 +481,9 @@ def _swap(shares: np.ndarray, bins: list[list[int]], loads: np.ndarray) -> None:
     members[:] = items[owner == number].tolist()
 
 
-def _cost(tokens: int, nodes: int, pairs: int) -> float:
+def _cost(tokens: int, pairs: int) -> float:
   """Of linear layers, and of attention between pairs of query and key."""
-  return tokens + nodes + pairs / _KEYS_PER_TOKEN
+  return tokens + pairs / _KEYS_PER_TOKEN
 
 
 def _round_up(size: int, multiple: int) -> int:

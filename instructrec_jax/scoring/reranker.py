@@ -155,7 +155,7 @@ class T5Ranker:
     that is taken up again must plan for what it does not score again.
     """
     tokenized = self._tokenize(requests)
-    self._by_shape(tokenized)
+    self._binned(tokenized)
     if self.normalisation == Normalisation.PMI:
       self._prior_scores(tokenized, requests)
 
@@ -248,39 +248,41 @@ class T5Ranker:
   def _batches(
     self, requests: Sequence[packing.TokenizedRequest]
   ) -> Iterator[packing.Batch]:
-    for shape, members in self._by_shape(requests).items():
-      bins = packing.bins_of(members, shape, shards=self._shards)
+    for shape, bins in self._binned(requests).items():
       for start in range(0, len(bins), self._shards):
         here = bins[start : start + self._shards]
         yield packing.to_batch(here, shape=shape)
 
-  def _by_shape(
+  def _binned(
     self, requests: Sequence[packing.TokenizedRequest]
-  ) -> dict[packing.Shape, list[packing.TokenizedRequest]]:
-    """Groups requests by their shapes, of which it may make new ones."""
+  ) -> dict[packing.Shape, list[packing.Bin]]:
+    """Deals requests into bins of shapes, of which it may make new ones."""
     if requests and not self._shapes:
       self._add_shapes(requests)
-    groups = self._grouped(requests)
-    misfits = self._misfits(groups)
+    binned = self._into_known_shapes(requests)
+    misfits = self._misfits(binned)
     if self._wasted > packing.TOKENS_PER_SHAPE and self._add_shapes(misfits):
-      groups = self._grouped(requests)
-    return groups
+      binned = self._into_known_shapes(requests)
+    return binned
 
-  def _grouped(
+  def _into_known_shapes(
     self, requests: Sequence[packing.TokenizedRequest]
-  ) -> dict[packing.Shape, list[packing.TokenizedRequest]]:
+  ) -> dict[packing.Shape, list[packing.Bin]]:
     groups = collections.defaultdict(list)
     for request in requests:
       groups[packing.choose_shape(request, self._shapes)].append(request)
-    return groups
+    return {
+      shape: packing.bins_of(members, shape, shards=self._shards)
+      for shape, members in groups.items()
+    }
 
   def _misfits(
-    self, groups: dict[packing.Shape, list[packing.TokenizedRequest]]
+    self, binned: dict[packing.Shape, list[packing.Bin]]
   ) -> list[packing.TokenizedRequest]:
-    """Returns the requests of groups that a third or more of is padding."""
+    """Returns the requests of shapes of which a third or more is padding."""
     found = []
-    for shape, members in groups.items():
-      bins = packing.bins_of(members, shape, shards=self._shards)
+    for shape, bins in binned.items():
+      members = [request for of_bin in bins for request in of_bin]
       cost, needed = len(bins) * shape.cost, sum(r.cost for r in members)
       if cost > 1.5 * needed:
         found += members
@@ -295,13 +297,11 @@ class T5Ranker:
     free = packing.MAX_SHAPES - packing.ROOMY_SHAPES - len(self._shapes)
     if not free:
       return False
-    self._shapes += self._fitted(requests, most=free - free // 3)
+    self._shapes += packing.fitted_shapes(
+      requests,
+      most=free - free // 3,
+      bin_tokens=self._bin_tokens,
+      shards=self._shards,
+    )
     self._wasted = 0.0
     return True
-
-  def _fitted(
-    self, requests: Sequence[packing.TokenizedRequest], *, most: int
-  ) -> list[packing.Shape]:
-    return packing.fitted_shapes(
-      requests, most=most, bin_tokens=self._bin_tokens, shards=self._shards
-    )

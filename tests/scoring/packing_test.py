@@ -48,7 +48,7 @@ def fit(requests, *, most=MOST, bin_tokens=4096, shards=1):
 
 def padding(requests, shapes):
   """The share of padding in what linear layers compute."""
-  used = sum(map(packing.tokens_of, requests))
+  used = sum(request.tokens for request in requests)
   computed = 0
   for shape, members in grouped(requests, shapes).items():
     bins = packing.bins_of(members, shape)
@@ -129,6 +129,16 @@ def test_many_candidates_become_several_pieces(vocabulary):
   assert places == list(range(len(titles)))
 
 
+@pytest.mark.parametrize("instruction", [100, packing.LONGEST_INSTRUCTION])
+@pytest.mark.parametrize("length", [2, 60, 97, 130, 257, 1024])
+def test_a_full_piece_of_any_length_has_a_shape(instruction, length):
+  """Rows of the roomy shapes suffice, however badly candidates fill them."""
+  request = tokenized(instruction, *[length] * (packing._PIECE // length))
+  shape = packing.choose_shape(request, [])
+  assert packing.bins_of([request], shape) == [[request]]
+  packing.to_batch([[request]], shape=shape)
+
+
 @given(
   st.integers(1, packing.LONGEST_INSTRUCTION),
   st.lists(st.integers(1, packing.LONGEST_CANDIDATE), min_size=1, max_size=60),
@@ -158,7 +168,9 @@ def test_bins_hold_each_request_once(lengths, shards):
     assert len(bins) % shards == 0
     assert sorted(map(id, sum(bins, []))) == sorted(map(id, members))
     for of_bin in filter(None, bins):
-      assert (sum(r.sizes for r in of_bin) <= shape.room).all()
+      assert (
+        sum(r.sizes(shape.row_length) for r in of_bin) <= shape.room
+      ).all()
       assert all(len(r.instruction) <= shape.length for r in of_bin)
 
 

@@ -117,7 +117,7 @@ def test_scores_do_not_depend_on_rows(
   split = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   assert_same(split.score(requests), scores)
   tokenized = packing.tokenize(requests, vocabulary.encode_one)
-  assert max(len(request.rows) for request in tokenized) > 1
+  assert max(len(r.rows(r.row_length)) for r in tokenized) > 1
 
 
 def test_scores_are_alike_on_processors_and_accelerators(
