@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from instructrec_jax.seq2seq import layers
+from instructrec_jax.seq2seq.attention import RelativePositionBias, Rows
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import (
   DecoderLayer,
@@ -73,16 +74,16 @@ def encode(
   stack = params["encoder"]
   length = rows_SxBxT.shape[-1]
   mask_BxT = jnp.arange(length) < lengths_SxB.reshape(-1, 1)
-  bias = _apply(
-    layers.RelativePositionBias(config, bidirectional=True),
+  bias = _bound(
+    RelativePositionBias(config, bidirectional=True),
     stack["relpos_bias"],
   )(length, length)
-  rows = layers.Rows(rows_SxBxT, rows_SxBxT, places_SxN)
-  x = _apply(layers.Embed(config), params["token_embedder"])(tokens_SxN)
+  rows = Rows(rows_SxBxT, rows_SxBxT, places_SxN)
+  x = _bound(layers.Embed(config), params["token_embedder"])(tokens_SxN)
   for number in range(config.num_encoder_layers):
-    layer = _apply(EncoderLayer(config, True), stack[f"layers_{number}"])
+    layer = _bound(EncoderLayer(config, True), stack[f"layers_{number}"])
     x = layer(x, mask_BxT[:, None, None], bias, rows)
-  return _apply(layers.RMSNorm(config.dtype), stack["encoder_norm"])(x)
+  return _bound(layers.RMSNorm(config.dtype), stack["encoder_norm"])(x)
 
 
 def _read_tries(
@@ -109,17 +110,17 @@ def _read_tries(
   )
   cross_mask_RxT = jnp.arange(of_keys) < lengths_SxR.reshape(-1, 1)
   depths_RxU = batch["trie_depths"].reshape(-1, length)
-  bias = nn.apply(
-    layers.RelativePositionBias.of_positions,
-    layers.RelativePositionBias(config, bidirectional=False),
-  )({"params": stack["relpos_bias"]}, depths_RxU, depths_RxU)
-  rows = layers.Rows(rows_SxRxU, rows_SxRxU, places)
-  cross_rows = layers.Rows(rows_SxRxU, keys_SxRxT, places)
-  x = _apply(layers.Embed(config), params["token_embedder"])(
+  of_decoder = RelativePositionBias(config, bidirectional=False)
+  bias = _bound(of_decoder, stack["relpos_bias"]).of_positions(
+    depths_RxU, depths_RxU
+  )
+  rows = Rows(rows_SxRxU, rows_SxRxU, places)
+  cross_rows = Rows(rows_SxRxU, keys_SxRxT, places)
+  x = _bound(layers.Embed(config), params["token_embedder"])(
     batch["trie_tokens"]
   )
   for number in range(config.num_decoder_layers):
-    layer = _apply(DecoderLayer(config, True, False), stack[f"layers_{number}"])
+    layer = _bound(DecoderLayer(config, True, False), stack[f"layers_{number}"])
     x = layer(
       x,
       encoded_SxNxD,
@@ -129,7 +130,7 @@ def _read_tries(
       rows,
       cross_rows,
     )
-  return _apply(layers.RMSNorm(config.dtype), stack["decoder_norm"])(x)
+  return _bound(layers.RMSNorm(config.dtype), stack["decoder_norm"])(x)
 
 
 def edge_log_probabilities(
@@ -159,6 +160,5 @@ def edge_log_probabilities(
   return logits_SxE - jnp.take_along_axis(normalizer_SxN, nodes_SxE, axis=1)
 
 
-def _apply(module: nn.Module, params: Any) -> Any:
-  """Returns the module as a function of its inputs."""
-  return lambda *args: module.apply({"params": params}, *args)
+def _bound(module: nn.Module, params: Any) -> Any:
+  return module.bind({"params": params})

@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from instructrec_jax.seq2seq import layers
+from instructrec_jax.seq2seq.attention import MASKED, RelativePositionBias
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 
@@ -94,17 +95,13 @@ def read_nodes(
   path = jnp.arange(paths_BxMxP.shape[-1])
   on_path = path <= depths_BxM[..., None]
   flat_depths = depths_BxM.reshape(-1, 1)
-  bias = nn.apply(
-    layers.RelativePositionBias.of_positions,
-    layers.RelativePositionBias(config, bidirectional=False),
-  )(
-    {"params": stack["relpos_bias"]},
-    flat_depths,
-    jnp.broadcast_to(path, (len(flat_depths), len(path))),
+  of_decoder = RelativePositionBias(config, bidirectional=False)
+  bias = _bound(of_decoder, stack["relpos_bias"]).of_positions(
+    flat_depths, jnp.broadcast_to(path, (len(flat_depths), len(path)))
   )
-  bias_BxMxHxP = jnp.asarray(bias).reshape(*depths_BxM.shape, -1, len(path))
+  bias_BxMxHxP = bias.reshape(*depths_BxM.shape, -1, len(path))
   batch = jnp.arange(len(tokens_BxM))[:, None]
-  x = _apply(layers.Embed(config), params["token_embedder"])(tokens_BxM)
+  x = _bound(layers.Embed(config), params["token_embedder"])(tokens_BxM)
   after = []
   for number, ((kept_keys, kept_values), (keys, values)) in enumerate(
     zip(cache, instructions.by_layer, strict=True)
@@ -140,18 +137,18 @@ def read_nodes(
     weights = _softmax(logits_BxHxMxT, instructions.mask[:, None, None])
     x += _out(jnp.einsum("bhmt,bthk->bmhk", weights, values), attention, config)
     y = _norm(config, layer["pre_mlp_layer_norm"], x)
-    x += _apply(layers.Mlp(config, True), layer["mlp"])(y)
+    x += _bound(layers.Mlp(config, True), layer["mlp"])(y)
   hidden = _norm(config, stack["decoder_norm"], x).astype(jnp.float32)
   logits_BxMxV = hidden @ output_kernel(config, params)
   return tuple(after), jax.nn.log_softmax(logits_BxMxV)
 
 
-def _apply(module: nn.Module, params: Any) -> Any:
-  return lambda *args: module.apply({"params": params}, *args)
+def _bound(module: nn.Module, params: Any) -> Any:
+  return module.bind({"params": params})
 
 
 def _norm(config: T5Config, params: Any, x: jax.Array) -> jax.Array:
-  return _apply(layers.RMSNorm(config.dtype), params)(x)
+  return _bound(layers.RMSNorm(config.dtype), params)(x)
 
 
 def _heads(x: jax.Array, params: Any, config: T5Config) -> jax.Array:
@@ -167,7 +164,5 @@ def _out(gathered: jax.Array, params: Any, config: T5Config) -> jax.Array:
 
 
 def _softmax(logits: jax.Array, mask: jax.Array) -> jax.Array:
-  weights = jax.nn.softmax(
-    jnp.where(mask, logits.astype(jnp.float32), layers.MASKED)
-  )
+  weights = jax.nn.softmax(jnp.where(mask, logits.astype(jnp.float32), MASKED))
   return weights.astype(logits.dtype)

@@ -15,7 +15,8 @@ import numpy as np
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import layers, safetensors_file, weights
+from instructrec_jax.seq2seq import safetensors_file, weights
+from instructrec_jax.seq2seq.attention import MAX_DISTANCE, NUM_BUCKETS
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.lazy_weights import (
   Leaf,
@@ -44,8 +45,8 @@ _SIZES = {
 }
 # What our layers have built in, with the values of a config.json without it.
 _CONSTANTS = {
-  "relative_attention_num_buckets": layers.NUM_BUCKETS,
-  "relative_attention_max_distance": layers.MAX_DISTANCE,
+  "relative_attention_num_buckets": NUM_BUCKETS,
+  "relative_attention_max_distance": MAX_DISTANCE,
   "layer_norm_epsilon": 1e-6,
 }
 

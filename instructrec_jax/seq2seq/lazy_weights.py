@@ -15,7 +15,7 @@ from flax import traverse_util
 from flax.core import unfreeze
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import layers
+from instructrec_jax.seq2seq.attention import NUM_BUCKETS
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.model_folder import parameter_shapes
 
@@ -144,10 +144,10 @@ def _config_of(where: pathlib.Path, shapes: Mapping[str, Shape]) -> T5Config:
   vocab_size, emb_dim = shapes[_EMBEDDING]
   heads, buckets = shapes[_BUCKETS]
   joined = shapes[_QUERY][1]
-  if buckets != layers.NUM_BUCKETS or not heads or joined % heads:
+  if buckets != NUM_BUCKETS or not heads or joined % heads:
     raise InputError(
       f"{where}: {_BUCKETS} has the shape {shapes[_BUCKETS]} beside a query of "
-      f"width {joined}: heads x {layers.NUM_BUCKETS} buckets are needed."
+      f"width {joined}: heads x {NUM_BUCKETS} buckets are needed."
     )
   return T5Config(
     vocab_size=vocab_size,

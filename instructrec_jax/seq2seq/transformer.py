@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from instructrec_jax.seq2seq import layers
+from instructrec_jax.seq2seq.attention import Attention, RelativePositionBias
 from instructrec_jax.seq2seq.config import T5Config
 
 Tokens = Int[Array, "batch length"]
@@ -33,7 +34,7 @@ class EncoderLayer(nn.Module):
     """Returns the residual stream after one layer; see `Attention` of rows."""
     config = self.config
     y = layers.RMSNorm(config.dtype, name="pre_attention_layer_norm")(x_BxTxD)
-    y = layers.Attention(config, self.deterministic, name="attention")(
+    y = Attention(config, self.deterministic, name="attention")(
       y, y, mask=mask, bias=bias, rows=rows
     )
     x_BxTxD += _dropout(config, y, self.deterministic)
@@ -65,16 +66,16 @@ class DecoderLayer(nn.Module):
     y = layers.RMSNorm(config.dtype, name="pre_self_attention_layer_norm")(
       x_BxUxD
     )
-    y = layers.Attention(
+    y = Attention(
       config, self.deterministic, self.decode, name="self_attention"
     )(y, y, mask=mask, bias=bias, rows=rows)
     x_BxUxD += _dropout(config, y, self.deterministic)
     y = layers.RMSNorm(config.dtype, name="pre_cross_attention_layer_norm")(
       x_BxUxD
     )
-    y = layers.Attention(
-      config, self.deterministic, name="encoder_decoder_attention"
-    )(y, encoded_BxTxD, mask=cross_mask, rows=cross_rows)
+    y = Attention(config, self.deterministic, name="encoder_decoder_attention")(
+      y, encoded_BxTxD, mask=cross_mask, rows=cross_rows
+    )
     x_BxUxD += _dropout(config, y, self.deterministic)
     y = layers.RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BxUxD)
     y = layers.Mlp(config, self.deterministic, name="mlp")(y)
@@ -92,9 +93,9 @@ class Encoder(nn.Module):
     """Returns normed states [batch, length, embed]."""
     config = self.config
     length = tokens_BxT.shape[-1]
-    bias = layers.RelativePositionBias(
-      config, bidirectional=True, name="relpos_bias"
-    )(length, length)
+    bias = RelativePositionBias(config, bidirectional=True, name="relpos_bias")(
+      length, length
+    )
     x = _dropout(config, self.embed(tokens_BxT), deterministic)
     layer = _with_remat(EncoderLayer, config)
     for number in range(config.num_encoder_layers):
@@ -127,7 +128,7 @@ class Decoder(nn.Module):
     length = tokens_BxU.shape[-1]
     if decode and max_decode_length:
       length = max_decode_length
-    bias = layers.RelativePositionBias(
+    bias = RelativePositionBias(
       config, bidirectional=False, name="relpos_bias"
     )(length, length)
     y = _dropout(config, self.embed(tokens_BxU), deterministic)

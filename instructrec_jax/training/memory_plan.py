@@ -19,7 +19,8 @@ from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import layers, model_folder
+from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq.attention import as_on_accelerators
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import losses
 from instructrec_jax.training.state import (
@@ -153,7 +154,7 @@ def compile_step(
     microbatches=microbatches,
   )
   batch = batch_shapes(batch_size, input_length, target_length)
-  with layers.as_on_accelerators():
+  with as_on_accelerators():
     lowered = step.lower(state, batch)
   analysis = lowered.compile().memory_analysis()
   return {
@@ -223,7 +224,7 @@ def _kept(config: T5Config, batch: Batch) -> int:
     _, backward, _ = jax.vjp(loss, params, has_aux=True)
     return jax.tree.leaves(backward)
 
-  with layers.as_on_accelerators():
+  with as_on_accelerators():
     jaxpr = jax.make_jaxpr(forward)(
       model_folder.parameter_shapes(config),
       batch,

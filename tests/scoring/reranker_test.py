@@ -13,7 +13,8 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import packing
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq import layers, weights
+from instructrec_jax.seq2seq import weights
+from instructrec_jax.seq2seq.attention import as_on_accelerators
 from instructrec_jax.seq2seq.transformer import Transformer
 from instructrec_jax.text import features
 
@@ -125,7 +126,7 @@ def test_scores_are_alike_on_processors_and_accelerators(
 ):
   """Attention in all rows at once, as an accelerator does it."""
   at_once = T5Ranker(config=config, params=params, vocabulary=vocabulary)
-  with layers.as_on_accelerators():
+  with as_on_accelerators():
     assert_same(at_once.score(requests), scores)
 
 

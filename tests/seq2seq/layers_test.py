@@ -1,7 +1,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from instructrec_jax.seq2seq import layers
 from instructrec_jax.seq2seq.config import T5Config
@@ -41,66 +40,6 @@ def test_bfloat16_embedding_gradient_is_summed_in_float32():
   gradient = jax.grad(total)(params)["embedding"]
   np.testing.assert_allclose(gradient[5], 32.0, rtol=1e-6)
   np.testing.assert_array_equal(gradient[6], 0.0)
-
-
-@pytest.mark.parametrize(
-  ("distance", "bidirectional", "bucket"),
-  [
-    # 8 exact buckets a direction, then logarithmic to 128.
-    (0, True, 0),
-    (-7, True, 7),
-    (-8, True, 8),
-    (-127, True, 15),
-    (-500, True, 15),
-    (1, True, 17),
-    (500, True, 31),
-    # 16 exact buckets, and none for keys ahead of the query.
-    (-15, False, 15),
-    (-16, False, 16),
-    (-128, False, 31),
-    (-500, False, 31),
-    (3, False, 0),
-  ],
-)
-def test_relative_position_buckets(distance, bidirectional, bucket):
-  found = layers.relative_position_bucket(
-    np.array([[distance]]), bidirectional=bidirectional
-  )
-  assert found.item() == bucket
-
-
-def test_attention_bias_reads_the_table_by_distance():
-  bias = layers.RelativePositionBias(CONFIG, bidirectional=False)
-  table = jnp.arange(64.0).reshape(2, 32)
-  values = bias.apply({"params": {"rel_embedding": table}}, 3, 3)
-  assert values.shape == (1, 2, 3, 3)
-  # Rows are queries: distance 2 back is bucket 2, keys ahead are bucket 0.
-  np.testing.assert_array_equal(values[0, 0], [[0, 0, 0], [1, 0, 0], [2, 1, 0]])
-  np.testing.assert_array_equal(values[0, 1, 2], [34, 33, 32])
-
-
-def test_attention_has_no_scale_but_in_the_query_initializer():
-  wide = CONFIG.replace(emb_dim=64, num_heads=8, head_dim=16)
-  x = jnp.ones((1, 2, 64))
-  attention = layers.Attention(wide, deterministic=True)
-  params = attention.init(jax.random.key(0), x, x)["params"]
-  deviations = {n: float(jnp.std(p["kernel"])) for n, p in params.items()}
-  # Fan-in 64, and 16**-0.5 more for queries; `out` has fan-in 128.
-  assert deviations["key"] == pytest.approx(64**-0.5, rel=0.05)
-  assert deviations["query"] == pytest.approx(64**-0.5 / 4, rel=0.05)
-  assert deviations["out"] == pytest.approx(128**-0.5, rel=0.05)
-
-
-def test_masked_keys_get_no_weight():
-  x = jax.random.normal(jax.random.key(1), (1, 3, 8))
-  attention = layers.Attention(CONFIG, deterministic=True)
-  params = attention.init(jax.random.key(0), x, x)
-  mask = jnp.array([1, 1, 0])[None, None, None]
-  np.testing.assert_allclose(
-    attention.apply(params, x, x, mask=mask),
-    attention.apply(params, x, x[:, :2]),
-    atol=1e-6,
-  )
 
 
 def test_dropout_is_the_same_for_all_positions():

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructrec_jax.seq2seq import layers, model_folder
+from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq.attention import as_on_accelerators
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 
@@ -242,7 +243,7 @@ def test_rematerialisation_changes_memory_only(params):
       return jnp.square(logits).mean()
 
     # Row by row, as on processors, attention itself is computed again.
-    with layers.as_on_accelerators():
+    with as_on_accelerators():
       traced = jax.jit(jax.grad(loss)).trace(params)
     programs[policy] = str(traced.jaxpr)
     gradients[policy] = traced.lower().compile()(params)
