@@ -24,8 +24,8 @@ from instructrec_jax.seq2seq.transformer import (
   output_kernel,
 )
 
-# Logits that may stand at once: 16 MiB of float32.
-_LOGITS_AT_ONCE = 1 << 22
+# Logits that may stand at once: 64 MiB of float32.
+_LOGITS_AT_ONCE = 1 << 24
 
 
 def edge_log_likelihoods(

@@ -1,11 +1,14 @@
-"""Which examples share a row: best-fit decreasing within a window.
+"""Which examples share a row: a row at a time, within a window.
 
-An example has two lengths and must fit a row in both. Longest first, each
-goes to the fullest row that still takes it. That leaves a fifth as much
-padding as SeqIO's greedy packing does (benchmarks/input_pipeline.py).
+An example has two lengths and must fit a row in both. A row takes the example
+that comes nearest to filling what room it has left, until none fits: the
+norm-based greedy of Panigrahy et al., "Heuristics for vector bin packing"
+(2011). benchmarks/input_pipeline.py compares it with SeqIO's packing.
 """
 
 from collections.abc import Sequence
+
+import numpy as np
 
 
 def pack_lengths(
@@ -29,42 +32,27 @@ def pack_lengths(
   Raises:
     ValueError: an example is longer than a row.
   """
-  if max(encoder_lengths, default=0) > encoder_length or (
-    max(decoder_lengths, default=0) > decoder_length
-  ):
+  room = np.array([encoder_length, decoder_length])
+  lengths = np.array([encoder_lengths, decoder_lengths], int).T
+  if (lengths > room).any():
     raise ValueError("an example is longer than a row")
+  # Examples of the same lengths are alike.
+  kinds, kind_of = np.unique(lengths, axis=0, return_inverse=True)
+  waiting: list[list[int]] = [[] for _ in kinds]
+  for example in reversed(range(len(lengths))):
+    waiting[kind_of[example]].append(example)
+  shares = kinds / room
+  left = np.arange(len(kinds))
   rows: list[list[int]] = []
-  target_room: list[int] = []
-  # Open rows by the room they have left; `rooms` has a bit for each room in
-  # use, so that the fullest row that fits is the lowest bit from `need` on.
-  by_room: list[list[int]] = [[] for _ in range(encoder_length + 1)]
-  rooms = 0
-  order = sorted(range(len(encoder_lengths)), key=lambda i: -encoder_lengths[i])
-  for example in order:
-    need, target_need = encoder_lengths[example], decoder_lengths[example]
-    fitting = rooms >> need
-    chosen = -1
-    while fitting:
-      room = need + (fitting & -fitting).bit_length() - 1
-      for place, row in enumerate(by_room[room]):
-        if target_room[row] >= target_need:
-          chosen = row
-          del by_room[room][place]
-          if not by_room[room]:
-            rooms ^= 1 << room
-          break
-      if chosen >= 0:
-        break
-      fitting &= fitting - 1
-    else:
-      chosen, room = len(rows), encoder_length
-      rows.append([])
-      target_room.append(decoder_length)
-    rows[chosen].append(example)
-    target_room[chosen] -= target_need
-    left = room - need
-    # Rows with next to no room are closed, or every search would visit them.
-    if left and target_room[chosen]:
-      by_room[left].append(chosen)
-      rooms |= 1 << left
+  while len(left):
+    row, used, fitting = [], np.zeros(2, int), left
+    while len(fitting):
+      free = 1 - used / room
+      nearest = fitting[((free - shares[fitting]) ** 2).sum(1).argmin()]
+      row.append(waiting[nearest].pop())
+      if not waiting[nearest]:
+        left, fitting = left[left != nearest], fitting[fitting != nearest]
+      used += kinds[nearest]
+      fitting = fitting[(used + kinds[fitting] <= room).all(1)]
+    rows.append(row)
   return rows
