@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from instructrec_jax import processes
@@ -20,7 +21,7 @@ from instructrec_jax.cli.main import main
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import protocol
+from instructrec_jax.evaluation import stored
 from instructrec_jax.evaluation.scenarios import find_scenarios
 from instructrec_jax.requests import write_requests
 from instructrec_jax.text.packed_dataset import pack_pairs
@@ -49,15 +50,18 @@ def shop(tmp_path_factory):
   """A dataset folder with requests, and packed rows to train on."""
   path = tmp_path_factory.mktemp("processes") / "shop"
   prepare(format="synthetic", users=200, out=path)
-  (scenario,) = find_scenarios(["sequential"])
-  source = protocol.find_requests(
-    scenario, folder=DatasetFolder.open(path), split="test", need_text=False
-  )
-  requests = [
-    dataclasses.replace(r, instruction=f"Rank {'; '.join(r.candidates)}")
-    for r in source.read()
-  ]
-  write_requests(path / "requests" / "sequential_test.parquet", requests)
+  folder = DatasetFolder.open(path)
+  requests = []
+  for scenario in find_scenarios(["sequential_full", "sequential"]):
+    candidates = stored.stored_candidates(scenario, folder=folder, split="test")
+    rows = np.arange(len(candidates.keys))
+    requests = [
+      dataclasses.replace(r, instruction=f"Rank {'; '.join(r.candidates)}")
+      for r in stored.without_text(folder, candidates, split="test", rows=rows)
+    ]
+    write_requests(
+      path / "requests" / f"{scenario.name}_test.parquet", requests
+    )
   pairs = [(r.instruction, r.candidates[r.target or 0]) for r in requests]
   vocabulary = train_vocabulary(
     [text for pair in pairs for text in pair],
@@ -204,8 +208,9 @@ def test_two_processes_evaluate_as_one(shop, one_process, launch, tmp_path):
   def arguments(out):
     return (
       *("evaluate", "--dataset", shop, "--model", one_process),
-      *("--scenarios", "sequential", "--rankers", "popularity,model"),
-      *("--limit", "40", "--out", out),
+      *("--scenarios", "sequential,sequential_full"),
+      *("--rankers", "popularity,model,catalogue"),
+      *("--limit", "20", "--out", out),
     )
 
   said = launch(*arguments(tmp_path / "two"), count=2).wait()
@@ -220,6 +225,7 @@ def test_two_processes_evaluate_as_one(shop, one_process, launch, tmp_path):
       if isinstance(expected, float):
         expected = pytest.approx(expected, rel=1e-6)
       assert mine[name] == expected
+  assert {row["ranker"] for row in one["rows"]} > {"model", "catalogue"}
   assert sum("| popularity" in text for text in said) == 1
 
 

@@ -31,6 +31,7 @@ from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import EOS_ID, Vocabulary
+from instructrec_jax.xla_options import compiler_options
 
 # Instructions are padded to one of these, so that few shapes are compiled.
 _LENGTHS = (128, 256, 512, 1024, 2048)
@@ -110,10 +111,15 @@ class CatalogueSearch:
     self._params = mesh_lib.to_devices(params, shardings)
     self._empty_cache = functools.partial(empty_cache, config, batch)
     self._read_instructions = jax.jit(
-      functools.partial(read_instructions, config=config)
+      functools.partial(read_instructions, config=config),
+      compiler_options=compiler_options(),
     )
     self._read_nodes = jax.jit(
-      functools.partial(read_nodes, config=config), donate_argnums=2
+      functools.partial(read_nodes, config=config),
+      donate_argnums=2,
+      # Each process reads the probabilities, and only its own devices.
+      out_shardings=(None, mesh_lib.replicated(mesh)),
+      compiler_options=compiler_options(),
     )
 
   def top(

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
@@ -57,15 +58,12 @@ def read_instructions(
   )
 
 
-def empty_cache(
-  config: T5Config, batch: int, nodes: int
-) -> tuple[KeysAndValues, ...]:
+def empty_cache(config: T5Config, batch: int, nodes: int) -> Any:
   """Returns room for keys and values [B, C, H, K] of each decoder layer."""
-  shape = (batch, nodes, config.num_heads, config.head_dim)
-  return tuple(
-    (jnp.zeros(shape, config.dtype), jnp.zeros(shape, config.dtype))
-    for _ in range(config.num_decoder_layers)
-  )
+  # Of NumPy, so that it may go to the devices of any mesh.
+  room = np.zeros((batch, nodes, config.num_heads, config.head_dim))
+  room = room.astype(config.dtype)
+  return tuple((room, room) for _ in range(config.num_decoder_layers))
 
 
 def read_nodes(

@@ -25,16 +25,12 @@ from instructrec_jax.scoring.normalisation import (
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
+from instructrec_jax.xla_options import compiler_options
 
 # Batches sent to the device before the first one's scores are fetched.
 _IN_FLIGHT = 2
 # A device's tokens at a time: a processor's caches hold a few thousand.
 _BIN_TOKENS = {"cpu": 5120}
-# By default a processor's arrays are all made as early as they can be, which
-# takes two and a half times the memory, and is no faster.
-_COMPILER_OPTIONS = {
-  "cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
-}
 
 
 class T5Ranker:
@@ -106,7 +102,7 @@ class T5Ranker:
       in_shardings=(shardings, self._by_shard),
       # Few numbers, and each process can read only its own devices.
       out_shardings=mesh_lib.replicated(self._mesh),
-      compiler_options=_COMPILER_OPTIONS.get(jax.default_backend()),
+      compiler_options=compiler_options(),
     )
     self._shapes: list[packing.Shape] = []
     # Tokens' worth of padding that another shape would have saved so far.

@@ -14,6 +14,7 @@ from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 from instructrec_jax.training import losses
 from instructrec_jax.training.state import TrainState
+from instructrec_jax.xla_options import compiler_options
 
 Batch = dict[str, jax.Array]
 
@@ -112,6 +113,7 @@ def jitted_step(
     donate_argnums=0,
     in_shardings=(shardings, mesh_lib.batch_sharding(mesh)),
     out_shardings=(shardings, mesh_lib.replicated(mesh)),
+    compiler_options=compiler_options(),
   )
 
 
