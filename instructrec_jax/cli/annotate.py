@@ -228,18 +228,8 @@ def _print_estimate(args: argparse.Namespace) -> None:
     parameters=_parameters(args),
     training_targets=args.training_targets,
   )
-  found = dataclasses.asdict(estimate(requests, _prices(args)))
-  if args.json:
-    print(json.dumps(found))
-    return
-  cost = "unknown without --prices"
-  if found["usd"] is not None:
-    cost = f"at most {found['usd']:,.2f} dollars"
-  print(
-    f"{found['requests']:,} requests without an answer: about "
-    f"{found['prompt_tokens']:,} tokens of prompts, at most "
-    f"{found['completion_tokens']:,} of answers; {cost}. Nothing was sent."
-  )
+  found = estimate(requests, _prices(args))
+  print(json.dumps(dataclasses.asdict(found)) if args.json else found.sentence)
 
 
 def _write_sheet(args: argparse.Namespace) -> None:

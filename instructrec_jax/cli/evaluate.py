@@ -5,8 +5,11 @@ results.json (for programs) and results.md into --out.
 """
 
 import argparse
+import dataclasses
 import json
 import pathlib
+
+from instructrec_jax.cli.chat import add_chat_arguments, chat_options
 
 EXAMPLE = (
   "instructrec evaluate --dataset data/games --model runs/games "
@@ -26,6 +29,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--model",
     type=pathlib.Path,
     help="a model folder; without it, only the baselines are ranked",
+  )
+  parser.add_argument(
+    "--zero-shot",
+    type=pathlib.Path,
+    metavar="MODEL",
+    help="another model folder, not tuned, for a row beside --model",
   )
   parser.add_argument(
     "--scenarios",
@@ -79,13 +88,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--json", action="store_true", help="print results.json, not the table"
   )
+  parser.add_argument(
+    "--dry-run", action="store_true", help="only estimate what chat may cost"
+  )
+  add_chat_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> None:
   """Runs `evaluation.evaluate.evaluate` and prints what it found."""
+  from instructrec_jax.errors import InputError
   from instructrec_jax.evaluation import report
   from instructrec_jax.evaluation.evaluate import evaluate
 
+  if args.dry_run:
+    _print_estimate(args)
+    return
+  if args.multi_process and args.chat_model:
+    raise InputError("each process would pay for --chat-model: use one alone.")
   writes = True
   if args.multi_process:
     # Only here is jax needed before a model is.
@@ -97,6 +116,8 @@ def run(args: argparse.Namespace) -> None:
     dataset=args.dataset,
     out=args.out if writes else None,
     model=args.model,
+    zero_shot=args.zero_shot,
+    chat=chat_options(args),
     scenarios=args.scenarios,
     rankers=args.rankers,
     split=args.split,
@@ -114,6 +135,24 @@ def run(args: argparse.Namespace) -> None:
   else:
     print(report.markdown(results))
     print(f"written: {args.out}/results.json, {args.out}/results.md")
+
+
+def _print_estimate(args: argparse.Namespace) -> None:
+  from instructrec_jax.errors import InputError
+  from instructrec_jax.evaluation.evaluate import estimate_chat
+
+  chat = chat_options(args)
+  if chat is None:
+    raise InputError("--dry-run is of a chat model's price: add --chat-model.")
+  found = estimate_chat(
+    chat,
+    dataset=args.dataset,
+    scenarios=args.scenarios,
+    split=args.split,
+    limit=args.limit,
+    seed=args.seed,
+  )
+  print(json.dumps(dataclasses.asdict(found)) if args.json else found.sentence)
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -9,7 +9,12 @@ import numpy as np
 import tqdm
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import pointwise, protocol, summaries
+from instructrec_jax.evaluation import (
+  chat_sample,
+  pointwise,
+  protocol,
+  summaries,
+)
 from instructrec_jax.evaluation.exposure import Exposure
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.evaluation.scenarios import Scenario
@@ -29,6 +34,7 @@ def ranking_block(
   rankers: Mapping[str, Ranker],
   *,
   counts: np.ndarray,
+  chat: chat_sample.ChatSample | None,
   by_position: bool,
   seed: int,
 ) -> Block:
@@ -39,6 +45,7 @@ def ranking_block(
     source: its requests.
     rankers: by name, in the table's order.
     counts: training purchases of each item.
+    chat: what a chat model made of some of the requests, if one was asked.
     by_position: also tell HR@1 by the target's place among the candidates.
     seed: of the bootstrap.
   """
@@ -62,10 +69,17 @@ def ranking_block(
     name: summaries.joined(batches) for name, batches in per_batch.items()
   }
   rows, comparisons = summaries.summarise_ranking(scenario, metrics, seed=seed)
+  of_chat = []
+  if chat is not None:
+    own_rows, entry = chat_sample.summarise(
+      scenario, chat, metrics, requests=source.count, seed=seed
+    )
+    rows, of_chat = rows + own_rows, [entry]
   return {
     "scenarios": [_description(scenario, source, digest.hexdigest())],
     "rows": rows,
     "comparisons": comparisons,
+    "chat": of_chat,
     "positions": summaries.summarise_positions(
       scenario, metrics, slots=np.array(slots), seed=seed
     )
@@ -165,7 +179,8 @@ def _margins(
     for name in rankers:
       # To a baseline, Yes and No are the same item twice.
       margins[name] += [
-        float(yes - no if name == "model" else yes) for yes, no in score(name)
+        float(yes - no if name in ("model", "zero_shot") else yes)
+        for yes, no in score(name)
       ]
   return {n: np.array(m) for n, m in margins.items()}, np.array(labels)
 

@@ -6,25 +6,35 @@ from collections.abc import Sequence
 from typing import Any
 
 from instructrec_jax import storage
+from instructrec_jax.baselines.chat import ChatOptions, ChatRanker
 from instructrec_jax.baselines.popularity import training_counts
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import protocol, report
+from instructrec_jax.evaluation import (
+  chat_sample,
+  consistency,
+  protocol,
+  report,
+)
 from instructrec_jax.evaluation.rankers import (
   READERS,
+  applies,
   find_rankers,
   load_ranker,
   with_rankers,
 )
 from instructrec_jax.evaluation.run import SELECT, Run
+from instructrec_jax.evaluation.scenarios import Scenario
 from instructrec_jax.evaluation.selection import Wording
 from instructrec_jax.scoring.normalisation import Normalisation
+from instructrec_jax.teacher.budget import Estimate
 
 # What results.json lists.
 _LISTS = (
   "scenarios",
   "rows",
   "comparisons",
+  "chat",
   "positions",
   "popularity",
   "temperatures",
@@ -38,6 +48,8 @@ def evaluate(
   dataset: pathlib.Path,
   out: pathlib.Path | None,
   model: pathlib.Path | None = None,
+  zero_shot: pathlib.Path | None = None,
+  chat: ChatOptions | None = None,
   scenarios: Sequence[str] = ("all",),
   rankers: Sequence[str] = ("all",),
   split: str = "test",
@@ -59,6 +71,10 @@ def evaluate(
     out: the folder to write; None writes nothing: of several processes, all
       rank, and one writes.
     model: a folder of `train` or `export`.
+    zero_shot: another such folder, of a model that was not tuned, for the row
+      `zero_shot`.
+    chat: of the ranker `chat`, which is asked before all else: a cap that is
+      reached then costs no time.
     scenarios: names from `scenarios.SCENARIOS`; "all" is every one that the
       folder has requests for.
     rankers: names from `rankers.RANKERS`; "all" is every one that is available.
@@ -78,25 +94,141 @@ def evaluate(
   Returns:
     What results.json holds: `rows` of scenario, ranker, metric, value, low,
     high (the 95% interval) and n; `comparisons` of every ranker with the best
-    baseline; `positions`, HR@1 by the target's place in the prompt, unless
-    that is permuted; `popularity`, what is recommended, and HR@1 on head and
-    tail; `temperatures` of pointwise rankers; `templates` and
+    baseline; `chat`, what a chat model's answers were worth, and all rankers
+    on its sample; `positions`, HR@1 by the target's place in the prompt,
+    unless that is permuted; `popularity`, what is recommended, and HR@1 on
+    head and tail; `temperatures` of pointwise rankers; `templates` and
     `normalisations`, what was chosen among them; `scenarios` with the hash of
-    their candidates; `labels`, how tables call the rankers; the arguments.
+    their candidates; `labels`, how tables call the rankers; `impossible`,
+    sentences on figures that cannot be: our own mistakes; the arguments.
 
   Raises:
     InputError: an argument is unknown or something is missing, or a folder's
       requests were built from other candidates than it holds.
   """
   folder = DatasetFolder.open(dataset)
-  names = find_rankers(rankers, folder=folder, model=model)
+  names = find_rankers(
+    rankers,
+    folder=folder,
+    model=model,
+    zero_shot=zero_shot,
+    chat=chat is not None,
+  )
   need_text = not set(names).isdisjoint(READERS)
   _check(split, limit, permutations)
   _check_choices(select_template, normalisation, has_model="model" in names)
+  chosen, sources = _find(
+    scenarios,
+    names,
+    folder=folder,
+    split=split,
+    need_text=need_text,
+    limit=limit,
+    seed=seed,
+  )
+  wording = Wording(folder, seed=seed) if select_template else None
+  staged = contextlib.nullcontext()
+  if out is not None:
+    staged = storage.staged_folder(pathlib.Path(out), force=force)
+  with staged as partial:
+    samples = {}
+    if chat is not None:
+      asked = ChatRanker(chat, folder, seed=seed)
+      samples = {
+        scenario.name: chat_sample.ask(asked, source, seed=seed)
+        for scenario, source in zip(chosen, sources, strict=True)
+        if applies(chat_sample.NAME, scenario)
+      }
+    run = Run(
+      folder=folder,
+      rankers={
+        name: load_ranker(name, folder=folder, model=model, zero_shot=zero_shot)
+        for name in names
+        if name != chat_sample.NAME
+      },
+      chat=samples,
+      counts=training_counts(folder),
+      wording=wording,
+      split=split,
+      limit=limit,
+      permutations=permutations,
+      normalisation=str(normalisation),
+      seed=seed,
+    )
+    results: dict[str, Any] = {
+      "dataset": str(dataset),
+      "dataset_sha256": storage.sha256_of(folder.path / "manifest.json"),
+      "model": None if model is None else str(model),
+      "zero_shot": None if zero_shot is None else str(zero_shot),
+      "split": split,
+      "limit": limit,
+      "permutations": permutations,
+      "normalisation": str(normalisation),
+      "seed": seed,
+      "labels": run.labels(),
+      **{name: [] for name in _LISTS},
+    }
+    for scenario, source in zip(chosen, sources, strict=True):
+      for name, entries in run.block(scenario, source).items():
+        results[name] += entries
+    results["impossible"] = _impossible(results)
+    if partial is not None:
+      storage.write_json(partial / "results.json", results)
+      (partial / "results.md").write_text(
+        report.markdown(results), encoding="utf-8"
+      )
+  return results
+
+
+def estimate_chat(
+  chat: ChatOptions,
+  *,
+  dataset: pathlib.Path,
+  scenarios: Sequence[str] = ("all",),
+  split: str = "test",
+  limit: int | None = None,
+  seed: int = 0,
+) -> Estimate:
+  """Returns what the ranker `chat` would send at most; sends nothing.
+
+  Args: as of `evaluate`.
+  """
+  folder = DatasetFolder.open(dataset)
+  _check(split, limit, 1)
+  ranker = ChatRanker(chat, folder, seed=seed)
+  chosen, sources = _find(
+    scenarios,
+    [chat_sample.NAME],
+    folder=folder,
+    split=split,
+    need_text=True,
+    limit=limit,
+    seed=seed,
+  )
+  return ranker.estimate(
+    [
+      request
+      for source in sources
+      for request in chat_sample.draw(ranker, source, seed=seed)[1]
+    ]
+  )
+
+
+def _find(
+  scenarios: Sequence[str],
+  rankers: Sequence[str],
+  *,
+  folder: DatasetFolder,
+  split: str,
+  need_text: bool,
+  limit: int | None,
+  seed: int,
+) -> tuple[list[Scenario], list[protocol.RequestSource]]:
+  """Returns the scenarios that some ranker can rank, and their requests."""
   available = protocol.find_available(
     scenarios, folder=folder, split=split, need_text=need_text
   )
-  chosen = with_rankers(available, names)
+  chosen = with_rankers(available, rankers)
   sources = [
     protocol.find_requests(
       scenario,
@@ -111,43 +243,17 @@ def evaluate(
   for source in sources:
     if not source.count:
       raise InputError(f"{source.path}: there are no requests to rank.")
-  wording = Wording(folder, seed=seed) if select_template else None
-  staged = contextlib.nullcontext()
-  if out is not None:
-    staged = storage.staged_folder(pathlib.Path(out), force=force)
-  with staged as partial:
-    run = Run(
-      folder=folder,
-      rankers={n: load_ranker(n, folder=folder, model=model) for n in names},
-      counts=training_counts(folder),
-      wording=wording,
-      split=split,
-      limit=limit,
-      permutations=permutations,
-      normalisation=str(normalisation),
-      seed=seed,
-    )
-    results: dict[str, Any] = {
-      "dataset": str(dataset),
-      "dataset_sha256": storage.sha256_of(folder.path / "manifest.json"),
-      "model": None if model is None else str(model),
-      "split": split,
-      "limit": limit,
-      "permutations": permutations,
-      "normalisation": str(normalisation),
-      "seed": seed,
-      "labels": run.labels(),
-      **{name: [] for name in _LISTS},
-    }
-    for scenario, source in zip(chosen, sources, strict=True):
-      for name, entries in run.block(scenario, source).items():
-        results[name] += entries
-    if partial is not None:
-      storage.write_json(partial / "results.json", results)
-      (partial / "results.md").write_text(
-        report.markdown(results), encoding="utf-8"
-      )
-  return results
+  return chosen, sources
+
+
+def _impossible(results: dict[str, Any]) -> list[str]:
+  sizes = {s["name"]: s["candidate_count"] for s in results["scenarios"]}
+  tables = [results["rows"], *(entry["rows"] for entry in results["chat"])]
+  return [
+    sentence
+    for rows in tables
+    for sentence in consistency.impossible(rows, candidates=sizes)
+  ]
 
 
 def _check(split: str, limit: int | None, permutations: int) -> None:

@@ -6,7 +6,7 @@ matters, and a ranker that scores everything alike gets exactly what random
 guessing gets.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import Float
@@ -51,52 +51,6 @@ def ranking_metrics(
   return metrics | {"mrr": expected(reciprocal, len(ranks))}
 
 
-def check_consistency(
-  row: Mapping[str, float],
-  *,
-  requests: int | None = None,
-  rounding: float = 0.0,
-) -> list[str]:
-  """Returns what is arithmetically impossible in a row of mean metrics.
-
-  Between two cut-offs a < b, a share HR@b - HR@a of the requests has its
-  target at ranks a + 1 to b. So NDCG@b - NDCG@a lies between that share times
-  rank b's discount and that share times rank a + 1's.
-
-  Args:
-    row: "hr@k" and "ndcg@k" to mean values; other names are ignored.
-    requests: how many were averaged; each HR must then be a whole number of
-      them. Leave it out where scores tie: expected values are fractions.
-    rounding: how far off printed values may be, e.g. 5e-5 for four decimals.
-
-  Returns:
-    One sentence a contradiction; an empty list for a possible row.
-  """
-  hr = {0: 0.0} | _at_cutoffs(row, "hr@")
-  # NDCG@1 is HR@1, which is why papers leave it out.
-  ndcg = {k: hr[k] for k in (0, 1) if k in hr} | _at_cutoffs(row, "ndcg@")
-  problems = []
-  cutoffs = sorted(hr)
-  for a, b in zip(cutoffs, cutoffs[1:], strict=False):
-    if not hr[a] - 2 * rounding - 1e-9 <= hr[b] <= 1 + rounding + 1e-9:
-      problems.append(f"HR@{b} {hr[b]:.4f} is outside [HR@{a}, 1].")
-    if requests and abs(hr[b] * requests - round(hr[b] * requests)) > (
-      rounding * requests + 1e-6
-    ):
-      problems.append(f"HR@{b} {hr[b]:.4f} is no multiple of 1/{requests}.")
-  cutoffs = sorted(hr.keys() & ndcg.keys())
-  for a, b in zip(cutoffs, cutoffs[1:], strict=False):
-    share, gain = hr[b] - hr[a], ndcg[b] - ndcg[a]
-    low, high = share / np.log2(1 + b), share / np.log2(2 + a)
-    slack = 4 * rounding + 1e-9
-    if not low - slack <= gain <= high + slack:
-      problems.append(
-        f"NDCG@{b} - NDCG@{a} is {gain:.4f}; the HRs allow {low:.4f} to "
-        f"{high:.4f}."
-      )
-  return problems
-
-
 def _ranks(
   scores: Sequence[np.ndarray], targets: Sequence[int]
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -124,11 +78,3 @@ def _ranks(
   better = np.add.reduceat(flat > of_target, starts, dtype=np.int64)
   tied = np.add.reduceat(flat == of_target, starts, dtype=np.int64)
   return better, tied
-
-
-def _at_cutoffs(row: Mapping[str, float], prefix: str) -> dict[int, float]:
-  return {
-    int(name.removeprefix(prefix)): value
-    for name, value in row.items()
-    if name.startswith(prefix)
-  }

@@ -27,18 +27,26 @@ TRAINED: tuple[str, ...] = ("sasrec", "bert4rec")
 # The model in other ways: the exact top of a whole catalogue, and candidates
 # by letter.
 OF_MODEL: tuple[str, ...] = ("catalogue", "labels")
+# Another model, such as one that was not tuned, and a chat model.
+OTHER_MODELS: tuple[str, ...] = ("zero_shot", "chat")
 # Those that read instructions.
-READERS: tuple[str, ...] = ("model", *OF_MODEL)
+READERS: tuple[str, ...] = (*OTHER_MODELS, "model", *OF_MODEL)
 # In the table's order; `planted` is a synthetic shop's ceiling.
 RANKERS: tuple[str, ...] = (*BASELINES, *TRAINED, *READERS, "planted")
 
 
 def find_rankers(
-  names: Sequence[str], *, folder: DatasetFolder, model: pathlib.Path | None
+  names: Sequence[str],
+  *,
+  folder: DatasetFolder,
+  model: pathlib.Path | None,
+  zero_shot: pathlib.Path | None = None,
+  chat: bool = False,
 ) -> list[str]:
-  """Checks names; "all" becomes those that the folder and model allow.
+  """Checks names; "all" becomes those that the folder and models allow.
 
-  It leaves out those that take minutes, or are the model in another way.
+  It leaves out those that take minutes or money, or are the model in another
+  way.
 
   Raises:
     InputError: a name is unknown, or the model it needs is missing.
@@ -48,15 +56,26 @@ def find_rankers(
       raise InputError(
         f"there is no ranker {name!r}: name some of all, {', '.join(RANKERS)}."
       )
-  for name in READERS:
+  for name in ("model", *OF_MODEL):
     if name in names and model is None:
       raise InputError(
         f"the ranker {name!r} needs a model folder: add --model."
       )
-  if model is not None and not pathlib.Path(model).is_dir():
+  if "zero_shot" in names and zero_shot is None:
     raise InputError(
-      f"{model}: no such model folder; `instructrec train` makes one."
+      "the ranker 'zero_shot' is another model: add --zero-shot."
     )
+  if ("chat" in names) != chat:
+    raise InputError(
+      "a chat model is paid for, so it is asked if --rankers names chat and "
+      "--chat-model says which."
+    )
+  for path in (model, zero_shot):
+    if path is not None and not pathlib.Path(path).is_dir():
+      raise InputError(
+        f"{path}: no such model folder; `instructrec train` or `convert` makes "
+        "one."
+      )
   wanted = set(names)
   if "all" in names:
     wanted |= set(BASELINES)
@@ -64,14 +83,21 @@ def find_rankers(
       wanted.add("planted")
     if model is not None:
       wanted.add("model")
+    if zero_shot is not None:
+      wanted.add("zero_shot")
   return [name for name in RANKERS if name in wanted]
 
 
 def load_ranker(
-  name: str, *, folder: DatasetFolder, model: pathlib.Path | None
+  name: str,
+  *,
+  folder: DatasetFolder,
+  model: pathlib.Path | None,
+  zero_shot: pathlib.Path | None = None,
 ) -> Ranker:
   """Loads or fits one of `RANKERS`; baselines see training items alone.
 
+  Not `chat`, which ranks samples: see `chat_sample`.
   The model's requests are split over all devices, of other processes too.
 
   Raises:
@@ -91,15 +117,16 @@ def load_ranker(
     trained = {"sasrec": SASRecRanker, "bert4rec": BERT4RecRanker}
     return trained[name].fit(folder)
   if name in READERS:
-    assert model is not None
+    path = zero_shot if name == "zero_shot" else model
+    assert path is not None
     from instructrec_jax import mesh as mesh_lib
     from instructrec_jax.scoring.catalogue import CatalogueRanker
     from instructrec_jax.scoring.reranker import T5Ranker
 
     mesh = mesh_lib.make_mesh()
     if name == "catalogue":
-      return CatalogueRanker.load(model, mesh=mesh)
-    ranker = T5Ranker.load(model, mesh=mesh)
+      return CatalogueRanker.load(path, mesh=mesh)
+    ranker = T5Ranker.load(path, mesh=mesh)
     return LabelRanker(ranker) if name == "labels" else ranker
   fitted = {"popularity": PopularityRanker, "cooccurrence": CooccurrenceRanker}
   return fitted[name].fit(
@@ -111,6 +138,9 @@ def applies(name: str, scenario: Scenario) -> bool:
   """Whether a ranker can rank the scenario's requests."""
   if name == "catalogue":
     return scenario.candidates == "catalogue"
+  if name == "chat":
+    # A list that a prompt holds.
+    return not scenario.pointwise and scenario.candidates != "catalogue"
   return name != "labels" or scenario.lists_candidates
 
 
@@ -126,7 +156,10 @@ def with_rankers(
     if not any(applies(name, scenario) for scenario in scenarios):
       raise InputError(
         f"the ranker {name!r} is for scenarios "
-        + ("of the whole catalogue" if name == "catalogue" else "of T3")
+        + {
+          "catalogue": "of the whole catalogue",
+          "chat": "of a list of candidates",
+        }.get(name, "of T3")
         + f", not for {', '.join(s.name for s in scenarios)}."
       )
   return [s for s in scenarios if any(applies(name, s) for name in names)]

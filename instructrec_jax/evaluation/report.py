@@ -7,14 +7,19 @@ from instructrec_jax.evaluation.scenarios import POINTWISE
 
 CAPTION = (
   "± is half the width of the 95% bootstrap interval over users; tied scores "
-  "count as their expected value over random orders."
+  "count as their expected value over random orders; p is of the paired "
+  "bootstrap, corrected for the comparisons with one ranker by Holm's method."
 )
 
 
 def markdown(results: Mapping[str, Any]) -> str:
   """Returns one block a scenario of `evaluate`'s results."""
   blocks = [_block(results, scenario) for scenario in results["scenarios"]]
-  return "\n\n".join([*blocks, CAPTION]) + "\n"
+  wrong = [
+    f"This cannot be, so there is a mistake in the program: {sentence}"
+    for sentence in results["impossible"]
+  ]
+  return "\n\n".join([*blocks, CAPTION, *wrong]) + "\n"
 
 
 def heading(scenario: Mapping[str, Any], *, split: str) -> str:
@@ -61,15 +66,20 @@ def verdicts(results: Mapping[str, Any], *, scenario: str) -> list[str]:
 
   The floor and the ceiling are left to results.json.
   """
-  return [
-    f"{results['labels'][c['ranker']]} - {results['labels'][c['against']]}: "
-    f"{c['metric'].upper()} {_signed(c['value'])} "
-    f"[{_signed(c['low'])}, {_signed(c['high'])}], p {_p_value(c['p'])}"
-    for c in results["comparisons"]
-    if c["scenario"] == scenario
-    and c["metric"] == "hr@1"
-    and c["ranker"] not in ("random", "planted")
-  ]
+  of_scenario = [c for c in results["comparisons"] if c["scenario"] == scenario]
+  return _verdicts(of_scenario, results["labels"])
+
+
+def row_label(
+  results: Mapping[str, Any], scenario: Mapping[str, Any], ranker: str
+) -> str:
+  """Returns how a table calls a row; where it is of a sample, of how many."""
+  label = results["labels"][ranker]
+  for entry in results["chat"]:
+    if (entry["scenario"], entry["ranker"]) == (scenario["name"], ranker):
+      if entry["n"] < entry["of"]:
+        label += f" (of {entry['n']:,})"
+  return label
 
 
 def by_ranker(
@@ -100,6 +110,7 @@ def remarks(
     *(_popularity(e) for e in of("popularity") if e["ranker"] == "model"),
     *(_calibration(results, entry) for entry in of("temperatures")),
     *_own_negatives(scenario, labels),
+    *(sentence for entry in of("chat") for sentence in _chat(entry, labels)),
   ]
 
 
@@ -107,7 +118,7 @@ def _block(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
   columns = scenario["metrics"]
   lines = [["ranker", *map(column_head, columns)]]
   for ranker, rows in by_ranker(results, scenario=scenario["name"]).items():
-    label = results["labels"][ranker]
+    label = row_label(results, scenario, ranker)
     lines.append([label, *(cell(rows.get(metric)) for metric in columns)])
   text = [
     f"### {heading(scenario, split=results['split'])}",
@@ -117,10 +128,64 @@ def _block(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
     *(f"- {sentence}" for sentence in remarks(results, scenario)),
     f"- candidates sha256 {scenario['candidates_sha256'][:16]}",
   ]
+  for entry in results["chat"]:
+    if entry["scenario"] == scenario["name"] and entry["n"] < entry["of"]:
+      text += ["", *_same_requests(results, entry, columns)]
   for choice in results["templates"]:
     if choice["scenario"] == scenario["name"] and len(choice["forms"]) > 1:
       text += ["", *_templates(choice, split=results["split"])]
   return "\n".join(text)
+
+
+def _same_requests(
+  results: Mapping[str, Any],
+  entry: Mapping[str, Any],
+  columns: Sequence[str],
+) -> list[str]:
+  """Returns all rankers on a chat model's sample as a table."""
+  lines = [["ranker", *map(column_head, columns)]]
+  table = by_ranker(entry, scenario=entry["scenario"])
+  for ranker, rows in table.items():
+    cells = (cell(rows.get(metric)) for metric in columns)
+    lines.append([results["labels"][ranker], *cells])
+  return [
+    f"All of them on the same {entry['n']:,} requests:",
+    "",
+    *_aligned(lines),
+  ]
+
+
+def _verdicts(
+  comparisons: Sequence[Mapping[str, Any]], labels: Mapping[str, str]
+) -> list[str]:
+  return [
+    f"{labels[c['ranker']]} - {labels[c['against']]}: "
+    f"{c['metric'].upper()} {_signed(c['value'])} "
+    f"[{_signed(c['low'])}, {_signed(c['high'])}], "
+    f"p {_p_value(c['p_holm'], least=c['p'] < 0.002)}"
+    for c in comparisons
+    if c["metric"] == "hr@1" and c["ranker"] not in ("random", "planted")
+  ]
+
+
+def _chat(entry: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+  """Returns what a chat model was asked, did, and is worth beside others."""
+  asked = f"all {entry['n']:,} requests"
+  if entry["n"] < entry["of"]:
+    asked = f"{entry['n']:,} of the {entry['of']:,} requests, drawn at random"
+  return [
+    f"{entry['model']} was asked {asked}, with the candidates in a random "
+    f"order (seed {entry['seed']}); {entry['illegal']:.1%} of the "
+    f"{entry['lines']:,} lines of its answers name no candidate (illegal), "
+    f"{entry['duplicates']:,} repeat one; of the answers {entry['refused']:,} "
+    f"were refused, {entry['truncated']:,} cut off, {entry['failed']:,} failed "
+    f"and {entry['short']:,} left candidates out; what an answer does not name "
+    "is tied behind what it names",
+    *(
+      f"{sentence}, on these {entry['n']:,}"
+      for sentence in _verdicts(entry["comparisons"], labels)
+    ),
+  ]
 
 
 def _templates(choice: Mapping[str, Any], *, split: str) -> list[str]:
@@ -227,5 +292,8 @@ def _signed(value: float) -> str:
   return f"{value:+.3f}".replace("0.", ".", 1)
 
 
-def _p_value(p: float) -> str:
+def _p_value(p: float, *, least: bool = False) -> str:
+  """Returns "= .031"; of 1000 resamples, the least p is only a bound."""
+  if least:
+    return f"< {share(p)}"
   return "< .002" if p < 0.002 else f"= {share(p)}"

@@ -8,6 +8,8 @@ import numpy as np
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.evaluation import blocks, protocol, selection
+from instructrec_jax.evaluation.chat_sample import NAME as CHAT
+from instructrec_jax.evaluation.chat_sample import ChatSample
 from instructrec_jax.evaluation.normalised import SharedScores
 from instructrec_jax.evaluation.permutations import PermutedRanker
 from instructrec_jax.evaluation.rankers import READERS, applies
@@ -18,6 +20,8 @@ from instructrec_jax.instructions.forms import Form
 from instructrec_jax.records import Ranker
 from instructrec_jax.scoring.normalisation import Normalisation
 
+# Models that read prompts, whose orders and length matter to them.
+_PROMPTED = ("model", "zero_shot")
 # The best normalisation of each scenario, by validation.
 SELECT = "select"
 
@@ -29,6 +33,7 @@ class Run:
   Attributes:
     folder: the dataset's.
     rankers: by name, in the table's order; "model" is a `NormalisingRanker`.
+    chat: a chat model's samples, by scenario, where one was asked.
     counts: training purchases of each item.
     wording: to choose templates with; None ranks what was built.
     split: "validation" or "test".
@@ -40,6 +45,7 @@ class Run:
 
   folder: DatasetFolder
   rankers: dict[str, Any]
+  chat: dict[str, ChatSample]
   counts: np.ndarray
   wording: selection.Wording | None
   split: str
@@ -52,9 +58,11 @@ class Run:
     """Returns how tables call the rows."""
     labels = {}
     for name, ranker in self.rankers.items():
-      labels[name] = ranker.name
+      labels[name] = "zero-shot" if name == "zero_shot" else ranker.name
       if name == "model" and self._second_row:
         labels[self._second_row] = f"model ({self.normalisation})"
+    for sample in self.chat.values():
+      labels[CHAT] = sample.model
     return labels
 
   def block(
@@ -129,6 +137,7 @@ class Run:
       source,
       self._rows(scenario, second),
       counts=self.counts,
+      chat=self.chat.get(scenario.name),
       by_position=scenario.lists_candidates and self._orders(scenario) == 1,
       seed=self.seed,
     )
@@ -161,10 +170,10 @@ class Run:
       if name == "planted" and not scenario.history_alone and rows:
         # What is best by the history is no ceiling where more is known.
         continue
-      if name != "model":
+      if name not in _PROMPTED:
         # It can rank a hundred candidates as well as ten, in any order.
         rows[name] = ranker
-      elif not self._second_row:
+      elif name != "model" or not self._second_row:
         rows[name] = self._as_protocol(ranker, scenario)
       else:
         shared = SharedScores(ranker, (Normalisation.SUM, second))

@@ -8,7 +8,6 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from instructrec_jax.evaluation import exposure, intervals, pointwise
-from instructrec_jax.evaluation.metrics import check_consistency
 from instructrec_jax.evaluation.positions import by_position, position_bias
 from instructrec_jax.evaluation.rankers import BASELINES
 from instructrec_jax.evaluation.scenarios import Scenario
@@ -21,9 +20,26 @@ _AUC_RESAMPLES = 200
 
 
 def summarise_ranking(
-  scenario: Scenario, metrics: Metrics, *, seed: int
+  scenario: Scenario,
+  metrics: Metrics,
+  *,
+  seed: int,
+  against: str | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-  """Means, intervals, and paired differences from the best baseline."""
+  """Means, intervals, and paired differences from the best baseline.
+
+  Args:
+    scenario: any but a pointwise one.
+    metrics: of the same requests for every ranker.
+    seed: of the bootstrap.
+    against: compare with this ranker, not with the best baseline.
+
+  Returns:
+    Rows, and comparisons: `p` of each by itself, and `p_holm` for a metric's
+    comparisons taken together.
+  """
+  if not metrics:
+    return [], []
   columns = [(name, metric) for name in metrics for metric in metrics[name]]
   values_UxM = np.stack([metrics[n][m] for n, m in columns], axis=1)
   means_RxM = intervals.bootstrap_means(values_UxM, seed=seed)
@@ -42,27 +58,35 @@ def summarise_ranking(
     }
     for column, (name, metric) in enumerate(columns)
   ]
-  _assert_possible(metrics)
   baselines = [name for name in metrics if name in BASELINES]
-  if not baselines:
+  if against is None and baselines:
+    first = scenario.metrics[0]
+    against = max(baselines, key=lambda name: means[name, first])
+  if against is None:
     return rows, []
-  best = max(baselines, key=lambda name: means[name, scenario.metrics[0]])
   comparisons = []
-  for name in metrics:
-    for metric in scenario.metrics if name != best else ():
-      difference = intervals.paired_difference(
-        means[name, metric] - means[best, metric],
-        draws[name, metric] - draws[best, metric],
+  for metric in scenario.metrics:
+    others = [name for name in metrics if name != against]
+    differences = [
+      intervals.paired_difference(
+        means[name, metric] - means[against, metric],
+        draws[name, metric] - draws[against, metric],
       )
-      comparisons.append(
-        {
-          "scenario": scenario.name,
-          "ranker": name,
-          "against": best,
-          "metric": metric,
-          **dataclasses.asdict(difference),
-        }
-      )
+      for name in others
+    ]
+    together = intervals.holm([d.p for d in differences])
+    comparisons += [
+      {
+        "scenario": scenario.name,
+        "ranker": name,
+        "against": against,
+        "metric": metric,
+        **dataclasses.asdict(difference),
+        "p_holm": float(p),
+        "n": len(values_UxM),
+      }
+      for name, difference, p in zip(others, differences, together, strict=True)
+    ]
   return rows, comparisons
 
 
@@ -179,15 +203,3 @@ def joined(
     metric: np.concatenate([batch[metric] for batch in batches])
     for metric in batches[0]
   }
-
-
-def _assert_possible(metrics: Metrics) -> None:
-  for name, of_ranker in metrics.items():
-    hits = [of_ranker[metric] for metric in of_ranker if "hr@" in metric]
-    untied = np.isin(hits, (0, 1)).all()
-    problems = check_consistency(
-      {metric: values.mean() for metric, values in of_ranker.items()},
-      requests=len(hits[0]) if untied else None,
-    )
-    if problems:
-      raise AssertionError(f"{name}'s row is impossible: {problems}")

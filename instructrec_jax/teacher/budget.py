@@ -54,6 +54,18 @@ class Estimate:
   completion_tokens: int
   usd: float | None
 
+  @property
+  def sentence(self) -> str:
+    """All of it, for people."""
+    cost = "unknown without --prices"
+    if self.usd is not None:
+      cost = f"at most {self.usd:,.2f} dollars"
+    return (
+      f"{self.requests:,} requests without an answer: about "
+      f"{self.prompt_tokens:,} tokens of prompts, at most "
+      f"{self.completion_tokens:,} of answers; {cost}. Nothing was sent."
+    )
+
 
 def estimate(
   requests: Iterable[ChatRequest], prices: Prices | None = None

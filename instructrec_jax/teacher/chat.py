@@ -32,7 +32,7 @@ class ChatRequest:
     system: what the model is told of its task.
     user: the text that it works on.
     schema_name: name of the answer's form.
-    schema: the strict JSON schema of the answer.
+    schema: the strict JSON schema of the answer; empty for plain words.
     parameters: of sampling, such as temperature and max_completion_tokens.
     prompt_version: of the wording; a new one makes new requests.
   """
@@ -53,22 +53,23 @@ class ChatRequest:
 
   def body(self) -> dict[str, Any]:
     """Returns the body of a POST to /v1/chat/completions."""
-    return {
+    body: dict[str, Any] = {
       "model": self.model,
       "messages": [
         {"role": "system", "content": self.system},
         {"role": "user", "content": self.user},
       ],
-      "response_format": {
+    }
+    if self.schema:
+      body["response_format"] = {
         "type": "json_schema",
         "json_schema": {
           "name": self.schema_name,
           "strict": True,
           "schema": dict(self.schema),
         },
-      },
-      **self.parameters,
-    }
+      }
+    return body | dict(self.parameters)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -141,6 +142,8 @@ def schema_problem(text: str, schema: Mapping[str, Any]) -> str | None:
 
   Servers other than OpenAI's may take `strict` for a hint.
   """
+  if not schema:
+    return None if text.strip() else "the answer is empty"
   try:
     value = json.loads(text)
   except ValueError:

@@ -225,6 +225,15 @@ class Store:
       ).fetchall()
     return {key: text for key, text in rows if key in wanted}
 
+  def found(self, keys: Iterable[str]) -> dict[str, tuple[Status, str]]:
+    """Returns what came of requests that were sent, and the raw answers."""
+    wanted = set(keys)
+    with self._lock:
+      rows = self._db.execute(
+        "SELECT key, status, answer FROM requests"
+      ).fetchall()
+    return {k: (Status(status), a) for k, status, a in rows if k in wanted}
+
   def usage(self) -> tuple[int, int]:
     """Returns all prompt and completion tokens that were ever billed."""
     with self._lock:

@@ -175,6 +175,8 @@ def small_results():
         "low": 0.2,
         "high": 0.25,
         "p": 2 / 1001,
+        "p_holm": 2 / 1001,
+        "n": 1200,
       }
     ],
     "positions": [
@@ -203,4 +205,6 @@ def small_results():
     "temperatures": [],
     "templates": [],
     "normalisations": [],
+    "chat": [],
+    "impossible": [],
   }

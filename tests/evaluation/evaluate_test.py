@@ -10,8 +10,9 @@ import pytest
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import protocol
+from instructrec_jax.evaluation import blocks, protocol
 from instructrec_jax.evaluation.evaluate import evaluate
+from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.evaluation.rankers import BASELINES
 from instructrec_jax.evaluation.scenarios import find_scenarios
 from instructrec_jax.requests import write_requests
@@ -224,3 +225,23 @@ def test_the_papers_data_meets_the_reference_points(shared, tmp_path):
     measured = value(results, ranker, metric, scenario)
     # The reference has 12,000 users (+-.009) and other negatives (+-.004).
     assert measured == pytest.approx(reference, abs=0.012), (ranker, metric)
+
+
+def test_a_mistake_of_ours_would_show(prepared, tmp_path, monkeypatch):
+  arguments = {
+    "dataset": prepared,
+    "scenarios": ["sequential"],
+    "rankers": ["popularity"],
+  }
+  assert evaluate(out=None, **arguments)["impossible"] == []
+
+  def mistaken(scores, targets):
+    metrics = ranking_metrics(scores, targets)
+    return metrics | {"ndcg@3": metrics["ndcg@3"] / 2}
+
+  monkeypatch.setattr(blocks, "ranking_metrics", mistaken)
+  results = evaluate(out=tmp_path / "out", **arguments)
+  (sentence,) = results["impossible"]
+  assert sentence.startswith("sequential, popularity: NDCG@3 is ")
+  text = (tmp_path / "out" / "results.md").read_text()
+  assert f"mistake in the program: {sentence}" in text

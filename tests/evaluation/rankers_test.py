@@ -7,6 +7,8 @@ import pytest
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.evaluate import evaluate
 
+from .conftest import FakeModel
+
 
 def values(results, ranker, scenario):
   return {
@@ -81,3 +83,45 @@ def test_a_ranker_without_a_scenario_is_refused(
       rankers=[ranker],
     )
   assert not (tmp_path / "out").exists()
+
+
+def test_an_untuned_model_has_a_row_of_its_own(built, tmp_path, monkeypatch):
+  tuned, untuned = FakeModel(), FakeModel(lambda request, _: False)
+  folders = {tmp_path / "tuned": tuned, tmp_path / "untuned": untuned}
+  for folder in folders:
+    folder.mkdir()
+  monkeypatch.setattr(
+    "instructrec_jax.scoring.reranker.T5Ranker.load",
+    lambda path, *, mesh: folders[path],
+  )
+  names = ["sequential", "pointwise", "personalised_i1_tournament"]
+  results = evaluate(
+    dataset=built,
+    model=tmp_path / "tuned",
+    zero_shot=tmp_path / "untuned",
+    out=tmp_path / "out",
+    scenarios=names,
+    limit=40,
+    permutations=2,
+  )
+  assert results["labels"]["zero_shot"] == "zero-shot"
+  assert values(results, "model", "sequential")["hr@1"] == 1
+  assert values(results, "zero_shot", "sequential")["hr@1"] == 0
+  assert values(results, "model", "pointwise")["auc"] == 1
+  assert values(results, "zero_shot", "pointwise") == {"auc": 0}
+  # The same requests, in the same orders and heats.
+  assert len(tuned.seen) > len(untuned.seen)  # the temperature's validation
+  asked = {(r.request_id, r.instruction, r.candidates) for r in untuned.seen}
+  played = [r for r in untuned.seen if r.request_id.startswith("personalised")]
+  assert {len(r.candidates) for r in played} == {10}
+  first = {r for r in asked if r[0].startswith("sequential")}
+  assert first <= {
+    (r.request_id, r.instruction, r.candidates) for r in tuned.seen
+  }
+
+
+def test_without_its_folder_there_is_no_zero_shot(built, tmp_path):
+  with pytest.raises(InputError, match="add --zero-shot"):
+    evaluate(dataset=built, out=tmp_path / "out", rankers=["zero_shot"])
+  with pytest.raises(InputError, match="no such model folder"):
+    evaluate(dataset=built, out=tmp_path / "out", zero_shot=tmp_path / "no")

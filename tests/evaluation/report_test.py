@@ -102,3 +102,82 @@ def test_all_forms_stand_below_the_block():
   ]
   results["templates"] = [choice | {"forms": forms[1:]}]
   assert "The model's template" not in report.markdown(results)
+
+
+def chat_results(*, n, of=1200):
+  """Results with a chat model's sample of n requests."""
+  results = small_results()
+  results["labels"]["chat"] = "tiny-chat"
+  rows = [
+    row | {"n": n}
+    for row in [
+      *results["rows"],
+      *({**r, "ranker": "chat", "value": 0.3} for r in results["rows"][:2]),
+    ]
+  ]
+  results["rows"] += rows[-2:]
+  results["chat"] = [
+    {
+      "scenario": "sequential",
+      "ranker": "chat",
+      "model": "tiny-chat",
+      "n": n,
+      "of": of,
+      "seed": 7,
+      "lines": 4321,
+      "illegal": 0.0123,
+      "duplicates": 4,
+      "incomplete": 10,
+      "refused": 5,
+      "truncated": 2,
+      "failed": 1,
+      "short": 3,
+      "rows": rows,
+      "comparisons": [
+        results["comparisons"][0]
+        | {"against": "chat", "n": n, "p": 2 / 1001, "p_holm": 8 / 1001}
+      ],
+    }
+  ]
+  return results
+
+
+def test_a_chat_models_sample_and_conduct_are_told():
+  text = report.markdown(chat_results(n=500))
+  assert "| tiny-chat (of 500) |" in text
+  assert (
+    "- tiny-chat was asked 500 of the 1,200 requests, drawn at random, with "
+    "the candidates in a random order (seed 7); 1.2% of the 4,321 lines of its "
+    "answers name no candidate (illegal), 4 repeat one; of the answers 5 were "
+    "refused, 2 cut off, 1 failed and 3 left candidates out; what an answer "
+    "does not name is tied behind what it names\n"
+    "- model - tiny-chat: HR@1 +.225 [+.200, +.250], p < .008, on these 500\n"
+  ) in text
+  _, below = text.split("All of them on the same 500 requests:")
+  table = [line for line in below.splitlines() if line.startswith("|")]
+  assert [row.split("|")[1].strip() for row in table[2:]] == [
+    *("popularity", "model", "tiny-chat")
+  ]
+
+
+def test_a_chat_model_asked_everything_needs_no_second_table():
+  text = report.markdown(chat_results(n=1200))
+  assert "asked all 1,200 requests, with" in text
+  assert "| tiny-chat  |" in text and "on the same" not in text
+
+
+def test_p_is_the_corrected_one():
+  results = small_results()
+  results["comparisons"][0] |= {"p": 0.01, "p_holm": 0.04}
+  assert "p = .040" in report.markdown(results)
+  results["comparisons"][0] |= {"p": 2 / 1001, "p_holm": 12 / 1001}
+  assert "p < .012" in report.markdown(results)
+
+
+def test_what_cannot_be_ends_the_page():
+  results = small_results()
+  assert "cannot be" not in report.markdown(results)
+  results["impossible"] = ["sequential, model: HR@1 is 1.2000."]
+  assert report.markdown(results).endswith(
+    "so there is a mistake in the program: sequential, model: HR@1 is 1.2000.\n"
+  )
