@@ -25,7 +25,7 @@ import numpy as np
 
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
-from instructrec_jax.scoring import packing
+from instructrec_jax.scoring import tokenization
 from instructrec_jax.scoring.trie import trie_rows
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -134,7 +134,7 @@ def print_table(
 
   config = T5Config(vocab_size=_VOCAB, **SIZES[args.size])
   params = model_folder.initial_variables(config, seed=args.seed)["params"]
-  tokenized = packing.tokenize(requests, vocabulary.encode_one)
+  tokenized = tokenization.tokenize(requests, vocabulary.encode_one)
   useful = np.array([useful_flops(config, request) for request in tokenized])
   by_length = np.argsort([len(r.instruction) for r in tokenized])
   ranker = T5Ranker(
@@ -295,7 +295,7 @@ def flops(
   )
 
 
-def useful_flops(config: Any, request: packing.TokenizedRequest) -> float:
+def useful_flops(config: Any, request: tokenization.TokenizedRequest) -> float:
   """Returns what an exact scorer cannot do without."""
   length = len(request.instruction)
   (row,) = trie_rows(request.candidates, sum(map(len, request.candidates)))
@@ -309,7 +309,7 @@ def useful_flops(config: Any, request: packing.TokenizedRequest) -> float:
 
 
 def computed_flops(
-  config: Any, ranker: Any, tokenized: Sequence[packing.TokenizedRequest]
+  config: Any, ranker: Any, tokenized: Sequence[tokenization.TokenizedRequest]
 ) -> float:
   """Returns what ours computes, padding counted."""
   total = 0.0

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring import packing
+from instructrec_jax.scoring import packing, shapes
 from instructrec_jax.scoring.log_likelihood import edge_log_likelihoods
 from instructrec_jax.scoring.normalisation import (
   GHOST_THRESHOLD,
@@ -22,6 +22,7 @@ from instructrec_jax.scoring.normalisation import (
   byte_lengths,
   check_ghost_threshold,
 )
+from instructrec_jax.scoring.tokenization import TokenizedRequest, tokenize
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -41,7 +42,7 @@ class T5Ranker:
 
   Attributes:
     normalisation: of what `score` returns; may be set to another's name.
-    compiled_shapes: how many there are; at most `packing.MAX_SHAPES`.
+    compiled_shapes: how many there are; at most `shapes.MAX_SHAPES`.
   """
 
   def __init__(
@@ -104,7 +105,7 @@ class T5Ranker:
       out_shardings=mesh_lib.replicated(self._mesh),
       compiler_options=compiler_options(),
     )
-    self._shapes: list[packing.Shape] = []
+    self._shapes: list[shapes.Shape] = []
     # Tokens' worth of padding that another shape would have saved so far.
     self._wasted = 0.0
 
@@ -213,7 +214,7 @@ class T5Ranker:
 
   def _prior_scores(
     self,
-    tokenized: Sequence[packing.TokenizedRequest],
+    tokenized: Sequence[TokenizedRequest],
     requests: Sequence[RankingRequest],
   ) -> list[np.ndarray]:
     """Returns log P(candidate | null instruction); each is computed once."""
@@ -242,13 +243,13 @@ class T5Ranker:
 
   def _tokenize(
     self, requests: Sequence[RankingRequest]
-  ) -> list[packing.TokenizedRequest]:
-    return packing.tokenize(
+  ) -> list[TokenizedRequest]:
+    return tokenize(
       requests, self._vocabulary.encode_one, self._encode_candidate
     )
 
   def _batches(
-    self, requests: Sequence[packing.TokenizedRequest]
+    self, requests: Sequence[TokenizedRequest]
   ) -> Iterator[packing.Batch]:
     for shape, bins in self._binned(requests).items():
       for start in range(0, len(bins), self._shards):
@@ -256,31 +257,31 @@ class T5Ranker:
         yield packing.to_batch(here, shape=shape)
 
   def _binned(
-    self, requests: Sequence[packing.TokenizedRequest]
-  ) -> dict[packing.Shape, list[packing.Bin]]:
+    self, requests: Sequence[TokenizedRequest]
+  ) -> dict[shapes.Shape, list[shapes.Bin]]:
     """Deals requests into bins of shapes, of which it may make new ones."""
     if requests and not self._shapes:
       self._add_shapes(requests)
     binned = self._into_known_shapes(requests)
     misfits = self._misfits(binned)
-    if self._wasted > packing.TOKENS_PER_SHAPE and self._add_shapes(misfits):
+    if self._wasted > shapes.TOKENS_PER_SHAPE and self._add_shapes(misfits):
       binned = self._into_known_shapes(requests)
     return binned
 
   def _into_known_shapes(
-    self, requests: Sequence[packing.TokenizedRequest]
-  ) -> dict[packing.Shape, list[packing.Bin]]:
+    self, requests: Sequence[TokenizedRequest]
+  ) -> dict[shapes.Shape, list[shapes.Bin]]:
     groups = collections.defaultdict(list)
     for request in requests:
-      groups[packing.choose_shape(request, self._shapes)].append(request)
+      groups[shapes.choose_shape(request, self._shapes)].append(request)
     return {
-      shape: packing.bins_of(members, shape, shards=self._shards)
+      shape: shapes.bins_of(members, shape, shards=self._shards)
       for shape, members in groups.items()
     }
 
   def _misfits(
-    self, binned: dict[packing.Shape, list[packing.Bin]]
-  ) -> list[packing.TokenizedRequest]:
+    self, binned: dict[shapes.Shape, list[shapes.Bin]]
+  ) -> list[TokenizedRequest]:
     """Returns the requests of shapes of which a third or more is padding."""
     found = []
     for shape, bins in binned.items():
@@ -291,15 +292,15 @@ class T5Ranker:
         self._wasted += cost - needed
     return found
 
-  def _add_shapes(self, requests: Sequence[packing.TokenizedRequest]) -> bool:
+  def _add_shapes(self, requests: Sequence[TokenizedRequest]) -> bool:
     """Fits shapes to requests; whether there was room for any.
 
     A call leaves a third of the free ones to later requests of another kind.
     """
-    free = packing.MAX_SHAPES - packing.ROOMY_SHAPES - len(self._shapes)
+    free = shapes.MAX_SHAPES - shapes.ROOMY_SHAPES - len(self._shapes)
     if not free:
       return False
-    self._shapes += packing.fitted_shapes(
+    self._shapes += shapes.fitted_shapes(
       requests,
       most=free - free // 3,
       bin_tokens=self._bin_tokens,

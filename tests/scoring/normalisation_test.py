@@ -11,7 +11,13 @@ import pytest
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring import normalisation, packing, reranker
+from instructrec_jax.scoring import (
+  normalisation,
+  packing,
+  reranker,
+  shapes,
+  tokenization,
+)
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq.transformer import Transformer
@@ -170,8 +176,8 @@ def test_scores_do_not_depend_on_the_other_candidates(
 def test_scores_do_not_depend_on_padding_or_rows(
   make, requests, scores, sizes, monkeypatch
 ):
-  monkeypatch.setattr(packing, "_round_up", lambda size, _: size + 7)
-  monkeypatch.setattr(packing, "_ROW_LENGTHS", (16, 1024))
+  monkeypatch.setattr(shapes, "_round_up", lambda size, _: size + 7)
+  monkeypatch.setattr(tokenization, "ROW_LENGTHS", (16, 1024))
   assert_same(make().score_all(requests, ALL), scores, sizes)
 
 
@@ -220,7 +226,7 @@ def test_a_candidates_prior_is_computed_once(make, toy, requests, null_batches):
     ]
   )
   scored = [ids for null, _ in null_batches for row in null for ids in row]
-  tokenized = packing.tokenize(requests, ranker._vocabulary.encode_one)
+  tokenized = tokenization.tokenize(requests, ranker._vocabulary.encode_one)
   distinct = {ids for piece in tokenized for ids in piece.candidates}
   assert len(scored) == len(distinct)
   assert set(scored) == distinct
@@ -295,7 +301,7 @@ def test_ghosts_alone_score_zero(make, monkeypatch):
 
 def test_few_shapes_are_compiled(make, toy, monkeypatch):
   """The null instruction takes its shapes from the same few."""
-  monkeypatch.setattr(packing, "TOKENS_PER_SHAPE", 0)
+  monkeypatch.setattr(shapes, "TOKENS_PER_SHAPE", 0)
   rng = np.random.default_rng(0)
   ranker = make(batch_tokens=64)
   for length in (5, 30, 90, 250, 60, 400):
@@ -310,7 +316,7 @@ def test_few_shapes_are_compiled(make, toy, monkeypatch):
       ],
       ALL,
     )
-  assert ranker.compiled_shapes <= packing.MAX_SHAPES
+  assert ranker.compiled_shapes <= shapes.MAX_SHAPES
   assert ranker._score_batch._cache_size() == ranker.compiled_shapes
 
 

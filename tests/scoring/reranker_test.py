@@ -11,7 +11,7 @@ import pytest
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring import packing
+from instructrec_jax.scoring import shapes, tokenization
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq import weights
 from instructrec_jax.seq2seq.attention import as_on_accelerators
@@ -92,7 +92,7 @@ def test_scores_do_not_depend_on_other_candidates(ranker, requests, scores):
 def test_scores_do_not_depend_on_padding(
   config, params, vocabulary, requests, scores, monkeypatch
 ):
-  monkeypatch.setattr(packing, "_round_up", lambda size, _: size + 77)
+  monkeypatch.setattr(shapes, "_round_up", lambda size, _: size + 77)
   padded = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   assert_same(padded.score(requests), scores)
 
@@ -114,10 +114,10 @@ def test_scores_do_not_depend_on_rows(
   config, params, vocabulary, requests, scores, monkeypatch
 ):
   """Tries cut into rows that repeat what they share."""
-  monkeypatch.setattr(packing, "_ROW_LENGTHS", (24, 1024))
+  monkeypatch.setattr(tokenization, "ROW_LENGTHS", (24, 1024))
   split = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   assert_same(split.score(requests), scores)
-  tokenized = packing.tokenize(requests, vocabulary.encode_one)
+  tokenized = tokenization.tokenize(requests, vocabulary.encode_one)
   assert max(len(r.rows(r.row_length)) for r in tokenized) > 1
 
 
@@ -138,7 +138,7 @@ def test_scores_do_not_depend_on_how_many_candidates_there_are(
   request = dataclasses.replace(
     requests[3], candidates=(*titles, "tent " * 300, *requests[3].candidates)
   )
-  assert len(packing.tokenize([request], vocabulary.encode_one)) > 1
+  assert len(tokenization.tokenize([request], vocabulary.encode_one)) > 1
   ranker = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   (values,) = ranker.score([request])
   assert_same([values[-len(scores[3]) :]], [scores[3]])
@@ -162,7 +162,7 @@ def test_the_same_candidate_twice_is_an_exact_tie(ranker, requests):
 
 
 def test_few_shapes_are_compiled(config, params, vocabulary, monkeypatch):
-  monkeypatch.setattr(packing, "TOKENS_PER_SHAPE", 0)
+  monkeypatch.setattr(shapes, "TOKENS_PER_SHAPE", 0)
   rng = np.random.default_rng(0)
   ranker = T5Ranker(
     config=config, params=params, vocabulary=vocabulary, batch_tokens=64
@@ -178,7 +178,7 @@ def test_few_shapes_are_compiled(config, params, vocabulary, monkeypatch):
         for number in range(3)
       ]
     )
-  assert 3 <= ranker.compiled_shapes <= packing.MAX_SHAPES
+  assert 3 <= ranker.compiled_shapes <= shapes.MAX_SHAPES
   assert ranker._score_batch._cache_size() == ranker.compiled_shapes
 
 

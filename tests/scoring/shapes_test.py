@@ -1,4 +1,4 @@
-"""Tests for instructrec_jax/scoring/packing.py."""
+"""Of requests: their ids, their shapes, and how they are dealt into bins."""
 
 import dataclasses
 import itertools
@@ -10,14 +10,14 @@ from hypothesis import strategies as st
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring import packing
+from instructrec_jax.scoring import packing, shapes, tokenization
 
-MOST = packing.MAX_SHAPES - packing.ROOMY_SHAPES
+MOST = shapes.MAX_SHAPES - shapes.ROOMY_SHAPES
 
 
 def tokenized(instruction, *candidates):
   """A request of these lengths, whose candidates share only their start."""
-  return packing.TokenizedRequest(
+  return tokenization.TokenizedRequest(
     index=0,
     instruction=[5] * instruction,
     candidates=[
@@ -41,7 +41,7 @@ def draw(count, *, instruction, candidates, seed=0):
 
 
 def fit(requests, *, most=MOST, bin_tokens=4096, shards=1):
-  return packing.fitted_shapes(
+  return shapes.fitted_shapes(
     requests, most=most, bin_tokens=bin_tokens, shards=shards
   )
 
@@ -51,7 +51,7 @@ def padding(requests, shapes):
   used = sum(request.tokens for request in requests)
   computed = 0
   for shape, members in grouped(requests, shapes).items():
-    bins = packing.bins_of(members, shape)
+    bins = shapes.bins_of(members, shape)
     computed += len(bins) * (shape.tokens + shape.nodes)
   return 1 - used / computed
 
@@ -59,7 +59,7 @@ def padding(requests, shapes):
 def grouped(requests, shapes):
   groups = {}
   for request in requests:
-    shape = packing.choose_shape(request, shapes)
+    shape = shapes.choose_shape(request, shapes)
     groups.setdefault(shape, []).append(request)
   return groups
 
@@ -67,9 +67,9 @@ def grouped(requests, shapes):
 @pytest.mark.parametrize("shards", [1, 4])
 def test_a_batch_holds_every_token(requests, vocabulary, shards):
   """Each path leads over edges whose nodes have read the candidate so far."""
-  pieces = packing.tokenize(requests, vocabulary.encode_one)
+  pieces = tokenization.tokenize(requests, vocabulary.encode_one)
   (shape,) = fit(pieces, most=1, bin_tokens=1 << 16, shards=shards)
-  bins = packing.bins_of(pieces, shape, shards=shards)
+  bins = shapes.bins_of(pieces, shape, shards=shards)
   assert len(bins) == shards
   batch = packing.to_batch(bins, shape=shape)
   features = {name: list(array) for name, array in batch.features.items()}
@@ -111,7 +111,7 @@ def test_repeated_candidates_are_kept_once(vocabulary):
   request = RankingRequest(
     request_id="a", instruction="tent", candidates=("rope", "tent", "rope")
   )
-  (piece,) = packing.tokenize([request], vocabulary.encode_one)
+  (piece,) = tokenization.tokenize([request], vocabulary.encode_one)
   assert piece.places == [[0, 2], [1]]
 
 
@@ -121,34 +121,36 @@ def test_many_candidates_become_several_pieces(vocabulary):
   request = RankingRequest(
     request_id="a", instruction="tent", candidates=titles
   )
-  pieces = packing.tokenize([request], vocabulary.encode_one)
+  pieces = tokenization.tokenize([request], vocabulary.encode_one)
   assert len(pieces) > 1
   assert {piece.index for piece in pieces} == {0}
-  assert all(sum(map(len, p.candidates)) <= packing._PIECE for p in pieces)
+  assert all(sum(map(len, p.candidates)) <= tokenization.PIECE for p in pieces)
   places = sorted(sum((sum(p.places, []) for p in pieces), []))
   assert places == list(range(len(titles)))
 
 
-@pytest.mark.parametrize("instruction", [100, packing.LONGEST_INSTRUCTION])
+@pytest.mark.parametrize("instruction", [100, tokenization.LONGEST_INSTRUCTION])
 @pytest.mark.parametrize("length", [2, 60, 97, 130, 257, 1024])
 def test_a_full_piece_of_any_length_has_a_shape(instruction, length):
   """Rows of the roomy shapes suffice, however badly candidates fill them."""
-  request = tokenized(instruction, *[length] * (packing._PIECE // length))
-  shape = packing.choose_shape(request, [])
-  assert packing.bins_of([request], shape) == [[request]]
+  request = tokenized(instruction, *[length] * (tokenization.PIECE // length))
+  shape = shapes.choose_shape(request, [])
+  assert shapes.bins_of([request], shape) == [[request]]
   packing.to_batch([[request]], shape=shape)
 
 
 @given(
-  st.integers(1, packing.LONGEST_INSTRUCTION),
-  st.lists(st.integers(1, packing.LONGEST_CANDIDATE), min_size=1, max_size=60),
+  st.integers(1, tokenization.LONGEST_INSTRUCTION),
+  st.lists(
+    st.integers(1, tokenization.LONGEST_CANDIDATE), min_size=1, max_size=60
+  ),
 )
 def test_whatever_can_be_tokenised_has_a_shape(instruction, lengths):
-  while sum(lengths) > packing._PIECE:
+  while sum(lengths) > tokenization.PIECE:
     lengths.pop()
   request = tokenized(instruction, *lengths)
-  shape = packing.choose_shape(request, [])
-  assert packing.bins_of([request], shape) == [[request]]
+  shape = shapes.choose_shape(request, [])
+  assert shapes.bins_of([request], shape) == [[request]]
 
 
 @given(
@@ -164,7 +166,7 @@ def test_bins_hold_each_request_once(lengths, shards):
   shapes = fit(requests, shards=shards)
   assert len(shapes) <= MOST
   for shape, members in grouped(requests, shapes).items():
-    bins = packing.bins_of(members, shape, shards=shards)
+    bins = shapes.bins_of(members, shape, shards=shards)
     assert len(bins) % shards == 0
     assert sorted(map(id, sum(bins, []))) == sorted(map(id, members))
     for of_bin in filter(None, bins):
@@ -209,4 +211,4 @@ def test_a_request_beyond_all_shapes_is_named(vocabulary, field):
   long = text if field == "instruction" else (text,)
   request = dataclasses.replace(request, **{field: long})
   with pytest.raises(InputError, match="request r7: .*9001"):
-    packing.tokenize([request], vocabulary.encode_one)
+    tokenization.tokenize([request], vocabulary.encode_one)

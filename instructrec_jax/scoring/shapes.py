@@ -1,0 +1,206 @@
+"""How much a batch's bins hold: few shapes, as each is compiled.
+
+Compiling takes seconds a shape, so a ranker has at most `MAX_SHAPES`: up to six
+are fitted to the requests that come, and two roomy ones take whatever else
+there is.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from instructrec_jax.scoring.dealing import deal
+from instructrec_jax.scoring.tokenization import (
+  KEYS_PER_TOKEN,
+  LONGEST_CANDIDATE,
+  LONGEST_INSTRUCTION,
+  PIECE,
+  ROW_LENGTHS,
+  TokenizedRequest,
+  cost_of,
+)
+
+MAX_SHAPES = 8
+ROOMY_SHAPES = 2
+# One more shape must save about as much work as compiling it costs.
+TOKENS_PER_SHAPE = 1 << 15
+# Of starting another bin, in tokens.
+_BIN_COST = 64
+# By how much what bins are dealt by counts, in the order of `Shape`: tokens and
+# nodes in full, as they cost most.
+_WEIGHTS = (0.9, 1, 0.97, 1, 0.97)
+
+Bin = list[TokenizedRequest]
+
+
+class Shape(NamedTuple):
+  """How much a bin holds.
+
+  Attributes:
+    instructions: how many.
+    tokens: of all instructions.
+    rows: of tries.
+    nodes: of tries.
+    edges: of tries.
+    length: tokens of the longest instruction.
+    row_length: nodes of a row.
+  """
+
+  instructions: int
+  tokens: int
+  rows: int
+  nodes: int
+  edges: int
+  length: int
+  row_length: int
+
+  @property
+  def room(self) -> np.ndarray:
+    """What `TokenizedRequest.sizes` are taken from."""
+    return np.array(self[:5])
+
+  @property
+  def cost(self) -> float:
+    """Of computing a bin, in tokens' worth of linear layers."""
+    return cost_of(
+      self.tokens + self.nodes,
+      self.instructions * self.length**2
+      + self.rows * self.row_length * (self.row_length + self.length),
+    )
+
+  def holds(self, request: TokenizedRequest) -> bool:
+    """Whether a request fits."""
+    return (
+      len(request.instruction) <= self.length
+      and request.row_length <= self.row_length
+      and bool((request.sizes(self.row_length) <= self.room).all())
+    )
+
+  def cost_of(self, request: TokenizedRequest) -> float:
+    """Returns a request's share of a bin's cost."""
+    sizes = request.sizes(self.row_length)
+    return self.cost * float((sizes / self.room).max())
+
+
+def _roomy(length: int, row_length: int) -> Shape:
+  # Any two neighbouring rows hold more nodes than one has room for.
+  rows = 2 * PIECE // row_length + 1
+  return Shape(1, length, rows, PIECE, PIECE, length, row_length)
+
+
+# The last holds whatever `tokenize` makes.
+_ROOMY = (
+  _roomy(1024, ROW_LENGTHS[0]),
+  _roomy(LONGEST_INSTRUCTION, LONGEST_CANDIDATE),
+)
+
+
+def fitted_shapes(
+  requests: Sequence[TokenizedRequest],
+  *,
+  most: int,
+  bin_tokens: int,
+  shards: int,
+) -> list[Shape]:
+  """Returns at most so many shapes for requests like these.
+
+  Args:
+    requests: at least one.
+    most: shapes at most.
+    bin_tokens: about the most tokens, padding counted, in a bin.
+    shards: bins that are computed at a time.
+  """
+  kinds: dict[tuple[int, bool], list[TokenizedRequest]] = {}
+  for request in requests:
+    # One that fills a bin by itself would make all bins as large.
+    large = request.tokens > bin_tokens // 2
+    kinds.setdefault((request.row_length, large), []).append(request)
+  groups = sorted(kinds.values(), key=len, reverse=True)
+  if len(groups) > most:
+    groups[most - 1 :] = [sum(groups[most - 1 :], [])]
+  while len(groups) < most:
+    cuts = list(map(_best_cut, groups))
+    best = max(range(len(cuts)), key=lambda number: cuts[number][0])
+    saved, *halves = cuts[best]
+    if saved <= TOKENS_PER_SHAPE:
+      break
+    groups[best : best + 1] = halves
+  return [_fitted_shape(group, bin_tokens, shards) for group in groups]
+
+
+def choose_shape(request: TokenizedRequest, shapes: Sequence[Shape]) -> Shape:
+  """Returns the cheapest shape, planned or roomy, that holds a request."""
+  fitting = [shape for shape in (*shapes, *_ROOMY) if shape.holds(request)]
+  return min(fitting, key=lambda shape: shape.cost_of(request))
+
+
+def bins_of(
+  requests: Sequence[TokenizedRequest], shape: Shape, *, shards: int = 1
+) -> list[Bin]:
+  """Deals requests into as few bins of a shape as hold them, evenly filled.
+
+  There is a multiple of `shards` of them; the last may be empty.
+  """
+  sizes = np.stack([r.sizes(shape.row_length) for r in requests])
+  needed = int(np.ceil((sizes.sum(0) / shape.room).max()))
+  count = _round_up(max(needed, 1), shards)
+  while True:
+    dealt = deal(sizes, count, weights=_WEIGHTS)
+    if all((sizes[members].sum(0) <= shape.room).all() for members in dealt):
+      return [[requests[number] for number in members] for members in dealt]
+    # A hundredth more at a time: dealing many anew is not for nothing.
+    count = _round_up(count + 1 + count // 100, shards)
+
+
+def _best_cut(
+  group: list[TokenizedRequest],
+) -> tuple[float, list[TokenizedRequest], list[TokenizedRequest]]:
+  """Cuts a group in two by the length of instructions.
+
+  Returns:
+    How much padding in attention that saves, in tokens' worth, and the halves.
+  """
+  ordered = sorted(group, key=lambda request: len(request.instruction))
+  lengths = np.array([len(request.instruction) for request in ordered])
+  below = np.arange(1, len(lengths))
+  saved = below * (lengths[-1] ** 2 - lengths[:-1] ** 2) / KEYS_PER_TOKEN
+  if not len(saved):
+    return 0.0, group, []
+  cut = int(saved.argmax())
+  return float(saved[cut]), ordered[: cut + 1], ordered[cut + 1 :]
+
+
+def _fitted_shape(
+  group: Sequence[TokenizedRequest], bin_tokens: int, shards: int
+) -> Shape:
+  """Returns the shape into whose bins a group goes with least padding."""
+  length = _round_up(max(len(request.instruction) for request in group), 16)
+  row_length = max(request.row_length for request in group)
+  sizes = np.stack([request.sizes(row_length) for request in group])
+  batches = sum(request.tokens for request in group) / (bin_tokens * shards)
+
+  def shape(count: int) -> Shape:
+    dealt = deal(sizes, count, weights=_WEIGHTS)
+    most = np.max([sizes[members].sum(0) for members in dealt], axis=0)
+    instructions, tokens, rows, nodes, edges = map(int, most)
+    return Shape(
+      instructions,
+      _round_up(tokens, 32),
+      _round_up(rows, 4),
+      _round_up(nodes, 32),
+      _round_up(edges, 32),
+      length,
+      row_length,
+    )
+
+  # A few requests go more evenly into one number of bins than into another.
+  counts = {
+    max(round(batches * more), 1) * shards for more in np.linspace(0.9, 1.5, 7)
+  }
+  fitted = {count: shape(count) for count in sorted(counts)}
+  return fitted[min(fitted, key=lambda n: n * (fitted[n].cost + _BIN_COST))]
+
+
+def _round_up(size: int, multiple: int) -> int:
+  return -(-size // multiple) * multiple
