@@ -20,7 +20,9 @@ setuptools.setup(
   # Named, not found: the folder gin/ at the root must never be packaged, it
   # would install over gin-config.
   packages=setuptools.find_packages(include=["instructrec_jax*", "tasks*"]),
-  package_data={"instructrec_jax": ["instructions/*.yaml"]},
+  package_data={
+    "instructrec_jax": ["instructions/*.yaml", "reproduction/*.yaml"]
+  },
   install_requires=[
     "flax>=0.12.8,<0.13",
     "gin-config>=0.5.0",

@@ -28,6 +28,7 @@ SUBCOMMANDS = {
   "convert": "a checkpoint: T5X's, Hugging Face's or ours -> another of them",
   "score": "requests -> log-likelihoods and ranks per candidate",
   "evaluate": "rankers on the same candidates -> the HR/NDCG table",
+  "reproduce": "the paper's tables and figure for a dataset folder, a report",
   "ask": "a user's own words -> the model instruction and a ranking",
 }
 

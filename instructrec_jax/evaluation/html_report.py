@@ -41,6 +41,8 @@ th:first-child { position: sticky; left: 0; background: var(--paper);
   text-align: left; padding-left: 0; font-weight: 600; }
 td small { display: block; color: var(--quiet); font-size: .74rem; }
 tr.model th, tr.model td { color: var(--accent); font-weight: 600; }
+tr.paper th, tr.paper td { color: var(--quiet); font-weight: normal;
+  font-style: italic; }
 blockquote { margin: .5rem 0 .8rem; padding: .6rem .9rem;
   border-left: 3px solid var(--line); background: var(--wash);
   font-size: .92rem; overflow-wrap: anywhere; }
@@ -108,10 +110,17 @@ def write_html_report(
     *(f"<p>{escape(note)}</p>" for note in notes),
     *(_scenario(results, scenario) for scenario in results["scenarios"]),
     f'<p class="quiet">{_CAPTION}</p>',
-    _training(training_log),
+    training_section(training_log),
     _examples(examples),
     _footer(results),
   ]
+  write_page(out_path, title=title, sections=sections)
+
+
+def write_page(
+  out_path: pathlib.Path, *, title: str, sections: Sequence[str]
+) -> None:
+  """Writes sections, which are HTML, as one page in the report's style."""
   body = "\n".join(filter(None, sections))
   with storage.staged_file(pathlib.Path(out_path)) as partial:
     partial.write_text(
@@ -162,8 +171,12 @@ def _cell(row: Mapping[str, Any] | None) -> str:
   return f"<td>{report.share(row['value'])}<small>{interval}</small></td>"
 
 
-def _training(log: pathlib.Path | None) -> str:
-  """Loss and validation HR@1 over steps; a log that has neither is left out."""
+def training_section(log: pathlib.Path | None) -> str:
+  """Returns loss and validation HR@1 over steps; nothing if it has neither.
+
+  Raises:
+    InputError: the log is missing or not JSON lines.
+  """
   if log is None:
     return ""
   records = list(_read_log(pathlib.Path(log)))

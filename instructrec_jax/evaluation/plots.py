@@ -100,6 +100,52 @@ def curve_plot(
     return _inline_svg(figure, alt=f"{label} over training steps")
 
 
+def group_plot(
+  curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
+  *,
+  label: str,
+  groups: str,
+) -> str:
+  """Returns an SVG of means with their intervals over numbered groups.
+
+  Args:
+    curves: name to group, value, low and high of each point; the last is drawn
+      in the accent colour.
+    label: what the values are.
+    groups: what the groups are.
+  """
+  with matplotlib.rc_context(_STYLE):
+    figure = Figure(figsize=(4.2, 2.7), layout="constrained")
+    axes = figure.add_subplot()
+    # Beside each other, not over each other.
+    shifts = [0.12 * (index - (len(curves) - 1) / 2) for index in range(9)]
+    lines = ("-", "--", ":")
+    for index, (name, points) in enumerate(curves.items()):
+      last = index == len(curves) - 1
+      colour = _ACCENT if last else (_INK, _QUIET)[index % 2]
+      xs, values, lows, highs = zip(*points, strict=True)
+      xs = [x + shifts[index] for x in xs]
+      axes.vlines(xs, lows, highs, color=colour, linewidth=1.2)
+      axes.plot(
+        xs,
+        values,
+        "o" + ("-" if last else lines[index % 3]),
+        color=colour,
+        label=name,
+        linewidth=1.4,
+        markersize=4,
+      )
+    ticks = sorted({point[0] for points in curves.values() for point in points})
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    axes.set_ylim(bottom=0)
+    axes.legend(frameon=False)
+    axes.grid(axis="y", color=_QUIET, alpha=0.25, linewidth=0.6)
+    axes.locator_params(axis="y", nbins=5)
+    axes.set_xlabel(groups)
+    axes.set_title(label, loc="left", fontsize=9)
+    return _inline_svg(figure, alt=f"{label} by {groups}")
+
+
 def _few_ticks(axes: Axes) -> None:
   axes.locator_params(axis="x", nbins=4)
   axes.locator_params(axis="y", nbins=5)

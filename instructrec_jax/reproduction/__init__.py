@@ -1,0 +1,1 @@
+"""The paper's experiment section, one step after the other, as one report."""

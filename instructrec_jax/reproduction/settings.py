@@ -1,0 +1,79 @@
+"""What a reproduction is asked for."""
+
+import dataclasses
+import pathlib
+
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation.rankers import TRAINED, find_rankers
+
+# Pieces of a vocabulary that is trained because there is none.
+VOCABULARY_SIZE = 4000
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """The options of `instructrec reproduce`.
+
+  Attributes:
+    dataset: a folder of `prepare`; what it lacks is made there.
+    out: where everything else goes.
+    recipe: a gin file that binds a model and how it is trained.
+    steps: of the main model; the recipe's if None.
+    ladder_steps: of each model of Figure 3's ladder.
+    limit: requests of each scenario; all if None.
+    rankers: names from `evaluation.rankers.RANKERS`; empty: all that are
+      available, those that are trained among them.
+    unseen: a dataset folder of another domain, for Table 11.
+    zero_shot: folder of a model that was not tuned, for a row of its own.
+    chat: options of `evaluate` that name a chat model, GPT-3.5's part: of whom
+      to ask, and about how many requests.
+    chat_caps: options of what it may cost, in each dataset folder.
+    vocabulary: SentencePiece model to build with; one is trained if None and
+      the folder has none.
+    seed: of everything that is random.
+  """
+
+  dataset: pathlib.Path
+  out: pathlib.Path
+  recipe: pathlib.Path
+  steps: int | None = None
+  ladder_steps: int = 200
+  limit: int | None = 300
+  rankers: tuple[str, ...] = ()
+  unseen: pathlib.Path | None = None
+  zero_shot: pathlib.Path | None = None
+  chat: tuple[str, ...] = ()
+  chat_caps: tuple[str, ...] = ()
+  vocabulary: pathlib.Path | None = None
+  seed: int = 0
+
+  def check(self) -> None:
+    """Raises InputError before anything is started, if something is wrong."""
+    folder = DatasetFolder.open(self.dataset)
+    if self.unseen:
+      DatasetFolder.open(self.unseen)
+    for path in (self.recipe, self.vocabulary):
+      if path and not path.is_file():
+        raise InputError(f"{path}: no such file.")
+    for name in ("steps", "ladder_steps", "limit"):
+      value = getattr(self, name)
+      if value is not None and value < 1:
+        raise InputError(f"{name} is {value}: at least 1 is needed.")
+    # Names alone; the model is still to be trained.
+    find_rankers(
+      self.ranker_names,
+      folder=folder,
+      model=self.dataset,
+      zero_shot=self.zero_shot,
+    )
+
+  @property
+  def ranker_names(self) -> tuple[str, ...]:
+    """What `evaluate --rankers` is told."""
+    return self.rankers or ("all", *TRAINED)
+
+  @property
+  def model(self) -> pathlib.Path:
+    """Where the main model goes."""
+    return self.out / "model"

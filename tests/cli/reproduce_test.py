@@ -1,0 +1,78 @@
+"""Tests for instructrec_jax/cli/reproduce.py."""
+
+import pathlib
+
+import pytest
+
+from instructrec_jax.cli.main import main
+from instructrec_jax.cli.train import configured_model
+from instructrec_jax.data.prepare import prepare
+from instructrec_jax.reproduction import reproduce as reproduction
+from instructrec_jax.reproduction.settings import Settings
+
+RECIPES = sorted(
+  (pathlib.Path(__file__).parents[2] / "gin" / "experiment").glob("*.gin")
+)
+
+
+@pytest.fixture
+def shop(tmp_path):
+  prepare(format="synthetic", users=40, min_count=0, out=tmp_path / "shop")
+  return tmp_path / "shop"
+
+
+def _refused(capsys, *arguments):
+  """Returns what is said of arguments that are refused."""
+  assert main(["reproduce", *map(str, arguments)]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  return line
+
+
+def test_options_become_settings(shop, tmp_path, monkeypatch, capsys):
+  seen = {}
+
+  def reproduce(settings, **others):
+    seen.update(settings=settings, **others)
+    return {"lacking": {"Table 11": ["another domain is needed"]}}
+
+  monkeypatch.setattr(reproduction, "reproduce", reproduce)
+  out = tmp_path / "out"
+  arguments = ["--dataset", str(shop), "--out", str(out), "--limit", "0"]
+  arguments += ["--rankers", "random,model", "--steps", "7", "--force"]
+  assert main(["reproduce", *arguments]) == 0
+  (recipe,) = [path for path in RECIPES if path.stem == "mini"]
+  assert seen["settings"] == Settings(
+    dataset=shop,
+    out=out,
+    recipe=recipe,
+    steps=7,
+    limit=None,
+    rankers=("random", "model"),
+  )
+  assert seen["force"]
+  assert "Table 11 lacks another domain" in capsys.readouterr().out
+
+
+def test_wrong_input_is_refused_before_anything_is_started(
+  shop, tmp_path, capsys
+):
+  out = tmp_path / "out"
+  given = ("--dataset", shop, "--out", out)
+  assert "not a dataset folder" in _refused(
+    capsys, "--dataset", tmp_path, "--out", out
+  )
+  assert "no ranker 'best'" in _refused(capsys, *given, "--rankers", "best")
+  assert "mine.gin: no such file" in _refused(
+    capsys, *given, "--recipe", "mine.gin"
+  )
+  assert "at least 1" in _refused(capsys, *given, "--steps", "0")
+  assert "not a dataset folder" in _refused(
+    capsys, *given, "--unseen", tmp_path / "none"
+  )
+  assert not out.exists()
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_is_a_model_and_its_training(path):
+  config = configured_model([str(path)])
+  assert config.emb_dim == {"mini": 128, "games_xl": 2048}[path.stem]

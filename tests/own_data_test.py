@@ -1,0 +1,71 @@
+"""The commands of docs/own-data.md, as they stand there, on its template."""
+
+import re
+import shlex
+import shutil
+
+import jax
+import pytest
+
+from instructrec_jax.cli.main import main
+from instructrec_jax.scoring.reranker import T5Ranker
+
+# What makes them short: a tiny model of two steps, and few tasks to pack.
+SHORT = {
+  "build": ["--families=p1_i0_t3,p1_i2_t2"],
+  "train": [
+    "--gin.TRAIN_STEPS=2",
+    "--gin.EMB_DIM=16",
+    "--gin.NUM_HEADS=1",
+    "--gin.HEAD_DIM=8",
+    "--gin.NUM_LAYERS=1",
+    "--gin.MLP_DIM=16",
+  ],
+}
+
+
+@pytest.fixture(scope="module")
+def commands(root):
+  """The arguments of each command, in order."""
+  text = (root / "docs" / "own-data.md").read_text(encoding="utf-8")
+  blocks = re.findall(r"^```\n(instructrec .*?)\n(?:\n|```)", text, re.M | re.S)
+  return [shlex.split(block.replace("\\\n", " "))[1:] for block in blocks]
+
+
+def test_five_commands_lead_from_the_template_to_a_ranking(
+  commands, root, tmp_path, monkeypatch, capsys
+):
+  for file in (root / "docs" / "own-data").iterdir():
+    shutil.copy(file, tmp_path)
+  monkeypatch.chdir(tmp_path)
+  names = [command[0] for command in commands]
+  assert names[:5] == ["prepare", "annotate", "build", "train", "ask"]
+  # Of the eight simulated devices, one: they wait for each other.
+  one = jax.devices()[:1]
+  monkeypatch.setattr(jax, "devices", lambda *_: one)
+  for command in commands:
+    command = [*command, *SHORT.get(command[0], [])]
+    assert main(command) == 0, command
+    printed = capsys.readouterr().out
+    if command[0] == "prepare":
+      assert re.search(r"\| shop +\| 24 +\| 30 +\| 142 ", printed)
+    if command[0] == "ask":
+      assert 'enters: "Tea, Herbal"' in printed
+      assert len(re.findall(r"^ +[123] +-\d", printed, re.M)) == 3
+  assert T5Ranker.load(tmp_path / "model").score([]) == []
+  assert (tmp_path / "results" / "results.md").exists()
+
+
+def test_the_columns_are_those_of_the_template(commands, root):
+  (prepare,) = [command for command in commands if command[0] == "prepare"]
+  heads = {
+    name: (root / "docs" / "own-data" / name).read_text().split("\n")[0]
+    for name in ("purchases.csv", "items.csv")
+  }
+  told = dict(zip(prepare[1::2], prepare[2::2], strict=False))
+  columns = [v for k, v in told.items() if k.endswith("-column")]
+  assert set(columns) == {
+    *heads["items.csv"].split(","),
+    *heads["purchases.csv"].split(","),
+  } - {"text"}
+  assert told["--interactions"] in heads and told["--items"] in heads

@@ -1,0 +1,157 @@
+"""Tests for instructrec_jax/reproduction/execution.py, on made-up steps."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.reproduction.execution import Runner
+from instructrec_jax.reproduction.steps import Step
+
+# Notes each start; the second time, it comes to its end.
+STEP = """
+import pathlib, sys, time
+starts, out, wait = map(pathlib.Path, sys.argv[1:])
+with starts.open("a") as file:
+  file.write(f"{out.name}\\n")
+if str(wait) == "wait" and starts.read_text().count(out.name) == 1:
+  time.sleep(60)
+out.write_text("done")
+"""
+
+
+def _steps(out, *, option="wait"):
+  def step(name, *, wait="", needs=()):
+    path = out / name
+    return Step(
+      name,
+      "a step",
+      ("a_step", str(out / "starts"), str(path), wait or "go"),
+      proof=path,
+      outputs=(path,),
+      needs=needs,
+    )
+
+  return [
+    step("first"),
+    step("second", wait=option, needs=("first",)),
+    step("third", needs=("second",)),
+  ]
+
+
+@pytest.fixture
+def out(tmp_path, monkeypatch):
+  (tmp_path / "a_step.py").write_text(STEP)
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  return tmp_path / "out"
+
+
+def _run(out, steps):
+  runner = Runner(out)
+  try:
+    runner.run(steps)
+  finally:
+    runner.close()
+  return runner.records
+
+
+def _starts(out):
+  return (out / "starts").read_text().split()
+
+
+def _start_and_wait_for(out, name):
+  """Starts the steps in another process, until one of them is at work."""
+  here = os.path.dirname(__file__)
+  process = subprocess.Popen(
+    [
+      sys.executable,
+      "-c",
+      "import importlib.util, pathlib, sys\n"
+      f"spec = importlib.util.spec_from_file_location('t', {__file__!r})\n"
+      "t = importlib.util.module_from_spec(spec)\n"
+      "spec.loader.exec_module(t)\n"
+      "out = pathlib.Path(sys.argv[1])\n"
+      "t._run(out, t._steps(out))",
+      str(out),
+    ],
+    cwd=here,
+    start_new_session=True,
+  )
+  for _ in range(300):
+    if (out / "starts").exists() and name in _starts(out):
+      return process
+    time.sleep(0.1)
+  raise AssertionError(f"{name} was never started")
+
+
+def test_a_killed_run_goes_on_with_the_step_that_it_was_in(out):
+  process = _start_and_wait_for(out, "second")
+  os.killpg(process.pid, signal.SIGKILL)
+  process.wait()
+  records = _run(out, _steps(out))
+  assert _starts(out) == ["first", "second", "second", "third"]
+  assert records["first"]["attempts"] == records["third"]["attempts"] == 1
+  assert records["second"]["attempts"] == 2
+
+
+def test_nobody_else_works_in_the_folder_meanwhile(out):
+  process = _start_and_wait_for(out, "second")
+  try:
+    with pytest.raises(InputError, match="at work here"):
+      Runner(out)
+    # Nor while a step lives that a killed run has left behind.
+    process.kill()
+    process.wait()
+    with pytest.raises(InputError, match="at work here"):
+      Runner(out)
+  finally:
+    os.killpg(process.pid, signal.SIGKILL)
+  for _ in range(100):
+    try:
+      Runner(out).close()
+      break
+    except InputError:
+      time.sleep(0.1)
+  else:
+    raise AssertionError("the lock outlives everybody")
+
+
+def test_what_stands_is_not_repeated(out):
+  _run(out, _steps(out, option="go"))
+  _run(out, _steps(out, option="go"))
+  assert _starts(out) == ["first", "second", "third"]
+
+
+def test_other_inputs_clear_the_outputs_of_all_that_follow(out):
+  _run(out, _steps(out, option="go"))
+  _run(out, _steps(out, option="stay"))
+  # The third is told nothing new, but reads what the second writes.
+  assert _starts(out) == ["first", "second", "third", "second", "third"]
+
+
+def test_an_output_that_was_edited_is_made_again(out):
+  _run(out, _steps(out, option="go"))
+  (out / "second").write_text("edited")
+  _run(out, _steps(out, option="go"))
+  assert _starts(out) == ["first", "second", "third", "second"]
+  assert (out / "second").read_text() == "done"
+
+
+def test_what_others_have_made_is_taken(out, tmp_path):
+  made = tmp_path / "made"
+  step = Step("make", "", ("a_step", "-", "-"), proof=made, unless=made)
+  made.write_text("by hand")
+  assert _run(out, [step])["make"]["state"] == "found"
+
+
+def test_a_step_that_fails_is_told_with_its_last_line(out):
+  step = Step("bad", "", ("no_such_module",), proof=out / "bad")
+  with pytest.raises(InputError, match="bad failed: .*No module named"):
+    _run(out, [step])
+  record = json.loads((out / "steps" / "bad.json").read_text())
+  assert record["state"] == "started"

@@ -1,0 +1,89 @@
+"""Tests for instructrec_jax/reproduction/plan.py."""
+
+import collections
+import dataclasses
+
+import pytest
+
+from instructrec_jax.evaluation.scenarios import SCENARIOS
+from instructrec_jax.reproduction import commands, plan
+from instructrec_jax.reproduction.experiments import experiments
+
+CHAT = ("--chat-model", "gpt-9", "--chat-limit", "5")
+CAPS = ("--max-usd", "3", "--prices", "1", "2")
+
+
+def _options(step):
+  """Returns a step's options, the last of each name."""
+  return dict(zip(step.argv[2::2], step.argv[3::2], strict=False))
+
+
+@pytest.fixture
+def steps(reproduced):
+  def steps(**change):
+    settings = dataclasses.replace(reproduced.settings, **change)
+    return {step.name: step for step in plan.experiment_steps(settings)}
+
+  return steps
+
+
+def test_every_scenario_is_in_one_experiment(reproduced):
+  tables = experiments(reproduced.settings.dataset)
+  found = collections.Counter(
+    name
+    for experiment in tables
+    for name in (
+      *(scenario.name for scenario in experiment.scenarios),
+      *experiment.lacking,
+    )
+  )
+  assert found == {scenario.name: 1 for scenario in SCENARIOS}
+  titles = [experiment.title for experiment in tables]
+  assert titles[:5] == [f"Table {number}" for number in range(6, 11)]
+
+
+def test_a_chat_model_is_paid_in_one_step_and_its_answers_used_in_others(steps):
+  assert not any("chat" in name for name in steps())
+  found = steps(chat=CHAT, chat_caps=CAPS)
+  paid = ["chat", "chat_unseen"]
+  asked = [s for s in found.values() if "--chat-model" in s.argv]
+  for step in asked:
+    assert _options(step)["--rankers"].endswith(",chat")
+    # Caps are of one command: elsewhere nothing may be sent.
+    assert ("--max-usd" in step.argv) == (step.name in paid)
+    assert ("--max-requests" in step.argv) == (step.name not in paid)
+  names = [step.name for step in asked]
+  # The paper has no GPT-3.5 among a hundred candidates.
+  assert names == [
+    "chat",
+    *("table_6", "table_7", "table_8", "table_9"),
+    "chat_unseen",
+    "table_11",
+  ]
+  together = [
+    _options(found[name])["--scenarios"]
+    for name in ("table_6", "table_7", "table_8", "table_9")
+  ]
+  assert _options(found["chat"])["--scenarios"] == ",".join(together)
+
+
+def test_another_model_has_a_row_where_all_are_ranked(steps, tmp_path):
+  found = steps(rankers=(), zero_shot=tmp_path)
+  for name, step in found.items():
+    wanted = name.startswith(("table", "further"))
+    assert ("--zero-shot" in step.argv) == wanted
+
+
+def test_a_whole_catalogue_is_searched_not_scored(steps):
+  rankers = _options(steps()["whole_catalogue"])["--rankers"].split(",")
+  assert rankers == ["random", "popularity", "cooccurrence", "catalogue"]
+
+
+def test_a_recipe_is_all_the_files_that_it_includes(root):
+  files = commands.gin_files(root / "gin" / "experiment" / "mini.gin")
+  assert [file.name for file in files] == [
+    "mini.gin",
+    "mini.gin",
+    "t5_1_1.gin",
+    "train.gin",
+  ]
