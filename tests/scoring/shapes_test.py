@@ -46,20 +46,20 @@ def fit(requests, *, most=MOST, bin_tokens=4096, shards=1):
   )
 
 
-def padding(requests, shapes):
+def padding(requests, fitted):
   """The share of padding in what linear layers compute."""
   used = sum(request.tokens for request in requests)
   computed = 0
-  for shape, members in grouped(requests, shapes).items():
+  for shape, members in grouped(requests, fitted).items():
     bins = shapes.bins_of(members, shape)
     computed += len(bins) * (shape.tokens + shape.nodes)
   return 1 - used / computed
 
 
-def grouped(requests, shapes):
+def grouped(requests, fitted):
   groups = {}
   for request in requests:
-    shape = shapes.choose_shape(request, shapes)
+    shape = shapes.choose_shape(request, fitted)
     groups.setdefault(shape, []).append(request)
   return groups
 
@@ -163,9 +163,9 @@ def test_whatever_can_be_tokenised_has_a_shape(instruction, lengths):
 )
 def test_bins_hold_each_request_once(lengths, shards):
   requests = [tokenized(length, *titles) for length, titles in lengths]
-  shapes = fit(requests, shards=shards)
-  assert len(shapes) <= MOST
-  for shape, members in grouped(requests, shapes).items():
+  fitted = fit(requests, shards=shards)
+  assert len(fitted) <= MOST
+  for shape, members in grouped(requests, fitted).items():
     bins = shapes.bins_of(members, shape, shards=shards)
     assert len(bins) % shards == 0
     assert sorted(map(id, sum(bins, []))) == sorted(map(id, members))
@@ -184,9 +184,9 @@ def test_one_long_request_does_not_pad_the_others():
   users = draw(600, instruction=250, candidates=10)
   expected = padding(users, fit(users))
   for outlier in (tokenized(1000, *[20] * 200), tokenized(100, *[20] * 200)):
-    shapes = fit([*users, outlier])
-    assert len(shapes) == 2
-    assert padding(users, shapes) < expected + 0.01
+    fitted = fit([*users, outlier])
+    assert len(fitted) == 2
+    assert padding(users, fitted) < expected + 0.01
 
 
 @pytest.mark.parametrize("count", [64, 600, 4000])
