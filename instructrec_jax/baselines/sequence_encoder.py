@@ -51,7 +51,7 @@ class SequenceEncoder(nn.Module):
     self.table = self.param("table", _INIT, (config.tokens, config.width))
     self.bias = self.param("bias", nn.initializers.zeros, (config.tokens,))
     self.places = self.param("places", _INIT, (config.max_length, config.width))
-    self.blocks = [_Block(config) for _ in range(config.layers)]
+    self.blocks = [Block(config) for _ in range(config.layers)]
     self.first_norm = nn.LayerNorm()
     self.last_norm = nn.LayerNorm()
     self.dropout = nn.Dropout(config.dropout)
@@ -94,7 +94,7 @@ class SequenceEncoder(nn.Module):
     return self(tokens_BxL, segments_BxL, distances_BxL)[:, -1]
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
   """Self-attention, then a feed-forward layer, each beside a shortcut."""
 
   config: EncoderConfig

@@ -16,8 +16,9 @@ from instructrec_jax.baselines.sequence_encoder import (
   SequenceEncoder,
 )
 from instructrec_jax.baselines.sequence_options import SequenceOptions
-from instructrec_jax.baselines.sequence_trainer import Params, train
+from instructrec_jax.baselines.sequence_trainer import train
 from instructrec_jax.baselines.sequence_validation import Validation
+from instructrec_jax.baselines.trainer import Params
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.records import RankingRequest
 
@@ -141,11 +142,7 @@ class SequenceRanker(abc.ABC):
       validate=Validation(folder, self.read, seed=options.seed),
       label=self.name,
     )
-    return fitted.params, {
-      "epochs": fitted.epochs,
-      "validation_ndcg@10": fitted.validation,
-      "seconds": fitted.seconds,
-    }
+    return fitted.params, fitted.report
 
   def _draw(
     self, users: list[np.ndarray], rng: np.random.Generator

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from jaxtyping import Float, Int
 
-from instructrec_jax.baselines.sequence_trainer import Params
+from instructrec_jax.baselines.trainer import Params
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 
@@ -63,14 +63,19 @@ class Validation:
       scores = vectors[block] @ table.T + bias
       for row, history in zip(scores, self._histories[block], strict=True):
         row[history] = -np.inf
-      ranks.append(_ranks(scores, self._items[block]))
-    rank = np.concatenate(ranks)
-    return float(np.where(rank <= 10, 1 / np.log2(1 + rank), 0).mean())
+      ranks.append(ranks_of(scores, self._items[block]))
+    return ndcg_at_10(np.concatenate(ranks))
 
 
-def _ranks(
+def ndcg_at_10(ranks: Int[np.ndarray, " n"]) -> float:
+  """Returns the mean over targets of these ranks, the first being 1."""
+  return float(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0).mean())
+
+
+def ranks_of(
   scores: Float[np.ndarray, "n items"], wanted: Int[np.ndarray, " n"]
 ) -> Int[np.ndarray, " n"]:
+  """Returns each wanted item's rank; equal scores count as better ones."""
   of_wanted = np.take_along_axis(scores, wanted[:, None], axis=1)
   # Itself, and all that are not surely worse: weights that have become NaN,
   # or score everything alike, must not look perfect.

@@ -1,0 +1,139 @@
+"""Fits parameters until validation no longer improves."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+import optax
+import tqdm
+
+Params = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class FitOptions:
+  """How long and how fast to train.
+
+  Attributes:
+    learning_rate: of Adam.
+    max_epochs: at most.
+    patience: epochs without a better validation, after which it ends.
+    seed: of the first weights, the examples' order, draws and dropout.
+  """
+
+  learning_rate: float = 1e-3
+  max_epochs: int = 200
+  patience: int = 7
+  seed: int = 0
+
+
+class Fitted(NamedTuple):
+  """The best weights that were met.
+
+  Attributes:
+    params: of the model.
+    epochs: after how many they were met.
+    validation: what they reach.
+    seconds: that training took, later epochs included.
+  """
+
+  params: Params
+  epochs: int
+  validation: float
+  seconds: float
+
+  @property
+  def report(self) -> dict[str, Any]:
+    """What is kept beside the weights."""
+    return {
+      "epochs": self.epochs,
+      "validation_ndcg@10": self.validation,
+      "seconds": self.seconds,
+    }
+
+
+class BatchLoss(Protocol):
+  """A batch's mean loss; hashable, so that equal ones share a compilation."""
+
+  def __call__(self, params: Params, batch: Any, key: jax.Array) -> jax.Array:
+    """Returns the loss; the key is of draws and dropout."""
+    ...
+
+
+def fit(
+  options: FitOptions,
+  *,
+  first: Callable[[jax.Array], Params],
+  loss: BatchLoss,
+  batches: Callable[[np.random.Generator], Iterable[Any]],
+  validate: Callable[[Params], float],
+  label: str,
+) -> Fitted:
+  """Fits parameters.
+
+  Args:
+    options: how.
+    first: returns random parameters by a key.
+    loss: what is to be as low as possible.
+    batches: returns an epoch's batches in random order, of few shapes.
+    validate: what is to be as high as possible.
+    label: for the progress bar.
+  """
+  start = time.perf_counter()
+  rng = np.random.default_rng(options.seed)
+  first_key, key = jax.random.split(jax.random.key(options.seed))
+  params = first(first_key)
+  state = optax.scale_by_adam().init(params)
+  best = Fitted(jax.device_get(params), 0, -np.inf, 0.0)
+  steps = 0
+  progress = tqdm.trange(
+    1, options.max_epochs + 1, desc=label, unit="epoch", disable=None
+  )
+  for epoch in progress:
+    losses = []
+    for batch in batches(rng):
+      steps += 1
+      params, state, value = _step(
+        params,
+        state,
+        batch,
+        jax.random.fold_in(key, steps),
+        options.learning_rate,
+        loss=loss,
+      )
+      losses.append(value)
+    reached = validate(params)
+    if reached > best.validation:
+      best = Fitted(jax.device_get(params), epoch, reached, 0.0)
+    progress.set_postfix(
+      loss=f"{np.mean(jax.device_get(losses)):.3f}",
+      validation=f"{reached:.4f}",
+      best=f"{best.validation:.4f} @ {best.epochs}",
+    )
+    if epoch - best.epochs >= options.patience:
+      break
+  progress.close()
+  return best._replace(seconds=time.perf_counter() - start)
+
+
+@functools.partial(jax.jit, static_argnames="loss", donate_argnums=(0, 1))
+def _step(
+  params: Params,
+  state: optax.OptState,
+  batch: Any,
+  key: jax.Array,
+  learning_rate: float,
+  *,
+  loss: BatchLoss,
+) -> tuple[Params, optax.OptState, jax.Array]:
+  """Returns the next parameters and optimizer state, and the loss."""
+  value, gradients = jax.value_and_grad(loss)(params, batch, key)
+  updates, state = optax.scale_by_adam().update(gradients, state)
+  params = jax.tree.map(
+    lambda old, update: old - learning_rate * update, params, updates
+  )
+  return params, state, value
