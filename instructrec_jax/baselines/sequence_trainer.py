@@ -85,9 +85,7 @@ class _PlacesLoss:
   loss: Loss
   negatives: int
 
-  def __call__(
-    self, params: Params, batch: Batch, key: jax.Array
-  ) -> jax.Array:
+  def __call__(self, params: Params, batch: Batch, key: jax.Array) -> jax.Array:
     dropout_key, draws_key = jax.random.split(key)
     hidden = SequenceEncoder(self.config).apply(
       {"params": params},
