@@ -2,7 +2,9 @@
 
 import collections
 import functools
+import math
 import pathlib
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -34,11 +36,15 @@ _IN_FLIGHT = 2
 _BIN_TOKENS = {"cpu": 5120}
 
 
+# What is remembered of requests that no shape fits well.
+_MISFITS = 1024
+
+
 class T5Ranker:
   """Scores candidates by the log-likelihood of their texts.
 
   A score depends on its instruction and candidate alone: not on the other
-  candidates, their order, the batch or the mesh.
+  candidates, their order, the batch or the mesh. Several threads may score.
 
   Attributes:
     normalisation: of what `score` returns; may be set to another's name.
@@ -105,9 +111,11 @@ class T5Ranker:
       out_shardings=mesh_lib.replicated(self._mesh),
       compiler_options=compiler_options(),
     )
+    # Over what follows, and over compiling: threads would each compile.
+    self._lock = threading.Lock()
+    self._compiled: set[shapes.Shape] = set()
     self._shapes: list[shapes.Shape] = []
-    # Tokens' worth of padding that another shape would have saved so far.
-    self._wasted = 0.0
+    self._forget_misfits()
 
   @classmethod
   def load(
@@ -158,9 +166,35 @@ class T5Ranker:
     that is taken up again must plan for what it does not score again.
     """
     tokenized = self._tokenize(requests)
-    self._binned(tokenized)
+    with self._lock:
+      self._binned(tokenized)
     if self.normalisation == Normalisation.PMI:
       self._prior_scores(tokenized, requests)
+
+  def add_shape(
+    self, requests: Sequence[RankingRequest], *, together: int
+  ) -> None:
+    """Adds a shape that holds about so many of requests like these.
+
+    For whoever knows what will come, unless there are as many as may be.
+
+    Args:
+      requests: all of about a size.
+      together: how many will be scored at a time.
+    """
+    tokenized = self._tokenize(requests)
+    tokens = sum(request.tokens for request in tokenized)
+    bins = max(
+      len(tokenized) / together / self._shards, tokens / self._bin_tokens
+    )
+    shape = shapes.even_shape(tokenized, math.ceil(bins))
+    with self._lock:
+      if self._free_shapes and shape not in self._shapes:
+        self._shapes.append(shape)
+
+  @property
+  def _free_shapes(self) -> int:
+    return shapes.MAX_SHAPES - shapes.ROOMY_SHAPES - len(self._shapes)
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns each candidate's log-likelihood, normalised, in float32.
@@ -194,9 +228,10 @@ class T5Ranker:
       ghost_threshold=self._ghost_threshold,
     )
     in_flight: collections.deque = collections.deque()
-    for batch in self._batches(tokenized):
-      features = mesh_lib.to_devices(batch.features, self._by_shard)
-      in_flight.append((batch, self._score_batch(self._params, features)))
+    with self._lock:
+      binned = self._binned(tokenized)
+    for shape, batch in self._batches(binned):
+      in_flight.append((batch, self._on_device(batch, shape)))
       if len(in_flight) > _IN_FLIGHT:
         reduced.add(*in_flight.popleft())
     while in_flight:
@@ -249,62 +284,87 @@ class T5Ranker:
     )
 
   def _batches(
-    self, requests: Sequence[TokenizedRequest]
-  ) -> Iterator[packing.Batch]:
-    for shape, bins in self._binned(requests).items():
+    self, binned: dict[shapes.Shape, list[shapes.Bin]]
+  ) -> Iterator[tuple[shapes.Shape, packing.Batch]]:
+    for shape, bins in binned.items():
       for start in range(0, len(bins), self._shards):
         here = bins[start : start + self._shards]
-        yield packing.to_batch(here, shape=shape)
+        yield shape, packing.to_batch(here, shape=shape)
+
+  def _on_device(self, batch: packing.Batch, shape: shapes.Shape) -> jax.Array:
+    """Has a batch computed; returns before that is done."""
+    features = mesh_lib.to_devices(batch.features, self._by_shard)
+    if shape in self._compiled:
+      return self._score_batch(self._params, features)
+    with self._lock:
+      result = self._score_batch(self._params, features)
+      self._compiled.add(shape)
+    return result
 
   def _binned(
     self, requests: Sequence[TokenizedRequest]
   ) -> dict[shapes.Shape, list[shapes.Bin]]:
     """Deals requests into bins of shapes, of which it may make new ones."""
     if requests and not self._shapes:
-      self._add_shapes(requests)
+      self._add_shapes(requests, self._bin_tokens)
     binned = self._into_known_shapes(requests)
-    misfits = self._misfits(binned)
-    if self._wasted > shapes.TOKENS_PER_SHAPE and self._add_shapes(misfits):
+    self._note_misfits(binned)
+    if self._wasted > shapes.TOKENS_PER_SHAPE and self._add_shapes(
+      list(self._misfits), self._misfit_tokens
+    ):
       binned = self._into_known_shapes(requests)
     return binned
 
   def _into_known_shapes(
     self, requests: Sequence[TokenizedRequest]
   ) -> dict[shapes.Shape, list[shapes.Bin]]:
-    groups = collections.defaultdict(list)
-    for request in requests:
-      groups[shapes.choose_shape(request, self._shapes)].append(request)
+    grouped = shapes.by_shape(requests, self._shapes, shards=self._shards)
     return {
       shape: shapes.bins_of(members, shape, shards=self._shards)
-      for shape, members in groups.items()
+      for shape, members in grouped.items()
     }
 
-  def _misfits(
-    self, binned: dict[shapes.Shape, list[shapes.Bin]]
-  ) -> list[TokenizedRequest]:
-    """Returns the requests of shapes of which a third or more is padding."""
-    found = []
+  def _forget_misfits(self) -> None:
+    # Requests for which another shape would be better, the tokens of one
+    # call's, and tokens' worth of padding that it would have saved so far.
+    self._misfits: collections.deque[TokenizedRequest] = collections.deque(
+      maxlen=_MISFITS
+    )
+    self._misfit_tokens = 0
+    self._wasted = 0.0
+
+  def _note_misfits(self, binned: dict[shapes.Shape, list[shapes.Bin]]) -> None:
+    """Notes requests in shapes of which a third or more is padding."""
+    if not self._free_shapes:
+      return
+    tokens = 0
     for shape, bins in binned.items():
       members = [request for of_bin in bins for request in of_bin]
       cost, needed = len(bins) * shape.cost, sum(r.cost for r in members)
       if cost > 1.5 * needed:
-        found += members
+        self._misfits.extend(members)
         self._wasted += cost - needed
-    return found
+        tokens += sum(request.tokens for request in members)
+    self._misfit_tokens = max(
+      self._misfit_tokens, min(tokens // self._shards, self._bin_tokens)
+    )
 
-  def _add_shapes(self, requests: Sequence[TokenizedRequest]) -> bool:
+  def _add_shapes(
+    self, requests: Sequence[TokenizedRequest], bin_tokens: int
+  ) -> bool:
     """Fits shapes to requests; whether there was room for any.
 
     A call leaves a third of the free ones to later requests of another kind.
     """
-    free = shapes.MAX_SHAPES - shapes.ROOMY_SHAPES - len(self._shapes)
+    free = self._free_shapes
     if not free:
       return False
-    self._shapes += shapes.fitted_shapes(
+    fitted = shapes.fitted_shapes(
       requests,
       most=free - free // 3,
-      bin_tokens=self._bin_tokens,
+      bin_tokens=max(bin_tokens, 1),
       shards=self._shards,
     )
-    self._wasted = 0.0
+    self._shapes += [shape for shape in fitted if shape not in self._shapes]
+    self._forget_misfits()
     return True

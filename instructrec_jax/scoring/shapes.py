@@ -27,6 +27,8 @@ ROOMY_SHAPES = 2
 TOKENS_PER_SHAPE = 1 << 15
 # Of starting another bin, in tokens.
 _BIN_COST = 64
+# Dealing fills bins as far as this, at least.
+_FULL = 0.97
 # By how much what bins are dealt by counts, in the order of `Shape`: tokens and
 # nodes in full, as they cost most.
 _WEIGHTS = (0.9, 1, 0.97, 1, 0.97)
@@ -129,10 +131,64 @@ def fitted_shapes(
   return [_fitted_shape(group, bin_tokens, shards) for group in groups]
 
 
+def even_shape(group: Sequence[TokenizedRequest], count: int) -> Shape:
+  """Returns the least shape of which so many bins hold a group."""
+  length = _round_up(max(len(request.instruction) for request in group), 16)
+  row_length = max(request.row_length for request in group)
+  sizes = np.stack([request.sizes(row_length) for request in group])
+  dealt = deal(sizes, count, weights=_WEIGHTS)
+  most = np.max([sizes[members].sum(0) for members in dealt], axis=0)
+  instructions, tokens, rows, nodes, edges = map(int, most)
+  return Shape(
+    instructions,
+    _round_up(tokens, 32),
+    _round_up(rows, 4),
+    _round_up(nodes, 32),
+    _round_up(edges, 32),
+    length,
+    row_length,
+  )
+
+
 def choose_shape(request: TokenizedRequest, shapes: Sequence[Shape]) -> Shape:
   """Returns the cheapest shape, planned or roomy, that holds a request."""
   fitting = [shape for shape in (*shapes, *_ROOMY) if shape.holds(request)]
   return min(fitting, key=lambda shape: shape.cost_of(request))
+
+
+def by_shape(
+  requests: Sequence[TokenizedRequest],
+  shapes: Sequence[Shape],
+  *,
+  shards: int = 1,
+) -> dict[Shape, list[TokenizedRequest]]:
+  """Sends each request to the shape where its share of full bins costs least.
+
+  Requests that do not fill a bin pay for it all: they go where that is cheaper.
+  """
+  groups: dict[Shape, list[TokenizedRequest]] = {}
+  for request in requests:
+    groups.setdefault(choose_shape(request, shapes), []).append(request)
+
+  for shape in sorted(groups, key=lambda shape: shape.cost, reverse=True):
+    members = groups[shape]
+    full = _filling(members, shape, shards)
+    rest = members[full:]
+    if not rest:
+      continue
+    costs = {
+      other: _total_cost(groups.get(other, []) + rest, other, shards)
+      - _total_cost(groups.get(other, []), other, shards)
+      for other in (*shapes, *_ROOMY)
+      if other != shape and all(map(other.holds, rest))
+    }
+    saved = _total_cost(members, shape, shards) - _total_cost(
+      members[:full], shape, shards
+    )
+    if costs and costs[best := min(costs, key=lambda s: costs[s])] < saved:
+      groups[shape] = members[:full]
+      groups.setdefault(best, []).extend(rest)
+  return {shape: members for shape, members in groups.items() if members}
 
 
 def bins_of(
@@ -151,6 +207,30 @@ def bins_of(
       return [[requests[number] for number in members] for members in dealt]
     # A hundredth more at a time: dealing many anew is not for nothing.
     count = _round_up(count + 1 + count // 100, shards)
+
+
+def _usage(requests: Sequence[TokenizedRequest], shape: Shape) -> np.ndarray:
+  """Returns how many bins the first requests fill, for each number of them."""
+  sizes = np.stack([r.sizes(shape.row_length) for r in requests])
+  return (sizes.cumsum(0) / shape.room).max(1)
+
+
+def _total_cost(
+  requests: Sequence[TokenizedRequest], shape: Shape, shards: int
+) -> float:
+  """Of computing whole bins."""
+  if not requests:
+    return 0.0
+  steps = np.ceil(_usage(requests, shape)[-1] / shards)
+  return float(steps) * (shape.cost + _BIN_COST)
+
+
+def _filling(
+  requests: Sequence[TokenizedRequest], shape: Shape, shards: int
+) -> int:
+  """Returns how many of the requests leave no bin part empty."""
+  usage = _usage(requests, shape) / shards
+  return int(np.searchsorted(usage, _FULL * np.floor(usage[-1] / _FULL)))
 
 
 def _best_cut(
@@ -175,30 +255,12 @@ def _fitted_shape(
   group: Sequence[TokenizedRequest], bin_tokens: int, shards: int
 ) -> Shape:
   """Returns the shape into whose bins a group goes with least padding."""
-  length = _round_up(max(len(request.instruction) for request in group), 16)
-  row_length = max(request.row_length for request in group)
-  sizes = np.stack([request.sizes(row_length) for request in group])
   batches = sum(request.tokens for request in group) / (bin_tokens * shards)
-
-  def shape(count: int) -> Shape:
-    dealt = deal(sizes, count, weights=_WEIGHTS)
-    most = np.max([sizes[members].sum(0) for members in dealt], axis=0)
-    instructions, tokens, rows, nodes, edges = map(int, most)
-    return Shape(
-      instructions,
-      _round_up(tokens, 32),
-      _round_up(rows, 4),
-      _round_up(nodes, 32),
-      _round_up(edges, 32),
-      length,
-      row_length,
-    )
-
   # A few requests go more evenly into one number of bins than into another.
   counts = {
     max(round(batches * more), 1) * shards for more in np.linspace(0.9, 1.5, 7)
   }
-  fitted = {count: shape(count) for count in sorted(counts)}
+  fitted = {count: even_shape(group, count) for count in sorted(counts)}
   return fitted[min(fitted, key=lambda n: n * (fitted[n].cost + _BIN_COST))]
 
 

@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/scoring/reranker.py: what a score depends on."""
 
+import concurrent.futures
 import dataclasses
 import itertools
 
@@ -236,3 +237,28 @@ def test_scores_equal_hugging_face(config, params, vocabulary, requests):
         logits = model(input_ids=source, labels=target).logits
       log_p = torch.log_softmax(logits, -1).gather(-1, target[..., None])
       assert abs(float(log_p.sum()) - score) < 1e-4 * abs(score)
+
+
+def test_threads_that_score_at_a_time_get_what_one_gets(
+  config, params, vocabulary, requests
+):
+  ranker = T5Ranker(config=config, params=params, vocabulary=vocabulary)
+  alone = [ranker.score([request])[0] for request in requests]
+  fresh = T5Ranker(config=config, params=params, vocabulary=vocabulary)
+  with concurrent.futures.ThreadPoolExecutor(4) as pool:
+    found = list(pool.map(lambda r: fresh.score([r])[0], requests * 3))
+  for one, other in zip(alone * 3, found, strict=True):
+    np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+  assert fresh.compiled_shapes == fresh._score_batch._cache_size()
+
+
+def test_a_shape_is_added_for_what_will_come(
+  config, params, vocabulary, requests
+):
+  ranker = T5Ranker(config=config, params=params, vocabulary=vocabulary)
+  for together in (len(requests), 1):
+    ranker.add_shape(requests, together=together)
+  ranker.score(requests)
+  for request in requests:
+    ranker.score([request])
+  assert ranker.compiled_shapes == 2

@@ -50,18 +50,10 @@ def padding(requests, fitted):
   """The share of padding in what linear layers compute."""
   used = sum(request.tokens for request in requests)
   computed = 0
-  for shape, members in grouped(requests, fitted).items():
+  for shape, members in shapes.by_shape(requests, fitted).items():
     bins = shapes.bins_of(members, shape)
     computed += len(bins) * (shape.tokens + shape.nodes)
   return 1 - used / computed
-
-
-def grouped(requests, fitted):
-  groups = {}
-  for request in requests:
-    shape = shapes.choose_shape(request, fitted)
-    groups.setdefault(shape, []).append(request)
-  return groups
 
 
 @pytest.mark.parametrize("shards", [1, 4])
@@ -165,7 +157,9 @@ def test_bins_hold_each_request_once(lengths, shards):
   requests = [tokenized(length, *titles) for length, titles in lengths]
   fitted = fit(requests, shards=shards)
   assert len(fitted) <= MOST
-  for shape, members in grouped(requests, fitted).items():
+  for shape, members in shapes.by_shape(
+    requests, fitted, shards=shards
+  ).items():
     bins = shapes.bins_of(members, shape, shards=shards)
     assert len(bins) % shards == 0
     assert sorted(map(id, sum(bins, []))) == sorted(map(id, members))
@@ -200,6 +194,19 @@ def test_few_and_many_candidates_share_bins():
   stream = draw(300, instruction=250, candidates=10)
   stream += draw(300, instruction=250, candidates=100)
   assert padding(stream, fit(stream, bin_tokens=8192)) < 0.06
+
+
+def test_a_lone_request_goes_where_it_pays_for_little():
+  users = draw(40, instruction=250, candidates=10)
+  many, one = shapes.even_shape(users, 2), shapes.even_shape(users, 40)
+
+  def counts(requests):
+    grouped = shapes.by_shape(requests, [many, one])
+    return {shape: len(members) for shape, members in grouped.items()}
+
+  assert counts(users) == {many: 40}
+  assert counts(users[:1]) == {one: 1}
+  assert counts(users[:15]) == {many: 15}
 
 
 @pytest.mark.parametrize("field", ["instruction", "candidates"])
