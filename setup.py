@@ -21,9 +21,14 @@ setuptools.setup(
   # would install over gin-config.
   packages=setuptools.find_packages(include=["instructrec_jax*", "tasks*"]),
   package_data={
-    "instructrec_jax": ["instructions/*.yaml", "reproduction/*.yaml"]
+    "instructrec_jax": [
+      "instructions/*.yaml",
+      "reproduction/*.yaml",
+      "serving/page/*",
+    ]
   },
   install_requires=[
+    "fastapi>=0.115",
     "flax>=0.12.8,<0.13",
     "gin-config>=0.5.0",
     # tensorflow-datasets 4.9.10 imports it when writing, undeclared.
@@ -38,6 +43,7 @@ setuptools.setup(
     "orbax-checkpoint>=0.12.8,<0.13",
     "orjson>=3.10",
     "polars>=2.0",
+    "prometheus-client>=0.21",
     "pyarrow>=20",
     "pydantic>=2.10",
     "pyyaml>=6.0",
@@ -52,18 +58,22 @@ setuptools.setup(
     "tensorflow-datasets>=4.9.10,<4.10",
     "tensorflow-text>=2.21,<2.22",
     "tqdm>=4.66",
+    "uvicorn>=0.32",
   ],
   extras_require={
     "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
     "tpu": ["jax[tpu]>=0.10.2,<0.13"],
     "test": [
       "chex>=0.1.92",
+      # A client of rerank servers that others wrote.
+      "cohere>=7.3",
       "hypothesis>=6.100",
       "import-linter>=2.16",
       "pyright[nodejs]==1.1.414",
       "pytest>=9.0",
       "pytest-xdist>=3.8",
       "ruff==0.17.6",
+      "schemathesis>=4.30",
       "scikit-learn>=1.5",
     ],
     # Apart from `test`: torch's plain name brings gigabytes of CUDA on Linux.

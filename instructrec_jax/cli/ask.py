@@ -22,7 +22,9 @@ EXAMPLE = (
 def add_arguments(parser: argparse.ArgumentParser) -> None:
   """Declares the subcommand's options."""
   parser.add_argument("words", nargs="?", default="", help="what the user says")
-  parser.add_argument("--model", type=pathlib.Path, help="folder of `train`")
+  parser.add_argument(
+    "--model", type=pathlib.Path, help="folder of `train` or `export`"
+  )
   parser.add_argument(
     "--history",
     nargs="+",
@@ -57,9 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   parser.add_argument(
     "--templates",
     nargs="+",
-    default=["package"],
     metavar="YAML",
-    help="to choose from, as in `build` (default: package)",
+    help="to choose from (default: an export's own, else the package's)",
   )
   parser.add_argument(
     "--input-length",
@@ -81,7 +82,7 @@ def run(args: argparse.Namespace) -> None:
 
   if args.top < 1:
     raise InputError(f"--top is {args.top}: at least 1 is needed.")
-  candidates, catalogue = args.candidates, []
+  candidates, catalogue = args.candidates, ()
   if args.candidates_file:
     candidates = _read_titles(args.candidates_file)
   if args.dataset:
@@ -89,18 +90,21 @@ def run(args: argparse.Namespace) -> None:
 
     catalogue = [item.title for item in DatasetFolder.open(args.dataset).items]
   ranker = vocabulary = None
+  templates = load_templates(*args.templates or ())
   if args.model:
-    if not (candidates or catalogue):
+    # Only here is jax needed.
+    from instructrec_jax.seq2seq.export_folder import is_export
+    from instructrec_jax.serving.recommender import Recommender
+
+    if not (candidates or catalogue or is_export(args.model)):
       raise InputError(
         "--model ranks candidates: name them with --candidates, "
-        "--candidates-file or --dataset."
+        "--candidates-file or --dataset, or name an export with a catalogue."
       )
-    # Only here is jax needed.
-    from instructrec_jax.scoring.reranker import T5Ranker
-    from instructrec_jax.seq2seq import model_folder
-
-    ranker = T5Ranker.load(args.model)
-    vocabulary = model_folder.load_vocabulary(args.model)
+    recommender = Recommender.load(args.model, templates=args.templates)
+    ranker, vocabulary = recommender.ranker, recommender.vocabulary
+    catalogue = catalogue or recommender.titles
+    templates = recommender.templates
   found = recommend(
     args.words,
     ranker=ranker,
@@ -112,7 +116,7 @@ def run(args: argparse.Namespace) -> None:
     context=args.context,
     kind=args.kind,
     template=args.template,
-    templates=load_templates(*args.templates),
+    templates=templates,
     budget=args.input_length,
   )
   if args.json:

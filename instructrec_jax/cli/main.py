@@ -30,6 +30,8 @@ SUBCOMMANDS = {
   "evaluate": "rankers on the same candidates -> the HR/NDCG table",
   "reproduce": "the paper's tables and figure for a dataset folder, a report",
   "ask": "a user's own words -> the model instruction and a ranking",
+  "export": "a trained model -> a folder that opens with jax alone",
+  "serve": "a trained model over HTTP, and a page to ask it",
 }
 
 

@@ -3,7 +3,8 @@
 Shoppers with planted tastes -> preferences and intentions by the offline
 teacher -> instructions -> a tiny T5 from random weights -> HR/NDCG beside the
 baselines, and beside the best that any ranker could do. Each step is one of
-the other subcommands; README walks through the same steps on real data.
+the other subcommands; README walks through the same steps on real data. In
+the end a server of the model is asked, as any program would ask it.
 """
 
 import argparse
@@ -24,7 +25,6 @@ VOCABULARY_SIZE = 2000
 # next, as matching, reranking and Yes or No, and a search by category.
 FAMILIES = ("p1_i0_t2", "p1_i0_t3", "p1_i0_t0", "p1_i2_t3")
 SCENARIOS = ("sequential", "personalised_i2")
-WISHES = ("Rope", "Kayak")
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-2
 VALIDATION_USERS = 300
@@ -72,7 +72,7 @@ def quickstart(
   seed: int = 0,
   force: bool = False,
 ) -> dict[str, Any]:
-  """Makes OUT/{shop,packed,model,results} and OUT/report.html.
+  """Makes OUT/{shop,packed,model,results}, OUT/{answers.json,report.html}.
 
   Args:
     out: a folder that does not exist yet, unless `force`.
@@ -88,6 +88,7 @@ def quickstart(
   Raises:
     InputError: `out` exists and `force` is not set.
   """
+  from instructrec_jax import storage
   from instructrec_jax.data.prepare import prepare
   from instructrec_jax.errors import InputError
   from instructrec_jax.evaluation import report
@@ -175,9 +176,6 @@ def quickstart(
   )
   print(report.markdown(results))
 
-  _say("7/7 ask: the same shopper, two wishes")
-  _ask(out)
-
   page = out / "report.html"
   write_html_report(
     page,
@@ -193,11 +191,15 @@ def quickstart(
       "is what Bayes' rule gets from the shop's own rules.",
     ],
   )
+  _say("7/7 ask: a server, three kinds of question, each for two wishes")
+  storage.write_json(out / "answers.json", _ask(out))
   minutes = (time.monotonic() - started) / 60
   print(
-    f"\n{page} has the table, the curves and worked examples "
+    f"{page} has the table, the curves and worked examples "
     f"({minutes:.1f} minutes).\nNext: look into what the model was trained "
     f"on,\n  instructrec inspect instructrec_all_v1 --dataset {shop}\n"
+    "ask the model yourself, on a page of your own machine,\n"
+    f"  instructrec serve --model {out / 'model'} --dataset {shop}\n"
     'or take your own reviews through the same steps (README, "Real data").'
   )
   return results
@@ -226,37 +228,25 @@ def _worked_examples(out: pathlib.Path) -> list[dict[str, Any]]:
   ]
 
 
-def _ask(out: pathlib.Path) -> None:
-  """Ranks the same candidates for two opposite wishes of one shopper."""
-  from instructrec_jax.data.folder import DatasetFolder
-  from instructrec_jax.instructions.recommend import recommend
-  from instructrec_jax.scoring.reranker import T5Ranker
-  from instructrec_jax.text.vocabulary import Vocabulary
+def _ask(out: pathlib.Path) -> list[dict[str, Any]]:
+  """Asks a server of the model; prints the answers and what words do."""
+  from instructrec_jax.cli import questions
 
-  folder = DatasetFolder.open(out / "shop")
-  ranker = T5Ranker.load(out / "model")
-  history = [folder.items[item] for item in folder.sequences.user(0)]
-  # One item of each kind, of the brand that the shopper bought first; the
-  # kinds that are wished for come first to be among the ten.
-  brand = history[0].title.split()[0]
-  offered = {
-    item.categories[-1]: item
-    for item in folder.items
-    if item.title.startswith(brand) and item not in history
-  }
-  kinds = [*WISHES, *(kind for kind in offered if kind not in WISHES)][:10]
-  wishes = [", ".join(offered[kind].categories[1:]) for kind in WISHES]
-  for wish in wishes:
-    answer = recommend(
-      wish,
-      ranker=ranker,
-      vocabulary=Vocabulary.load(folder.vocabulary_path),
-      history=[item.title for item in history],
-      candidates=sorted(offered[kind].title for kind in kinds),
+  answers = questions.ask_server(model=out / "model", dataset=out / "shop")
+  for kind in questions.QUESTIONS:
+    for answer in answers:
+      if answer["kind"] != kind:
+        continue
+      print(f'"{answer["query"]}"  ({kind}, {answer["template"]})')
+      for rank, result in enumerate(answer["results"][:3], start=1):
+        title = answer["documents"][result["index"]]
+        print(f"  {rank}. {title:<24} {result['relevance_score']:.2f}")
+    wished, other = questions.WISHES
+    print(
+      f"  {wished} is {questions.shift(answers, kind):.1f} nats further ahead "
+      f"of {other} if it is asked for\n"
     )
-    print(f'"{wish}"')
-    for rank, ranked in enumerate(answer.ranking[:3], start=1):
-      print(f"  {rank}. {ranked.title:<24} {ranked.probability:.2f}")
+  return answers
 
 
 def _say(step: str) -> None:

@@ -53,6 +53,7 @@ class Composed:
     query: the search that it quotes, "" if none.
     candidates: the titles to choose from, each once, as instructions show
       them.
+    slots: what the form was filled with, the whole history among it.
   """
 
   form: Form
@@ -63,6 +64,7 @@ class Composed:
   replaced: str
   query: str
   candidates: tuple[str, ...]
+  slots: Slots
 
 
 def compose(
@@ -144,6 +146,7 @@ def compose(
       replaced="".join(dict.fromkeys("".join(lost for _, lost in said))),
       query=slots.query,
       candidates=tuple(offered),
+      slots=slots,
     )
   if too_long:
     raise InputError(

@@ -32,7 +32,7 @@ class Ranked:
   Attributes:
     title: as instructions show it.
     log_likelihood: of the title as the model's answer.
-    probability: among all candidates.
+    probability: among all that are ranked with it.
   """
 
   title: str
@@ -136,7 +136,8 @@ def recommend(
       "there is nothing to rank: give candidates, or a catalogue with more "
       "than the history."
     )
-  return Recommendation(composed, _rank(ranker, composed, titles))
+  scores = _scores(ranker, composed, titles)
+  return Recommendation(composed, ranked(titles, scores))
 
 
 def _estimate_tokens(text: str) -> int:
@@ -144,23 +145,38 @@ def _estimate_tokens(text: str) -> int:
   return len(text) // 3
 
 
-def _rank(
-  ranker: Ranker, composed: Composed, titles: Sequence[str]
+def ranking_request(
+  composed: Composed, titles: Sequence[str]
+) -> RankingRequest:
+  """Returns what a ranker is asked: these titles, for this instruction."""
+  return RankingRequest(
+    request_id="ask",
+    instruction=composed.instruction,
+    candidates=tuple(titles),
+    query=composed.query,
+  )
+
+
+def ranked(
+  titles: Sequence[str], log_likelihoods: Sequence[float] | np.ndarray
 ) -> tuple[Ranked, ...]:
-  scores = []
-  starts = range(0, len(titles), _CHUNK)
-  for start in tqdm.tqdm(starts, "rank", leave=False, disable=None):
-    request = RankingRequest(
-      request_id="ask",
-      instruction=composed.instruction,
-      candidates=tuple(titles[start : start + _CHUNK]),
-      query=composed.query,
-    )
-    scores += ranker.score([request])[0].tolist()
-  likelihoods = np.array(scores)
-  odds = np.exp(likelihoods - likelihoods.max())
-  shares = (odds / odds.sum()).tolist()
+  """Returns titles in the order of their scores, the best first."""
+  scores = np.array(log_likelihoods, np.float64)
+  odds = np.exp(scores - scores.max()) if len(scores) else scores
+  shares = odds / odds.sum()
   ranking = sorted(
-    map(Ranked, titles, scores, shares), key=lambda each: -each.log_likelihood
+    map(Ranked, titles, scores.tolist(), shares.tolist()),
+    key=lambda each: -each.log_likelihood,
   )
   return tuple(ranking)
+
+
+def _scores(
+  ranker: Ranker, composed: Composed, titles: Sequence[str]
+) -> list[float]:
+  scores: list[float] = []
+  starts = range(0, len(titles), _CHUNK)
+  for start in tqdm.tqdm(starts, "rank", leave=False, disable=None):
+    request = ranking_request(composed, titles[start : start + _CHUNK])
+    scores += ranker.score([request])[0].tolist()
+  return scores

@@ -150,7 +150,9 @@ class CatalogueSearch:
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     found: list[Found | None] = [None] * len(ids)
     starts = range(0, len(order), self._batch)
-    for start in tqdm.tqdm(starts, desc="search", unit="batch", disable=None):
+    # A single batch is over before a bar would tell anything.
+    disable = None if len(starts) > 1 else True
+    for start in tqdm.tqdm(starts, "search", unit="batch", disable=disable):
       members = order[start : start + self._batch]
       searches = [
         _Search(

@@ -128,15 +128,14 @@ def average_ranks(scores: np.ndarray) -> np.ndarray:
 def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
   """Tells this checkpoint from any other, at little cost."""
   files = (
-    model_folder.CONFIG_FILE,
-    model_folder.VOCABULARY_FILE,
-    # Holds the time of saving: another run's same step is another model.
-    f"{model_folder.CHECKPOINTS}/{step}/_CHECKPOINT_METADATA",
+    model / model_folder.CONFIG_FILE,
+    model / model_folder.VOCABULARY_FILE,
+    model_folder.identity_file(model, step),
   )
   return {
     "model": str(model.absolute()),
     "step": step,
-    "files": [storage.sha256_of(model / name) for name in files],
+    "files": [storage.sha256_of(path) for path in files],
   }
 
 

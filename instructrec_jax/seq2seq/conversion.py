@@ -10,6 +10,7 @@ from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import (
   array_folder,
+  export_folder,
   hugging_face,
   model_folder,
   t5x_checkpoint,
@@ -147,8 +148,11 @@ def _open_ours(source: pathlib.Path, step: int | str | None) -> Weights:
       "untied output layer, and mlp_activations gelu and linear."
     )
   step = model_folder.find_step(source, step)
-  folder = source / model_folder.CHECKPOINTS / str(step)
-  leaves = array_folder.open_orbax(folder / "params")
+  if export_folder.is_export(source):
+    folder, leaves = source, export_folder.open_leaves(source)
+  else:
+    folder = source / model_folder.CHECKPOINTS / str(step)
+    leaves = array_folder.open_orbax(folder / "params")
   check_shapes(
     folder,
     {"/".join(path): leaf.shape for path, leaf in leaves.items()},

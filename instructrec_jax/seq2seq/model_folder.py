@@ -3,6 +3,9 @@
 model.json         the T5Config
 vocabulary.model   the SentencePiece model
 checkpoints/STEP/  orbax: items `params` and `optimizer`, and their `metrics`
+
+A folder of `instructrec export`, which has safetensors instead of checkpoints,
+loads alike.
 """
 
 import pathlib
@@ -10,7 +13,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import orbax.checkpoint as ocp
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
@@ -58,7 +60,7 @@ def load_params(
   """Loads a model's parameters, and nothing of its optimizer.
 
   Args:
-    model_dir: a folder of `train`.
+    model_dir: a folder of `train` or of `export`.
     step: a number, "best" (by validation), or None for the latest.
     shardings: of `mesh.parameter_shardings`: each device reads its own part.
     dtype: of the parameters; as they are stored if None.
@@ -74,6 +76,14 @@ def load_params(
   model_dir = pathlib.Path(model_dir).absolute()
   config = load_config(model_dir)
   step = find_step(model_dir, step)
+  export_folder = _export_folder()
+  if export_folder.is_export(model_dir):
+    return config, export_folder.load_params(
+      model_dir, config, shardings=shardings, dtype=dtype
+    )
+  # Only here is orbax needed.
+  import orbax.checkpoint as ocp
+
   # Any, since orbax declares a path type of its own but takes this one.
   path: Any = model_dir / CHECKPOINTS / str(step) / "params"
   shapes = parameter_shapes(config)
@@ -146,6 +156,9 @@ def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
   Raises:
     InputError: there is no such step, or none was validated.
   """
+  export_folder = _export_folder()
+  if export_folder.is_export(model_dir):
+    return export_folder.find_step(model_dir, step)
   folder = pathlib.Path(model_dir) / CHECKPOINTS
   finished = sorted(
     int(path.name)
@@ -176,6 +189,24 @@ def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
       f"{', '.join(map(str, finished))}."
     )
   return int(step)
+
+
+def identity_file(model_dir: pathlib.Path, step: int) -> pathlib.Path:
+  """Returns a small file that no other checkpoint has the like of."""
+  export_folder = _export_folder()
+  if export_folder.is_export(model_dir):
+    # Holds the hash of the weights.
+    return pathlib.Path(model_dir) / export_folder.MANIFEST_FILE
+  # Holds the time of saving: another run's same step is another model.
+  folder = pathlib.Path(model_dir) / CHECKPOINTS / str(step)
+  return folder / "_CHECKPOINT_METADATA"
+
+
+def _export_folder() -> Any:
+  # Late: it compares shapes with those of this module.
+  from instructrec_jax.seq2seq import export_folder
+
+  return export_folder
 
 
 def _validation(checkpoint: pathlib.Path) -> float | None:

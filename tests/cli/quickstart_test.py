@@ -1,10 +1,12 @@
 """Tests for instructrec_jax/cli/quickstart.py: the whole pipeline, tiny."""
 
+import itertools
 import json
 
 import pytest
 
 from instructrec_jax.cli.main import main
+from instructrec_jax.cli.questions import QUESTIONS, WISHES, shift
 from instructrec_jax.cli.quickstart import quickstart
 from instructrec_jax.errors import InputError
 from instructrec_jax.scoring.reranker import T5Ranker
@@ -13,7 +15,8 @@ from instructrec_jax.scoring.reranker import T5Ranker
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   out = tmp_path_factory.mktemp("quickstart") / "run"
-  results = quickstart(out=out, users=300, steps=4, test_users=20)
+  # So many steps as it takes to learn what a wish is.
+  results = quickstart(out=out, users=300, steps=150, test_users=20)
   return out, results
 
 
@@ -39,6 +42,26 @@ def test_the_report_shows_table_curves_and_examples(run):
   page = (out / "report.html").read_text()
   for part in ("planted", "validation HR@1", "Example 3", "true answer"):
     assert part in page
+
+
+def test_what_is_asked_for_moves_the_ranking_that_way(run):
+  out, _ = run
+  answers = json.loads((out / "answers.json").read_text())
+  kinds = [(answer["kind"], answer["wish"]) for answer in answers]
+  assert kinds == list(itertools.product(QUESTIONS, WISHES))
+  aspects = {answer["kind"]: answer["aspects"] for answer in answers}
+  assert aspects == {
+    "preference": "<P1,P2,I0,T3>",
+    "vague": "<P1,I1,T3>",
+    "specific": "<P1,I2,T3>",
+  }
+  for kind in QUESTIONS:
+    assert shift(answers, kind) > 0.5, kind
+  for answer in answers:
+    assert answer["query"].rstrip(".")[-5:] in answer["instruction"]
+    if answer["kind"] == "specific":
+      first = answer["documents"][answer["results"][0]["index"]]
+      assert answer["wish"] in first.split()
 
 
 def test_the_model_can_be_loaded_and_scores(run):

@@ -1,0 +1,172 @@
+"""Which words and titles of an instruction carry the answer.
+
+Each part that the user gave (a word of a text, a title of the history) is left
+out in turn, the same template filled with the rest, and all candidates scored
+again. A part's weight is how much the best candidate's log-odds against the
+other candidates fall without it, in nats: a positive weight speaks for it, a
+negative one against it. It is what the model does, not why; words that only
+work together share no weight, and a text's only word cannot be left out.
+"""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.compose import Composed
+from instructrec_jax.instructions.recommend import (
+  Recommendation,
+  ranked,
+  ranking_request,
+)
+from instructrec_jax.instructions.render import (
+  SEPARATOR,
+  Slots,
+  plain_words,
+  render,
+)
+from instructrec_jax.records import Ranker
+
+# Parts that are left out, about: neighbours are left out together where an
+# instruction has more, since each part scores all candidates again.
+MOST_PARTS = 24
+_TEXTS = ("query", "preference", "context")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Weight:
+  """What a part of the instruction does for the best candidate.
+
+  Attributes:
+    slot: where it stands: "query", "preference", "context" or "history".
+    text: the word or title, or some neighbours.
+    weight: log-odds, in nats, that the best candidate loses without it.
+  """
+
+  slot: str
+  text: str
+  weight: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Explanation:
+  """A ranking, and what it rests on.
+
+  Attributes:
+    recommendation: the instruction, its template and every candidate's score.
+    weights: the parts that weigh most, either way, the heaviest first.
+  """
+
+  recommendation: Recommendation
+  weights: tuple[Weight, ...]
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns what JSON can hold."""
+    weights = [dataclasses.asdict(weight) for weight in self.weights]
+    return {**self.recommendation.to_json(), "weights": weights}
+
+
+def explain(
+  composed: Composed,
+  ranker: Ranker,
+  *,
+  count_tokens: Callable[[str], int],
+  budget: int = 512,
+  words: int = 8,
+) -> Explanation:
+  """Ranks the candidates with and without each part of the instruction.
+
+  Args:
+    composed: with candidates.
+    ranker: whose scores are log-likelihoods.
+    count_tokens: of the ranker's vocabulary.
+    budget: tokens that the encoder takes.
+    words: how many parts to return.
+
+  Raises:
+    InputError: fewer than two candidates, or `words` is below 1.
+  """
+  titles = composed.candidates
+  if len(titles) < 2:
+    raise InputError(
+      f"there are {len(titles)} candidates to explain a choice among: at "
+      "least 2 are needed."
+    )
+  if words < 1:
+    raise InputError(f"{words} words are asked for: at least 1 is needed.")
+  parts = list(_parts(composed))
+  without = []
+  for part in parts:
+    rendered = render(
+      composed.form, part.rest, count_tokens=count_tokens, budget=budget
+    )
+    without.append(dataclasses.replace(composed, instruction=rendered.text))
+  requests = [ranking_request(each, titles) for each in (composed, *without)]
+  scores, *others = ranker.score(requests)
+  best = int(np.argmax(scores))
+  weights = [
+    Weight(part.slot, part.text, _log_odds(scores, best) - _log_odds(o, best))
+    for part, o in zip(parts, others, strict=True)
+  ]
+  weights.sort(key=lambda each: -abs(each.weight))
+  recommendation = Recommendation(composed, ranked(titles, scores))
+  return Explanation(recommendation, tuple(weights[:words]))
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Part:
+  """A part of the slots, and the slots without it."""
+
+  slot: str
+  text: str
+  rest: Slots
+
+
+def _parts(composed: Composed) -> Iterator[_Part]:
+  """Yields the parts that the instruction shows, in no slot all of it."""
+  slots = composed.slots
+  shown = composed.form.slots
+  texts = {
+    name: str(getattr(slots, name) or "").split()
+    for name in _TEXTS
+    if name in shown
+  }
+  # What was dropped for its length is not shown, and stays away.
+  history = list(slots.history[composed.items_dropped :])
+  slots = dataclasses.replace(slots, history=history)
+  count = sum(map(len, texts.values())) + len(history)
+  width = -(-count // MOST_PARTS)
+  for name, members in texts.items():
+    for part, rest in _left_out(members, width):
+      yield _Part(
+        name,
+        " ".join(part),
+        dataclasses.replace(slots, **{name: " ".join(rest)}),
+      )
+  if "history" in shown:
+    for part, rest in _left_out(history, width):
+      yield _Part(
+        "history",
+        SEPARATOR.join(part),
+        dataclasses.replace(slots, history=rest),
+      )
+
+
+def _left_out(
+  members: Sequence[str], width: int
+) -> Iterator[tuple[list[str], list[str]]]:
+  """Yields some neighbours and the others, wherever others are left."""
+  for start in range(0, len(members), max(width, 1)):
+    part = list(members[start : start + width])
+    rest = [*members[:start], *members[start + width :]]
+    # A comma alone is no text to fill a slot with.
+    if plain_words(" ".join(rest)):
+      yield part, rest
+
+
+def _log_odds(scores: np.ndarray, best: int) -> float:
+  """Returns log P(best) - log P(any other), among the candidates."""
+  others = np.delete(np.asarray(scores, np.float64), best)
+  return float(scores[best]) - float(np.logaddexp.reduce(others))

@@ -1,0 +1,126 @@
+"""A folder to take a trained model elsewhere in.
+
+export.json         its name and training step, and every file's SHA-256
+model.json          the T5Config
+model.safetensors   the parameters, as they were trained
+vocabulary.model    the SentencePiece model
+templates.yaml      the templates to choose from
+items.jsonl         the catalogue, an item a line: `title`, as instructions
+                    show it, and `item_ids`, of all items of that title
+
+`Recommender.load` opens it where there is jax, flax and sentencepiece, but
+neither orbax nor the packages that data is prepared with.
+"""
+
+import json
+import pathlib
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from instructrec_jax import storage
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.compose import shown_titles
+from instructrec_jax.instructions.templates import (
+  dump_templates,
+  load_templates,
+)
+from instructrec_jax.seq2seq import export_folder, model_folder
+
+TEMPLATES_FILE = "templates.yaml"
+ITEMS_FILE = "items.jsonl"
+
+
+def export(
+  model: pathlib.Path,
+  out: pathlib.Path,
+  *,
+  dataset: pathlib.Path | None = None,
+  templates: Sequence[str | pathlib.Path] = ("package",),
+  step: int | str | None = None,
+  force: bool = False,
+) -> dict[str, Any]:
+  """Writes an export folder.
+
+  Args:
+    model: a folder of `train`.
+    out: the folder to write.
+    dataset: the dataset folder whose items are the catalogue; without one,
+      the export can only rank candidates that it is given.
+    templates: as `load_templates` takes them.
+    step: a number, "best" (by validation), or None for the latest.
+    force: replaces `out`.
+
+  Returns:
+    What export.json says.
+
+  Raises:
+    InputError: there is no such model or dataset folder, the model is an export
+      itself, or `out` exists and `force` is not set.
+  """
+  model, out = pathlib.Path(model), pathlib.Path(out)
+  if export_folder.is_export(model):
+    raise InputError(f"{model}: an export already; copy the folder.")
+  for source in (model, dataset):
+    if source and pathlib.Path(source).resolve().is_relative_to(out.resolve()):
+      raise InputError(
+        f"{out}: the export would replace {source}: name another place."
+      )
+  with storage.staged_folder(out, force=force) as partial:
+    config, params = model_folder.load_params(model, step=step)
+    vocabulary = model_folder.load_vocabulary(model)
+    items = catalogue(dataset) if dataset else {}
+    model_folder.save_config(partial, config)
+    export_folder.write_params(partial, params)
+    shutil.copyfile(vocabulary.path, partial / model_folder.VOCABULARY_FILE)
+    (partial / TEMPLATES_FILE).write_text(
+      dump_templates(load_templates(*templates)), encoding="utf-8"
+    )
+    with open(partial / ITEMS_FILE, "w", encoding="utf-8") as file:
+      for title, item_ids in items.items():
+        line = {"title": title, "item_ids": item_ids}
+        file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    manifest = {
+      "version": export_folder.VERSION,
+      "name": model.resolve().name,
+      "step": model_folder.find_step(model, step),
+      "items": len(items),
+      "files": {
+        path.name: storage.sha256_of(path) for path in sorted(partial.iterdir())
+      },
+    }
+    storage.write_json(partial / export_folder.MANIFEST_FILE, manifest)
+  return manifest
+
+
+def catalogue(dataset: pathlib.Path) -> dict[str, list[str]]:
+  """Returns each title, as instructions show it, with its items' ids.
+
+  Raises:
+    InputError: it is no dataset folder.
+  """
+  # Only here is polars needed.
+  from instructrec_jax.data.folder import DatasetFolder
+
+  items = DatasetFolder.open(dataset).items
+  shown = shown_titles([item.title for item in items], name="catalogue")
+  by_title: dict[str, list[str]] = {}
+  for title, item in zip(shown, items, strict=True):
+    by_title.setdefault(title, []).append(item.item_id)
+  return by_title
+
+
+def exported_titles(folder: pathlib.Path) -> list[str]:
+  """Returns an export's catalogue.
+
+  Raises:
+    InputError: the file is missing or broken.
+  """
+  path = pathlib.Path(folder) / ITEMS_FILE
+  try:
+    with open(path, encoding="utf-8") as file:
+      return [json.loads(line)["title"] for line in file]
+  except (OSError, ValueError, KeyError, TypeError) as error:
+    raise InputError(
+      f"{path}: not a catalogue ({error}): copy the export again."
+    ) from None

@@ -1,0 +1,269 @@
+"""A model that is loaded once and asked often."""
+
+import functools
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.compose import Composed, shown_titles
+from instructrec_jax.instructions.recommend import (
+  Ranked,
+  Recommendation,
+  ranked,
+  ranking_request,
+  recommend,
+)
+from instructrec_jax.instructions.templates import Template, load_templates
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.scoring.catalogue import CatalogueSearch
+from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import export_folder, model_folder
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.serving.explanation import Explanation, explain
+from instructrec_jax.serving.model_export import (
+  TEMPLATES_FILE,
+  catalogue,
+  exported_titles,
+)
+from instructrec_jax.text.vocabulary import Vocabulary
+
+
+class Recommender:
+  """Answers a user's own words (the paper's section 2.3.2).
+
+  All but `compose` use the device: one thread at a time. What a user says is
+  given to each method alike: `instruction`, the user's own words; `history`,
+  titles of the user's items, oldest first; `preference`, the lasting taste;
+  `context`, where, when or what for; `kind`, of the words: "preference",
+  "vague", "specific" or "auto"; `template`, the name of the only one to
+  consider. Each raises InputError if there is nothing to go by, no template
+  fits, or a text is too long.
+
+  Attributes:
+    ranker: scores candidates.
+    vocabulary: of the model.
+    templates: to choose from.
+    titles: of the catalogue, each once, as instructions show them; () if
+      there is none.
+    name: of the model, for people.
+    input_length: tokens that an instruction may have.
+  """
+
+  def __init__(
+    self,
+    *,
+    config: T5Config,
+    params: Any,
+    vocabulary: Vocabulary,
+    templates: Sequence[Template] | None = None,
+    titles: Sequence[str] = (),
+    name: str = "model",
+    input_length: int = 512,
+    batch_tokens: int | None = None,
+  ):
+    """Takes a model; `load` reads one.
+
+    Args:
+      config: the model's sizes.
+      params: its parameters.
+      vocabulary: that it was trained with.
+      templates: to choose from; the package's if None.
+      titles: of the catalogue.
+      name: of the model, for people.
+      input_length: tokens that an instruction may have.
+      batch_tokens: of the ranker.
+
+    Raises:
+      InputError: the vocabulary does not fit the model, or a title is empty.
+    """
+    # Once: the ranker and the search share what lies on the device already.
+    params = jax.device_put(params, jax.devices()[0])
+    self.ranker = T5Ranker(
+      config=config,
+      params=params,
+      vocabulary=vocabulary,
+      batch_tokens=batch_tokens,
+    )
+    self.vocabulary = vocabulary
+    self.templates = load_templates() if templates is None else [*templates]
+    shown = shown_titles(titles, name="catalogue")
+    self.titles = tuple(dict.fromkeys(shown))
+    self.name = name
+    self.input_length = input_length
+    self._new_search = functools.partial(
+      CatalogueSearch,
+      self.titles,
+      config=config,
+      params=params,
+      vocabulary=vocabulary,
+      batch=1,
+    )
+
+  @classmethod
+  def load(
+    cls,
+    folder: pathlib.Path | str,
+    *,
+    dataset: pathlib.Path | str | None = None,
+    templates: Sequence[str | pathlib.Path] | None = None,
+    step: int | str | None = None,
+    input_length: int = 512,
+    batch_tokens: int | None = None,
+  ) -> "Recommender":
+    """Loads a folder of `train` or of `export`.
+
+    Args:
+      folder: of either kind.
+      dataset: the dataset folder whose items are the catalogue, instead of
+        the export's own.
+      templates: as `load_templates` takes them; if None, the export's own,
+        else the package's.
+      step: of a folder of `train`: a number, "best", or None for the latest.
+      input_length: tokens that an instruction may have.
+      batch_tokens: of the ranker.
+
+    Raises:
+      InputError: there is no model, or one of its files is damaged.
+    """
+    folder = pathlib.Path(folder)
+    config, params = model_folder.load_params(folder, step=step)
+    name, titles = folder.resolve().name, []
+    if export_folder.is_export(folder):
+      name = str(export_folder.read_manifest(folder).get("name", name))
+      titles = exported_titles(folder)
+      templates = templates or (folder / TEMPLATES_FILE,)
+    if dataset is not None:
+      titles = list(catalogue(pathlib.Path(dataset)))
+    return cls(
+      config=config,
+      params=params,
+      vocabulary=model_folder.load_vocabulary(folder),
+      templates=load_templates(*templates or ()),
+      titles=titles,
+      name=name,
+      input_length=input_length,
+      batch_tokens=batch_tokens,
+    )
+
+  def compose(
+    self,
+    instruction: str = "",
+    *,
+    history: Sequence[str] = (),
+    candidates: Sequence[str] = (),
+    preference: str | None = None,
+    context: str | None = None,
+    kind: str = "auto",
+    template: str | None = None,
+  ) -> Composed:
+    """Returns the model instruction; `instructions.compose.compose`."""
+    return recommend(
+      instruction,
+      vocabulary=self.vocabulary,
+      history=history,
+      candidates=candidates,
+      preference=preference,
+      context=context,
+      kind=kind,
+      template=template,
+      templates=self.templates,
+      budget=self.input_length,
+    ).composed
+
+  def rank(
+    self, instruction: str = "", *, candidates: Sequence[str], **said: Any
+  ) -> Recommendation:
+    """Ranks candidates, each title once, the best first.
+
+    Args:
+      instruction: the user's own words.
+      candidates: titles; listed in the model instruction if they fit.
+      **said: what else `compose` takes.
+    """
+    if not candidates:
+      raise InputError("there is nothing to rank: give candidates.")
+    composed = self.compose(instruction, candidates=candidates, **said)
+    request = self.request(composed, composed.candidates)
+    (scores,) = self.ranker.score([request])
+    return Recommendation(composed, self.ranking(composed.candidates, scores))
+
+  def recommend(
+    self,
+    instruction: str = "",
+    *,
+    history: Sequence[str] = (),
+    k: int = 10,
+    **said: Any,
+  ) -> Recommendation:
+    """Returns the exact top of the catalogue, without the history.
+
+    Probabilities are among the titles that are returned.
+
+    Args:
+      instruction: the user's own words.
+      history: titles of the user's items, oldest first.
+      k: how many titles; fewer if the catalogue has fewer.
+      **said: what else `compose` takes, but for candidates.
+    """
+    if not self.titles:
+      raise InputError(
+        "there is no catalogue to recommend from: load the model with a "
+        "dataset, or give candidates to rank."
+      )
+    if k < 1:
+      raise InputError(f"{k} titles are asked for: at least 1 is needed.")
+    composed = self.compose(instruction, history=history, **said)
+    had = shown_titles(history, name="history")
+    numbers = [self._numbers[t] for t in had if t in self._numbers]
+    (found,) = self._search.top([composed.instruction], k, excluded=[numbers])
+    titles = [self.titles[number] for number in found.titles]
+    return Recommendation(composed, self.ranking(titles, found.scores))
+
+  def explain(
+    self,
+    instruction: str = "",
+    *,
+    candidates: Sequence[str],
+    words: int = 8,
+    **said: Any,
+  ) -> Explanation:
+    """Ranks candidates and tells what of the instruction weighs most.
+
+    Args:
+      instruction: the user's own words.
+      candidates: titles, at least two that differ.
+      words: how many parts of the instruction to return.
+      **said: what else `compose` takes.
+    """
+    composed = self.compose(instruction, candidates=candidates, **said)
+    return explain(
+      composed,
+      self.ranker,
+      count_tokens=self.vocabulary.count_tokens,
+      budget=self.input_length,
+      words=words,
+    )
+
+  def request(
+    self, composed: Composed, candidates: Sequence[str]
+  ) -> RankingRequest:
+    """Returns what to score: for whoever scores many requests at a time."""
+    return ranking_request(composed, candidates)
+
+  def ranking(
+    self, candidates: Sequence[str], scores: Sequence[float] | np.ndarray
+  ) -> tuple[Ranked, ...]:
+    """Returns candidates in the order of their scores, the best first."""
+    return ranked(candidates, scores)
+
+  @functools.cached_property
+  def _search(self) -> CatalogueSearch:
+    return self._new_search()
+
+  @functools.cached_property
+  def _numbers(self) -> dict[str, int]:
+    return {title: number for number, title in enumerate(self.titles)}

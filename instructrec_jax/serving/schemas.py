@@ -1,0 +1,203 @@
+"""What is asked and answered over HTTP.
+
+`/v1/rerank` and `/v2/rerank` have the forms that rerank clients speak
+(Cohere's and Jina's); what such a form has and we do not need is taken and
+left alone.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MOST_DOCUMENTS = 1000
+MOST_EXPLAINED = 100
+MOST_RECOMMENDED = 100
+MOST_HISTORY = 200
+LONGEST_TITLE = 500
+LONGEST_WORDS = 4000
+
+_SAID: dict[str, Any] = {
+  "query": "I want something scary for tonight",
+  "history": ["Resident Evil 4", "Silent Hill 2"],
+}
+_EXAMPLE: dict[str, Any] = {
+  **_SAID,
+  "documents": ["FIFA 15", "The Evil Within", "Tetris"],
+}
+
+Title = Annotated[str, Field(max_length=LONGEST_TITLE)]
+Words = Annotated[str, Field(max_length=LONGEST_WORDS)]
+
+
+class Text(BaseModel):
+  """A document as an object; its other fields are left alone."""
+
+  text: Title
+
+
+Documents = Annotated[
+  list[Title | Text],
+  Field(
+    min_length=1,
+    max_length=MOST_DOCUMENTS,
+    description="Titles, no two alike.",
+  ),
+]
+
+
+class Said(BaseModel):
+  """What a user says and is known to have bought."""
+
+  # "3" is no number, and neither is true.
+  model_config = ConfigDict(strict=True)
+
+  query: Words = Field("", description="The user's own words.")
+  history: list[Title] = Field(
+    default_factory=list,
+    max_length=MOST_HISTORY,
+    description="Titles of the user's items, oldest first.",
+  )
+  preference: Words | None = Field(None, description="The lasting taste.")
+  context: Words | None = Field(None, description="Where, when or what for.")
+  kind: Literal["auto", "preference", "vague", "specific"] = Field(
+    "auto", description="Of the words; auto: by rules."
+  )
+  template: Annotated[str, Field(max_length=100)] | None = Field(
+    None, description="A template's name, instead of the first that fits."
+  )
+
+
+class RerankRequest(Said):
+  """The form of rerank clients, and what a user says beside it."""
+
+  model_config = ConfigDict(
+    json_schema_extra={"examples": [{**_EXAMPLE, "top_n": 2}]}
+  )
+
+  model: str | None = Field(None, description="Left alone: one is served.")
+  documents: Documents
+  top_n: Annotated[int, Field(ge=1)] | None = None
+  return_documents: bool | None = None
+
+
+class _OurRequest(Said):
+  # A misspelt field would be silently without effect.
+  model_config = ConfigDict(extra="forbid")
+
+
+class RecommendRequest(_OurRequest):
+  """Asks for the best of the whole catalogue."""
+
+  model_config = ConfigDict(
+    json_schema_extra={"examples": [{**_SAID, "top_n": 5}]}
+  )
+
+  top_n: Annotated[int, Field(ge=1, le=MOST_RECOMMENDED)] = 10
+
+
+class ExplainRequest(_OurRequest):
+  """Asks for a ranking and the words that carry it."""
+
+  model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+  # They are ranked for each word that is left out.
+  documents: Annotated[Documents, Field(max_length=MOST_EXPLAINED)]
+  words: Annotated[int, Field(ge=1, le=50)] = 8
+
+
+class InstructionRequest(_OurRequest):
+  """Asks for the model instruction alone."""
+
+  model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
+
+  documents: Annotated[list[Title | Text], Field(max_length=MOST_DOCUMENTS)] = (
+    Field(default_factory=list)
+  )
+
+
+class Result(BaseModel):
+  """A document's place.
+
+  `relevance_score` is the probability among the documents that were ranked,
+  or, of a catalogue, among those that are returned.
+  """
+
+  index: int
+  relevance_score: float
+  log_likelihood: float
+  document: Text | None = None
+
+
+class Instruction(BaseModel):
+  """The model instruction, and how it came about."""
+
+  instruction: str
+  template: str
+  aspects: str
+  operations: list[str]
+  items_dropped: int
+  replaced: str
+
+
+class ApiVersion(BaseModel):
+  """Of the form."""
+
+  version: str
+
+
+class Meta(BaseModel):
+  """What Cohere's clients expect beside the results."""
+
+  api_version: ApiVersion
+
+
+class Usage(BaseModel):
+  """What Jina's clients expect beside the results: tokens that were read."""
+
+  total_tokens: int
+  prompt_tokens: int
+
+
+class RankingAnswer(Instruction):
+  """A ranking, the best first."""
+
+  id: str
+  model: str
+  results: list[Result]
+  meta: Meta
+  usage: Usage
+
+
+class WordWeight(BaseModel):
+  """Log-odds, in nats, that the best document loses without the word."""
+
+  slot: str
+  text: str
+  weight: float
+
+
+class Explanation(Instruction):
+  """A ranking, and the words that weigh most, either way."""
+
+  results: list[Result]
+  weights: list[WordWeight]
+
+
+class Items(BaseModel):
+  """Titles of the catalogue."""
+
+  items: list[str]
+
+
+class Health(BaseModel):
+  """Whether the server answers, and for what."""
+
+  status: Literal["ok"]
+  model: str
+  catalogue: int
+
+
+class Problem(BaseModel):
+  """What is wrong, in one sentence."""
+
+  message: str

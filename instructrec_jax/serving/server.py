@@ -1,0 +1,94 @@
+"""Runs an application with uvicorn, in this thread or beside it."""
+
+import contextlib
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+
+from instructrec_jax.errors import InputError
+
+_BACKLOG = 2048
+
+
+def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
+  """Returns a socket that is bound; port 0 is a free one.
+
+  Raises:
+    InputError: the address cannot be had.
+  """
+  try:
+    family, kind, protocol, _, address = socket.getaddrinfo(
+      host, port, type=socket.SOCK_STREAM
+    )[0]
+    listening = socket.socket(family, kind, protocol)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listening.bind(address)
+  except (OSError, OverflowError) as error:
+    raise InputError(
+      f"cannot listen at {host}, port {port} ({error}): name others with "
+      "--host and --port."
+    ) from None
+  return listening
+
+
+def url_of(listening: socket.socket) -> str:
+  """Returns where a socket is reached."""
+  host, port, *_ = listening.getsockname()
+  return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def serve(app: FastAPI, listening: socket.socket, *, seconds: float) -> None:
+  """Serves until SIGTERM or SIGINT, then answers what has been accepted.
+
+  Args:
+    app: the application.
+    listening: of `listen`.
+    seconds: that an answer may take.
+  """
+  # uvicorn raises the signal again when it has finished: that is no error.
+  signal.signal(signal.SIGTERM, lambda *_: None)
+  _Server(_config(app, seconds)).run([listening])
+
+
+@contextlib.contextmanager
+def running(app: FastAPI, *, seconds: float = 30) -> Iterator[str]:
+  """Serves from another thread while the block runs; yields the URL.
+
+  Args:
+    app: the application.
+    seconds: that an answer may take.
+  """
+  with listen() as listening:
+    server = uvicorn.Server(_config(app, seconds))
+    thread = threading.Thread(target=server.run, args=([listening],))
+    # From here on connections wait, though nobody answers yet.
+    listening.listen(_BACKLOG)
+    thread.start()
+    try:
+      yield url_of(listening)
+    finally:
+      server.should_exit = True
+      thread.join()
+
+
+class _Server(uvicorn.Server):
+  """Says where it is when it is ready."""
+
+  async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+    await super().startup(sockets)
+    for listening in sockets or () if self.started else ():
+      print(f"serving on {url_of(listening)}", flush=True)
+
+
+def _config(app: FastAPI, seconds: float) -> uvicorn.Config:
+  return uvicorn.Config(
+    app,
+    log_level="warning",
+    access_log=False,
+    backlog=_BACKLOG,
+    timeout_graceful_shutdown=int(seconds) + 5,
+  )

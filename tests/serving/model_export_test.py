@@ -1,0 +1,224 @@
+"""Tests for instructrec_jax/serving/model_export.py."""
+
+import json
+import shutil
+import subprocess
+import sys
+import textwrap
+
+import jax
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.templates import load_templates
+from instructrec_jax.scoring.stream import score_file
+from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq.conversion import convert
+from instructrec_jax.serving.model_export import export
+from instructrec_jax.serving.recommender import Recommender
+
+WISH = "I want something scary for tonight"
+BLOCKED = (
+  "tensorflow",
+  "tensorflow_datasets",
+  "seqio",
+  "t5x",
+  "gin",
+  "openai",
+  "polars",
+  "pyarrow",
+  "orbax",
+  "tensorstore",
+  "torch",
+  "fastapi",
+  "uvicorn",
+  "prometheus_client",
+)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory, model_dir, shop):
+  out = tmp_path_factory.mktemp("export") / "out"
+  export(model_dir, out, dataset=shop)
+  return out
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+  return shutil.copytree(exported, tmp_path / "copy")
+
+
+def answers(recommender):
+  """Scores of both kinds, by title."""
+  ranked = recommender.rank(WISH, candidates=recommender.titles[:6])
+  found = recommender.recommend(WISH, history=recommender.titles[:2], k=5)
+  return [
+    [[each.title, each.log_likelihood] for each in one.ranking]
+    for one in (ranked, found)
+  ]
+
+
+@pytest.fixture(scope="module")
+def of_the_model(model_dir, shop):
+  """What the folder of `train` answers, freshly loaded."""
+  return answers(Recommender.load(model_dir, dataset=shop))
+
+
+def test_scores_are_those_of_the_model_to_the_bit(
+  exported, recommender, of_the_model
+):
+  taken = Recommender.load(exported)
+  assert taken.name == "tiny" and taken.titles == recommender.titles
+  assert taken.templates == recommender.templates
+  assert answers(taken) == of_the_model
+
+
+def test_it_opens_with_jax_alone(exported, of_the_model, root):
+  program = textwrap.dedent(f"""
+    import json, sys
+    class Blocker:
+      def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {BLOCKED!r}:
+          raise ImportError("blocked: " + name)
+    sys.meta_path.insert(0, Blocker())
+    from instructrec_jax.serving.recommender import Recommender
+    recommender = Recommender.load({str(exported)!r})
+    ranked = recommender.rank({WISH!r}, candidates=recommender.titles[:6])
+    found = recommender.recommend(
+      {WISH!r}, history=recommender.titles[:2], k=5)
+    print(json.dumps([
+      [[each.title, each.log_likelihood] for each in one.ranking]
+      for one in (ranked, found)
+    ]))
+  """)
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, cwd=root
+  )
+  assert done.returncode == 0, done.stderr
+  assert json.loads(done.stdout) == of_the_model
+
+
+def test_items_of_one_title_share_a_line(exported, shop):
+  lines = [json.loads(t) for t in (exported / "items.jsonl").open()]
+  ids = [item_id for line in lines for item_id in line["item_ids"]]
+  table = pq.read_table(shop / "items.parquet")
+  assert sorted(ids) == sorted(table["item_id"].to_pylist())
+  titles = [line["title"] for line in lines]
+  assert set(titles) == set(table["title"].to_pylist())
+  assert len(set(titles)) == len(titles)
+
+
+def test_own_templates_go_along(model_dir, tmp_path):
+  file = tmp_path / "mine.yaml"
+  file.write_text(
+    "- {name: M01, preferences: [P0], queries: [I1], task_form: T2, "
+    "response: item, text: 'Somebody asks: \"{query}\". Answer it.'}"
+  )
+  export(model_dir, tmp_path / "out", templates=[file])
+  taken = Recommender.load(tmp_path / "out")
+  assert taken.templates == load_templates(file)
+  assert taken.compose(WISH).instruction.startswith("Somebody asks")
+  other = Recommender.load(tmp_path / "out", templates=["package"])
+  assert other.templates == load_templates()
+
+
+def test_every_part_of_the_package_takes_an_export(
+  exported, model_dir, tmp_path
+):
+  requests = tmp_path / "requests.jsonl"
+  request = {"instruction": WISH, "candidates": ["Long Rope", "Red Kayak"]}
+  requests.write_text(json.dumps(request) + "\n")
+  files = []
+  for model in (model_dir, exported):
+    files.append(tmp_path / f"{model.name}.jsonl")
+    score_file(requests=requests, model=model, out=files[-1])
+  assert files[0].read_text() == files[1].read_text()
+  convert(exported, tmp_path / "back", to="ours")
+  trees = [
+    jax.tree.leaves(model_folder.load_params(folder)[1])
+    for folder in (model_dir, exported, tmp_path / "back")
+  ]
+  for one, two, three in zip(*trees, strict=True):
+    assert np.array_equal(one, two) and np.array_equal(one, three)
+
+
+def test_bfloat16_and_devices(exported, model_dir, tmp_path):
+  convert(model_dir, tmp_path / "half", to="ours", dtype="bfloat16")
+  export(tmp_path / "half", tmp_path / "out")
+  _, stored = model_folder.load_params(tmp_path / "half")
+  _, taken = model_folder.load_params(tmp_path / "out")
+  for one, two in zip(
+    jax.tree.leaves(stored), jax.tree.leaves(taken), strict=True
+  ):
+    assert one.dtype == two.dtype == "bfloat16" and np.array_equal(one, two)
+  device = jax.devices()[3]
+  config = model_folder.load_config(exported)
+  shardings = jax.tree.map(
+    lambda _: jax.sharding.SingleDeviceSharding(device),
+    model_folder.parameter_shapes(config),
+  )
+  _, placed = model_folder.load_params(
+    exported, shardings=shardings, dtype=np.float32
+  )
+  assert {leaf.device for leaf in jax.tree.leaves(placed)} == {device}
+
+
+@pytest.mark.parametrize(
+  "name",
+  ["model.safetensors", "vocabulary.model", "items.jsonl", "templates.yaml"],
+)
+def test_a_damaged_file_is_one_sentence(copy, name):
+  data = bytearray((copy / name).read_bytes())
+  data[len(data) // 2] ^= 1
+  (copy / name).write_bytes(data)
+  with pytest.raises(InputError, match=f"{name}: the file is not what"):
+    Recommender.load(copy)
+  (copy / name).unlink()
+  with pytest.raises(InputError, match=f"{name}: the file is missing"):
+    Recommender.load(copy)
+
+
+@pytest.mark.parametrize(
+  ("manifest", "says"),
+  [
+    ("{", "not valid JSON"),
+    ("[]", "not an export of version"),
+    ('{"version": 99}', "not an export of version"),
+    ('{"version": 1}', "names no step"),
+    ('{"version": 1, "step": 7}', "names no files"),
+  ],
+)
+def test_a_damaged_manifest_is_one_sentence(copy, manifest, says):
+  (copy / "export.json").write_text(manifest)
+  with pytest.raises(InputError, match=says):
+    Recommender.load(copy)
+
+
+def test_an_export_has_one_step(exported):
+  assert Recommender.load(exported, step=7).name == "tiny"
+  with pytest.raises(InputError, match="of step 7, not 8"):
+    Recommender.load(exported, step=8)
+
+
+def test_nothing_is_replaced_or_half_written(
+  exported, model_dir, shop, tmp_path
+):
+  before = (exported / "export.json").read_text()
+  with pytest.raises(InputError, match="exists already"):
+    export(model_dir, exported)
+  assert (exported / "export.json").read_text() == before
+  with pytest.raises(InputError, match="not a dataset folder"):
+    export(model_dir, tmp_path / "out", dataset=tmp_path)
+  with pytest.raises(InputError, match="would replace"):
+    export(model_dir, model_dir, force=True)
+  with pytest.raises(InputError, match="would replace"):
+    export(model_dir, shop.parent, dataset=shop, force=True)
+  with pytest.raises(InputError, match="an export already"):
+    export(exported, tmp_path / "out")
+  assert list(tmp_path.iterdir()) == []
+  export(model_dir, tmp_path / "out", dataset=shop)
+  export(model_dir, tmp_path / "out", force=True)
+  assert Recommender.load(tmp_path / "out").titles == ()
+  assert [path.name for path in tmp_path.iterdir()] == ["out"]

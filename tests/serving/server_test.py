@@ -1,0 +1,148 @@
+"""Tests for `instructrec serve`: the process, its signals and its limits."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+
+import pytest
+
+from instructrec_jax.scoring.shapes import MAX_SHAPES
+
+SERVE = (sys.executable, "-m", "instructrec_jax.cli.main", "serve")
+
+
+@pytest.fixture(scope="module")
+def command(model_dir, shop):
+  return [*SERVE, "--model", str(model_dir), "--dataset", str(shop)]
+
+
+@pytest.fixture(scope="module")
+def served(command):
+  """A running server's process and address."""
+  # One device, as a server has: the tests' eight are slow to compile for.
+  environment = {**os.environ, "XLA_FLAGS": ""}
+  process = subprocess.Popen(
+    [*command, "--port", "0"],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env=environment,
+  )
+  assert process.stdout is not None
+  line = process.stdout.readline()
+  try:
+    assert line.startswith("serving on http://127.0.0.1:"), line
+    yield process, line.split()[-1]
+  finally:
+    process.kill()
+    process.wait()
+
+
+def metric(url: str, name: str) -> float:
+  with urllib.request.urlopen(f"{url}/metrics", timeout=30) as answer:
+    text = answer.read().decode()
+  return float(re.findall(rf"^instructrec_{name} (\S+)$", text, re.M)[0])
+
+
+def test_only_this_machine_can_reach_it(served):
+  _, url = served
+  port = int(url.rsplit(":", 1)[1])
+  with socket.socket() as other:
+    # Another address of the loopback network, as any other machine's would be.
+    assert other.connect_ex(("127.0.0.2", port)) != 0
+
+
+def test_what_is_asked_often_compiles_nothing_more(served, shop):
+  from instructrec_jax.data.folder import DatasetFolder
+
+  _, url = served
+  titles = [item.title for item in DatasetFolder.open(shop).items]
+  titles = list(dict.fromkeys(titles))
+  assert metric(url, "compiled_shapes") > 1
+  compiled = []
+  for _ in range(2):
+    for count in (2, 5, 10, 10, 20, 50, 100, 100, 10, 10) * 3:
+      ask(url, {"query": "a tent", "documents": titles[:count]})
+    compiled.append(metric(url, "compiled_shapes"))
+  assert compiled[0] == compiled[1] <= MAX_SHAPES
+
+
+def test_no_request_makes_it_fail(served):
+  """Schemathesis reads /openapi.json and asks what that allows, and more."""
+  pytest.importorskip("schemathesis")
+  _, url = served
+  done = subprocess.run(
+    [
+      *(sys.executable, "-m", "schemathesis.cli", "run"),
+      f"{url}/openapi.json",
+      *("--checks", "not_a_server_error,status_code_conformance"),
+      *("--checks", "response_schema_conformance"),
+      *("--max-examples", "25", "--seed", "0", "--phases", "fuzzing"),
+      "--suppress-health-check=all",
+    ],
+    capture_output=True,
+    text=True,
+    timeout=120,
+  )
+  assert done.returncode == 0, done.stdout[-6000:]
+
+
+def test_a_taken_port_is_one_sentence(served, command):
+  _, url = served
+  port = url.rsplit(":", 1)[1]
+  done = subprocess.run(
+    [*command, "--port", port], capture_output=True, text=True, timeout=60
+  )
+  assert done.returncode == 2
+  assert "cannot listen" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_signal_in_mid_load_loses_nothing(served):
+  """The last: the server ends."""
+  process, url = served
+  statuses: list[int] = []
+  refused: list[float] = []
+
+  def keep_asking() -> None:
+    while not refused:
+      started = time.monotonic()
+      try:
+        body = {"query": "a tent", "documents": ["b", "c", "d"]}
+        statuses.append(ask(url, body))
+      except OSError:
+        refused.append(started)
+        return
+
+  threads = [threading.Thread(target=keep_asking) for _ in range(8)]
+  for thread in threads:
+    thread.start()
+  while len(statuses) < 20 and threads[0].is_alive():
+    time.sleep(0.01)
+  stopped = time.monotonic()
+  process.send_signal(signal.SIGTERM)
+  for thread in threads:
+    thread.join(60)
+  assert process.wait(60) == 0
+  assert set(statuses) == {200}
+  # A connection that was asked for before the signal was accepted.
+  assert min(refused) > stopped - 0.01
+  assert process.stderr is not None
+  assert "Traceback" not in process.stderr.read()
+
+
+def ask(url: str, body: dict) -> int:
+  asked = urllib.request.Request(
+    f"{url}/v1/rerank",
+    json.dumps(body).encode(),
+    {"Content-Type": "application/json"},
+  )
+  with urllib.request.urlopen(asked, timeout=60) as answer:
+    answer.read()
+    return answer.status
