@@ -83,7 +83,8 @@ def check_top(top: np.ndarray, scores: np.ndarray) -> None:
   best = np.sort(scores)[::-1][: len(places)]
   order = places[np.argsort(-top[places], kind="stable")]
   np.testing.assert_allclose(scores[order], best, rtol=1e-5)
-  np.testing.assert_allclose(top[order], best, rtol=1e-5)
+  # Two ways of summing in float32, of tries of very different sizes.
+  np.testing.assert_allclose(top[order], best, rtol=1e-4)
 
 
 if __name__ == "__main__":
