@@ -77,7 +77,11 @@ setuptools.setup(
       "scikit-learn>=1.5",
     ],
     # Apart from `test`: torch's plain name brings gigabytes of CUDA on Linux.
-    "parity": ["torch==2.13.0", "transformers==5.23.0"],
+    "parity": [
+      "sentence-transformers>=5.2",
+      "torch==2.13.0",
+      "transformers==5.23.0",
+    ],
   },
   entry_points={
     "console_scripts": ["instructrec = instructrec_jax.cli.main:main"]

@@ -37,6 +37,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     help="another model folder, not tuned, for a row beside --model",
   )
   parser.add_argument(
+    "--text-encoder",
+    metavar="MODEL",
+    help="a sentence-transformers model, a folder or a name, that dssm, tem "
+    "and two_tower read texts with (default: word vectors of their own)",
+  )
+  parser.add_argument(
     "--scenarios",
     type=_names,
     default=("all",),
@@ -118,6 +124,7 @@ def run(args: argparse.Namespace) -> None:
     model=args.model,
     zero_shot=args.zero_shot,
     chat=chat_options(args),
+    text_encoder=args.text_encoder,
     scenarios=args.scenarios,
     rankers=args.rankers,
     split=args.split,

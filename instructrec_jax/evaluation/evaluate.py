@@ -50,6 +50,7 @@ def evaluate(
   model: pathlib.Path | None = None,
   zero_shot: pathlib.Path | None = None,
   chat: ChatOptions | None = None,
+  text_encoder: str | None = None,
   scenarios: Sequence[str] = ("all",),
   rankers: Sequence[str] = ("all",),
   split: str = "test",
@@ -75,6 +76,9 @@ def evaluate(
       `zero_shot`.
     chat: of the ranker `chat`, which is asked before all else: a cap that is
       reached then costs no time.
+    text_encoder: a sentence-transformers model, a folder or a name, that
+      DSSM, TEM and the two-tower matcher read texts with, instead of words'
+      vectors of their own.
     scenarios: names from `scenarios.SCENARIOS`; "all" is every one that the
       folder has requests for.
     rankers: names from `rankers.RANKERS`; "all" is every one that is available.
@@ -142,7 +146,13 @@ def evaluate(
     run = Run(
       folder=folder,
       rankers={
-        name: load_ranker(name, folder=folder, model=model, zero_shot=zero_shot)
+        name: load_ranker(
+          name,
+          folder=folder,
+          model=model,
+          zero_shot=zero_shot,
+          text_encoder=text_encoder,
+        )
         for name in names
         if name != chat_sample.NAME
       },
@@ -160,6 +170,7 @@ def evaluate(
       "dataset_sha256": storage.sha256_of(folder.path / "manifest.json"),
       "model": None if model is None else str(model),
       "zero_shot": None if zero_shot is None else str(zero_shot),
+      "text_encoder": text_encoder,
       "split": split,
       "limit": limit,
       "permutations": permutations,

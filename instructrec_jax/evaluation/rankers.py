@@ -23,7 +23,10 @@ BASELINES: tuple[str, ...] = (
   "cooccurrence",
 )
 # Trained once, in minutes, and kept in the dataset folder: only when named.
-TRAINED: tuple[str, ...] = ("sasrec", "bert4rec")
+TRAINED: tuple[str, ...] = ("sasrec", "bert4rec", "dssm", "tem", "two_tower")
+# Of those, the ones that compare texts, and the ones that need a query.
+TOWERS: tuple[str, ...] = ("dssm", "tem", "two_tower")
+SEARCHERS: tuple[str, ...] = ("dssm", "tem")
 # The model in other ways: the exact top of a whole catalogue, and candidates
 # by letter.
 OF_MODEL: tuple[str, ...] = ("catalogue", "labels")
@@ -94,11 +97,19 @@ def load_ranker(
   folder: DatasetFolder,
   model: pathlib.Path | None,
   zero_shot: pathlib.Path | None = None,
+  text_encoder: str | None = None,
 ) -> Ranker:
   """Loads or fits one of `RANKERS`; baselines see training items alone.
 
   Not `chat`, which ranks samples: see `chat_sample`.
   The model's requests are split over all devices, of other processes too.
+
+  Args:
+    name: of the ranker.
+    folder: the dataset, which keeps what is trained.
+    model: of the rankers that are one.
+    zero_shot: of the ranker of that name.
+    text_encoder: see `tower_options.TowerOptions`.
 
   Raises:
     InputError: what it needs is missing or damaged.
@@ -109,6 +120,8 @@ def load_ranker(
     return PlantedRanker.load(folder.path)
   if name == "bm25" or name == "tfidf":
     return LexicalRanker.fit(folder.items, kind=name)
+  if name in TOWERS:
+    return _fit_towers(name, folder=folder, text_encoder=text_encoder)
   if name in TRAINED:
     # Only from here on is jax needed.
     from instructrec_jax.baselines.bert4rec import BERT4RecRanker
@@ -134,8 +147,35 @@ def load_ranker(
   )
 
 
+def _fit_towers(
+  name: str, *, folder: DatasetFolder, text_encoder: str | None
+) -> Ranker:
+  from instructrec_jax.baselines.dssm import DSSMRanker
+  from instructrec_jax.baselines.tem import TEMRanker
+  from instructrec_jax.baselines.tower_options import TowerOptions
+  from instructrec_jax.baselines.two_tower import TwoTowerRanker
+  from instructrec_jax.evaluation.searches import SearchMaterial
+
+  options = TowerOptions(text_encoder=text_encoder)
+  if name == "two_tower":
+    return TwoTowerRanker.fit(folder, options)
+  material = SearchMaterial(folder)
+  ranker, searches = {
+    "dssm": (DSSMRanker, material.impersonal),
+    "tem": (TEMRanker, material.personal),
+  }[name]
+  return ranker.fit_searches(
+    folder,
+    training=searches("train"),
+    validation=searches("validation"),
+    options=options,
+  )
+
+
 def applies(name: str, scenario: Scenario) -> bool:
   """Whether a ranker can rank the scenario's requests."""
+  if name in SEARCHERS:
+    return not scenario.history_alone
   if name == "catalogue":
     return scenario.candidates == "catalogue"
   if name == "chat":
@@ -159,7 +199,8 @@ def with_rankers(
         + {
           "catalogue": "of the whole catalogue",
           "chat": "of a list of candidates",
-        }.get(name, "of T3")
+          "labels": "of T3",
+        }.get(name, "that search")
         + f", not for {', '.join(s.name for s in scenarios)}."
       )
   return [s for s in scenarios if any(applies(name, s) for name in names)]

@@ -3,7 +3,10 @@
 import json
 import pathlib
 import re
+from collections.abc import Sequence
 
+from instructrec_jax.evaluation.rankers import SEARCHERS, applies
+from instructrec_jax.evaluation.scenarios import find_scenarios
 from instructrec_jax.reproduction.experiments import MANIFEST_FILE
 from instructrec_jax.reproduction.settings import Settings
 from instructrec_jax.reproduction.steps import CLI, Step
@@ -101,6 +104,7 @@ def evaluate(
   dataset = dataset or settings.dataset
   out = settings.out / "results" / name
   names = [*(rankers or settings.ranker_names), *(["chat"] if chat else [])]
+  names = _that_apply(names, scenarios)
   options = [*_limit(settings), *chat]
   if settings.zero_shot and not {"all", "zero_shot"}.isdisjoint(names):
     options += ["--zero-shot", str(settings.zero_shot)]
@@ -124,6 +128,16 @@ def evaluate(
   )
 
 
+def _that_apply(names: Sequence[str], scenarios: Sequence[str]) -> list[str]:
+  """Leaves out rankers that search where no scenario does."""
+  chosen = find_scenarios(scenarios)
+  return [
+    name
+    for name in names
+    if name not in SEARCHERS or any(applies(name, each) for each in chosen)
+  ]
+
+
 def built(dataset: pathlib.Path) -> tuple[pathlib.Path, ...]:
   """Returns the files that tell what a built folder holds."""
   return dataset / "manifest.json", dataset / MANIFEST_FILE
@@ -136,7 +150,11 @@ def _limit(settings: Settings) -> list[str]:
 def deciles(settings: Settings) -> Step:
   """Returns what counts HR@1 by popularity."""
   out = settings.out / "deciles.json"
-  names = [name for name in settings.ranker_names if name != "zero_shot"]
+  names = [
+    name
+    for name in settings.ranker_names
+    if name not in ("zero_shot", *SEARCHERS)
+  ]
   return Step(
     "deciles",
     "HR@1 by the popularity of what was bought",

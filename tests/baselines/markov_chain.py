@@ -39,7 +39,7 @@ def folder_of(path, sequences):
   """A dataset folder with these sequences."""
   return types.SimpleNamespace(
     path=path,
-    items=[None] * ITEMS,
+    items=[types.SimpleNamespace(title=f"Item {n}") for n in range(ITEMS)],
     sequences=sequences,
     splits=leave_one_out(sequences),
   )

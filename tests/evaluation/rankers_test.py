@@ -51,26 +51,37 @@ def test_rankers_rank_the_scenarios_that_they_can(built, tiny_model, tmp_path):
   assert not values(results, "labels", "sequential_99")
 
 
-@pytest.mark.parametrize("name", ["sasrec", "bert4rec"])
-def test_a_trained_baseline_is_kept_in_the_folder(built, tmp_path, name):
+@pytest.mark.parametrize(
+  ("name", "scenario"),
+  [
+    ("sasrec", "sequential"),
+    ("bert4rec", "sequential"),
+    ("two_tower", "sequential"),
+    ("tem", "personalised_i2"),
+    ("dssm", "product_search_i2"),
+  ],
+)
+def test_a_trained_baseline_is_kept_in_the_folder(
+  built, tmp_path, name, scenario
+):
   dataset = shutil.copytree(built, tmp_path / "shop")
   first, second = (
     evaluate(
       dataset=dataset,
       out=tmp_path / out,
-      scenarios=["sequential"],
+      scenarios=[scenario],
       rankers=[name],
       limit=50,
     )
     for out in ("first", "second")
   )
   assert (dataset / "baselines" / name).is_dir()
-  found = values(first, name, "sequential")
+  found = values(first, name, scenario)
   assert found["hr@1"] > 0.1
-  assert values(second, name, "sequential") == found
+  assert values(second, name, scenario) == found
 
 
-@pytest.mark.parametrize("ranker", ["catalogue", "labels"])
+@pytest.mark.parametrize("ranker", ["catalogue", "labels", "dssm"])
 def test_a_ranker_without_a_scenario_is_refused(
   built, tiny_model, tmp_path, ranker
 ):
