@@ -9,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import tqdm
-from jaxtyping import Bool, Float, Int, Int32
+from jaxtyping import Float, Int, Int32
 
 from instructrec_jax.data.candidates import Candidates
 from instructrec_jax.data.sequences import Sequences
@@ -18,6 +18,10 @@ from instructrec_jax.errors import InputError
 
 # Targets between two steps of the progress bar.
 _BLOCK = 2048
+# How far down a matcher's list a target is looked for.
+_DEPTH = 100
+# In lists of the target's places.
+NOT_FOUND = -1
 
 
 class Matcher(Protocol):
@@ -27,6 +31,7 @@ class Matcher(Protocol):
     self,
     histories: Sequence[np.ndarray],
     *,
+    users: Int32[np.ndarray, " n"],
     count: int,
     exclude: Sequence[np.ndarray],
   ) -> Int32[np.ndarray, "n count"]:
@@ -34,6 +39,7 @@ class Matcher(Protocol):
 
     Args:
       histories: item numbers, oldest first.
+      users: whose they are, for a matcher that knows its users.
       count: how many items to return for each; equally good ones are in the
         order of their numbers.
       exclude: for each history, item numbers that it must not be given.
@@ -53,7 +59,7 @@ def hard_candidates(
   targets: Targets,
   count: int = 9,
   rng: np.random.Generator,
-) -> tuple[Candidates, Bool[np.ndarray, " n"]]:
+) -> tuple[Candidates, Int32[np.ndarray, " n"]]:
   """Puts each target among the matcher's best items for what came before it.
 
   As with drawn negatives, the user's own items, later ones too, and items that
@@ -70,8 +76,9 @@ def hard_candidates(
     rng: the only source of randomness.
 
   Returns:
-    The candidates, and whether the matcher itself had the target among its
-    best count + 1 items: how often its list holds the target unforced.
+    The candidates, and the target's place in the matcher's own list, from 0
+    on, or `NOT_FOUND`: below count + 1, the list holds it unforced. Places are
+    looked for among the best 100 at least, as far as the catalogue has as many.
 
   Raises:
     InputError: the catalogue is too small.
@@ -82,7 +89,10 @@ def hard_candidates(
     np.argsort(title_groups, kind="stable"),
     np.cumsum(np.bincount(title_groups))[:-1],
   )
-  found = [np.empty((0, count + 1), np.int32)]
+  most_forbidden = max(map(len, map(owned.user, targets.users)), default=0)
+  most_forbidden += max(map(len, by_group), default=0)
+  depth = max(count + 1, min(_DEPTH, len(title_groups) - most_forbidden))
+  found = [np.empty((0, depth), np.int32)]
   with tqdm.tqdm(
     total=len(wanted_N), desc="hard negatives", unit="target", disable=None
   ) as progress:
@@ -100,7 +110,8 @@ def hard_candidates(
             sequences.user(user)[:position]
             for user, position in zip(users, positions, strict=True)
           ],
-          count=count + 1,
+          users=users,
+          count=depth,
           exclude=[
             items[items != item]
             for items, item in zip(forbidden, wanted, strict=True)
@@ -108,9 +119,29 @@ def hard_candidates(
         )
       )
       progress.update(len(users))
-  return _force_targets(
-    np.concatenate(found), users=targets.users, wanted_N=wanted_N, rng=rng
+  found_NxD = np.concatenate(found)
+  is_target_NxD = found_NxD == wanted_N[:, None]
+  places_N = np.where(
+    is_target_NxD.any(axis=1), is_target_NxD.argmax(axis=1), NOT_FOUND
+  ).astype(np.int32)
+  candidates = _force_targets(
+    found_NxD[:, : count + 1], users=targets.users, wanted_N=wanted_N, rng=rng
   )
+  return candidates, places_N
+
+
+def recall(
+  places_N: Int32[np.ndarray, " n"], cutoffs: Sequence[int] = (10, 20, 50, 100)
+) -> dict[int, float]:
+  """Returns by K the share of targets among a matcher's best K items.
+
+  Args:
+    places_N: of `hard_candidates`.
+    cutoffs: K.
+  """
+  found_N = places_N != NOT_FOUND
+  count = max(len(places_N), 1)
+  return {k: float((found_N & (places_N < k)).sum() / count) for k in cutoffs}
 
 
 def top_items(
@@ -157,13 +188,12 @@ def _force_targets(
   users: Int32[np.ndarray, " n"],
   wanted_N: Int32[np.ndarray, " n"],
   rng: np.random.Generator,
-) -> tuple[Candidates, Bool[np.ndarray, " n"]]:
+) -> Candidates:
   """Replaces the last of each list by a target that it lacks, and shuffles."""
   retrieved_N = (found_NxC == wanted_N[:, None]).any(axis=1)
   found_NxC[~retrieved_N, -1] = wanted_N[~retrieved_N]
   shuffled_NxC = rng.permuted(found_NxC, axis=1)
   slot_N = (shuffled_NxC == wanted_N[:, None]).argmax(axis=1)
-  candidates = Candidates(
+  return Candidates(
     users=users, candidates=shuffled_NxC, target=slot_N.astype(np.int32)
   )
-  return candidates, retrieved_N

@@ -110,10 +110,12 @@ class LexicalRanker:
     self,
     histories: Sequence[np.ndarray],
     *,
+    users: Int32[np.ndarray, " n"] | None = None,
     count: int,
     exclude: Sequence[np.ndarray],
   ) -> Int32[np.ndarray, "n count"]:
     """Returns the best of all items for each history; see `Matcher`."""
+    del users
     found = [np.empty((0, count), np.int32)]
     for start in range(0, len(histories), _ROWS):
       block = slice(start, start + _ROWS)

@@ -49,6 +49,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "training text (default: %(default)s)",
   )
   parser.add_argument(
+    "--matcher",
+    choices=("tfidf", "bm25", "two_tower"),
+    default="tfidf",
+    help="whose best items are the hard negatives; two_tower, the paper's, is "
+    "trained first (default: %(default)s)",
+  )
+  parser.add_argument(
     "--rows-per-target",
     type=int,
     default=1,
@@ -79,6 +86,7 @@ def run(args: argparse.Namespace) -> None:
       rows_per_target=args.rows_per_target,
       input_length=args.input_length,
       cold_items=args.cold_items,
+      matcher=args.matcher,
       seed=args.seed,
     ),
     force=args.force,

@@ -35,6 +35,7 @@ def ranking_block(
   *,
   counts: np.ndarray,
   chat: chat_sample.ChatSample | None,
+  retrieved: Mapping[int, bool] | None,
   by_position: bool,
   seed: int,
 ) -> Block:
@@ -46,17 +47,20 @@ def ranking_block(
     rankers: by name, in the table's order.
     counts: training purchases of each item.
     chat: what a chat model made of some of the requests, if one was asked.
+    retrieved: by user, whether the matcher itself found the target, where
+      candidates are a matcher's.
     by_position: also tell HR@1 by the target's place among the candidates.
     seed: of the bootstrap.
   """
   digest = hashlib.sha256()
   per_batch: dict[str, list] = {name: [] for name in rankers}
   exposures = {name: Exposure(counts) for name in rankers}
-  slots, target_items = [], []
+  slots, target_items, users = [], [], []
   for batch, score in _batches(source, rankers, label=scenario.name):
     digest.update(candidate_bytes(batch))
     targets = [request.target or 0 for request in batch]
     slots += targets
+    users += [request.user for request in batch]
     target_items += [
       request.candidate_items[target]
       for request, target in zip(batch, targets, strict=True)
@@ -69,6 +73,14 @@ def ranking_block(
     name: summaries.joined(batches) for name, batches in per_batch.items()
   }
   rows, comparisons = summaries.summarise_ranking(scenario, metrics, seed=seed)
+  end_to_end = []
+  if retrieved is not None:
+    there = np.array([retrieved[user] for user in users], float)
+    found = {
+      name: {metric: values * there for metric, values in by_metric.items()}
+      for name, by_metric in metrics.items()
+    }
+    end_to_end, _ = summaries.summarise_ranking(scenario, found, seed=seed)
   of_chat = []
   if chat is not None:
     own_rows, entry = chat_sample.summarise(
@@ -78,6 +90,7 @@ def ranking_block(
   return {
     "scenarios": [_description(scenario, source, digest.hexdigest())],
     "rows": rows,
+    "end_to_end": end_to_end,
     "comparisons": comparisons,
     "chat": of_chat,
     "positions": summaries.summarise_positions(

@@ -33,6 +33,7 @@ from instructrec_jax.teacher.budget import Estimate
 _LISTS = (
   "scenarios",
   "rows",
+  "end_to_end",
   "comparisons",
   "chat",
   "positions",

@@ -110,6 +110,7 @@ def write_html_report(
     *(f"<p>{escape(note)}</p>" for note in notes),
     *(_scenario(results, scenario) for scenario in results["scenarios"]),
     f'<p class="quiet">{_CAPTION}</p>',
+    *(f"<p>{escape(line)}</p>" for line in report.mistakes(results)),
     training_section(training_log),
     _examples(examples),
     _footer(results),
@@ -145,7 +146,8 @@ def _scenario(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
     f"<th>{report.column_head(metric)}</th>" for metric in scenario["metrics"]
   )
   lines = "".join(
-    f'<tr class="{escape(name)}"><th>{escape(labels[name])}</th>'
+    f'<tr class="{escape(name)}">'
+    f"<th>{escape(report.row_label(results, scenario, name))}</th>"
     + "".join(_cell(rows.get(metric)) for metric in scenario["metrics"])
     + "</tr>\n"
     for name, rows in rankers.items()
@@ -153,6 +155,19 @@ def _scenario(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
   remarks = "".join(
     f"<br>{escape(sentence)}" for sentence in report.remarks(results, scenario)
   )
+  behind = ""
+  if scenario["matcher"]:
+    cells = "".join(
+      f"<tr><th>{escape(label)}</th>"
+      + "".join(f"<td>{value}</td>" for value in values)
+      + "</tr>\n"
+      for label, *values in report.end_to_end(results, scenario)
+    )
+    behind = (
+      f'<p class="quiet">{report.END_TO_END}</p>\n<div class="wide"><table>'
+      f"<thead><tr><th></th>{heads}</tr></thead>\n"
+      f"<tbody>{cells}</tbody></table></div>"
+    )
   return (
     f"<h2>{escape(scenario['name'])} "
     f"<small>{escape(scenario['aspects'])}</small></h2>\n"
@@ -160,7 +175,7 @@ def _scenario(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
     f"{remarks}</p>\n"
     f"<figure>{chart}</figure>\n"
     f'<div class="wide"><table><thead><tr><th></th>{heads}</tr></thead>\n'
-    f"<tbody>{lines}</tbody></table></div>"
+    f"<tbody>{lines}</tbody></table></div>\n{behind}"
   )
 
 

@@ -12,14 +12,23 @@ CAPTION = (
 )
 
 
+END_TO_END = (
+  "End to end, where a target that the matcher did not retrieve is not found:"
+)
+
+
 def markdown(results: Mapping[str, Any]) -> str:
   """Returns one block a scenario of `evaluate`'s results."""
   blocks = [_block(results, scenario) for scenario in results["scenarios"]]
-  wrong = [
+  return "\n\n".join([*blocks, CAPTION, *mistakes(results)]) + "\n"
+
+
+def mistakes(results: Mapping[str, Any]) -> list[str]:
+  """Returns a sentence for each figure that no ranking can have."""
+  return [
     f"This cannot be, so there is a mistake in the program: {sentence}"
     for sentence in results["impossible"]
   ]
-  return "\n\n".join([*blocks, CAPTION, *wrong]) + "\n"
 
 
 def heading(scenario: Mapping[str, Any], *, split: str) -> str:
@@ -93,6 +102,21 @@ def by_ranker(
   return table
 
 
+def end_to_end(
+  results: Mapping[str, Any], scenario: Mapping[str, Any]
+) -> list[list[str]]:
+  """Returns each ranker's label and cells, where nothing was forced."""
+  of_scenario = {"rows": results["end_to_end"]}
+  table = by_ranker(of_scenario, scenario=scenario["name"])
+  return [
+    [
+      results["labels"][ranker],
+      *(cell(rows.get(metric)) for metric in scenario["metrics"]),
+    ]
+    for ranker, rows in table.items()
+  ]
+
+
 def remarks(
   results: Mapping[str, Any], scenario: Mapping[str, Any]
 ) -> list[str]:
@@ -128,6 +152,9 @@ def _block(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
     *(f"- {sentence}" for sentence in remarks(results, scenario)),
     f"- candidates sha256 {scenario['candidates_sha256'][:16]}",
   ]
+  if scenario["matcher"]:
+    lines = [lines[0], *end_to_end(results, scenario)]
+    text += ["", END_TO_END, "", *_aligned(lines)]
   for entry in results["chat"]:
     if entry["scenario"] == scenario["name"] and entry["n"] < entry["of"]:
       text += ["", *_same_requests(results, entry, columns)]
@@ -267,8 +294,8 @@ def _own_negatives(
     judged = f", so the row {labels[matcher['name']]} is judged on its own"
   return [
     f"the negatives are what {matcher['name']} retrieves for the history"
-    f"{judged}; by itself it retrieves {share(matcher['target_retrieved'])} of "
-    "the targets"
+    f"{judged}, and the target; by itself its recall is "
+    + ", ".join(f"{share(r)} at {k}" for k, r in matcher["recall"].items())
   ]
 
 

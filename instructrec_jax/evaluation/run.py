@@ -14,7 +14,7 @@ from instructrec_jax.evaluation.normalised import SharedScores
 from instructrec_jax.evaluation.permutations import PermutedRanker
 from instructrec_jax.evaluation.rankers import READERS, applies
 from instructrec_jax.evaluation.scenarios import Scenario
-from instructrec_jax.evaluation.stored import matcher
+from instructrec_jax.evaluation.stored import matcher, retrieved
 from instructrec_jax.evaluation.tournament import TournamentRanker
 from instructrec_jax.instructions.forms import Form
 from instructrec_jax.records import Ranker
@@ -138,6 +138,7 @@ class Run:
       self._rows(scenario, second),
       counts=self.counts,
       chat=self.chat.get(scenario.name),
+      retrieved=retrieved(scenario, folder=self.folder, split=self.split),
       by_position=scenario.lists_candidates and self._orders(scenario) == 1,
       seed=self.seed,
     )

@@ -1,6 +1,7 @@
 """Candidates that a dataset folder stores, and requests with just those."""
 
 import dataclasses
+import json
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -70,17 +71,44 @@ def matcher(
 ) -> dict[str, Any] | None:
   """Returns who retrieved a scenario's hard negatives.
 
-  Its "name", and as "target_retrieved" the share of targets that it retrieves
-  by itself, without being told.
+  Its "name", and as "recall" by K the share of targets that are among its best
+  K items.
+
+  Raises:
+    InputError: the candidates were written by an older build.
   """
   if scenario.candidates != "hard":
     return None
+  metadata = _matched(scenario, folder=folder, split=split)[1]
+  return {"name": metadata["matcher"], "recall": json.loads(metadata["recall"])}
+
+
+def retrieved(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> dict[int, bool] | None:
+  """Returns by user whether the target was a hard candidate unforced.
+
+  Raises:
+    InputError: the candidates were written by an older build.
+  """
+  if scenario.candidates != "hard":
+    return None
+  frame, _ = _matched(scenario, folder=folder, split=split)
+  unforced = frame["matched_at"].is_between(0, scenario.negatives)
+  return dict(zip(frame["user"].to_list(), unforced.to_list(), strict=True))
+
+
+def _matched(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> tuple[pl.DataFrame, dict[str, str]]:
   path = candidates_path(scenario, folder=folder, split=split)
   metadata = pl.read_parquet_metadata(path)
-  return {
-    "name": metadata.get("matcher", ""),
-    "target_retrieved": float(metadata.get("target_retrieved", "nan")),
-  }
+  if "recall" not in metadata:
+    raise InputError(
+      f"{path}: an older build wrote it, without the matcher's recall; run "
+      "`instructrec build --force` again."
+    )
+  return pl.read_parquet(path, columns=["user", "matched_at"]), metadata
 
 
 def candidate_bytes(requests: Sequence[RankingRequest]) -> bytes:

@@ -80,6 +80,14 @@ def _rankings(settings: Settings) -> Iterator[dict[str, Any]]:
         "candidates_sha256": hashes[row["scenario"]],
         "step": step,
       }
+    for row in results["end_to_end"]:
+      yield {
+        **row,
+        "metric": f"end_to_end_{row['metric']}",
+        "table": table,
+        "candidates_sha256": hashes[row["scenario"]],
+        "step": step,
+      }
 
 
 def candidates(settings: Settings) -> dict[str, int]:

@@ -36,7 +36,9 @@ def preparation(settings: Settings) -> list[Step]:
       unless=dataset / ANNOTATIONS_FILE,
       gradual=True,
     ),
-    commands.build("build", settings, dataset, vocabulary),
+    commands.build(
+      "build", settings, dataset, [*vocabulary, "--matcher", "two_tower"]
+    ),
   ]
   if settings.unseen:
     own = ["--vocab", str(dataset / "vocabulary.model")]

@@ -89,10 +89,12 @@ def of_experiment(
   grids = []
   if experiment.scenarios:
     results = read_results(settings.out, experiment.name)
-    grids = [
-      grid(results, scenario, table=experiment.title, dataset=dataset)
-      for scenario in results["scenarios"]
-    ]
+    for scenario in results["scenarios"]:
+      grids.append(
+        grid(results, scenario, table=experiment.title, dataset=dataset)
+      )
+      if scenario["matcher"]:
+        grids.append(end_to_end(results, scenario))
   return Section(
     experiment.title,
     CAPTIONS.get(experiment.title, ""),
@@ -210,6 +212,19 @@ def grid(
     rows,
     remarks,
     [_intervals(of_ours, labels, metrics[0])],
+  )
+
+
+def end_to_end(results: Results, scenario: Mapping[str, Any]) -> Grid:
+  """Returns what the rankers are worth behind the matcher, nothing forced."""
+  return Grid(
+    f"{_heading(scenario, results)}: end to end",
+    ["ranker", *map(report.column_head, scenario["metrics"])],
+    [
+      Row(line, "model" if line[0] == results["labels"].get("model") else "")
+      for line in report.end_to_end(results, scenario)
+    ],
+    ["a target that the matcher did not retrieve is not found"],
   )
 
 

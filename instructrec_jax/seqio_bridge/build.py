@@ -31,7 +31,10 @@ from instructrec_jax.instructions.templates import (
   load_templates,
 )
 from instructrec_jax.requests import write_requests
-from instructrec_jax.seqio_bridge.hard_candidates import write_hard_candidates
+from instructrec_jax.seqio_bridge.hard_candidates import (
+  MATCHERS,
+  write_hard_candidates,
+)
 from instructrec_jax.seqio_bridge.location import (
   MANIFEST_FILE,
   TEMPLATES_FILE,
@@ -54,6 +57,8 @@ class Options:
     rows_per_target: rows of each target and family.
     input_length: tokens that the encoder takes, its end counted in.
     cold_items: one of `material.COLD_ITEMS`.
+    matcher: whose best items are the hard negatives; one of
+      `hard_candidates.MATCHERS`.
     seed: of forms, negatives and their order.
   """
 
@@ -62,12 +67,17 @@ class Options:
   rows_per_target: int = 1
   input_length: int = 512
   cold_items: str = "paper"
+  matcher: str = MATCHERS[0]
   seed: int = 0
 
   def check(self) -> None:
     """Raises InputError if a value is out of range."""
     if self.rows_per_target < 1:
       raise InputError(f"{self.rows_per_target} rows a target: at least 1.")
+    if self.matcher not in MATCHERS:
+      raise InputError(
+        f"matcher is {self.matcher!r}, not one of {', '.join(MATCHERS)}."
+      )
     if self.cold_items not in COLD_ITEMS:
       raise InputError(
         f"cold items are {self.cold_items!r}, not one of "
@@ -147,7 +157,7 @@ def build(
         size=train_vocabulary_size,
         seed=options.seed,
       )
-    write_hard_candidates(folder, seed=options.seed)
+    write_hard_candidates(folder, matcher=options.matcher, seed=options.seed)
     manifest = _write(folder, material, families, partial, options)
     manifest["annotations"] = annotations.as_json()
     manifest["templates"] = {t.name: t.label for t in templates}

@@ -6,7 +6,12 @@ import numpy as np
 import pytest
 
 from instructrec_jax.baselines import hard_negatives
-from instructrec_jax.baselines.hard_negatives import hard_candidates, top_items
+from instructrec_jax.baselines.hard_negatives import (
+  NOT_FOUND,
+  hard_candidates,
+  recall,
+  top_items,
+)
 from instructrec_jax.data.sequences import Sequences
 from instructrec_jax.data.splits import Targets, leave_one_out
 from instructrec_jax.errors import InputError
@@ -20,7 +25,8 @@ class LowestNumber:
   def __init__(self):
     self.histories = []
 
-  def retrieve(self, histories, *, count, exclude):
+  def retrieve(self, histories, *, users, count, exclude):
+    assert len(users) == len(histories) == len(exclude)
     self.histories += [list(history) for history in histories]
     scores = np.tile(-np.arange(ITEMS, dtype=float), (len(histories), 1))
     return top_items(scores, count=count, exclude=exclude)
@@ -62,7 +68,7 @@ def test_lists_are_the_matchers_best_allowed_items_and_the_target(
   monkeypatch.setattr(hard_negatives, "_BLOCK", 7)
   targets = getattr(leave_one_out(shop["sequences"]), split)
   matcher = LowestNumber()
-  candidates, retrieved = draw(shop, targets=targets, matcher=matcher)
+  candidates, places = draw(shop, targets=targets, matcher=matcher)
   groups = shop["title_groups"]
   wanted = targets.items(shop["sequences"])
   assert candidates.users is targets.users
@@ -76,8 +82,9 @@ def test_lists_are_the_matchers_best_allowed_items_and_the_target(
     row = candidates.candidates[n].tolist()
     assert sorted(row) == sorted([*allowed[:9], item])
     assert row[candidates.target[n]] == item
-    # Within the best ten, were it but allowed.
-    assert retrieved[n] == (item in sorted([*allowed, item])[:10])
+    # Where it would be, were it but allowed; at least ten were asked for.
+    place = sorted([*allowed, item]).index(item)
+    assert places[n] == place or (places[n] == NOT_FOUND and place >= 10)
     past = shop["sequences"].user(user)[:position].tolist()
     assert matcher.histories[n] == past
 
@@ -110,9 +117,14 @@ def test_an_item_bought_again_can_be_retrieved():
     owned=ragged([[0, 1, 2, 0]]),
     title_groups=np.arange(ITEMS),
   )
-  candidates, retrieved = draw(shop)
+  candidates, places = draw(shop)
   assert collections.Counter(candidates.candidates[0].tolist())[0] == 1
-  assert retrieved.tolist() == [True]
+  assert places.tolist() == [0]
+
+
+def test_recall_counts_what_is_above_k():
+  places = np.array([0, 9, 10, 99, NOT_FOUND], np.int32)
+  assert recall(places) == {10: 0.4, 20: 0.6, 50: 0.6, 100: 0.8}
 
 
 def test_too_small_a_catalogue_is_one_sentence(shop):
@@ -122,6 +134,6 @@ def test_too_small_a_catalogue_is_one_sentence(shop):
 
 def test_no_targets_give_no_lists(shop):
   none = Targets(np.zeros(0, np.int32), np.zeros(0, np.int32))
-  candidates, retrieved = draw(shop, targets=none)
+  candidates, places = draw(shop, targets=none)
   assert candidates.candidates.shape == (0, 10)
-  assert retrieved.shape == candidates.target.shape == (0,)
+  assert places.shape == candidates.target.shape == (0,)

@@ -165,6 +165,7 @@ def small_results():
       for ranker, value in (("popularity", 0.4), ("model", 0.6254))
       for metric in metrics
     ],
+    "end_to_end": [],
     "comparisons": [
       {
         "scenario": "sequential",

@@ -57,15 +57,21 @@ def test_orders_of_candidates_are_told():
 
 
 def test_hard_negatives_tell_whose_they_are():
-  matcher = {"name": "tfidf", "target_retrieved": 0.0625}
+  matcher = {"name": "tfidf", "recall": {"10": 0.0625, "100": 0.25}}
   results = changed(matcher=matcher)
+  results["end_to_end"] = [
+    {**row, "value": 0.01, "low": 0.0, "high": 0.02} for row in results["rows"]
+  ]
+  text = report.markdown(results)
   assert (
-    "- the negatives are what tfidf retrieves for the history; by itself it "
-    "retrieves .062 of the targets"
-  ) in report.markdown(results)
+    "- the negatives are what tfidf retrieves for the history, and the target; "
+    "by itself its recall is .062 at 10, .250 at 100"
+  ) in text
+  _, behind = text.split(report.END_TO_END)
+  assert behind.count(".010 ±.010") == 4
   results["labels"]["tfidf"] = "tfidf"
   assert (
-    "history, so the row tfidf is judged on its own; by"
+    "history, so the row tfidf is judged on its own, and"
     in report.markdown(results)
   )
 

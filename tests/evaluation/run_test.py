@@ -88,10 +88,23 @@ def test_hard_negatives_are_footnoted(everything):
   results, _, text = everything
   (hard,) = pick(results, "scenarios", name="sequential_hard")
   assert hard["matcher"]["name"] == "tfidf"
-  assert 0 < hard["matcher"]["target_retrieved"] < 1
+  recall = hard["matcher"]["recall"]
+  assert 0 < recall["10"] < recall["20"] < 1
   assert text.count("the row tfidf is judged on its own") == 1
   # It was asked for what is most like the history, so it prefers those.
   assert value(results, "tfidf", "hr@1", "sequential_hard") < 0.1
+
+
+def test_behind_a_matcher_targets_are_lost(everything):
+  results, _, text = everything
+  (hard,) = pick(results, "scenarios", name="sequential_hard")
+  of_hard = pick(results, "rows", scenario="sequential_hard")
+  assert len(results["end_to_end"]) == len(of_hard)
+  for forced, behind in zip(of_hard, results["end_to_end"], strict=True):
+    assert forced["metric"] == behind["metric"]
+    assert behind["value"] <= forced["value"] + 1e-9
+    assert behind["value"] <= hard["matcher"]["recall"]["10"] + 0.05
+  assert text.count("End to end, where") == 1
 
 
 def test_a_real_model_goes_through_every_scenario(built, tiny_model, tmp_path):

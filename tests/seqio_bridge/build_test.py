@@ -1,5 +1,7 @@
+import json
 import shutil
 
+import polars as pl
 import pytest
 import tensorflow_datasets as tfds
 
@@ -130,6 +132,27 @@ def test_hard_negatives_are_drawn_once(dataset, tmp_path):
   build(copy, options=Options(families=("p1_i0_t2",), seed=5), force=True)
   copied = copy / "candidates" / "hard_test_9.parquet"
   assert storage.sha256_of(copied) == before
+
+
+def test_hard_negatives_may_be_another_matchers(dataset, tmp_path):
+  copy = tmp_path / "data"
+  shutil.copytree(dataset, copy)
+  name = "hard_test_9.parquet"
+  options = Options(families=("p1_i0_t3",), matcher="two_tower")
+  build(copy, options=options, force=True)
+  before, after = (
+    pl.read_parquet(path / "candidates" / name) for path in (dataset, copy)
+  )
+  assert before["user"].equals(after["user"])
+  assert not before["candidates"].equals(after["candidates"])
+  metadata = pl.read_parquet_metadata(copy / "candidates" / name)
+  assert metadata["matcher"] == "two_tower"
+  places = after["matched_at"]
+  found = ((places >= 0) & (places < 10)).mean()
+  assert json.loads(metadata["recall"])["10"] == pytest.approx(found)
+  path = copy / "requests" / "sequential_hard_test.parquet"
+  rows = [list(r.candidate_items) for r in requests.read_requests(path)]
+  assert rows == after["candidates"].to_list()
 
 
 def test_a_second_build_is_refused(dataset):
