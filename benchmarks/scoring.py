@@ -129,11 +129,11 @@ def print_table(
 ) -> None:
   """Times every form on the same requests, in turns."""
   from instructrec_jax.scoring.reranker import T5Ranker
-  from instructrec_jax.seq2seq import model_folder
+  from instructrec_jax.seq2seq import parameters
   from instructrec_jax.seq2seq.config import T5Config
 
   config = T5Config(vocab_size=_VOCAB, **SIZES[args.size])
-  params = model_folder.initial_variables(config, seed=args.seed)["params"]
+  params = parameters.initial_variables(config, seed=args.seed)["params"]
   tokenized = tokenization.tokenize(requests, vocabulary.encode_one)
   useful = np.array([useful_flops(config, request) for request in tokenized])
   by_length = np.argsort([len(r.instruction) for r in tokenized])

@@ -58,11 +58,11 @@ def main() -> None:
   # Before jax and torch make their threads.
   os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.threads])
   steps = read_steps(args)
-  from instructrec_jax.seq2seq import model_folder
+  from instructrec_jax.seq2seq import parameters
   from instructrec_jax.seq2seq.config import T5Config
 
   config = T5Config(vocab_size=_VOCAB, dropout_rate=0.0, **SIZES[args.size])
-  params = model_folder.initial_variables(config, seed=args.seed)["params"]
+  params = parameters.initial_variables(config, seed=args.seed)["params"]
   theirs = TorchTrainer(config, params, threads=args.threads)
   ours = Trainer(config, params, steps, seed=args.seed)
   clock = time.process_time if args.threads == 1 else time.perf_counter

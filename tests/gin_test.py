@@ -8,7 +8,7 @@ import gin
 import jax
 import pytest
 
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.transformer import Transformer
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -78,7 +78,7 @@ def test_sizes_build_with_their_number_of_parameters(size, parse):
   path = ROOT / "gin" / "model" / f"{size}.gin"
   parse(str(path.relative_to(ROOT)))
   config = _network().config.validate()
-  shapes = jax.tree.leaves(model_folder.parameter_shapes(config))
+  shapes = jax.tree.leaves(parameters.parameter_shapes(config))
   count = sum(math.prod(leaf.shape) for leaf in shapes)
   assert count == PARAMETERS[size]
   # The header says so too.

@@ -6,7 +6,7 @@ from jax.sharding import PartitionSpec
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer
 
@@ -22,7 +22,7 @@ CONFIG = T5Config(
 
 
 def _variables(config=CONFIG):
-  return jax.eval_shape(lambda: model_folder.initial_variables(config))
+  return jax.eval_shape(lambda: parameters.initial_variables(config))
 
 
 def _shardings(mesh, config=CONFIG):

@@ -28,7 +28,7 @@ from instructrec_jax.scoring.prefix_decoder import (
   read_nodes,
 )
 from instructrec_jax.scoring.title_trie import TitleTrie
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import model_folder, parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import EOS_ID, Vocabulary
 from instructrec_jax.xla_options import compiler_options
@@ -104,7 +104,7 @@ class CatalogueSearch:
     self._lengths = np.array(list(map(len, numbers)))
     self._batch, self._nodes = batch, nodes
     mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
-    variables = jax.eval_shape(lambda: model_folder.initial_variables(config))
+    variables = jax.eval_shape(lambda: parameters.initial_variables(config))
     shardings = mesh_lib.parameter_shardings(
       variables["params_axes"], mesh, shapes=variables["params"]
     )

@@ -25,7 +25,7 @@ from instructrec_jax.scoring.normalisation import (
   check_ghost_threshold,
 )
 from instructrec_jax.scoring.tokenization import TokenizedRequest, tokenize
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import model_folder, parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
 from instructrec_jax.xla_options import compiler_options
@@ -90,7 +90,7 @@ class T5Ranker:
     self._encode_candidate = functools.lru_cache(1 << 18)(vocabulary.encode_one)
     self._mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
     self._shards = self._mesh.shape["data"]
-    axes = jax.eval_shape(lambda: model_folder.initial_variables(config))
+    axes = jax.eval_shape(lambda: parameters.initial_variables(config))
     shardings = mesh_lib.parameter_shardings(
       axes["params_axes"], self._mesh, shapes=axes["params"]
     )

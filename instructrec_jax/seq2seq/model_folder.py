@@ -16,8 +16,9 @@ import numpy as np
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import export_folder
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.transformer import Transformer
+from instructrec_jax.seq2seq.parameters import parameter_shapes
 from instructrec_jax.text.vocabulary import Vocabulary
 
 CONFIG_FILE = "model.json"
@@ -76,7 +77,6 @@ def load_params(
   model_dir = pathlib.Path(model_dir).absolute()
   config = load_config(model_dir)
   step = find_step(model_dir, step)
-  export_folder = _export_folder()
   if export_folder.is_export(model_dir):
     return config, export_folder.load_params(
       model_dir, config, shardings=shardings, dtype=dtype
@@ -156,7 +156,6 @@ def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
   Raises:
     InputError: there is no such step, or none was validated.
   """
-  export_folder = _export_folder()
   if export_folder.is_export(model_dir):
     return export_folder.find_step(model_dir, step)
   folder = pathlib.Path(model_dir) / CHECKPOINTS
@@ -193,7 +192,6 @@ def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
 
 def identity_file(model_dir: pathlib.Path, step: int) -> pathlib.Path:
   """Returns a small file that no other checkpoint has the like of."""
-  export_folder = _export_folder()
   if export_folder.is_export(model_dir):
     # Holds the hash of the weights.
     return pathlib.Path(model_dir) / export_folder.MANIFEST_FILE
@@ -202,31 +200,11 @@ def identity_file(model_dir: pathlib.Path, step: int) -> pathlib.Path:
   return folder / "_CHECKPOINT_METADATA"
 
 
-def _export_folder() -> Any:
-  # Late: it compares shapes with those of this module.
-  from instructrec_jax.seq2seq import export_folder
-
-  return export_folder
-
-
 def _validation(checkpoint: pathlib.Path) -> float | None:
   """Returns the metric that orbax saved with a checkpoint, if it did."""
   path = checkpoint / "metrics" / "metrics"
   metrics = storage.read_json(path) if path.exists() else {}
   return metrics.get(BEST_METRIC)
-
-
-def parameter_shapes(config: T5Config) -> Any:
-  """Returns the parameter tree of `jax.ShapeDtypeStruct`s; computes nothing."""
-  return jax.eval_shape(lambda: initial_variables(config))["params"]
-
-
-def initial_variables(config: T5Config, *, seed: int = 0) -> Any:
-  """Returns `params` and `params_axes`, drawn at random from `seed`."""
-  tokens = np.zeros((1, 8), np.int32)
-  return Transformer(config).init(
-    jax.random.key(seed), tokens, tokens, tokens, enable_dropout=False
-  )
 
 
 def _check_shapes(found: Any, expected: Any, *, where: str) -> None:

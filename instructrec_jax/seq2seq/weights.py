@@ -14,7 +14,7 @@ from flax.core import unfreeze
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.model_folder import parameter_shapes
+from instructrec_jax.seq2seq.parameters import parameter_shapes
 
 Path = tuple[str, ...]
 

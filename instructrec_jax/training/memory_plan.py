@@ -19,7 +19,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.attention import as_on_accelerators
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import losses
@@ -226,7 +226,7 @@ def _kept(config: T5Config, batch: Batch) -> int:
 
   with as_on_accelerators():
     jaxpr = jax.make_jaxpr(forward)(
-      model_folder.parameter_shapes(config),
+      parameters.parameter_shapes(config),
       batch,
       jax.eval_shape(lambda: jax.random.key(0)),
     ).jaxpr

@@ -8,7 +8,7 @@ from flax import struct
 from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 
 
@@ -43,7 +43,7 @@ def initial_state(
     params: initial weights, from an earlier run say.
   """
   if params is None:
-    params = model_folder.initial_variables(config, seed=seed)["params"]
+    params = parameters.initial_variables(config, seed=seed)["params"]
   return TrainState(
     step=jax.numpy.int32(0),
     params=params,
@@ -74,7 +74,7 @@ def state_shardings(
   Raises:
     InputError: a split dimension is not a multiple of the mesh axis.
   """
-  axes = jax.eval_shape(lambda: model_folder.initial_variables(config))[
+  axes = jax.eval_shape(lambda: parameters.initial_variables(config))[
     "params_axes"
   ]
   of_params = mesh_lib.parameter_shardings(

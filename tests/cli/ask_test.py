@@ -16,7 +16,7 @@ from instructrec_jax.instructions.recommend import recommend
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import model_folder, parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import train_vocabulary
 from instructrec_jax.training.checkpoint import Checkpoints
@@ -44,7 +44,7 @@ def model_dir(tmp_path_factory):
     mlp_dim=32,
   )
   model_folder.save_config(path, config)
-  params = model_folder.initial_variables(config)["params"]
+  params = parameters.initial_variables(config)["params"]
   checkpoints = Checkpoints(path, best_metric=model_folder.BEST_METRIC)
   checkpoints.save(
     TrainState(

@@ -12,7 +12,7 @@ import pytest
 from instructrec_jax.cli.main import main
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import model_folder, parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import train_vocabulary
 from instructrec_jax.training.checkpoint import Checkpoints
@@ -42,7 +42,7 @@ def model_dir(tmp_path_factory):
   model_folder.save_config(path, config)
   checkpoints = Checkpoints(path, best_metric=model_folder.BEST_METRIC)
   for step, metric in ((1, 0.9), (2, 0.1)):
-    params = model_folder.initial_variables(config, seed=step)["params"]
+    params = parameters.initial_variables(config, seed=step)["params"]
     state = TrainState(
       step=jax.numpy.int32(step),
       params=params,

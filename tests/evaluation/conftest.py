@@ -9,7 +9,7 @@ import pytest
 
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.scoring.normalisation import Normalisation
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import model_folder, parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seqio_bridge.build import build
 from instructrec_jax.teacher.annotate import annotate_offline
@@ -45,7 +45,7 @@ def tiny_model(built, tmp_path_factory):
   model_folder.save_config(path, config)
   ocp.PyTreeCheckpointer().save(
     path / "checkpoints" / "1" / "params",
-    model_folder.initial_variables(config)["params"],
+    parameters.initial_variables(config)["params"],
   )
   return path
 

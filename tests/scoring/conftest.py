@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import train_vocabulary
 
@@ -40,7 +40,7 @@ def params(config):
     scale = shape.shape[0] ** -0.5 if len(shape.shape) > 1 else 1.0
     return rng.normal(0, scale, shape.shape).astype(np.float32)
 
-  return jax.tree.map(draw, model_folder.parameter_shapes(config))
+  return jax.tree.map(draw, parameters.parameter_shapes(config))
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import parameters
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,7 @@ def random_params():
       return rng.normal(0, fan_in**-0.5, shape.shape).astype(np.float32)
 
     return jax.tree_util.tree_map_with_path(
-      leaf, model_folder.parameter_shapes(config)
+      leaf, parameters.parameter_shapes(config)
     )
 
   return draw

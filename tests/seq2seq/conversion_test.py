@@ -14,7 +14,7 @@ import pytest
 from instructrec_jax.cli.main import main
 from instructrec_jax.errors import InputError
 from instructrec_jax.mesh import make_mesh, parameter_shardings
-from instructrec_jax.seq2seq import conversion, model_folder
+from instructrec_jax.seq2seq import conversion, model_folder, parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.conversion import convert
 from instructrec_jax.text.vocabulary import train_vocabulary
@@ -92,7 +92,7 @@ def test_a_converted_model_loads_onto_a_mesh_and_starts_a_run(
   tmp_path, ours, params
 ):
   convert(ours, tmp_path / "out", to="ours", activation_dtype="bfloat16")
-  axes = jax.eval_shape(lambda: model_folder.initial_variables(CONFIG))
+  axes = jax.eval_shape(lambda: parameters.initial_variables(CONFIG))
   shardings = parameter_shardings(axes["params_axes"], make_mesh())
   config, sharded = model_folder.load_params(
     tmp_path / "out", shardings=shardings
@@ -208,7 +208,7 @@ def test_command_line(tmp_path, ours, capsys):
   said = json.loads(capsys.readouterr().out)
   assert said["step"] == 7
   assert said["parameters"] == sum(
-    leaf.size for leaf in jax.tree.leaves(model_folder.parameter_shapes(CONFIG))
+    leaf.size for leaf in jax.tree.leaves(parameters.parameter_shapes(CONFIG))
   )
   arguments = ["convert", out, str(tmp_path / "xl"), "--to", "hf"]
   assert main([*arguments, "--size", "xl"]) == 2

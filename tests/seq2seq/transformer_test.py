@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.attention import as_on_accelerators
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
@@ -48,7 +48,7 @@ def padded(array, length):
 
 def test_bfloat16_computes_over_float32_parameters_and_gives_float32_logits():
   config = CONFIG.replace(dtype="bfloat16")
-  shapes = model_folder.parameter_shapes(config)
+  shapes = parameters.parameter_shapes(config)
   assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {
     jnp.dtype("float32")
   }
@@ -235,7 +235,7 @@ def test_rematerialisation_changes_memory_only(params):
   for policy in ("none", "minimal", "full"):
     # Another config than other tests', whose traces would be taken again.
     config = CONFIG.replace(remat_policy=policy, float32_attention_logits=True)
-    variables = functools.partial(model_folder.initial_variables, config)
+    variables = functools.partial(parameters.initial_variables, config)
     axes[policy] = jax.eval_shape(variables)["params_axes"]
 
     def loss(params, config=config):

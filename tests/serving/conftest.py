@@ -8,7 +8,7 @@ import pytest
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.instructions.templates import load_templates
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import model_folder, parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.recommender import Recommender
 from instructrec_jax.text.vocabulary import train_vocabulary
@@ -49,7 +49,7 @@ def model_dir(tmp_path_factory, shop):
     scale = shape.shape[0] ** -0.5 if len(shape.shape) > 1 else 1.0
     return rng.normal(0, scale, shape.shape).astype(np.float32)
 
-  params = jax.tree.map(draw, model_folder.parameter_shapes(config))
+  params = jax.tree.map(draw, parameters.parameter_shapes(config))
   checkpoints = Checkpoints(path, best_metric=model_folder.BEST_METRIC)
   checkpoints.save(
     TrainState(

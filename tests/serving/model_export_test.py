@@ -14,7 +14,7 @@ import pytest
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.scoring.stream import score_file
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import model_folder, parameters
 from instructrec_jax.seq2seq.conversion import convert
 from instructrec_jax.serving.model_export import export
 from instructrec_jax.serving.recommender import Recommender
@@ -157,7 +157,7 @@ def test_bfloat16_and_devices(exported, model_dir, tmp_path):
   config = model_folder.load_config(exported)
   shardings = jax.tree.map(
     lambda _: jax.sharding.SingleDeviceSharding(device),
-    model_folder.parameter_shapes(config),
+    parameters.parameter_shapes(config),
   )
   _, placed = model_folder.load_params(
     exported, shardings=shardings, dtype=np.float32

@@ -8,7 +8,7 @@ from jax.sharding import PartitionSpec
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import model_folder
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import optimizer
 from instructrec_jax.training.state import initial_state, state_shardings
@@ -80,7 +80,7 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused():
 def test_given_parameters_are_taken():
   params = jax.tree.map(
     lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-    model_folder.parameter_shapes(CONFIG),
+    parameters.parameter_shapes(CONFIG),
   )
   state = initial_state(CONFIG, optax.sgd(0.1), seed=0, params=params)
   assert state.step == 0
