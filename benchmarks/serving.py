@@ -225,8 +225,7 @@ async def stop_in_mid_load(
   process.send_signal(signal.SIGTERM)
   stopped = time.monotonic()
   await asyncio.gather(*tasks)
-  # What was still on its way when the sockets closed was never accepted.
-  accepted = [number for number, at in sent.items() if at < stopped - 0.02]
+  accepted = [number for number, at in sent.items() if at < stopped]
   lost = [number for number in accepted if done.get(number) != 200]
   return (
     f"{len(accepted)} requests before it, {len(lost)} lost, "

@@ -41,12 +41,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
   for name, default, what in (
     ("--port", 8000, "to listen at; 0 for a free one"),
     ("--waiting", 128, "requests that may wait before others get a 503"),
-    ("--batch-tokens", 1024, "in a batch, about: fewer answer one sooner"),
     ("--timeout", 30, "seconds that an answer may take before it is a 504"),
   ):
     parser.add_argument(
       name, type=int, default=default, help=f"{what} (default: %(default)s)"
     )
+  parser.add_argument(
+    "--batch-tokens",
+    type=int,
+    metavar="N",
+    help="in a batch, about (default: what suits the device)",
+  )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -57,7 +62,7 @@ def run(args: argparse.Namespace) -> None:
   from instructrec_jax.serving.server import listen, serve
 
   for name in ("waiting", "batch_tokens", "timeout"):
-    if (value := getattr(args, name)) < 1:
+    if (value := getattr(args, name)) is not None and value < 1:
       option = name.replace("_", "-")
       raise InputError(f"--{option} is {value}: at least 1 is needed.")
   # Before the model is loaded: a taken port is found out at once.

@@ -36,6 +36,8 @@ _IN_FLIGHT = 2
 _BIN_TOKENS = {"cpu": 5120}
 
 
+# Whose ids are remembered: long ones take a KiB, and a server hears new ones.
+_TITLES = 1 << 16
 # What is remembered of requests that no shape fits well.
 _MISFITS = 1024
 
@@ -87,7 +89,7 @@ class T5Ranker:
       jax.default_backend(), 32768
     )
     # Titles recur in a stream.
-    self._encode_candidate = functools.lru_cache(1 << 18)(vocabulary.encode_one)
+    self._encode_candidate = functools.lru_cache(_TITLES)(vocabulary.encode_one)
     self._mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
     self._shards = self._mesh.shape["data"]
     axes = jax.eval_shape(lambda: parameters.initial_variables(config))

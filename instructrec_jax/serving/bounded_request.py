@@ -7,12 +7,15 @@ from typing import Any
 import orjson
 from fastapi import HTTPException, Request, Response
 from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
 
 MOST_BYTES = 2 << 20
 # Clients that send all before they read an answer are to get theirs: so much is
 # received and thrown away.
 _MOST_DISCARDED = 32 << 20
 MOST_SECONDS = 20.0
+# Nobody reads this status; the metrics count it.
+_GONE = 499
 
 
 class BoundedRequest(Request):
@@ -77,8 +80,11 @@ class BoundedRoute(APIRoute):
       if request.method == "POST":
         _check_type(request.headers.get("content-type", ""))
       bounded = BoundedRequest(request.scope, request.receive)
+      try:
+        await bounded.body()
+      except ClientDisconnect:
+        return Response(None, _GONE)
       # After its body, all that can come of a client is that it hangs up.
-      await bounded.body()
       return await _unless_gone(handle(bounded), request.receive)
 
     return handle_bounded
@@ -100,8 +106,7 @@ async def _unless_gone(
   gone = asyncio.ensure_future(receive())
   try:
     await asyncio.wait((answering, gone), return_when=asyncio.FIRST_COMPLETED)
-    # Nobody reads this status; the metrics count it.
-    return answering.result() if answering.done() else Response(None, 499)
+    return answering.result() if answering.done() else Response(None, _GONE)
   finally:
     answering.cancel()
     gone.cancel()

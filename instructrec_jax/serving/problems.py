@@ -79,7 +79,9 @@ def _sentence(error: dict[str, Any]) -> str:
     elif step in ("str", "constrained-str", "Text"):
       continue
     else:
-      where += f".{step}" if where else str(step)
+      # A field of ours, or whatever there is instead.
+      name = f"{step:.80}"
+      where += f".{name}" if where else name
   what = error["msg"]
   if error["type"] in ("model_attributes_type", "missing") and not where:
     return "the body must be a JSON object."

@@ -1,5 +1,6 @@
 """Runs an application with uvicorn, in this thread or beside it."""
 
+import asyncio
 import contextlib
 import signal
 import socket
@@ -12,6 +13,8 @@ from fastapi import FastAPI
 from instructrec_jax.errors import InputError
 
 _BACKLOG = 2048
+# Seconds in which, after a signal, what had been sent before it is read.
+_LAST_LOOK = 0.2
 
 
 def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
@@ -20,6 +23,9 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
   Raises:
     InputError: the address cannot be had.
   """
+  # Looking it up would take it modulo 65,536.
+  if not 0 <= port <= 65535:
+    raise InputError(f"port {port} is not one: name another with --port.")
   try:
     family, kind, protocol, _, address = socket.getaddrinfo(
       host, port, type=socket.SOCK_STREAM
@@ -27,7 +33,7 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(address)
-  except (OSError, OverflowError) as error:
+  except OSError as error:
     raise InputError(
       f"cannot listen at {host}, port {port} ({error}): name others with "
       "--host and --port."
@@ -50,8 +56,9 @@ def serve(app: FastAPI, listening: socket.socket, *, seconds: float) -> None:
     seconds: that an answer may take.
   """
   # uvicorn raises the signal again when it has finished: that is no error.
-  signal.signal(signal.SIGTERM, lambda *_: None)
-  _Server(_config(app, seconds)).run([listening])
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda *_: None)
+  _Announced(_config(app, seconds)).run([listening])
 
 
 @contextlib.contextmanager
@@ -63,7 +70,7 @@ def running(app: FastAPI, *, seconds: float = 30) -> Iterator[str]:
     seconds: that an answer may take.
   """
   with listen() as listening:
-    server = uvicorn.Server(_config(app, seconds))
+    server = _Server(_config(app, seconds))
     thread = threading.Thread(target=server.run, args=([listening],))
     # From here on connections wait, though nobody answers yet.
     listening.listen(_BACKLOG)
@@ -76,6 +83,14 @@ def running(app: FastAPI, *, seconds: float = 30) -> Iterator[str]:
 
 
 class _Server(uvicorn.Server):
+  """Closes its sockets only when it has read what had been sent before."""
+
+  async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+    await asyncio.sleep(_LAST_LOOK)
+    await super().shutdown(sockets)
+
+
+class _Announced(_Server):
   """Says where it is when it is ready."""
 
   async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -75,11 +75,21 @@ class Service:
       async with asyncio.timeout(self.seconds):
         yield
 
-  async def compose(self, asked: schemas.Said, titles: list[str]) -> Composed:
-    """Composes an instruction, next to the event loop."""
-    compose = functools.partial(
-      self.recommender.compose, **_said(asked), candidates=titles
-    )
+  async def compose(
+    self, asked: schemas.Said, documents: Sequence[str | schemas.Text]
+  ) -> tuple[list[str], Composed]:
+    """Returns documents' titles, and an instruction.
+
+    Not in the event loop: texts as long as they may be take a while.
+
+    Raises:
+      InputError: of `titles`, or no instruction can be made of what is said.
+    """
+
+    def compose() -> tuple[list[str], Composed]:
+      titles = self.titles(documents)
+      return titles, self.recommender.compose(**_said(asked), candidates=titles)
+
     return await anyio.to_thread.run_sync(compose)
 
   async def rerank(
@@ -87,8 +97,7 @@ class Service:
   ) -> schemas.RankingAnswer:
     """Ranks documents."""
     async with self.answering():
-      documents = self.titles(asked.documents)
-      composed = await self.compose(asked, documents)
+      documents, composed = await self.compose(asked, asked.documents)
       request = self.recommender.request(composed, composed.candidates)
       scores = await self.batcher.score(request)
     ranking = self.recommender.ranking(composed.candidates, scores)
@@ -120,7 +129,7 @@ class Service:
   async def explain(self, asked: schemas.ExplainRequest) -> schemas.Explanation:
     """Ranks documents, and says which words weigh most."""
     async with self.answering():
-      documents = self.titles(asked.documents)
+      documents = await anyio.to_thread.run_sync(self.titles, asked.documents)
       call = functools.partial(
         self.recommender.explain,
         **_said(asked),
@@ -143,7 +152,7 @@ class Service:
   ) -> schemas.Instruction:
     """Composes an instruction, and ranks nothing."""
     async with self.answering():
-      composed = await self.compose(asked, self.titles(asked.documents))
+      _, composed = await self.compose(asked, asked.documents)
     return schemas.Instruction(**_instruction(composed))
 
   async def find(self, search: str, limit: int) -> list[str]:

@@ -16,9 +16,11 @@ EOS_ID = 1
 UNK_ID = 2
 
 _WORD_START = "\u2581"
-# Ids of words are kept up to this many distinct words.
-_CACHE_WORDS = 1 << 20
-# Longer words are rare, and searching their segmentations is slow.
+# Ids of words are kept up to this many distinct words: a server hears new ones
+# for ever.
+_CACHE_WORDS = 1 << 18
+# Longer words are rare, searching their segmentations is slow, and keeping
+# them would take memory as whoever asks a server likes.
 _LONGEST_WORD = 64
 # Float32 sums up to this size are rounded by at most half of `_SPACING`.
 _LARGEST_SUM = 2.0**13
@@ -118,7 +120,8 @@ class Vocabulary:
     ids = self._processor.encode(word) if safe else None
     if ids and self._scores and not self._is_clear(word, ids):
       ids = None
-    self._words[word] = ids
+    if len(word) <= _LONGEST_WORD:
+      self._words[word] = ids
     return ids
 
   def _is_clear(self, word: str, ids: list[int]) -> bool:

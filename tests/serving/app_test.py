@@ -5,6 +5,7 @@ import copy
 import http.client
 import json
 import re
+import socket
 import time
 import urllib.error
 import urllib.request
@@ -208,6 +209,8 @@ def test_our_own_forms_refuse_what_they_do_not_know(url):
   status, answer = post(f"{url}/v1/recommend", {"query": "a", "histroy": []})
   assert status == 422
   assert "histroy" in answer["message"]
+  status, answer = post(f"{url}/v1/recommend", {"x" * 100_000: 1})
+  assert status == 422 and len(answer["message"]) < 300
 
 
 def test_other_paths_and_methods_get_a_sentence_too(url):
@@ -334,6 +337,19 @@ def test_who_hangs_up_is_not_scored(recommender):
     for stayed in (0, 1, 3):
       assert connections[stayed].getresponse().status == 200
   assert len(scored) == 3
+
+
+def test_who_hangs_up_in_mid_body_is_no_failure(recommender, capfd):
+  with running(create_app(recommender, warm=False)) as url:
+    port = int(url.rsplit(":", 1)[1])
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+      connection.sendall(
+        b"POST /v1/rerank HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n"
+        b'Content-Type: application/json\r\n\r\n{"query":'
+      )
+    gone = 'instructrec_requests_total{path="/v1/rerank",status="499"} 1.0'
+    until(lambda: gone in get(f"{url}/metrics")[1])
+  assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_failure_of_the_server_is_one_sentence_too(recommender, capfd):

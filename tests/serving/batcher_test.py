@@ -9,6 +9,7 @@ import pytest
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
+from instructrec_jax.serving import batcher as batcher_module
 from instructrec_jax.serving.batcher import Batcher, Overloaded
 
 
@@ -130,6 +131,83 @@ def test_calls_have_the_device_for_themselves():
     return thread.name
 
   assert run(HeldRanker(), story) == "device-0"
+
+
+def test_calls_keep_no_request_waiting():
+  ranker, go = HeldRanker(), threading.Event()
+
+  async def story(batcher):
+    calls = []
+    for _ in range(2):
+      calls.append(asyncio.create_task(batcher.call(lambda: go.wait(10))))
+      await asyncio.sleep(0.05)
+    answer = await batcher.score(request(3))
+    go.set()
+    assert await asyncio.gather(*calls) == [True, True]
+    return answer
+
+  assert run(ranker, story, threads=2)[0] == 3
+
+
+def test_a_second_batch_waits_to_be_as_large_as_the_first(monkeypatch):
+  monkeypatch.setattr(batcher_module, "_PATIENCE", 5)
+  ranker = HeldRanker(held=True)
+
+  async def story(batcher):
+    first = [asyncio.create_task(batcher.score(request(1)))]
+    await begun(ranker)
+    # No smaller than the first one: it need not wait.
+    first.append(asyncio.create_task(batcher.score(request(2))))
+    await asyncio.sleep(0.05)
+    waiting = [
+      asyncio.create_task(batcher.score(request(n))) for n in range(3, 9)
+    ]
+    await asyncio.sleep(0.05)
+    ranker.begun.clear()
+    ranker.go.set()
+    await asyncio.gather(*first)
+    return await asyncio.gather(*waiting)
+
+  answers = run(ranker, story, threads=2)
+  assert [int(answer[0]) for answer in answers] == list(range(3, 9))
+  assert sorted(ranker.sizes) == [1, 1, 6]
+
+
+def test_a_second_batch_is_not_kept_from_a_long_first_one():
+  ranker = HeldRanker(held=True)
+  score = ranker.score
+  ranker.score = lambda requests: (
+    score(requests)
+    if requests[0].instruction == "long"
+    else [np.array([0])] * len(requests)
+  )
+
+  async def story(batcher):
+    long = [
+      asyncio.create_task(batcher.score(request(1, "long"))) for _ in "abc"
+    ]
+    await begun(ranker)
+    await batcher.score(request(2))
+    assert not any(task.done() for task in long)
+    ranker.go.set()
+    await asyncio.gather(*long)
+
+  run(ranker, story, threads=2)
+
+
+def test_a_wrong_number_of_answers_is_a_failure_and_the_thread_goes_on():
+  ranker = HeldRanker()
+  score = ranker.score
+  ranker.score = lambda requests: (
+    [] if requests[0].instruction == "broken" else score(requests)
+  )
+
+  async def story(batcher):
+    with pytest.raises(ValueError):
+      await batcher.score(request(1, "broken"))
+    return await batcher.score(request(5))
+
+  assert run(ranker, story)[0] == 5
 
 
 def test_calls_are_one_at_a_time():

@@ -33,8 +33,10 @@ BLOCKED = (
   "tensorstore",
   "torch",
   "fastapi",
+  "pydantic",
   "uvicorn",
   "prometheus_client",
+  "orjson",
 )
 
 

@@ -188,6 +188,13 @@ def test_the_cache_is_bounded(unigram, corpus, monkeypatch):
   assert len(vocabulary._words) <= 10
 
 
+def test_long_words_are_not_kept(unigram, byte_pair):
+  for vocabulary in (unigram, byte_pair):
+    words = ["z" * 3000, "short"]
+    assert vocabulary.encode(words) == plain(vocabulary).encode(words)
+    assert words[0] not in vocabulary._words and "short" in vocabulary._words
+
+
 def test_callers_cannot_change_the_cache(byte_pair, corpus):
   before = byte_pair.encode_one(corpus[0])
   byte_pair.encode_one(corpus[0]).append(1)

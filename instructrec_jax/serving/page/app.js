@@ -7,6 +7,8 @@ let history = [];
 let before = new Map();
 let catalogue = 0;
 let asked = null;
+// The words that the ranking is for.
+let wish = "";
 
 async function fetched(path, body) {
   const options = body && {
@@ -137,11 +139,12 @@ function showRanking(results) {
     const share = `${(100 * result.relevance_score).toFixed(1)}%`;
     const item = document.createElement("li");
     item.style.setProperty("--share", share);
+    const likelihood = result.log_likelihood.toFixed(2).replace("-", "−");
     const named = element("span", title, "named");
     const mark = moved(title, index + 1);
     if (mark) named.append(" ", mark);
     const score = element("span", share, "score");
-    score.append(element("small", result.log_likelihood.toFixed(2)));
+    score.append(" ", element("small", likelihood));
     item.append(element("span", String(index + 1), "place"), named, score);
     return item;
   });
@@ -165,18 +168,24 @@ async function rank() {
   const again = before.size > 0;
   showRanking(answer.results);
   const titles = answer.results.map((result) => result.document.text);
-  asked = { ...said(), documents: titles };
+  // In the same template: else another ranking would be explained.
+  asked = { ...body, documents: titles, template: answer.template };
+  delete asked.return_documents;
   of("why").hidden = titles.length < 2;
   of("weights").hidden = true;
+  const last = wish;
+  wish = body.query ? `“${body.query}”` : "your history";
   of("status").textContent =
-    `${titles.length} titles, the likeliest first, with their share and ` +
-    `log-likelihood${again ? "; marks tell what has moved" : ""}.`;
+    `For ${wish}: ${titles.length} titles, the likeliest first, with their ` +
+    "share and log-likelihood." +
+    (again ? ` Marks tell what has moved since ${last}.` : "");
 }
 
 async function explain() {
   const answer = await fetched("/v1/explain", asked);
   const first = answer.results[0].index;
-  of("weights-heading").textContent = `For “${asked.documents[first]}”`;
+  of("weights-heading").textContent =
+    `What speaks for “${asked.documents[first]}”`;
   of("weight-list").replaceChildren(
     ...answer.weights.flatMap((part) => [
       element("dt", part.text),
@@ -192,17 +201,17 @@ async function explain() {
 
 // Runs what a button asks for, one at a time.
 async function busy(button, action) {
+  if (document.body.hasAttribute("aria-busy")) return;
   of("problem").textContent = "";
-  of("status").textContent = "Working …";
-  button.disabled = true;
+  // Not disabled: it would lose the focus.
+  button.setAttribute("aria-disabled", "true");
   document.body.setAttribute("aria-busy", "true");
   try {
     await action();
   } catch (error) {
     of("problem").textContent = error.message;
-    of("status").textContent = "";
   }
-  button.disabled = false;
+  button.removeAttribute("aria-disabled");
   document.body.removeAttribute("aria-busy");
 }
 
@@ -266,13 +275,7 @@ of("ask").addEventListener("submit", (event) => {
   event.preventDefault();
   busy(of("rank"), rank);
 });
-of("why").addEventListener("click", () => busy(of("why"), async () => {
-  const told = of("ranking").children.length;
-  await explain();
-  of("status").textContent =
-    `Weights of ${told} titles' ranking: log-odds that the first loses ` +
-    "without the word.";
-}));
+of("why").addEventListener("click", () => busy(of("why"), explain));
 of("sample").addEventListener("click", () => {
   sample().catch((error) => { of("problem").textContent = error.message; });
 });
