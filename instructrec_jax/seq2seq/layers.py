@@ -114,7 +114,7 @@ class Mlp(nn.Module):
     """Returns the transformed residual branch; see `dropout` of rows."""
     config = self.config
     gated = config.mlp_activations
-    hidden = None
+    hidden: Any = None
     for number, activation in enumerate(gated):
       branch = Dense(
         config.mlp_dim,

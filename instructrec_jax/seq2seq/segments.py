@@ -84,9 +84,12 @@ def segments_of(
   order = jnp.argsort(block)
   ends = jnp.searchsorted(block[order], jnp.arange(len(blocks)), side="right")
   return Segments(
-    *(array[order] for array in (*queries, *keys)),
-    ends,
-    rows,
+    query_starts=queries[0][order],
+    query_lengths=queries[1][order],
+    key_starts=keys[0][order],
+    key_lengths=keys[1][order],
+    ends=ends,
+    rows=rows,
     row_count=row_count,
     blocks=tuple(blocks),
   )
