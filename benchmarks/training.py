@@ -96,6 +96,7 @@ def main() -> None:
   ]
   print(
     f"real tokens: {tokens / ours.rows / sum(_LENGTHS):.0%} of packed rows, "
+    f"{tokens / ours.tokens:.0%} of what we compute, "
     f"{tokens / np.mean(padded):.0%} of padded ones\n"
   )
   print("| {:<20} | s a step | real tokens/s | ours is |".format(""))
@@ -149,6 +150,7 @@ class Trainer:
     import optax
 
     from instructrec_jax import mesh as mesh_lib
+    from instructrec_jax.training.flat_batch import room_of_steps
     from instructrec_jax.training.state import initial_state, state_shardings
     from instructrec_jax.training.step import jitted_step
 
@@ -156,6 +158,21 @@ class Trainer:
     most = max(len(rows) for rows in self._packed.values())
     parts = -(-most // _ROWS_AT_ONCE)
     self.rows = parts * -(-most // parts)
+    batches = [self._batch(examples) for examples in steps]
+    room = room_of_steps(
+      (
+        np.stack(
+          [
+            np.count_nonzero(batch[name], axis=1)
+            for name in ("encoder_input_tokens", "decoder_target_tokens")
+          ],
+          axis=1,
+        )
+        for batch in batches
+      ),
+      parts,
+    )
+    self.tokens = parts * sum(room)
     optimizer = optax.adamw(weight_decay=0.0, **_ADAMW)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     state = initial_state(config, optimizer, seed=seed)
@@ -171,6 +188,7 @@ class Trainer:
       shardings=shardings,
       z_loss=0.0,
       microbatches=parts,
+      room=room,
     )
 
   def _pack(self, examples: list[Example]) -> list[list[int]]:
@@ -181,8 +199,7 @@ class Trainer:
       decoder_length=_LENGTHS[1],
     )
 
-  def step(self, examples: list[Example]) -> float:
-    """Takes a step; returns its loss."""
+  def _batch(self, examples: list[Example]) -> dict[str, np.ndarray]:
     rows = self._packed[id(examples)]
     rows = rows + [[] for _ in range(self.rows - len(rows))]
     arrays = []
@@ -193,9 +210,11 @@ class Trainer:
         for row in rows
       ]
       arrays += [features.pad(tokens, length), features.pad(segments, length)]
-    self._state, metrics = self._step(
-      self._state, features.expand_packed(*arrays)
-    )
+    return features.expand_packed(*arrays)
+
+  def step(self, examples: list[Example]) -> float:
+    """Takes a step; returns its loss."""
+    self._state, metrics = self._step(self._state, self._batch(examples))
     return float(metrics["loss"])
 
 

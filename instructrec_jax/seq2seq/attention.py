@@ -16,6 +16,7 @@ from flax import linen as nn
 from flax.linen import partitioning, spmd
 from jaxtyping import Array, Float, Int
 
+from instructrec_jax.seq2seq import segments as segments_lib
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layers import Dense, fan_in_normal
 
@@ -142,7 +143,7 @@ class Attention(nn.Module):
     *,
     mask: Array | None = None,
     bias: Float[Array, "#batch heads query key"] | None = None,
-    rows: Rows | None = None,
+    rows: Rows | segments_lib.Segments | None = None,
   ) -> Float[Array, "batch query embed"]:
     """Returns what each query gathers from the memory it may see.
 
@@ -158,7 +159,11 @@ class Attention(nn.Module):
     query_BxTxHxK = self._project("query", x_BxTxD)
     key_BxSxHxK = self._project("key", memory_BxSxD)
     value_BxSxHxK = self._project("value", memory_BxSxD)
-    if rows is not None:
+    if isinstance(rows, segments_lib.Segments):
+      gathered_BxTxHxK = self._attend_in_segments(
+        query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, bias, rows
+      )
+    elif rows is not None:
       gathered_BxTxHxK = _attend_in_rows(
         config, query_BxTxHxK, key_BxSxHxK, value_BxSxHxK, mask, bias, rows
       )
@@ -196,6 +201,18 @@ class Attention(nn.Module):
     )(x)
     y = y.reshape(*x.shape[:2], config.num_heads, config.head_dim)
     return spmd.with_logical_constraint(y, ("batch", "length", "heads", "kv"))
+
+  def _attend_in_segments(self, query, key, value, bias, segments):
+    """Attends in a flat batch of one shard; `bias` holds the mask as well."""
+    keep = self._dropout_mask(1, key.shape[1])
+    if keep is not None:
+      # To scale a key's weights for all queries is to scale its value.
+      value *= jnp.moveaxis(keep, -1, 1)
+    if self.config.float32_attention_logits:
+      query, key = query.astype(jnp.float32), key.astype(jnp.float32)
+    return segments_lib.attend(
+      query[0], key[0], value[0], None if bias is None else bias[0], segments
+    )[None]
 
   def _dropout_mask(
     self, batch: int, length: int
@@ -280,7 +297,7 @@ def _attend_row_by_row(
   arrays = (query_BxTxHxK, *others)
   batch, length = query_BxTxHxK.shape[:2]
   rows_are_split = jax.sharding.get_abstract_mesh().size > 1
-  if batch == 1 or length == 1 or rows_are_split or not _row_by_row():
+  if batch == 1 or length == 1 or rows_are_split or not row_by_row():
     return _attend(config, *arrays)
   # What all rows share, or none has, is no part of a row.
   own = [x is not None and len(x) > 1 for x in arrays]
@@ -334,7 +351,7 @@ def _attend_in_rows(
       by_row(mask),
       by_row(bias),
     ),
-    batch_size=None if _row_by_row() else count,
+    batch_size=None if row_by_row() else count,
   )
   gathered_SxRxT = jnp.moveaxis(gathered_RxSxT, 0, 1)
   flat = gathered_SxRxT.reshape(shards, -1, *gathered_SxRxT.shape[3:])
@@ -354,7 +371,8 @@ def as_on_accelerators() -> Iterator[None]:
 _for_accelerators = contextvars.ContextVar("for_accelerators", default=False)
 
 
-def _row_by_row() -> bool:
+def row_by_row() -> bool:
+  """Whether attention takes its rows, or examples, one after the other."""
   # A processor's caches hold what a row needs, not what all of them do; an
   # accelerator wants them all at once.
   return jax.default_backend() == "cpu" and not _for_accelerators.get()

@@ -18,6 +18,7 @@ from flax.linen import partitioning, spmd
 from jaxtyping import Array, Float, Int
 
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.segments import Segments
 
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(
@@ -108,12 +109,12 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "batch length embed"]
+    self, x: Float[Array, "batch length embed"], rows: Any = None
   ) -> Float[Array, "batch length embed"]:
-    """Returns the transformed residual branch."""
+    """Returns the transformed residual branch; see `dropout` of rows."""
     config = self.config
     gated = config.mlp_activations
-    hidden = None
+    hidden: Any = None
     for number, activation in enumerate(gated):
       branch = Dense(
         config.mlp_dim,
@@ -124,10 +125,28 @@ class Mlp(nn.Module):
       if activation != "linear":
         branch = getattr(nn, activation)(branch)
       hidden = branch if hidden is None else hidden * branch
-    hidden = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(
-      hidden, deterministic=self.deterministic
-    )
+    hidden = dropout(hidden, config.dropout_rate, self.deterministic, rows)
     hidden = spmd.with_logical_constraint(hidden, ("batch", "length", "mlp"))
     return Dense(
       x.shape[-1], axes=("mlp", "embed"), dtype=config.dtype, name="wo"
     )(hidden)
+
+
+def dropout(
+  x: Float[Array, "batch length features"],
+  rate: float,
+  deterministic: bool,
+  rows: Any = None,
+) -> Float[Array, "batch length features"]:
+  """Drops features, the same ones at all positions of a row, as in T5X.
+
+  Called within a module. `Segments` as `rows` tell which row each token of a
+  flat batch came from.
+  """
+  if deterministic or rate == 0 or not isinstance(rows, Segments):
+    return nn.Dropout(rate, broadcast_dims=(-2,))(
+      x, deterministic=deterministic
+    )
+  ones_RxD = jnp.ones((rows.row_count, x.shape[-1]), x.dtype)
+  keep_RxD = nn.Dropout(rate)(ones_RxD, deterministic=False)
+  return x * keep_RxD[rows.rows]

@@ -17,8 +17,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from instructrec_jax.seq2seq import layers
-from instructrec_jax.seq2seq.attention import Attention, RelativePositionBias
+from instructrec_jax.seq2seq.attention import (
+  MASKED,
+  Attention,
+  RelativePositionBias,
+)
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.segments import Segments
 
 Tokens = Int[Array, "batch length"]
 
@@ -37,10 +42,10 @@ class EncoderLayer(nn.Module):
     y = Attention(config, self.deterministic, name="attention")(
       y, y, mask=mask, bias=bias, rows=rows
     )
-    x_BxTxD += _dropout(config, y, self.deterministic)
+    x_BxTxD += _dropout(config, y, self.deterministic, rows)
     y = layers.RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BxTxD)
-    y = layers.Mlp(config, self.deterministic, name="mlp")(y)
-    return x_BxTxD + _dropout(config, y, self.deterministic)
+    y = layers.Mlp(config, self.deterministic, name="mlp")(y, rows)
+    return x_BxTxD + _dropout(config, y, self.deterministic, rows)
 
 
 class DecoderLayer(nn.Module):
@@ -69,17 +74,17 @@ class DecoderLayer(nn.Module):
     y = Attention(
       config, self.deterministic, self.decode, name="self_attention"
     )(y, y, mask=mask, bias=bias, rows=rows)
-    x_BxUxD += _dropout(config, y, self.deterministic)
+    x_BxUxD += _dropout(config, y, self.deterministic, rows)
     y = layers.RMSNorm(config.dtype, name="pre_cross_attention_layer_norm")(
       x_BxUxD
     )
     y = Attention(config, self.deterministic, name="encoder_decoder_attention")(
       y, encoded_BxTxD, mask=cross_mask, rows=cross_rows
     )
-    x_BxUxD += _dropout(config, y, self.deterministic)
+    x_BxUxD += _dropout(config, y, self.deterministic, rows)
     y = layers.RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BxUxD)
-    y = layers.Mlp(config, self.deterministic, name="mlp")(y)
-    return x_BxUxD + _dropout(config, y, self.deterministic)
+    y = layers.Mlp(config, self.deterministic, name="mlp")(y, rows)
+    return x_BxUxD + _dropout(config, y, self.deterministic, rows)
 
 
 class Encoder(nn.Module):
@@ -89,17 +94,28 @@ class Encoder(nn.Module):
   embed: nn.Module
 
   @nn.compact
-  def __call__(self, tokens_BxT, mask, *, deterministic: bool):
+  def __call__(
+    self,
+    tokens_BxT,
+    mask,
+    *,
+    deterministic: bool,
+    segments: Segments | None = None,
+  ):
     """Returns normed states [batch, length, embed]."""
     config = self.config
     length = tokens_BxT.shape[-1]
+    if segments is not None:
+      length = segments.blocks[-1][0]
     bias = RelativePositionBias(config, bidirectional=True, name="relpos_bias")(
       length, length
     )
-    x = _dropout(config, self.embed(tokens_BxT), deterministic)
+    x = _dropout(config, self.embed(tokens_BxT), deterministic, segments)
     layer = _with_remat(EncoderLayer, config)
     for number in range(config.num_encoder_layers):
-      x = layer(config, deterministic, name=f"layers_{number}")(x, mask, bias)
+      x = layer(config, deterministic, name=f"layers_{number}")(
+        x, mask, bias, segments
+      )
     x = layers.RMSNorm(config.dtype, name="encoder_norm")(x)
     return nn.Dropout(config.dropout_rate)(x, deterministic=deterministic)
 
@@ -122,23 +138,30 @@ class Decoder(nn.Module):
     decode: bool,
     max_decode_length: int | None,
     return_hidden: bool,
+    segments: Segments | None = None,
+    cross_segments: Segments | None = None,
   ):
     """Returns logits in float32, or the normed states before them."""
     config = self.config
     length = tokens_BxU.shape[-1]
     if decode and max_decode_length:
       length = max_decode_length
+    if segments is not None:
+      length = segments.blocks[-1][0]
     bias = RelativePositionBias(
       config, bidirectional=False, name="relpos_bias"
     )(length, length)
-    y = _dropout(config, self.embed(tokens_BxU), deterministic)
+    if segments is not None:
+      ahead = jnp.triu(jnp.ones((length, length), bool), 1)
+      bias += jnp.where(ahead, jnp.asarray(MASKED, bias.dtype), 0)
+    y = _dropout(config, self.embed(tokens_BxU), deterministic, segments)
     layer = _with_remat(DecoderLayer, config)
     for number in range(config.num_decoder_layers):
       y = layer(config, deterministic, decode, name=f"layers_{number}")(
-        y, encoded_BxTxD, mask, bias, cross_mask
+        y, encoded_BxTxD, mask, bias, cross_mask, segments, cross_segments
       )
     y = layers.RMSNorm(config.dtype, name="decoder_norm")(y)
-    y = _dropout(config, y, deterministic)
+    y = _dropout(config, y, deterministic, segments)
     if return_hidden:
       return y
     if config.logits_via_embedding:
@@ -299,6 +322,36 @@ class Transformer(nn.Module):
       enable_dropout=enable_dropout,
     )
 
+  def hidden_of_flat(
+    self,
+    encoder_tokens_1xN: Tokens,
+    decoder_tokens_1xM: Tokens,
+    of_encoder: Segments,
+    of_decoder: Segments,
+    of_both: Segments,
+    *,
+    enable_dropout: bool = True,
+  ) -> Float[Array, "1 tokens embed"]:
+    """Returns `hidden` for the tokens of all rows, end to end."""
+    encoded_1xNxD = self.encoder(
+      encoder_tokens_1xN,
+      None,
+      deterministic=not enable_dropout,
+      segments=of_encoder,
+    )
+    return self.decoder(
+      encoded_1xNxD,
+      decoder_tokens_1xM,
+      None,
+      None,
+      deterministic=not enable_dropout,
+      decode=False,
+      max_decode_length=None,
+      return_hidden=True,
+      segments=of_decoder,
+      cross_segments=of_both,
+    )
+
 
 def output_kernel(config: T5Config, params: Any) -> Float[Array, "embed vocab"]:
   """Returns the float32 matrix from the decoder's states to logits."""
@@ -311,11 +364,9 @@ def _same_segment(query_BxT, key_BxS):
   return nn.make_attention_mask(query_BxT, key_BxS, jnp.equal)
 
 
-def _dropout(config: T5Config, x, deterministic: bool):
+def _dropout(config: T5Config, x, deterministic: bool, rows=None):
   """Dropout of a residual branch: one mask for all positions, as T5X's."""
-  x = nn.Dropout(config.dropout_rate, broadcast_dims=(-2,))(
-    x, deterministic=deterministic
-  )
+  x = layers.dropout(x, config.dropout_rate, deterministic, rows)
   return x.astype(config.dtype)
 
 

@@ -78,6 +78,18 @@ class PackedDataset:
     """Returns T5X's features of these rows."""
     return features.expand_packed(*(array[rows] for array in self._arrays))
 
+  def token_counts(
+    self, rows: Int[np.ndarray, " batch"]
+  ) -> Int[np.ndarray, "batch 2"]:
+    """Returns how many real tokens rows have, of inputs and of targets."""
+    return np.stack(
+      [
+        np.count_nonzero(self._arrays[ARRAYS.index(name)][rows], axis=1)
+        for name in ("encoder_tokens", "decoder_targets")
+      ],
+      axis=1,
+    )
+
   def _map(self, name: str) -> np.ndarray:
     path = self.path / f"{name}.npy"
     try:

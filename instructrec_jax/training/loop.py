@@ -26,8 +26,9 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
-from instructrec_jax.training.batches import prefetched_batches
+from instructrec_jax.training.batches import prefetched_batches, rows_of_step
 from instructrec_jax.training.checkpoint import Checkpoints
+from instructrec_jax.training.flat_batch import is_faster, room_of_steps
 from instructrec_jax.training.metrics_log import MetricsLog
 from instructrec_jax.training.state import initial_state, state_shardings
 from instructrec_jax.training.step import jitted_step
@@ -119,6 +120,15 @@ def train(
       lambda params: make_state(params=params), out_shardings=shardings
     )(initial_params)
 
+  room = None
+  if is_faster(mesh):
+    counts = (
+      data.token_counts(
+        rows_of_step(step, num_rows=len(data), batch_size=batch_size, seed=seed)
+      )
+      for step in range(steps)
+    )
+    room = room_of_steps(counts, microbatches)
   step_fn = jitted_step(
     config,
     optimizer,
@@ -129,6 +139,7 @@ def train(
     microbatches=microbatches,
     z_loss=z_loss,
     loss_normalizing_factor=loss_normalizing_factor,
+    room=room,
   )
   # Compiled ahead, so that no rate includes it and nothing compiles later.
   any_batch = jax.tree.map(

@@ -13,6 +13,7 @@ from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 from instructrec_jax.training import losses
+from instructrec_jax.training.flat_batch import deal, flatten
 from instructrec_jax.training.state import TrainState
 from instructrec_jax.xla_options import compiler_options
 
@@ -29,6 +30,7 @@ def train_step(
   microbatches: int = 1,
   z_loss: float = 1e-4,
   loss_normalizing_factor: float | None = None,
+  room: tuple[int, int] | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Returns the next state, and scalars to log.
 
@@ -43,10 +45,17 @@ def train_step(
     z_loss: weight of T5X's z-loss.
     loss_normalizing_factor: what the summed loss is divided by; the number of
       real target tokens by default.
+    room: given, tokens are computed end to end, and not as rows; see
+      `flat_batch.room_of_steps`.
   """
   gradients_of = jax.grad(
-    functools.partial(batch_loss, config=config, z_loss=z_loss), has_aux=True
+    functools.partial(batch_loss, config=config, z_loss=z_loss, room=room),
+    has_aux=True,
   )
+  if room is not None and microbatches > 1:
+    counts = jnp.count_nonzero(batch["encoder_input_tokens"], axis=1)
+    order = deal(counts, microbatches)
+    batch = {name: array[order] for name, array in batch.items()}
   if microbatches == 1:
     gradients, sums = gradients_of(state.params, batch, dropout_key)
   else:
@@ -113,7 +122,7 @@ def jitted_step(
     donate_argnums=0,
     in_shardings=(shardings, mesh_lib.batch_sharding(mesh)),
     out_shardings=(shardings, mesh_lib.replicated(mesh)),
-    compiler_options=compiler_options(),
+    compiler_options=compiler_options(training=True),
   )
 
 
@@ -124,25 +133,45 @@ def batch_loss(
   *,
   config: T5Config,
   z_loss: float = 1e-4,
+  room: tuple[int, int] | None = None,
 ) -> tuple[jax.Array, losses.LossSums]:
   """Returns the summed loss of a batch, and its parts; see `train_step`."""
-  hidden: Any = Transformer(config).apply(
-    {"params": params},
-    batch["encoder_input_tokens"],
-    batch["decoder_input_tokens"],
-    batch["decoder_target_tokens"],
-    batch["encoder_segment_ids"],
-    batch["decoder_segment_ids"],
-    enable_dropout=config.dropout_rate > 0,
-    rngs={"dropout": dropout_key},
-    method="hidden",
+  options: Any = dict(
+    enable_dropout=config.dropout_rate > 0, rngs={"dropout": dropout_key}
   )
+  model, variables = Transformer(config), {"params": params}
+  if room is None:
+    hidden: Any = model.apply(
+      variables,
+      batch["encoder_input_tokens"],
+      batch["decoder_input_tokens"],
+      batch["decoder_target_tokens"],
+      batch["encoder_segment_ids"],
+      batch["decoder_segment_ids"],
+      method="hidden",
+      **options,
+    )
+    targets, weights = (
+      batch["decoder_target_tokens"],
+      batch["decoder_loss_weights"],
+    )
+  else:
+    flat = flatten(batch, room)
+    hidden = model.apply(
+      variables,
+      flat.encoder_tokens,
+      flat.decoder_tokens,
+      flat.of_encoder,
+      flat.of_decoder,
+      flat.of_both,
+      method="hidden_of_flat",
+      **options,
+    )
+    targets, weights = flat.targets, flat.weights
+    # Nobody shall train on a part of a batch unawares.
+    weights = jnp.where(flat.fits, weights, jnp.nan)
   sums = losses.cross_entropy_sums(
-    hidden,
-    output_kernel(config, params),
-    batch["decoder_target_tokens"],
-    batch["decoder_loss_weights"],
-    z_loss=z_loss,
+    hidden, output_kernel(config, params), targets, weights, z_loss=z_loss
   )
   return sums.loss, sums
 

@@ -1,0 +1,115 @@
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.seq2seq.attention import as_on_accelerators
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.text import features
+from instructrec_jax.training.flat_batch import deal, is_faster, room_of_steps
+from instructrec_jax.training.state import initial_state
+from instructrec_jax.training.step import train_step
+
+CONFIG = T5Config(
+  vocab_size=64,
+  emb_dim=16,
+  num_heads=2,
+  head_dim=8,
+  num_encoder_layers=2,
+  num_decoder_layers=2,
+  mlp_dim=32,
+  dropout_rate=0.0,
+)
+LENGTHS = (24, 12)
+
+
+@pytest.fixture(scope="module")
+def batch():
+  """Rows of one to three examples, one row of none."""
+  rng = np.random.default_rng(0)
+  arrays = []
+  examples = [1, 3, 2, 0, 2, 1, 3, 2]
+  for length in LENGTHS:
+    counts = [rng.integers(1, length // 3 + 1, count) for count in examples]
+    segments = features.pad(
+      [np.repeat(np.arange(1, len(c) + 1), c).tolist() for c in counts], length
+    )
+    words = rng.integers(3, CONFIG.vocab_size, segments.shape)
+    arrays += [np.where(segments > 0, words, 0), segments]
+  return features.expand_packed(*arrays)
+
+
+def counts_of(batch):
+  return np.stack(
+    [
+      np.count_nonzero(batch[name], axis=1)
+      for name in ("encoder_input_tokens", "decoder_target_tokens")
+    ],
+    axis=1,
+  )
+
+
+def take_step(batch, config=CONFIG, **options):
+  # Updates are the gradients themselves, so that parameters show them.
+  optimizer = optax.sgd(1.0)
+  step = functools.partial(
+    train_step, config=config, optimizer=optimizer, **options
+  )
+  state = initial_state(config, optimizer, seed=0)
+  return jax.jit(step)(state, batch, jax.random.key(1))
+
+
+@pytest.mark.parametrize("microbatches", [1, 2])
+@pytest.mark.parametrize("remat_policy", ["none", "full"])
+def test_a_step_is_that_of_rows(batch, microbatches, remat_policy):
+  config = dataclasses.replace(CONFIG, remat_policy=remat_policy)
+  rows, expected = take_step(batch)
+  room = room_of_steps([counts_of(batch)], microbatches)
+  flat, metrics = take_step(batch, config, room=room, microbatches=microbatches)
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-5),
+    flat.params,
+    rows.params,
+  )
+
+
+def test_tokens_without_room_are_no_silent_loss(batch):
+  encoder, decoder = counts_of(batch).sum(0).tolist()
+  for room in ((encoder - 1, decoder), (encoder, decoder - 1)):
+    _, metrics = take_step(batch, room=room)
+    assert jnp.isnan(metrics["loss"])
+  _, metrics = take_step(batch, room=(encoder, decoder))
+  assert jnp.isfinite(metrics["loss"])
+
+
+def test_dropout_is_drawn_for_flat_batches(batch):
+  config = dataclasses.replace(CONFIG, dropout_rate=0.3)
+  _, plain = take_step(batch, room=(128, 64))
+  flat, dropped = take_step(batch, config, room=(128, 64))
+  assert abs(plain["loss"] - dropped["loss"]) > 1e-3
+  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(flat.params))
+
+
+def test_microbatches_are_dealt_alike():
+  counts = np.random.default_rng(0).integers(300, 512, 64)
+  order = deal(counts, 4)
+  np.testing.assert_array_equal(order, deal(jnp.asarray(counts), 4))
+  assert sorted(order.tolist()) == list(range(64))
+  sums = counts[order].reshape(-1, 4).sum(0)
+  assert np.ptp(sums) <= 512
+  assert np.ptp(sums) < np.ptp(counts.reshape(-1, 4).sum(0))
+
+
+def test_accelerators_and_meshes_keep_rows():
+  mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
+  assert is_faster(mesh) == (jax.default_backend() == "cpu")
+  assert not is_faster(mesh_lib.abstract_mesh("2x1"))
+  with as_on_accelerators():
+    assert not is_faster(mesh)
