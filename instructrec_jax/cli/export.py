@@ -2,7 +2,7 @@
 
 OUT has the weights (safetensors), vocabulary, templates and, of --dataset, the
 titles. `Recommender.load`, `serve`, `ask`, `score` and `evaluate` take it as
---model; it opens with jax, flax and sentencepiece alone.
+--model; it opens with jax, flax, jaxtyping, sentencepiece, PyYAML and tqdm.
 """
 
 import argparse
