@@ -6,9 +6,9 @@
 T5 1.1 from the same random weights, float32, AdamW, no dropout, on CPU. The
 examples are those of a folder of `instructrec pack`, drawn at random; each step
 has the same ones on both sides: ours packs them into rows again, Hugging Face
-pads them to the longest of 32, and both sum gradients over parts of a step, as
-memory wants it. Losses must agree. With one thread, seconds are of the
-CPU, which depend little on what else the machine does.
+pads some to the longest of them, and both sum gradients over parts of a step,
+as memory wants it. Losses must agree. With one thread, seconds are of the CPU,
+which depend little on what else the machine does.
 """
 
 import argparse
@@ -33,9 +33,6 @@ _ADAMW: dict[str, Any] = {
   "b2": 0.999,
   "eps": 1e-8,
 }
-# What is in memory at a time.
-_ROWS_AT_ONCE = 16
-_PADDED_AT_ONCE = 32
 Example = tuple[list[int], list[int]]
 
 
@@ -50,6 +47,8 @@ def main() -> None:
     ("--examples", 128, "a step"),
     ("--steps", 20, "whose losses are compared"),
     ("--timed", 3, "of these steps; the best counts"),
+    ("--rows-at-once", 16, "of ours: the fewest microbatches of no more"),
+    ("--padded-at-once", 8, "of theirs: more are padded more, and slower"),
     ("--threads", 2, "cores"),
     ("--seed", 0, "of weights"),
   ):
@@ -63,8 +62,12 @@ def main() -> None:
 
   config = T5Config(vocab_size=_VOCAB, dropout_rate=0.0, **SIZES[args.size])
   params = parameters.initial_variables(config, seed=args.seed)["params"]
-  theirs = TorchTrainer(config, params, threads=args.threads)
-  ours = Trainer(config, params, steps, seed=args.seed)
+  theirs = TorchTrainer(
+    config, params, at_once=args.padded_at_once, threads=args.threads
+  )
+  ours = Trainer(
+    config, params, steps, at_once=args.rows_at_once, seed=args.seed
+  )
   clock = time.process_time if args.threads == 1 else time.perf_counter
   losses, times = [], []
   for number, examples in enumerate(steps):
@@ -89,8 +92,8 @@ def main() -> None:
   padded = [
     sum(
       len(part) * sum(max(map(len, side)) for side in zip(*part, strict=True))
-      for start in range(0, len(e), _PADDED_AT_ONCE)
-      if (part := e[start : start + _PADDED_AT_ONCE])
+      for start in range(0, len(e), args.padded_at_once)
+      if (part := e[start : start + args.padded_at_once])
     )
     for e in steps
   ]
@@ -143,7 +146,13 @@ class Trainer:
   """This package's step, on packed rows."""
 
   def __init__(
-    self, config: Any, params: Any, steps: list[list[Example]], *, seed: int
+    self,
+    config: Any,
+    params: Any,
+    steps: list[list[Example]],
+    *,
+    at_once: int,
+    seed: int,
   ):
     """Packs all steps, to know how many rows hold any of them."""
     import jax
@@ -156,7 +165,7 @@ class Trainer:
 
     self._packed = {id(examples): self._pack(examples) for examples in steps}
     most = max(len(rows) for rows in self._packed.values())
-    parts = -(-most // _ROWS_AT_ONCE)
+    parts = -(-most // at_once)
     self.rows = parts * -(-most // parts)
     batches = [self._batch(examples) for examples in steps]
     room = room_of_steps(
@@ -221,11 +230,12 @@ class Trainer:
 class TorchTrainer:
   """Hugging Face's model and torch's AdamW, on padded batches."""
 
-  def __init__(self, config: Any, params: Any, *, threads: int):
+  def __init__(self, config: Any, params: Any, *, at_once: int, threads: int):
     """Takes over the weights."""
     import torch
 
     self._torch = torch
+    self._at_once = at_once
     self._model = HuggingFace(config, params, None, threads=threads).model
     self._model.train()
     modules: list[Any] = list(self._model.modules())
@@ -248,8 +258,8 @@ class TorchTrainer:
     total = sum(len(targets) for _, targets in examples)
     loss = 0.0
     self._optimizer.zero_grad()
-    for start in range(0, len(examples), _PADDED_AT_ONCE):
-      here = examples[start : start + _PADDED_AT_ONCE]
+    for start in range(0, len(examples), self._at_once):
+      here = examples[start : start + self._at_once]
       inputs, labels = (
         self._torch.nn.utils.rnn.pad_sequence(
           [self._torch.tensor(example[side]) for example in here],
