@@ -8,7 +8,7 @@ import abc
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import jax
 import jax.numpy as jnp
@@ -32,6 +32,7 @@ from instructrec_jax.baselines.text_reader import (
   texts_hash,
 )
 from instructrec_jax.baselines.tower_layers import Questions, Sizes
+from instructrec_jax.baselines.tower_loss import Batch, SearchLoss
 from instructrec_jax.baselines.tower_options import TowerOptions
 from instructrec_jax.baselines.trainer import Params, fit
 from instructrec_jax.data.folder import DatasetFolder
@@ -244,7 +245,7 @@ class TowerRanker(abc.ABC):
         item_text=self._item_text,
         towers=self._towers,
       ),
-      loss=_SearchLoss(self._towers, options.negatives),
+      loss=SearchLoss(self._towers, options.negatives),
       batches=functools.partial(
         self._batches, training, sequences, jnp.asarray(pool)
       ),
@@ -265,7 +266,7 @@ class TowerRanker(abc.ABC):
     sequences: Sequences,
     pool: Array,
     rng: np.random.Generator,
-  ) -> Iterator["Batch"]:
+  ) -> Iterator[Batch]:
     options = self.options
     rows = rng.permutation(len(searches))[: options.searches_per_epoch]
     # Batches of one size, the last filled up with searches of the first.
@@ -325,71 +326,6 @@ def _to_questions(
 ) -> Questions:
   return Questions(
     jnp.asarray(text), jnp.asarray(tokens), jnp.asarray(users + 1)
-  )
-
-
-class Batch(NamedTuple):
-  """A step's searches, and what they are told from.
-
-  Attributes:
-    questions: B rows.
-    items: [B], what was meant.
-    item_text: [I, L], what is read of every title.
-    pool: item numbers that negatives are drawn from.
-  """
-
-  questions: Questions
-  items: Array | np.ndarray
-  item_text: Array
-  pool: Array
-
-
-@dataclasses.dataclass(frozen=True)
-class _SearchLoss:
-  """Cross-entropy of the item that was meant among drawn ones."""
-
-  towers: nn.Module
-  negatives: int
-
-  def __call__(self, params: Params, batch: Batch, key: Array) -> Array:
-    draws_key, asked_key, offered_key = jax.random.split(key, 3)
-    pool = batch.pool
-    drawn_K = pool
-    if len(pool) > self.negatives:
-      drawn_K = jax.random.choice(draws_key, pool, (self.negatives,))
-    asked_BxD = _apply(
-      self.towers, params, "questions", batch.questions, batch, asked_key
-    )
-    offered = jnp.concatenate([jnp.asarray(batch.items), drawn_K])
-    vectors, biases = _apply(
-      self.towers, params, "items", offered, batch, offered_key
-    )
-    count = len(batch.items)
-    right_B = (asked_BxD * vectors[:count]).sum(1) + biases[:count]
-    logits_BxK = asked_BxD @ vectors[count:].T + biases[count:]
-    # Each stands for so many items, as in `item_losses` "sampled".
-    logits_BxK += jnp.log(len(pool) / len(drawn_K))
-    same_BxK = jnp.asarray(batch.items)[:, None] == drawn_K
-    logits_BxK = jnp.where(same_BxK, -jnp.inf, logits_BxK)
-    logits = jnp.concatenate([right_B[:, None], logits_BxK], axis=1)
-    return (jax.nn.logsumexp(logits, axis=1) - right_B).mean()
-
-
-def _apply(
-  towers: nn.Module,
-  params: Params,
-  method: str,
-  asked: Any,
-  batch: Batch,
-  key: Array,
-) -> Any:
-  return towers.apply(
-    {"params": params},
-    asked,
-    batch.item_text,
-    training=True,
-    method=method,
-    rngs={"dropout": key},
   )
 
 
