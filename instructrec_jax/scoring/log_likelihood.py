@@ -16,8 +16,13 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
 from instructrec_jax.seq2seq import layers
-from instructrec_jax.seq2seq.attention import RelativePositionBias, Rows
+from instructrec_jax.seq2seq.attention import (
+  RelativePositionBias,
+  Rows,
+  row_by_row,
+)
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.segments import segments_of
 from instructrec_jax.seq2seq.transformer import (
   DecoderLayer,
   EncoderLayer,
@@ -26,6 +31,10 @@ from instructrec_jax.seq2seq.transformer import (
 
 # Logits that may stand at once: 64 MiB of float32.
 _LOGITS_AT_ONCE = 1 << 24
+# Of `segments_of`: instructions of a shape are about as long, and most rows of
+# tries are full.
+_INSTRUCTIONS = ((4, 6, 7, 8),) * 2
+_TRIES = ((8,), (4, 6, 8))
 
 
 def edge_log_likelihoods(
@@ -79,6 +88,12 @@ def encode(
     stack["relpos_bias"],
   )(length, length)
   rows = Rows(rows_SxBxT, rows_SxBxT, places_SxN)
+  if _on_one_processor(len(tokens_SxN)):
+    rows = segments_of(
+      _spans(lengths_SxB[0]),
+      longest=(min(length, tokens_SxN.shape[1]),) * 2,
+      eighths=_INSTRUCTIONS,
+    )
   x = _bound(layers.Embed(config), params["token_embedder"])(tokens_SxN)
   for number in range(config.num_encoder_layers):
     layer = _bound(EncoderLayer(config, True), stack[f"layers_{number}"])
@@ -116,6 +131,17 @@ def _read_tries(
   )
   rows = Rows(rows_SxRxU, rows_SxRxU, places)
   cross_rows = Rows(rows_SxRxU, keys_SxRxT, places)
+  if _on_one_processor(len(places)):
+    starts_B, lengths_B = _spans(batch["encoder_lengths"][0])
+    cross_rows = segments_of(
+      _spans((ends_RxU > 0).sum(1)),
+      (starts_B[of_SxR[0]], lengths_B[of_SxR[0]]),
+      longest=(
+        min(length, places.shape[1]),
+        min(of_keys, encoded_SxNxD.shape[1]),
+      ),
+      eighths=_TRIES,
+    )
   x = _bound(layers.Embed(config), params["token_embedder"])(
     batch["trie_tokens"]
   )
@@ -158,6 +184,17 @@ def edge_log_probabilities(
     "sed,dse->se", hidden_SxExD, jnp.take(kernel_DxV, targets_SxE, axis=1)
   )
   return logits_SxE - jnp.take_along_axis(normalizer_SxN, nodes_SxE, axis=1)
+
+
+def _on_one_processor(shards: int) -> bool:
+  """Whether attention takes one instruction at a time, as long as it is."""
+  devices = jax.sharding.get_abstract_mesh().size
+  return row_by_row() and max(shards, devices) == 1
+
+
+def _spans(lengths_B: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """Returns starts and lengths of what stands end to end."""
+  return jnp.cumsum(lengths_B) - lengths_B, lengths_B
 
 
 def _bound(module: nn.Module, params: Any) -> Any:

@@ -24,6 +24,8 @@ from jaxtyping import Array, Float, Int
 _MASKED = -1e10
 # Tokens of a block, unless no example has as many.
 _SMALLEST = 32
+# Sizes of blocks, in eighths of the longest example.
+Eighths = tuple[int, ...]
 
 
 @struct.dataclass
@@ -36,7 +38,7 @@ class Segments:
     key_starts: first tokens of keys.
     key_lengths: how many there are.
     ends: for each of `blocks`, where its examples end.
-    rows: of each query's token, which row it came from.
+    rows: of each query's token, which row it came from, for dropout.
     row_count: how many rows there are.
     blocks: lengths of queries and keys, the largest last.
   """
@@ -46,35 +48,37 @@ class Segments:
   key_starts: Int[Array, " examples"]
   key_lengths: Int[Array, " examples"]
   ends: Int[Array, " blocks"]
-  rows: Int[Array, " queries"]
+  rows: Int[Array, " queries"] | None
   row_count: int = struct.field(pytree_node=False)
   blocks: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)
 
 
 def segments_of(
   queries: tuple[jax.Array, jax.Array],
-  keys: tuple[jax.Array, jax.Array] | None,
-  rows: jax.Array,
+  keys: tuple[jax.Array, jax.Array] | None = None,
   *,
-  row_count: int,
   longest: tuple[int, int],
+  eighths: tuple[Eighths, Eighths],
+  rows: jax.Array | None = None,
+  row_count: int = 0,
 ) -> Segments:
   """Sorts examples into blocks.
 
   Args:
     queries: starts and lengths; without a length, there is no example.
     keys: the same, or None for the queries.
-    rows: of `Segments`.
-    row_count: of `Segments`.
     longest: queries and keys of an example at most.
+    eighths: sizes of blocks, as parts of the longest; without keys, the first.
+      More of them waste less, and take longer to compile.
+    rows: of `Segments`; needed by dropout alone.
+    row_count: of `Segments`.
   """
-  blocks = [(size, size) for size in _sizes(longest[0], (1, 2, 3, 4, 6, 8))]
-  if keys is not None:
-    blocks = [
-      (query, key)
-      for key in _sizes(longest[1], (2, 4, 8))
-      for query in _sizes(longest[0], (4, 8))
-    ]
+  of_queries, of_keys = (
+    _sizes(most, parts) for most, parts in zip(longest, eighths, strict=True)
+  )
+  blocks = [(query, key) for key in of_keys for query in of_queries]
+  if keys is None:
+    blocks = [(size, size) for size in of_queries]
   keys = queries if keys is None else keys
   sizes = jnp.array(blocks)
   fits = (queries[1][:, None] <= sizes[:, 0]) & (
@@ -95,8 +99,7 @@ def segments_of(
   )
 
 
-def _sizes(longest: int, eighths: tuple[int, ...]) -> list[int]:
-  # More of them waste less, and take longer to compile.
+def _sizes(longest: int, eighths: Eighths) -> list[int]:
   sizes = {max(longest * part // 8, _SMALLEST) for part in eighths}
   return sorted(size for size in sizes if size < longest) + [longest]
 

@@ -21,6 +21,9 @@ from instructrec_jax.seq2seq.attention import row_by_row
 from instructrec_jax.seq2seq.segments import Segments, segments_of
 
 _MULTIPLE = 32
+# Of `segments_of`; packed examples are of all lengths.
+_SELF = ((1, 2, 3, 4, 6, 8),) * 2
+_CROSS = ((4, 8), (2, 4, 8))
 
 
 @struct.dataclass
@@ -133,12 +136,13 @@ def flatten(batch: dict[str, jax.Array], room: tuple[int, int]) -> FlatBatch:
     return segments_of(
       spans[queries],
       None if keys is None else spans[keys],
-      rows[queries],
-      row_count=row_count,
       longest=(
         min(lengths[sides.index(queries)], room[sides.index(queries)]),
         min(lengths[sides.index(of_keys)], room[sides.index(of_keys)]),
       ),
+      eighths=_SELF if keys is None else _CROSS,
+      rows=rows[queries],
+      row_count=row_count,
     )
 
   return FlatBatch(

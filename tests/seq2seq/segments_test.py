@@ -55,9 +55,8 @@ def test_values_and_gradients_are_those_of_masked_attention(kind):
     segments = segments_of(
       sides[0],
       None if kind == "self" else sides[1],
-      jnp.zeros(counts[0], int),
-      row_count=1,
       longest=(80, 80 if kind == "self" else 90),
+      eighths=((1, 3, 4, 8), (2, 8)),
     )
     bias = table[:, distance + 79] if kind == "self" else None
     return attend(query, key, value, bias, segments)
