@@ -67,17 +67,22 @@ class RelativePositionBias(nn.Module):
     Segments of a packed row are contiguous, so within one of them index
     differences are position differences, and one bias serves every row.
     """
-    distance_TxS = np.arange(key_length) - np.arange(query_length)[:, None]
-    bucket_TxS = relative_position_bucket(
-      distance_TxS, bidirectional=self.bidirectional
+    # Each distance at its place modulo their number, as a slice from the end.
+    size = query_length + key_length
+    place = np.arange(size)
+    bucket = relative_position_bucket(
+      np.where(place < key_length, place, place - size),
+      bidirectional=self.bidirectional,
     )
     # As a product with a constant, since the gradient of a gather would be a
     # scatter-add into 32 rows, which serialises on every backend.
-    one_hot_RxTxS = jnp.asarray(
-      bucket_TxS == np.arange(NUM_BUCKETS)[:, None, None], self.config.dtype
+    one_hot_RxN = jnp.asarray(
+      bucket == np.arange(NUM_BUCKETS)[:, None], self.config.dtype
     )
     table_HxR = jnp.asarray(self.rel_embedding, self.config.dtype)
-    return jnp.einsum("hr,rts->hts", table_HxR, one_hot_RxTxS)[None]
+    return _shifted_rows(table_HxR @ one_hot_RxN, query_length, key_length)[
+      None
+    ]
 
   def of_positions(
     self,
@@ -96,6 +101,20 @@ class RelativePositionBias(nn.Module):
     ]
     table_HxR = jnp.asarray(self.rel_embedding, self.config.dtype)
     return jnp.moveaxis(table_HxR[:, bucket_BxTxS], 0, 1)
+
+
+def _shifted_rows(
+  x_HxN: Float[Array, "heads places"], rows: int, columns: int
+) -> Float[Array, "heads rows columns"]:
+  """Returns y[:, i, j] = x[:, (j - i) % N]; N is rows + columns.
+
+  Copies end to end, read in rows of one fewer, begin one place earlier each: a
+  constant of [rows, columns] indices would be compiled into the program.
+  """
+  heads, size = x_HxN.shape
+  copies = jnp.broadcast_to(x_HxN[:, None], (heads, rows, size))
+  flat = copies.reshape(heads, -1)[:, : rows * (size - 1)]
+  return flat.reshape(heads, rows, size - 1)[..., :columns]
 
 
 def relative_position_bucket(

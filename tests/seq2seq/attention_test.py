@@ -49,6 +49,29 @@ def test_attention_bias_reads_the_table_by_distance():
   np.testing.assert_array_equal(values[0, 1, 2], [34, 33, 32])
 
 
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("sizes", [(5, 9), (9, 5), (1, 4), (300, 300)])
+def test_attention_bias_of_oblong_rows(sizes, bidirectional):
+  bias = RelativePositionBias(CONFIG, bidirectional)
+  table = np.random.default_rng(0).normal(size=(2, 32)).astype(np.float32)
+  queries, keys = map(np.arange, sizes)
+  bucket = relative_position_bucket(
+    keys - queries[:, None], bidirectional=bidirectional
+  )
+  np.testing.assert_array_equal(
+    bias.apply({"params": {"rel_embedding": table}}, *sizes)[0],
+    table[:, bucket],
+  )
+
+
+def test_attention_bias_puts_no_large_constant_in_the_program():
+  bias = RelativePositionBias(CONFIG, bidirectional=True)
+  program = jax.make_jaxpr(lambda params: bias.apply(params, 1024, 1024))(
+    {"params": {"rel_embedding": jnp.zeros((2, 32))}}
+  )
+  assert sum(constant.nbytes for constant in program.consts) < 1 << 20
+
+
 def test_attention_has_no_scale_but_in_the_query_initializer():
   wide = CONFIG.replace(emb_dim=64, num_heads=8, head_dim=16)
   x = jnp.ones((1, 2, 64))
