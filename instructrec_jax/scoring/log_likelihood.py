@@ -29,8 +29,9 @@ from instructrec_jax.seq2seq.transformer import (
   output_kernel,
 )
 
-# Logits that may stand at once: 64 MiB of float32.
-_LOGITS_AT_ONCE = 1 << 24
+# Nodes of a shard whose logits stand at once: 64 MiB of float32 with T5's
+# vocabulary. More would be slower with a smaller one, too: they leave caches.
+_NODES_AT_ONCE = 522
 # Of `segments_of`: instructions of a shape are about as long, and most rows of
 # tries are full.
 _INSTRUCTIONS = ((4, 6, 7, 8),) * 2
@@ -168,8 +169,7 @@ def edge_log_probabilities(
   """Returns log softmax at the edges' targets; logits never stand whole."""
   hidden_SxNxD = hidden_SxNxD.astype(jnp.float32)
   shards, nodes, width = hidden_SxNxD.shape
-  at_once = max(_LOGITS_AT_ONCE // shards // kernel_DxV.shape[1], 1)
-  slices = -(-nodes // at_once)
+  slices = -(-nodes // _NODES_AT_ONCE)
   at_once = -(-nodes // slices)
   padded = jnp.pad(
     hidden_SxNxD, ((0, 0), (0, slices * at_once - nodes), (0, 0))

@@ -8,7 +8,7 @@ import pytest
 from instructrec_jax.scoring import log_likelihood
 
 
-@pytest.mark.parametrize("at_once", [1, 3 * 50 * 4, 3 * 50 * 5, 1 << 24])
+@pytest.mark.parametrize("at_once", [1, 4, 5, 100])
 def test_edges_equal_log_softmax(at_once, monkeypatch):
   """Slices of every width give the same."""
   rng = np.random.default_rng(0)
@@ -18,7 +18,7 @@ def test_edges_equal_log_softmax(at_once, monkeypatch):
   targets = jnp.asarray(rng.integers(0, 50, (3, 20)))
   log_p = jax.nn.log_softmax(hidden @ kernel)
   expected = log_p[np.arange(3)[:, None], nodes, targets]
-  monkeypatch.setattr(log_likelihood, "_LOGITS_AT_ONCE", at_once)
+  monkeypatch.setattr(log_likelihood, "_NODES_AT_ONCE", at_once)
   np.testing.assert_allclose(
     log_likelihood.edge_log_probabilities(hidden, kernel, nodes, targets),
     expected,
@@ -28,7 +28,7 @@ def test_edges_equal_log_softmax(at_once, monkeypatch):
 
 
 def test_logits_never_stand_whole(monkeypatch):
-  monkeypatch.setattr(log_likelihood, "_LOGITS_AT_ONCE", 2 * 4 * 1000)
+  monkeypatch.setattr(log_likelihood, "_NODES_AT_ONCE", 4)
   shapes = (
     jax.ShapeDtypeStruct((2, 64, 8), jnp.float32),
     jax.ShapeDtypeStruct((8, 1000), jnp.float32),
