@@ -19,6 +19,7 @@ import dataclasses
 import itertools
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -94,11 +95,19 @@ def score_file(path: pathlib.Path, model: pathlib.Path) -> tuple[float, int]:
     ],
     stdout=subprocess.DEVNULL,
   )
-  _, status, usage = os.wait4(process.pid, 0)
-  if status:
-    raise SystemExit(f"scoring {path} ended with status {status}.")
-  # Linux counts KiB.
-  return usage.ru_utime + usage.ru_stime, usage.ru_maxrss * 1024
+  status = pathlib.Path(f"/proc/{process.pid}/status")
+  peak = 0
+  while True:
+    # Its `ru_maxrss` would be that of this process, if that is more.
+    ended, code, usage = os.wait4(process.pid, os.WNOHANG)
+    if ended:
+      break
+    line = re.search(r"VmHWM:\s*(\d+) kB", status.read_text())
+    peak = max(peak, int(line[1]) * 1024) if line else peak
+    time.sleep(0.1)
+  if code:
+    raise SystemExit(f"scoring {path} ended with status {code}.")
+  return usage.ru_utime + usage.ru_stime, peak
 
 
 def print_mixture(args: argparse.Namespace) -> None:

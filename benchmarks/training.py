@@ -19,7 +19,8 @@ import time
 from typing import Any
 
 import numpy as np
-from scoring import SIZES, HuggingFace
+from hugging_face import HuggingFace
+from scoring import SIZES
 
 from instructrec_jax.text import features
 from instructrec_jax.text.packed_dataset import PackedDataset
