@@ -34,7 +34,7 @@ from instructrec_jax.seq2seq.transformer import (
 _NODES_AT_ONCE = 522
 # Of `segments_of`: instructions of a shape are about as long, and most rows of
 # tries are full.
-_INSTRUCTIONS = ((4, 6, 7, 8),) * 2
+_INSTRUCTIONS = (4, 6, 7, 8)
 _TRIES = ((8,), (4, 6, 8))
 
 
@@ -90,10 +90,11 @@ def encode(
   )(length, length)
   rows = Rows(rows_SxBxT, rows_SxBxT, places_SxN)
   if _on_one_processor(len(tokens_SxN)):
+    longest = min(length, tokens_SxN.shape[1])
     rows = segments_of(
       _spans(lengths_SxB[0]),
-      longest=(min(length, tokens_SxN.shape[1]),) * 2,
-      eighths=_INSTRUCTIONS,
+      longest=(longest, longest),
+      eighths=(_INSTRUCTIONS, _INSTRUCTIONS),
     )
   x = _bound(layers.Embed(config), params["token_embedder"])(tokens_SxN)
   for number in range(config.num_encoder_layers):

@@ -22,7 +22,7 @@ from instructrec_jax.seq2seq.segments import Segments, segments_of
 
 _MULTIPLE = 32
 # Of `segments_of`; packed examples are of all lengths.
-_SELF = ((1, 2, 3, 4, 6, 8),) * 2
+_SELF = ((1, 2, 3, 4, 6, 8), (1, 2, 3, 4, 6, 8))
 _CROSS = ((4, 8), (2, 4, 8))
 
 
