@@ -5,13 +5,16 @@
 
 For each user the 20 best of all titles but those bought before. `compared` of
 the users are scored in full as well, and the order must be the same but where
-scores differ by less than 1e-5. Work is counted in nodes of the trie of titles.
+scores differ by less than 1e-5: the model computes in float32, whatever it was
+trained in. Work is counted in nodes of the trie of titles.
 """
 
 import argparse
 import pathlib
 import time
+from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from instructrec_jax.data.folder import DatasetFolder
@@ -19,6 +22,7 @@ from instructrec_jax.evaluation import protocol
 from instructrec_jax.evaluation.scenarios import find_scenarios
 from instructrec_jax.scoring.catalogue import CatalogueRanker
 from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import model_folder
 
 
 def main() -> None:
@@ -46,7 +50,13 @@ def main() -> None:
     seed=args.seed,
   )
   requests = list(source.read())
-  search = CatalogueRanker.load(args.model, k=args.k)
+  config, params = model_folder.load_params(args.model)
+  model: dict[str, Any] = {
+    "config": config.replace(dtype=jnp.float32),
+    "params": params,
+    "vocabulary": model_folder.load_vocabulary(args.model),
+  }
+  search = CatalogueRanker(k=args.k, **model)
   # Compiles, and builds the trie.
   search.score(requests[:1])
   search.nodes.clear()
@@ -54,7 +64,7 @@ def main() -> None:
   found = search.score(requests)
   each = (time.perf_counter() - started) / len(requests)
   compared = requests[: args.compared]
-  ranker = T5Ranker.load(args.model)
+  ranker = T5Ranker(**model)
   ranker.score(compared[:1])
   started = time.perf_counter()
   # One at a time: a request of the whole catalogue is large.
