@@ -10,6 +10,7 @@ trained in. Work is counted in nodes of the trie of titles.
 """
 
 import argparse
+import dataclasses
 import pathlib
 import time
 from typing import Any
@@ -52,7 +53,7 @@ def main() -> None:
   requests = list(source.read())
   config, params = model_folder.load_params(args.model)
   model: dict[str, Any] = {
-    "config": config.replace(dtype=jnp.float32),
+    "config": dataclasses.replace(config, dtype=jnp.float32),
     "params": params,
     "vocabulary": model_folder.load_vocabulary(args.model),
   }
