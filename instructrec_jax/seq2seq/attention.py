@@ -67,7 +67,7 @@ class RelativePositionBias(nn.Module):
     Segments of a packed row are contiguous, so within one of them index
     differences are position differences, and one bias serves every row.
     """
-    # Each distance at its place modulo their number, as a slice from the end.
+    # Distance d stands at place d modulo the number of places.
     size = query_length + key_length
     place = np.arange(size)
     bucket = relative_position_bucket(
@@ -80,9 +80,8 @@ class RelativePositionBias(nn.Module):
       bucket == np.arange(NUM_BUCKETS)[:, None], self.config.dtype
     )
     table_HxR = jnp.asarray(self.rel_embedding, self.config.dtype)
-    return _shifted_rows(table_HxR @ one_hot_RxN, query_length, key_length)[
-      None
-    ]
+    bias_HxN = table_HxR @ one_hot_RxN
+    return _shifted_rows(bias_HxN, query_length, key_length)[None]
 
   def of_positions(
     self,
