@@ -155,6 +155,7 @@ def _request(row: Any, *, where: str, number: int) -> RankingRequest:
     )
   if not all(isinstance(c, str) and c.strip() for c in candidates):
     raise InputError(f"{where}: a candidate is empty or no text.")
+  _check_unicode(instruction, *candidates, where=where)
   target = row.get("target")
   if target is not None and not _is_index(target, len(candidates)):
     raise InputError(
@@ -170,6 +171,7 @@ def _request(row: Any, *, where: str, number: int) -> RankingRequest:
   query = row.get("query") or ""
   if not isinstance(query, str):
     raise InputError(f"{where}: `query` is {query!r}, but must be a text.")
+  _check_unicode(query, where=where)
   request_id = row.get("request_id")
   return RankingRequest(
     request_id=str(number + 1) if request_id is None else str(request_id),
@@ -181,6 +183,17 @@ def _request(row: Any, *, where: str, number: int) -> RankingRequest:
     candidate_items=tuple(items),
     query=query,
   )
+
+
+def _check_unicode(*texts: str, where: str) -> None:
+  for text in texts:
+    try:
+      text.encode()
+    except UnicodeEncodeError as error:
+      raise InputError(
+        f"{where}: {text[error.start : error.end]!r} is half of a character, "
+        "as where a title was cut within an emoji: leave it out."
+      ) from None
 
 
 def _check_numbers(row: dict[str, Any], *, where: str) -> None:

@@ -81,6 +81,9 @@ GOOD = {"instruction": "one", "candidates": ["x"]}
     (GOOD | {"target": True}, "line 2: `target` is True"),
     (GOOD | {"candidate_items": [1, 2]}, "line 2: 2 candidate_items for 1"),
     (GOOD | {"titles": []}, "line 2: unknown column 'titles'"),
+    (GOOD | {"candidates": ["x\ud83d"]}, r"line 2: '\\ud83d' is half of a"),
+    (GOOD | {"instruction": "\udc00"}, "line 2: .* is half of a character"),
+    (GOOD | {"query": "\udc00"}, "line 2: .* is half of a character"),
     (["x"], "line 2: an object"),
   ],
 )

@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring.normalisation import Normalisation
+from instructrec_jax.scoring.normalisation import Normalisation, check_finite
 from instructrec_jax.scoring.prefix_decoder import (
   empty_cache,
   read_instructions,
@@ -82,9 +82,10 @@ class CatalogueSearch:
 
     Raises:
       InputError: the vocabulary or the mesh does not fit the model, there is no
-        title, or no bound is known for the normalisation.
+        title, a count is below 1, or no bound is known for the normalisation.
     """
     self.normalisation = Normalisation.parse(normalisation)
+    _check_counts(batch=batch, nodes=nodes)
     if self.normalisation not in _BOUNDED:
       raise InputError(
         f"a catalogue cannot be searched by {self.normalisation}: only of sum "
@@ -138,8 +139,10 @@ class CatalogueSearch:
         as those of the user's history.
 
     Raises:
-      InputError: an instruction is too long.
+      InputError: an instruction is too long, `k` is below 1, or the model's
+        weights make no numbers.
     """
+    _check_counts(k=k)
     ids = [[*self._vocabulary.encode_one(t), EOS_ID] for t in instructions]
     longest = max(map(len, ids), default=0)
     if longest > _LENGTHS[-1]:
@@ -181,7 +184,7 @@ class CatalogueSearch:
     room, used = 256, 0
     cache = self._empty_cache(room)
     while any(chosen := [search.choose(width) for search in searches]):
-      if used + width >= room:
+      while used + width >= room:
         grown = ((0, 0), (0, room), (0, 0), (0, 0))
         cache = jax.tree.map(lambda x, pad=grown: jnp.pad(x, pad), cache)
         room *= 2
@@ -252,6 +255,7 @@ class _Search:
     trie = self._trie
     edges, of = trie.edges_of(nodes)
     log_p = log_p_MxV[of, trie.targets[edges]].astype(np.float64)
+    check_finite(log_p)
     sums = self._sums[nodes[of]] + log_p
     inner = trie.children[edges] >= 0
     children = trie.children[edges[inner]]
@@ -296,7 +300,12 @@ class CatalogueRanker:
   name = "catalogue"
 
   def __init__(self, *, k: int = 20, **options: Any):
-    """Takes the options of `CatalogueSearch`, and how many are ranked."""
+    """Takes the options of `CatalogueSearch`, and how many are ranked.
+
+    Raises:
+      InputError: fewer than 1 are to be ranked.
+    """
+    _check_counts(k=k)
     self._k, self._options = k, options
     self._numbers: dict[str, int] = {}
     self._search: CatalogueSearch | None = None
@@ -355,3 +364,14 @@ class CatalogueRanker:
       scores.append(by_number[of_request])
       self.nodes.append(top.nodes)
     return scores
+
+
+def _check_counts(**counts: int) -> None:
+  """Refuses numbers below 1.
+
+  Raises:
+    InputError: one is.
+  """
+  for name, count in counts.items():
+    if count < 1:
+      raise InputError(f"{name} is {count}: at least 1 is needed.")

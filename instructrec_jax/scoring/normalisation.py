@@ -70,6 +70,18 @@ def check_ghost_threshold(threshold: float) -> None:
     )
 
 
+def check_finite(log_likelihoods: np.ndarray) -> None:
+  """Refuses what no ranking can be made of.
+
+  Raises:
+    InputError: one is no number.
+  """
+  if not np.isfinite(log_likelihoods).all():
+    raise InputError(
+      "the model's log-likelihoods are no numbers (NaN): check its weights."
+    )
+
+
 class Reduced:
   """Numbers of candidates, reduced from the log-probabilities of their tokens.
 
@@ -103,10 +115,15 @@ class Reduced:
     self._ghost = np.log(ghost_threshold)
 
   def add(self, batch: Batch, log_likelihoods_SxE: Any) -> None:
-    """Puts what each candidate's tokens reduce to in all its places."""
+    """Puts what each candidate's tokens reduce to in all its places.
+
+    Raises:
+      InputError: one is no number.
+    """
     if not len(batch.lengths):
       return
     values = np.asarray(log_likelihoods_SxE, np.float64).ravel()[batch.edges]
+    check_finite(values)
     places = self._starts[batch.slots[:, 0]] + batch.slots[:, 1]
     for name, column in self._flat.items():
       reduced = self._reduce(name, values, batch.lengths)

@@ -46,7 +46,9 @@ class T5Ranker:
   """Scores candidates by the log-likelihood of their texts.
 
   A score depends on its instruction and candidate alone: not on the other
-  candidates, their order, the batch or the mesh. Several threads may score.
+  candidates, their order, the batch or the mesh, but for rounding: about 1e-6
+  of it where the model computes in float32, 1e-3 in bfloat16. Several threads
+  may score.
 
   Attributes:
     normalisation: of what `score` returns; may be set to another's name.
@@ -202,7 +204,8 @@ class T5Ranker:
     """Returns each candidate's log-likelihood, normalised, in float32.
 
     Raises:
-      InputError: an instruction or a candidate is too long.
+      InputError: an instruction or a candidate is too long, or the model's
+        weights make no numbers.
     """
     name = self.normalisation
     return self.score_all(requests, (name,))[name]
@@ -219,8 +222,8 @@ class T5Ranker:
       By normalisation, what `score` would return.
 
     Raises:
-      InputError: an instruction or a candidate is too long, or there is no
-        such normalisation.
+      InputError: an instruction or a candidate is too long, there is no such
+        normalisation, or the model's weights make no numbers.
     """
     wanted = list(map(Normalisation.parse, normalisations))
     tokenized = self._tokenize(requests)

@@ -152,8 +152,10 @@ def even_shape(group: Sequence[TokenizedRequest], count: int) -> Shape:
 
 def choose_shape(request: TokenizedRequest, shapes: Sequence[Shape]) -> Shape:
   """Returns the cheapest shape, planned or roomy, that holds a request."""
-  fitting = [shape for shape in (*shapes, *_ROOMY) if shape.holds(request)]
-  return min(fitting, key=lambda shape: shape.cost_of(request))
+  *smaller, largest = *shapes, *_ROOMY
+  fitting = [shape for shape in smaller if shape.holds(request)]
+  # Never the cheapest of several; its tries need not be worked out to know.
+  return min(fitting, key=lambda shape: shape.cost_of(request), default=largest)
 
 
 def by_shape(
@@ -257,8 +259,11 @@ def _fitted_shape(
   """Returns the shape into whose bins a group goes with least padding."""
   batches = sum(request.tokens for request in group) / (bin_tokens * shards)
   # A few requests go more evenly into one number of bins than into another.
+  # More than there are requests would be of no use.
+  most = -(-len(group) // shards)
   counts = {
-    max(round(batches * more), 1) * shards for more in np.linspace(0.9, 1.5, 7)
+    min(max(round(batches * more), 1), most) * shards
+    for more in np.linspace(0.9, 1.5, 7)
   }
   fitted = {count: even_shape(group, count) for count in sorted(counts)}
   return fitted[min(fitted, key=lambda n: n * (fitted[n].cost + _BIN_COST))]

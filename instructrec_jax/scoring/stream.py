@@ -1,10 +1,9 @@
 """Scoring a file of requests: any number, bounded memory, resumable."""
 
-import itertools
 import json
 import pathlib
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,8 +18,10 @@ from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq import model_folder
 
-# Requests that are scored, and stored, together.
+# Requests that are scored, and stored, together, unless they have so many
+# candidates that memory would not be bounded.
 CHUNK = 8192
+_CANDIDATES_AT_ONCE = 1 << 17
 
 
 def score_file(
@@ -52,7 +53,7 @@ def score_file(
     batch_tokens: about the most tokens that a device computes at a time; what
       suits the backend if None.
     normalisation: of the scores; see `normalisation.Normalisation`.
-    chunk: requests between two savings.
+    chunk: requests between two savings; fewer where they are long.
     force: replace `out` if it exists, and drop what an unfinished run with
       another normalisation has scored.
 
@@ -83,6 +84,7 @@ def score_file(
     "requests": storage.sha256_of(requests),
     **_identity(model, step),
     **options,
+    "candidates_at_once": _CANDIDATES_AT_ONCE,
     "normalisation": normalisation,
   }
   if not force:
@@ -120,9 +122,12 @@ def score_file(
 
 def average_ranks(scores: np.ndarray) -> np.ndarray:
   """Returns each candidate's rank, 1 the best; ties share their average."""
-  above = (scores[None, :] > scores[:, None]).sum(1)
-  equal = (scores[None, :] == scores[:, None]).sum(1)
-  return 1 + above + (equal - 1) / 2
+  # Negated: the best first.
+  ordered = np.sort(-scores)
+  first, last = (
+    np.searchsorted(ordered, -scores, side=side) for side in ("left", "right")
+  )
+  return (first + 1 + last) / 2
 
 
 def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
@@ -220,7 +225,15 @@ def _join(
 
 
 def _chunks(
-  requests: Iterator[RankingRequest], size: int
+  requests: Iterable[RankingRequest], size: int
 ) -> Iterator[list[RankingRequest]]:
-  while members := list(itertools.islice(requests, size)):
+  members: list[RankingRequest] = []
+  candidates = 0
+  for request in requests:
+    candidates += len(request.candidates)
+    if len(members) == size or (members and candidates > _CANDIDATES_AT_ONCE):
+      yield members
+      members, candidates = [], len(request.candidates)
+    members.append(request)
+  if members:
     yield members

@@ -80,6 +80,37 @@ def test_more_than_there_are_is_all_in_order(model, requests, everything):
   assert found.nodes == len(search.trie.tokens)
 
 
+@pytest.mark.parametrize("nodes", [300, 2048])
+def test_many_nodes_may_be_read_at_a_time(model, requests, everything, nodes):
+  """More than the cache has room for at first."""
+  titles = list(map(" ".join, itertools.product(WORDS, repeat=3)))
+  search = CatalogueSearch(titles, nodes=nodes, batch=2, **model)
+  found = search.top([r.instruction for r in requests[:2]], 900)
+  whole = [
+    RankingRequest(r.request_id, r.instruction, tuple(titles))
+    for r in requests[:2]
+  ]
+  for one, scores in zip(found, T5Ranker(**model).score(whole), strict=True):
+    assert_top(one, scores, 900)
+
+
+def test_weights_that_are_no_numbers_are_refused(model, requests):
+  broken = jax.tree.map(lambda array: array * np.nan, model["params"])
+  search = CatalogueSearch(TITLES, **(model | {"params": broken}))
+  with pytest.raises(InputError, match="check its weights"):
+    search.top([requests[0].instruction], 5)
+
+
+def test_counts_below_one_are_refused(model, requests):
+  for options in ({"nodes": 0}, {"batch": 0}):
+    with pytest.raises(InputError, match="at least 1 is needed"):
+      CatalogueSearch(TITLES, **options, **model)
+  with pytest.raises(InputError, match="k is 0: at least 1"):
+    CatalogueSearch(TITLES, **model).top([requests[0].instruction], 0)
+  with pytest.raises(InputError, match="k is 0: at least 1"):
+    CatalogueRanker(k=0, **model)
+
+
 def test_texts_of_the_same_tokens_tie(model, requests):
   search = CatalogueSearch(["tent stove", "rope", "tent  stove"], **model)
   (found,) = search.top([requests[2].instruction], 3)

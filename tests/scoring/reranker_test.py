@@ -183,6 +183,39 @@ def test_few_shapes_are_compiled(config, params, vocabulary, monkeypatch):
   assert ranker._score_batch._cache_size() == ranker.compiled_shapes
 
 
+@pytest.mark.parametrize("float32_attention_logits", [False, True])
+def test_bfloat16_scores_are_alike_to_its_rounding(
+  config, params, vocabulary, requests, scores, float32_attention_logits
+):
+  rounded = T5Ranker(
+    config=dataclasses.replace(
+      config,
+      dtype="bfloat16",
+      float32_attention_logits=float32_attention_logits,
+    ),
+    params=params,
+    vocabulary=vocabulary,
+  )
+  found = rounded.score(requests)
+  differs = 0.0
+  for one, exact in zip(found, scores, strict=True):
+    np.testing.assert_allclose(one, exact, rtol=0.03)
+    differs = max(differs, float(np.abs(one / exact - 1).max()))
+  assert differs > 1e-5, "nothing was rounded"
+  for number, alone in enumerate(map(rounded.score, zip(requests[:5]))):
+    np.testing.assert_allclose(alone[0], found[number], rtol=0.02)
+
+
+def test_weights_that_are_no_numbers_are_refused(
+  config, params, vocabulary, requests
+):
+  broken = jax.tree.map(lambda array: array * np.nan, params)
+  ranker = T5Ranker(config=config, params=broken, vocabulary=vocabulary)
+  for name in ("sum", "ghost_free"):
+    with pytest.raises(InputError, match="check its weights"):
+      ranker.score_all(requests, (name,))
+
+
 def test_no_requests_no_scores(ranker):
   assert ranker.score([]) == []
 

@@ -46,6 +46,22 @@ def fit(requests, *, most=MOST, bin_tokens=4096, shards=1):
   )
 
 
+def test_no_more_bins_than_requests():
+  """However small they are to be."""
+  requests = draw(50, instruction=300, candidates=10)
+  for shape in fit(requests, bin_tokens=1, shards=2):
+    members = [r for r in requests if shape.holds(r)]
+    assert len(shapes.bins_of(members, shape, shards=2)) <= len(members) + 1
+
+
+def test_a_request_of_a_known_shape_is_laid_out_once():
+  requests = draw(20, instruction=300, candidates=10)
+  (shape,) = fit(requests, most=1)
+  for request in requests:
+    assert shapes.choose_shape(request, [shape]) == shape
+    assert set(request._rows) == {shape.row_length}
+
+
 def padding(requests, fitted):
   """The share of padding in what linear layers compute."""
   used = sum(request.tokens for request in requests)

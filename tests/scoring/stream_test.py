@@ -81,6 +81,38 @@ def test_ties_share_their_average_rank(scores, ranks):
   assert stream.average_ranks(np.array(scores)).tolist() == ranks
 
 
+def test_ranks_of_a_whole_catalogue_take_little_memory():
+  scores = np.random.default_rng(0).integers(0, 50_000, 200_000).astype(float)
+  ranks = stream.average_ranks(scores)
+  assert ranks.sum() == 200_000 * 200_001 / 2
+  some = slice(0, 50)
+  above = (scores > scores[some, None]).sum(1)
+  equal = (scores == scores[some, None]).sum(1)
+  np.testing.assert_array_equal(ranks[some], above + (equal + 1) / 2)
+
+
+def test_requests_of_many_candidates_are_scored_a_few_at_a_time(
+  tmp_path, model_dir, requests_file, requests, monkeypatch
+):
+  monkeypatch.setattr(stream, "_CANDIDATES_AT_ONCE", 10)
+  together = []
+  write = stream._write_part
+
+  def note(path, members, *args):
+    together.append([len(request.candidates) for request in members])
+    write(path, members, *args)
+
+  monkeypatch.setattr(stream, "_write_part", note)
+  out = tmp_path / "scores.jsonl"
+  stream.score_file(requests=requests_file, model=model_dir, out=out)
+  assert sum(map(len, together)) == len(requests)
+  assert len(together) > 10 and all(sum(counts) <= 10 for counts in together)
+  lines = list(map(json.loads, out.read_text().splitlines()))
+  assert [line["request_id"] for line in lines] == [
+    request.request_id for request in requests
+  ]
+
+
 def test_a_killed_run_goes_on_and_ends_alike(tmp_path, model_dir, requests):
   # Later chunks would have other shapes if they were the first to be scored.
   requests = sorted(requests, key=lambda r: -len(r.instruction))
