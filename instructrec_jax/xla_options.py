@@ -1,6 +1,13 @@
 """What XLA is told for the backend at hand."""
 
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
 import jax
+import jax.numpy as jnp
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 
 def compiler_options(*, training: bool = False) -> dict[str, str] | None:
@@ -20,3 +27,22 @@ def compiler_options(*, training: bool = False) -> dict[str, str] | None:
   if training:
     options["xla_cpu_experimental_ynn_fusion_type"] = ""
   return options
+
+
+def exact_products(function: Function) -> Function:
+  """Has a function of `config` compute in float32 what is to be in float32.
+
+  Accelerators otherwise round the factors of such products, to TF32 or
+  bfloat16, and log-likelihoods then depend on how a batch was laid out. A model
+  that computes in bfloat16 is left as it is.
+  """
+
+  @functools.wraps(function)
+  def traced(*args: Any, config: Any, **options: Any) -> Any:
+    in_float32 = jnp.dtype(config.dtype) == jnp.float32
+    if not in_float32 or jax.default_backend() == "cpu":
+      return function(*args, config=config, **options)
+    with jax.default_matmul_precision("highest"):
+      return function(*args, config=config, **options)
+
+  return cast(Function, traced)

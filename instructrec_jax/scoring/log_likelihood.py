@@ -1,7 +1,8 @@
 """log P(candidate | instruction), token by token, as a pure function.
 
-Nothing is computed for padding: linear layers run on the tokens of all
-instructions, and of all tries, end to end; only attention is in rows.
+Linear layers run on the tokens of all instructions, and of all tries, end to
+end, so that only what a bin has left over is padding; attention is in rows or,
+on one processor, within each instruction and from each trie's row to its own.
 
 Key to shapes. S: shards of the batch, N: tokens of a shard, B: instructions of
 a shard, T: length of an instruction, R: trie rows of a shard, U: length of such
@@ -28,6 +29,7 @@ from instructrec_jax.seq2seq.transformer import (
   EncoderLayer,
   output_kernel,
 )
+from instructrec_jax.xla_options import exact_products
 
 # Nodes of a shard whose logits stand at once: 64 MiB of float32 with T5's
 # vocabulary. More would be slower with a smaller one, too: they leave caches.
@@ -38,6 +40,7 @@ _INSTRUCTIONS = (4, 6, 7, 8)
 _TRIES = ((8,), (4, 6, 8))
 
 
+@exact_products
 def edge_log_likelihoods(
   params: Any, batch: dict[str, jax.Array], *, config: T5Config
 ) -> Float[Array, "shards edges"]:

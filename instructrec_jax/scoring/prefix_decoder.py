@@ -20,6 +20,7 @@ from instructrec_jax.seq2seq import layers
 from instructrec_jax.seq2seq.attention import MASKED, RelativePositionBias
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
+from instructrec_jax.xla_options import exact_products
 
 KeysAndValues = tuple[jax.Array, jax.Array]
 
@@ -36,6 +37,7 @@ class Instructions(NamedTuple):
   mask: Bool[Array, "batch length"]
 
 
+@exact_products
 def read_instructions(
   params: Any, tokens_BxT: Int[Array, "batch length"], *, config: T5Config
 ) -> Instructions:
@@ -66,6 +68,7 @@ def empty_cache(config: T5Config, batch: int, nodes: int) -> Any:
   return tuple((room, room) for _ in range(config.num_decoder_layers))
 
 
+@exact_products
 def read_nodes(
   params: Any,
   instructions: Instructions,

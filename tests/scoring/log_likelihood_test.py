@@ -1,11 +1,19 @@
 """Tests for instructrec_jax/scoring/log_likelihood.py."""
 
+import dataclasses
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructrec_jax.scoring import log_likelihood
+from instructrec_jax.scoring import (
+  log_likelihood,
+  packing,
+  shapes,
+  tokenization,
+)
 
 
 @pytest.mark.parametrize("at_once", [1, 4, 5, 100])
@@ -25,6 +33,27 @@ def test_edges_equal_log_softmax(at_once, monkeypatch):
     rtol=1e-5,
     atol=1e-6,
   )
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_float32_is_float32_on_accelerators(
+  dtype, config, params, vocabulary, requests, monkeypatch
+):
+  """Whose default rounds the factors of products."""
+  config = dataclasses.replace(config, dtype=dtype)
+  pieces = tokenization.tokenize(requests[:2], vocabulary.encode_one)
+  (shape,) = shapes.fitted_shapes(pieces, most=1, bin_tokens=4096, shards=1)
+  batch = packing.to_batch([pieces], shape=shape).features
+  monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+  program = str(
+    jax.make_jaxpr(
+      functools.partial(log_likelihood.edge_log_likelihoods, config=config)
+    )(params, batch)
+  )
+  products = program.count("dot_general")
+  exact = program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)")
+  assert products > 10
+  assert exact == (products if dtype == "float32" else 0)
 
 
 def test_logits_never_stand_whole(monkeypatch):
