@@ -56,6 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   else:
     args = parser.parse_args(argv[1:])
   try:
+    if (seed := getattr(args, "seed", 0)) < 0:
+      raise InputError(f"--seed is {seed}: a number from 0 is needed.")
     return command.run(args) or 0
   except InputError as error:
     print(f"instructrec {argv[0]}: {error}", file=sys.stderr)

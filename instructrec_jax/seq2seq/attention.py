@@ -222,10 +222,13 @@ class Attention(nn.Module):
 
   def _attend_in_segments(self, query, key, value, bias, segments):
     """Attends in a flat batch of one shard; `bias` holds the mask as well."""
-    keep = self._dropout_mask(1, key.shape[1])
-    if keep is not None:
-      # To scale a key's weights for all queries is to scale its value.
-      value *= jnp.moveaxis(keep, -1, 1)
+    keep_RxHx1xS = self._dropout_mask(segments.row_count, segments.key_width)
+    if keep_RxHx1xS is not None:
+      # To scale a key's weights for all queries is to scale its value. Drawn
+      # for rows, it does not depend on how many tokens there is room for.
+      keep_RxSxH = jnp.moveaxis(keep_RxHx1xS[:, :, 0], 1, 2)
+      keep_NxH = keep_RxSxH.reshape(-1, value.shape[2])[segments.key_places]
+      value *= keep_NxH[None, :, :, None]
     if self.config.float32_attention_logits:
       query, key = query.astype(jnp.float32), key.astype(jnp.float32)
     return segments_lib.attend(

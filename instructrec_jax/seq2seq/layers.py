@@ -137,16 +137,27 @@ def dropout(
   rate: float,
   deterministic: bool,
   rows: Any = None,
+  *,
+  shared: bool = True,
 ) -> Float[Array, "batch length features"]:
   """Drops features, the same ones at all positions of a row, as in T5X.
 
-  Called within a module. `Segments` as `rows` tell which row each token of a
-  flat batch came from.
+  Called within a module. `Segments` as `rows` tell where each token of a flat
+  batch came from: what is dropped is what would be in rows.
+
+  Args:
+    x: what to drop from.
+    rate: the share that is dropped.
+    deterministic: whether nothing is.
+    rows: of a flat batch.
+    shared: by all positions of a row; or each has its own.
   """
   if deterministic or rate == 0 or not isinstance(rows, Segments):
-    return nn.Dropout(rate, broadcast_dims=(-2,))(
+    return nn.Dropout(rate, broadcast_dims=(-2,) if shared else ())(
       x, deterministic=deterministic
     )
-  ones_RxD = jnp.ones((rows.row_count, x.shape[-1]), x.dtype)
-  keep_RxD = nn.Dropout(rate)(ones_RxD, deterministic=False)
-  return x * keep_RxD[rows.rows]
+  width = 1 if shared else rows.key_width
+  ones_RxTxD = jnp.ones((rows.row_count, width, x.shape[-1]), x.dtype)
+  keep_RxTxD = nn.Dropout(rate)(ones_RxTxD, deterministic=False)
+  keep_PxD = keep_RxTxD.reshape(-1, x.shape[-1])
+  return x * keep_PxD[rows.rows if shared else rows.key_places]

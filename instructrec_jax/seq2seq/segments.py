@@ -39,7 +39,9 @@ class Segments:
     key_lengths: how many there are.
     ends: for each of `blocks`, where its examples end.
     rows: of each query's token, which row it came from, for dropout.
+    key_places: of each key's token, where it was in rows end to end, likewise.
     row_count: how many rows there are.
+    key_width: of a row of keys.
     blocks: lengths of queries and keys, the largest last.
   """
 
@@ -49,7 +51,9 @@ class Segments:
   key_lengths: Int[Array, " examples"]
   ends: Int[Array, " blocks"]
   rows: Int[Array, " queries"] | None
+  key_places: Int[Array, " keys"] | None
   row_count: int = struct.field(pytree_node=False)
+  key_width: int = struct.field(pytree_node=False)
   blocks: tuple[tuple[int, int], ...] = struct.field(pytree_node=False)
 
 
@@ -60,7 +64,9 @@ def segments_of(
   longest: tuple[int, int],
   eighths: tuple[Eighths, Eighths],
   rows: jax.Array | None = None,
+  key_places: jax.Array | None = None,
   row_count: int = 0,
+  key_width: int = 0,
 ) -> Segments:
   """Sorts examples into blocks.
 
@@ -70,8 +76,10 @@ def segments_of(
     longest: queries and keys of an example at most.
     eighths: sizes of blocks, as parts of the longest; without keys, the first.
       More of them waste less, and take longer to compile.
-    rows: of `Segments`; needed by dropout alone.
+    rows: of `Segments`; needed by dropout alone, as is all that follows.
+    key_places: of `Segments`.
     row_count: of `Segments`.
+    key_width: of `Segments`.
   """
   of_queries, of_keys = (
     _sizes(most, parts) for most, parts in zip(longest, eighths, strict=True)
@@ -94,7 +102,9 @@ def segments_of(
     key_lengths=keys[1][order],
     ends=ends,
     rows=rows,
+    key_places=key_places,
     row_count=row_count,
+    key_width=key_width,
     blocks=tuple(blocks),
   )
 

@@ -117,7 +117,9 @@ class Encoder(nn.Module):
         x, mask, bias, segments
       )
     x = layers.RMSNorm(config.dtype, name="encoder_norm")(x)
-    return nn.Dropout(config.dropout_rate)(x, deterministic=deterministic)
+    return layers.dropout(
+      x, config.dropout_rate, deterministic, segments, shared=False
+    )
 
 
 class Decoder(nn.Module):

@@ -134,8 +134,16 @@ def pack_pairs(
     force: replace `out` if it exists.
 
   Raises:
-    InputError: `out` exists, or there is nothing to pack.
+    InputError: `out` exists, a length is below 1, or there is nothing to pack.
   """
+  for name, length in (
+    ("inputs", encoder_length),
+    ("targets", decoder_length),
+  ):
+    if length < 1:
+      raise InputError(
+        f"a row's length of {name} is {length}: at least 1 is needed."
+      )
   counts = {"examples": 0, "inputs_dropped": 0, "targets_cut": 0}
   tokens = {"inputs": 0, "targets": 0}
   with storage.staged_folder(pathlib.Path(out), force=force) as partial:

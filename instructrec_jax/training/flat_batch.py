@@ -130,19 +130,19 @@ def flatten(batch: dict[str, jax.Array], room: tuple[int, int]) -> FlatBatch:
     )
     spans[side] = (starts, ends - starts)
 
+  longest = dict(zip(real, map(min, lengths, room), strict=True))
+
   def segments(queries, keys=None):
     of_keys = queries if keys is None else keys
-    sides = list(real)
     return segments_of(
       spans[queries],
       None if keys is None else spans[keys],
-      longest=(
-        min(lengths[sides.index(queries)], room[sides.index(queries)]),
-        min(lengths[sides.index(of_keys)], room[sides.index(of_keys)]),
-      ),
+      longest=(longest[queries], longest[of_keys]),
       eighths=_SELF if keys is None else _CROSS,
       rows=rows[queries],
+      key_places=places[of_keys],
       row_count=row_count,
+      key_width=real[of_keys].shape[1],
     )
 
   return FlatBatch(

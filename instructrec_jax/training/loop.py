@@ -60,7 +60,9 @@ def train(
   """Trains to `steps`, or resumes the run that `model_dir` holds.
 
   A resumed run takes the very steps that an undisturbed one would: rows and
-  dropout depend on the seed and the number of the step alone.
+  dropout depend on the seed and the number of the step alone. With more `steps`
+  than before, on one CPU device, a batch may have room for more tokens, and
+  sums over them are rounded otherwise.
 
   Args:
     model_dir: where everything is written; see `seq2seq.model_folder`.
@@ -98,6 +100,8 @@ def train(
     log_period=log_period,
     microbatches=microbatches,
   )
+  if not isinstance(seed, int) or seed < 0:
+    raise InputError(f"seed is {seed!r}: a whole number from 0 is needed.")
   _check_fit(config.validate(), data, batch_size, microbatches, mesh)
   make_state = functools.partial(initial_state, config, optimizer, seed=seed)
   shapes = jax.eval_shape(make_state)
@@ -106,7 +110,13 @@ def train(
   )
   by_row = mesh_lib.batch_sharding(mesh)
 
-  settings = dict(batch_size=batch_size, seed=seed, microbatches=microbatches)
+  settings = dict(
+    batch_size=batch_size,
+    seed=seed,
+    microbatches=microbatches,
+    z_loss=z_loss,
+    loss_normalizing_factor=loss_normalizing_factor,
+  )
   _claim_folder(model_dir, config, data, settings, config_text)
   checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
   start = checkpoints.latest_step() or 0
@@ -230,7 +240,8 @@ def _claim_folder(
   if path.exists():
     earlier = storage.read_json(path)
     for name, value in run.items():
-      if earlier.get(name) != value:
+      # An earlier version may not have written it.
+      if earlier.get(name, value) != value:
         raise InputError(
           f"{model_dir} holds a run whose {name} is {earlier.get(name)!r}, not "
           f"{value!r}: train into another folder, or delete this one."

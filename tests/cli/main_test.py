@@ -50,6 +50,7 @@ def test_an_unknown_subcommand_ends_with_2(capsys):
     (["evaluate", "--dataset", "{nowhere}", "--out", "{out}"], "not a dataset"),
     (["templates", "--file", "{nowhere}"], "no such file"),
     (["train", "--gin_file", "{nowhere}"], "gin"),
+    (["prepare", "--format", "synthetic", "--out", "x", "--seed", "-1"], "-1"),
   ],
 )
 def test_bad_input_is_one_sentence_and_2(arguments, says, tmp_path, capsys):

@@ -148,6 +148,19 @@ def test_nothing_to_pack_is_refused(tmp_path, byte_pair):
   assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("lengths", [(0, 8), (8, -1)])
+def test_rows_of_no_length_are_refused(lengths, tmp_path, byte_pair):
+  with pytest.raises(InputError, match="at least 1 is needed"):
+    pack_pairs(
+      [("a", "b")],
+      vocabulary=byte_pair,
+      out=tmp_path / "p",
+      encoder_length=lengths[0],
+      decoder_length=lengths[1],
+    )
+  assert not list(tmp_path.iterdir())
+
+
 def test_a_folder_of_another_kind_is_refused(tmp_path):
   with pytest.raises(InputError, match="not a packed dataset"):
     PackedDataset.open(tmp_path / "absent")

@@ -89,12 +89,20 @@ def test_tokens_without_room_are_no_silent_loss(batch):
   assert jnp.isfinite(metrics["loss"])
 
 
-def test_dropout_is_drawn_for_flat_batches(batch):
+@pytest.mark.parametrize("room", [(96, 64), (128, 96)])
+def test_dropout_is_that_of_rows_whatever_the_room(batch, room):
   config = dataclasses.replace(CONFIG, dropout_rate=0.3)
-  _, plain = take_step(batch, room=(128, 64))
-  flat, dropped = take_step(batch, config, room=(128, 64))
-  assert abs(plain["loss"] - dropped["loss"]) > 1e-3
-  assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(flat.params))
+  _, plain = take_step(batch)
+  rows, expected = take_step(batch, config)
+  flat, metrics = take_step(batch, config, room=room)
+  assert abs(plain["loss"] - metrics["loss"]) > 1e-3
+  for name, value in expected.items():
+    np.testing.assert_allclose(metrics[name], value, rtol=1e-5, err_msg=name)
+  jax.tree.map(
+    functools.partial(np.testing.assert_allclose, atol=1e-5),
+    flat.params,
+    rows.params,
+  )
 
 
 def test_microbatches_are_dealt_alike():

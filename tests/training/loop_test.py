@@ -295,6 +295,8 @@ def test_a_finished_run_is_left_as_it_is(train, tmp_path):
     (dict(seed=1), "seed is 0, not 1"),
     (dict(batch_size=2), "batch_size is 4, not 2"),
     (dict(microbatches=2), "microbatches"),
+    (dict(z_loss=0.1), "z_loss is 0.0001, not 0.1"),
+    (dict(loss_normalizing_factor=9.0), "factor is None, not 9.0"),
     (dict(sizes=dict(SIZES, mlp_dim=64)), "mlp_dim is 32, not 64"),
   ],
 )
@@ -326,6 +328,7 @@ def test_a_run_on_other_data_is_not_continued(train, data, tmp_path):
     dict(steps=0),
     dict(batch_size="4"),
     dict(checkpoint_period=0),
+    dict(seed=-1),
     dict(batch_size=6, microbatches=4),
     dict(config=T5Config(vocab_size=64, **SIZES)),
     dict(sizes=dict(SIZES, emb_dim=-1)),
