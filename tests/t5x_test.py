@@ -23,6 +23,7 @@ from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq.conversion import convert
 from instructrec_jax.seqio_bridge.build import Options, build
+from instructrec_jax.seqio_bridge.registration import use_dataset
 from instructrec_jax.text.vocabulary import Vocabulary
 from instructrec_jax.training import optimizer, state, step
 
@@ -107,8 +108,9 @@ def trained(t5x):
 
 
 @pytest.fixture(scope="module")
-def bound():
+def bound(dataset):
   """What gin/t5x binds, without dropout: the config and T5X's model."""
+  use_dataset(dataset)
   gin.clear_config()
   folder = os.getcwd()
   os.chdir(ROOT)

@@ -4,6 +4,7 @@ import functools
 
 import seqio
 
+from instructrec_jax.errors import InputError
 from instructrec_jax.seqio_bridge.location import dataset_in_use
 from instructrec_jax.text import vocabulary
 
@@ -11,9 +12,26 @@ from instructrec_jax.text import vocabulary
 class DatasetVocabulary(seqio.Vocabulary):
   """A SentencePiece vocabulary that is found when it is first used."""
 
-  def __init__(self):
+  def __init__(self, model_vocab_size: int | None = None):
+    """Takes the rows of the model's embedding, where there is a model.
+
+    Raises:
+      InputError: they are not those of the vocabulary's ids, so that the model
+        was made for another one.
+    """
     # How many sentinels there are shows in the file.
     super().__init__(extra_ids=0)
+    if model_vocab_size is None:
+      return
+    path = dataset_in_use() / "vocabulary.model"
+    needed = vocabulary.Vocabulary.load(path).model_vocab_size
+    if needed != model_vocab_size:
+      raise InputError(
+        f"{path}: its ids ask for an embedding of {needed:,} rows, but "
+        f"VOCAB_SIZE is {model_vocab_size:,}. From random weights, pass "
+        f"--gin.VOCAB_SIZE={needed}; a checkpoint needs a dataset that was "
+        "built with its own vocabulary (`instructrec build --vocab FILE`)."
+      )
 
   @functools.cached_property
   def _found(self) -> seqio.SentencePieceVocabulary:

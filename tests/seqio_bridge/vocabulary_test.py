@@ -39,6 +39,14 @@ def test_copies_are_equal_also_after_use(dataset):
   assert copied.encode("Lamp") == vocabulary.encode("Lamp")
 
 
+def test_a_model_of_another_vocabulary_is_refused(dataset):
+  use_dataset(dataset)
+  size = Vocabulary.load(dataset / "vocabulary.model").model_vocab_size
+  DatasetVocabulary(size).encode("Lamp")
+  with pytest.raises(InputError, match=f"--gin.VOCAB_SIZE={size};"):
+    DatasetVocabulary(32128)
+
+
 def test_it_needs_a_dataset(monkeypatch):
   monkeypatch.setattr(seqio.utils, "_TFDS_DATA_DIR_OVERRIDE", None)
   with pytest.raises(InputError, match="--tfds_data_dir"):
