@@ -13,6 +13,13 @@ import pathlib
 from collections.abc import Callable
 from typing import Any
 
+# What rules have no use for.
+_OF_CHAT = (
+  *("model", "base_url", "batch", "jsonl_out", "jsonl_in"),
+  *("requests_per_minute", "tokens_per_minute"),
+  *("dry_run", "prices", "max_usd", "max_requests", "judge"),
+)
+
 EXAMPLE = "instructrec annotate --dataset data/games --teacher offline"
 
 
@@ -124,6 +131,11 @@ def run(args: argparse.Namespace) -> None:
     _write_sheet(args)
     return
   if args.teacher == "offline":
+    if given := [name for name in _OF_CHAT if getattr(args, name)]:
+      raise InputError(
+        f"--{given[0].replace('_', '-')} is of a chat model, and the teacher "
+        "is offline: add --teacher openai."
+      )
     found = annotate.annotate_offline(
       args.dataset, training_targets=args.training_targets
     )
@@ -144,7 +156,7 @@ def run(args: argparse.Namespace) -> None:
       training_targets=args.training_targets,
     )
   if "tally" in found:
-    found["tally"] = dataclasses.asdict(found["tally"])
+    found["tally"] = _counts(found["tally"])
   print(json.dumps(found) if args.json else summary(found))
 
 
@@ -157,7 +169,7 @@ def _transport(args: argparse.Namespace) -> Callable[..., Any]:
 
   if args.jsonl_out:
     return lambda requests, store: jsonl.FileTally(
-      missing=jsonl.write_requests(requests, args.jsonl_out, store=store)
+      written=jsonl.write_requests(requests, args.jsonl_out, store=store)
     )
   if args.jsonl_in:
     return lambda requests, store: jsonl.read_answers(
@@ -219,15 +231,23 @@ def _parameters(args: argparse.Namespace) -> dict[str, float | int | str]:
 
 
 def _print_estimate(args: argparse.Namespace) -> None:
+  from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.teacher.annotate import open_requests
+  from instructrec_jax.teacher.annotations import open_store
   from instructrec_jax.teacher.budget import estimate
+  from instructrec_jax.teacher.jsonl import unanswered
 
-  requests = open_requests(
-    args.dataset,
-    model=args.model,
-    parameters=_parameters(args),
-    training_targets=args.training_targets,
-  )
+  if args.judge:
+    _, requests = _to_judge(args)
+    with open_store(DatasetFolder.open(args.dataset)) as store:
+      requests = list(unanswered(requests, store))
+  else:
+    requests = open_requests(
+      args.dataset,
+      model=args.model,
+      parameters=_parameters(args),
+      training_targets=args.training_targets,
+    )
   found = estimate(requests, _prices(args))
   print(json.dumps(dataclasses.asdict(found)) if args.json else found.sentence)
 
@@ -254,13 +274,8 @@ def _judge(args: argparse.Namespace) -> None:
   from instructrec_jax.teacher.annotations import open_store
   from instructrec_jax.teacher.jsonl import unanswered
 
-  folder = DatasetFolder.open(args.dataset)
-  samples = review.draw_samples(folder, count=args.samples, seed=args.seed)
-  requests = [
-    review.judge_request(s, model=args.model, parameters=_parameters(args))
-    for s in samples
-  ]
-  with open_store(folder) as store:
+  samples, requests = _to_judge(args)
+  with open_store(DatasetFolder.open(args.dataset)) as store:
     _transport(args)(unanswered(requests, store), store)
     texts = store.texts(request.key for request in requests)
   rows = review.judged(
@@ -272,6 +287,27 @@ def _judge(args: argparse.Namespace) -> None:
     },
   )
   print(json.dumps(rows) if args.json else review.format_table(rows))
+
+
+def _to_judge(args: argparse.Namespace) -> tuple[list[Any], list[Any]]:
+  """Returns a sample of annotations, and what the model is asked of each."""
+  from instructrec_jax.data.folder import DatasetFolder
+  from instructrec_jax.teacher import review
+
+  samples = review.draw_samples(
+    DatasetFolder.open(args.dataset), count=args.samples, seed=args.seed
+  )
+  return samples, [
+    review.judge_request(s, model=args.model, parameters=_parameters(args))
+    for s in samples
+  ]
+
+
+def _counts(tally: Any) -> dict[str, Any]:
+  """Returns a transport's numbers; of statuses, each by its name."""
+  counts = dict(vars(tally))
+  statuses = counts.pop("statuses")
+  return {**{str(name): count for name, count in statuses.items()}, **counts}
 
 
 def _imported(args: argparse.Namespace, taken: dict[str, int]) -> str:
@@ -304,6 +340,10 @@ def summary(found: dict[str, Any]) -> str:
   for teacher, count in found["teachers"].items():
     lines.append(f"answers of {teacher}: {count:,}")
   if tally := found.get("tally"):
-    told = ", ".join(f"{name} {value}" for name, value in tally.items())
-    lines.append(f"this run: {told}")
+    told = [
+      f"{name} {f'{value:.4f}' if isinstance(value, float) else value}"
+      for name, value in tally.items()
+      if value
+    ]
+    lines.append(f"this run: {', '.join(told) or 'nothing was open'}")
   return "\n".join(lines)

@@ -35,9 +35,10 @@ _PASSING = frozenset({408, 409, 425, 429})
 
 @dataclasses.dataclass
 class FileTally:
-  """What a file of answers held.
+  """What a file of requests or of answers holds.
 
   Attributes:
+    written: requests that were put into it.
     statuses: how many answers have each status.
     unknown: lines for none of the requests that were open: others', repeated
       ones, or answered before.
@@ -47,6 +48,7 @@ class FileTally:
   statuses: collections.Counter[Status] = dataclasses.field(
     default_factory=collections.Counter
   )
+  written: int = 0
   unknown: int = 0
   missing: int = 0
 

@@ -9,6 +9,8 @@ from instructrec_jax.cli.main import main
 from instructrec_jax.data.prepare import prepare
 
 USERS = 20
+# Two of their reviews are the same, and asked about once.
+REQUESTS = 4 * USERS - 1
 
 
 @pytest.fixture
@@ -55,6 +57,8 @@ def test_wrong_options_are_one_sentence(shop, capsys, monkeypatch):
     ([*ask, "--model", "m", "--batch"], "set OPENAI_API_KEY"),
     ([*ask, "--model", "m", "--max-usd", "1"], "needs --prices"),
     (["annotate", "--dataset", f"{shop}x"], "not a dataset folder"),
+    ([*ask[:3], "--model", "m"], "--model is of a chat model, and the teacher"),
+    ([*ask[:3], "--dry-run"], "--dry-run is of a chat model, and the teacher"),
   ):
     assert main(words) == 2
     error = capsys.readouterr().err
@@ -64,7 +68,8 @@ def test_wrong_options_are_one_sentence(shop, capsys, monkeypatch):
 def test_files_for_vllm_go_out_and_come_in(shop, tmp_path, capsys):
   ask = [shop, "--teacher", "openai", "--model", "m"]
   asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-  _run(capsys, *ask, "--jsonl-out", str(asked))
+  text = _run(capsys, *ask, "--jsonl-out", str(asked))
+  assert text.endswith(f"this run: written {REQUESTS}\n")
   lines = []
   for line in asked.read_text().splitlines():
     row = json.loads(line)
@@ -110,8 +115,13 @@ def test_a_model_is_asked_and_judges(shop, capsys, monkeypatch, openai_server):
   ask = [shop, "--teacher", "openai", "--model", "m", "--base-url", server.url]
   text = _run(capsys, *ask)
   assert "answers of openai m: 80" in text and server.key not in text
+  assert f"this run: answered {REQUESTS}, sent {REQUESTS}, prompt_tok" in text
   paid = server.received.total()
-  _run(capsys, *ask)
+  found = json.loads(_run(capsys, *ask, "--json"))
+  assert found["tally"]["sent"] == 0
+  assert _run(capsys, *ask).endswith("this run: nothing was open\n")
+  dry = _run(capsys, *ask, "--judge", "--samples", "4", "--dry-run")
+  assert dry.startswith("4 requests without an answer")
   assert server.received.total() == paid
   table = _run(capsys, *ask, "--judge", "--samples", "4")
   assert server.received.total() == paid + 4
