@@ -15,7 +15,14 @@ class HuggingFace:
   """A model of ours in transformers, used in one of its users' ways."""
 
   def __init__(
-    self, config: Any, params: Any, vocabulary: Any, *, threads: int
+    self,
+    config: Any,
+    params: Any,
+    vocabulary: Any,
+    *,
+    threads: int,
+    device: str = "cpu",
+    dtype: str = "float32",
   ):
     """Raises ImportError without torch and transformers."""
     import torch
@@ -49,6 +56,8 @@ class HuggingFace:
       {name: torch.tensor(tensor) for name, tensor in tensors.items()},
       strict=False,
     )
+    self._device = device
+    self.model.to(device=device, dtype=getattr(torch, dtype))
 
   def score(
     self,
@@ -82,7 +91,7 @@ class HuggingFace:
     sums = []
     for start in range(0, len(target), rows):
       here = slice(start, start + rows)
-      whose = torch.tensor(of[here])
+      whose = torch.tensor(of[here], device=self._device)
       inputs = (
         {"encoder_outputs": (states[whose],)}
         if encode_once
@@ -91,13 +100,14 @@ class HuggingFace:
       logits = self.model(
         decoder_input_ids=shifted[here], attention_mask=mask[whose], **inputs
       ).logits
-      log_p = torch.log_softmax(logits, -1)
+      log_p = torch.log_softmax(logits.float(), -1)
       log_p = log_p.gather(-1, target[here][..., None])[..., 0]
       sums.append((log_p * (target[here] > 0)).sum(-1))
     counts = np.cumsum([len(request.candidates) for request in requests])
-    return np.split(torch.cat(sums).numpy(), counts[:-1])
+    return np.split(torch.cat(sums).cpu().numpy(), counts[:-1])
 
   def _padded(self, texts: Sequence[str]) -> Any:
     encode = self._vocabulary.encode_one
     ids = [self._torch.tensor([*encode(text), 1]) for text in texts]
-    return self._torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    padded = self._torch.nn.utils.rnn.pad_sequence(ids, batch_first=True)
+    return padded.to(self._device)

@@ -22,53 +22,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from flops import flops, useful_flops
 from hugging_face import HuggingFace
+from random_tokens import Numbers, draw_requests
+from sizes import CPU_SIZES, SIZES, VOCABULARY
 
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring import tokenization
-from instructrec_jax.scoring.trie import trie_rows
 from instructrec_jax.text.vocabulary import Vocabulary
 
-SIZES: dict[str, dict[str, Any]] = {
-  "mini": {
-    "emb_dim": 128,
-    "num_heads": 4,
-    "head_dim": 32,
-    "num_encoder_layers": 2,
-    "num_decoder_layers": 2,
-    "mlp_dim": 256,
-  },
-  "small": {
-    "emb_dim": 512,
-    "num_heads": 6,
-    "head_dim": 64,
-    "num_encoder_layers": 8,
-    "num_decoder_layers": 8,
-    "mlp_dim": 1024,
-  },
-  "base": {
-    "emb_dim": 768,
-    "num_heads": 12,
-    "head_dim": 64,
-    "num_encoder_layers": 12,
-    "num_decoder_layers": 12,
-    "mlp_dim": 2048,
-  },
-}
-_VOCAB = 32128
 _MICRO_BATCH = 8
-
-
-class Numbers:
-  """A vocabulary whose texts are their ids, so that none is needed."""
-
-  path = "numbers"
-  model_vocab_size = _VOCAB
-
-  def encode_one(self, text: str) -> list[int]:
-    """Returns the ids that a text spells."""
-    return list(map(int, text.split()))
 
 
 def main() -> None:
@@ -76,7 +40,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--size", choices=SIZES, default="small")
+  parser.add_argument("--size", choices=CPU_SIZES, default="small")
   parser.add_argument("--requests", type=pathlib.Path, nargs="*", default=[])
   parser.add_argument("--vocab", type=pathlib.Path)
   parser.add_argument("--candidates", type=int, nargs="+", default=[10, 100])
@@ -102,27 +66,6 @@ def main() -> None:
     print_table(requests, vocabulary, args=args)
 
 
-def draw_requests(
-  count: int, candidates: int, seed: int
-) -> list[RankingRequest]:
-  """Draws instructions of 108 to 400 tokens and titles of 5 to 24."""
-  rng = np.random.default_rng(seed)
-
-  def text(length: int) -> str:
-    return " ".join(map(str, rng.integers(3, _VOCAB, length)))
-
-  # Without the end of sequence.
-  titles = rng.normal(12, 4, (count, candidates)).round().clip(4, 23)
-  return [
-    RankingRequest(
-      request_id=str(number),
-      instruction=text(int(rng.integers(107, 400))),
-      candidates=tuple(text(int(n)) for n in titles[number]),
-    )
-    for number in range(count)
-  ]
-
-
 def print_table(
   requests: Sequence[RankingRequest], vocabulary: Any, *, args: Any
 ) -> None:
@@ -131,7 +74,7 @@ def print_table(
   from instructrec_jax.seq2seq import parameters
   from instructrec_jax.seq2seq.config import T5Config
 
-  config = T5Config(vocab_size=_VOCAB, **SIZES[args.size])
+  config = T5Config(vocab_size=VOCABULARY, **SIZES[args.size])
   params = parameters.initial_variables(config, seed=args.seed)["params"]
   tokenized = tokenization.tokenize(requests, vocabulary.encode_one)
   useful = np.array([useful_flops(config, request) for request in tokenized])
@@ -262,49 +205,6 @@ def matmul_peak(clock: Callable[[], float]) -> float:
       product(matrix).block_until_ready()
       best = max(best, 2 * size**3 / (clock() - started))
   return best
-
-
-def flops(
-  config: Any, *, tokens: int, nodes: int, encoder_pairs: int, trie_pairs: int
-) -> float:
-  """Returns multiplications and additions of matrix products.
-
-  Args:
-    config: of the model.
-    tokens: of instructions.
-    nodes: of tries.
-    encoder_pairs: of a query and a key, in the encoder.
-    trie_pairs: in the decoder, within tries and with instructions.
-  """
-  width = config.num_heads * config.head_dim
-  mlp = 3 * config.emb_dim * config.mlp_dim
-  attention = 4 * config.emb_dim * width
-  encoder = config.num_encoder_layers * (attention + mlp)
-  keys_and_values = config.num_decoder_layers * attention / 2
-  decoder = config.num_decoder_layers * (1.5 * attention + mlp)
-  logits = config.emb_dim * config.vocab_size
-  pairs = width * (
-    config.num_encoder_layers * encoder_pairs
-    + config.num_decoder_layers * trie_pairs
-  )
-  return (
-    2 * tokens * (encoder + keys_and_values)
-    + 2 * nodes * (decoder + logits)
-    + 4 * pairs
-  )
-
-
-def useful_flops(config: Any, request: tokenization.TokenizedRequest) -> float:
-  """Returns what an exact scorer cannot do without."""
-  length = len(request.instruction)
-  (row,) = trie_rows(request.candidates, sum(map(len, request.candidates)))
-  return flops(
-    config,
-    tokens=length,
-    nodes=len(row.tokens),
-    encoder_pairs=length**2,
-    trie_pairs=sum(depth + 1 + length for depth in row.depths),
-  )
 
 
 def computed_flops(

@@ -20,21 +20,17 @@ from typing import Any
 
 import numpy as np
 from hugging_face import HuggingFace
-from scoring import SIZES
+from packed_rows import LENGTHS, Example, pack, to_batch
+from sizes import CPU_SIZES, SIZES, VOCABULARY
 
-from instructrec_jax.text import features
 from instructrec_jax.text.packed_dataset import PackedDataset
-from instructrec_jax.text.packing import pack_lengths
 
-_VOCAB = 32128
-_LENGTHS = (512, 64)
 _ADAMW: dict[str, Any] = {
   "learning_rate": 1e-4,
   "b1": 0.9,
   "b2": 0.999,
   "eps": 1e-8,
 }
-Example = tuple[list[int], list[int]]
 
 
 def main() -> None:
@@ -42,7 +38,7 @@ def main() -> None:
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
-  parser.add_argument("--size", choices=SIZES, default="small")
+  parser.add_argument("--size", choices=CPU_SIZES, default="small")
   parser.add_argument("--packed", type=pathlib.Path, required=True)
   for name, default, what in (
     ("--examples", 128, "a step"),
@@ -61,7 +57,7 @@ def main() -> None:
   from instructrec_jax.seq2seq import parameters
   from instructrec_jax.seq2seq.config import T5Config
 
-  config = T5Config(vocab_size=_VOCAB, dropout_rate=0.0, **SIZES[args.size])
+  config = T5Config(vocab_size=VOCABULARY, dropout_rate=0.0, **SIZES[args.size])
   params = parameters.initial_variables(config, seed=args.seed)["params"]
   theirs = TorchTrainer(
     config, params, at_once=args.padded_at_once, threads=args.threads
@@ -99,7 +95,7 @@ def main() -> None:
     for e in steps
   ]
   print(
-    f"real tokens: {tokens / ours.rows / sum(_LENGTHS):.0%} of packed rows, "
+    f"real tokens: {tokens / ours.rows / sum(LENGTHS):.0%} of packed rows, "
     f"{tokens / ours.tokens:.0%} of what we compute, "
     f"{tokens / np.mean(padded):.0%} of padded ones\n"
   )
@@ -164,7 +160,7 @@ class Trainer:
     from instructrec_jax.training.state import initial_state, state_shardings
     from instructrec_jax.training.step import jitted_step
 
-    self._packed = {id(examples): self._pack(examples) for examples in steps}
+    self._packed = {id(examples): pack(examples) for examples in steps}
     most = max(len(rows) for rows in self._packed.values())
     parts = -(-most // at_once)
     self.rows = parts * -(-most // parts)
@@ -201,26 +197,8 @@ class Trainer:
       room=room,
     )
 
-  def _pack(self, examples: list[Example]) -> list[list[int]]:
-    return pack_lengths(
-      [len(inputs) for inputs, _ in examples],
-      [len(targets) for _, targets in examples],
-      encoder_length=_LENGTHS[0],
-      decoder_length=_LENGTHS[1],
-    )
-
   def _batch(self, examples: list[Example]) -> dict[str, np.ndarray]:
-    rows = self._packed[id(examples)]
-    rows = rows + [[] for _ in range(self.rows - len(rows))]
-    arrays = []
-    for side, length in enumerate(_LENGTHS):
-      tokens = [[i for n in row for i in examples[n][side]] for row in rows]
-      segments = [
-        [place for place, n in enumerate(row, 1) for _ in examples[n][side]]
-        for row in rows
-      ]
-      arrays += [features.pad(tokens, length), features.pad(segments, length)]
-    return features.expand_packed(*arrays)
+    return to_batch(examples, self._packed[id(examples)], count=self.rows)
 
   def step(self, examples: list[Example]) -> float:
     """Takes a step; returns its loss."""
