@@ -64,8 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--limit",
     type=int,
     default=300,
-    help="requests of each scenario, drawn at random; 0 for all (default: "
-    "%(default)s)",
+    help="requests of each scenario, drawn at random; 0 for all, but for 200 "
+    "of the whole catalogue (default: %(default)s)",
   )
   parser.add_argument(
     "--rankers",
@@ -76,8 +76,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--vocab",
     type=pathlib.Path,
     metavar="FILE",
-    help="SentencePiece model to build with, such as Flan-T5's (default: the "
-    "folder's own, or one that is trained)",
+    help="SentencePiece model to build with, such as Flan-T5's; a folder that "
+    "is built must have it (default: the folder's own, or one that is trained)",
   )
   parser.add_argument(
     "--zero-shot",

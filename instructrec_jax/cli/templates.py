@@ -37,6 +37,65 @@ history, P2 a preference in words; I1 is a vague and I2 a specific intention; T0
 to T3 are pointwise, pairwise, matching and reranking. A form without a
 preference leaves the `[[part]]` out.
 """
+_OWN = """
+## A template of your own
+
+A file of templates is a YAML list, written as the package's own is:
+
+```
+- name: Z01
+  preferences: [P1]
+  optional: [P2]
+  queries: [I1, I2]
+  task_form: T3
+  response: item
+  text: >-
+    Bought so far: {history}. [[Their taste: {preference}. ]]Now they ask:
+    "{query}". [[Circumstances: {context}. ]]One of these: {candidates}.
+```
+
+| Key | Value |
+| --- | --- |
+| `name` | a capital letter, which is the group, and two digits |
+| `preferences` | what is always shown: `[P0]`, `[P1]`, `[P2]` or `[P1, P2]` |
+| `optional` | `[P2]` beside `[P1]`: a form with its `[[part]]` and one \
+without; may be missing |
+| `queries` | what the query can be, of `P2`, `I1` and `I2`: a form for each, \
+and one for the item's view of `I1`; may be missing |
+| `task_form` | `T0` to `T3`, of the strategies `plain` and \
+`chain-of-thought`; the others have none |
+| `strategy` | `plain` (the default), `chain-of-thought`, `turn-around` or \
+`relatedness` |
+| `response` | `plain`: `item`, or `yes_no` of T0; `chain-of-thought`: \
+`reasoned_item`; the others: `preference`, `query`, `history`, \
+`query_and_item` or `history_and_item` |
+| `text` | the words, with the slots below |
+
+A slot stands where the table says so, once, and nowhere else. A history, query
+or preference that the answer holds is not shown; `queries` says which query.
+
+| Slot | Stands where |
+| --- | --- |
+| `{history}` | `preferences` has P1 |
+| `{preference}` | `preferences` has P2; or, in a `[[part]]`, `optional` does |
+| `{query}` | there are `queries`, and the answer holds no query |
+| `{candidate}` | the task form is T0 |
+| `{candidates}` | the task form is T1 (two titles) or T3 |
+| `{target}` | the answer is a query; it may where it is a preference or a \
+history |
+| `{context}` | it may, in a `[[part]]` that goes where there is none: the \
+month of the purchase, such as March 2014, or what `ask --context` says |
+
+A `[[part]]` holds one slot. The words must be in T5's vocabulary, which has no
+line break, `<`, `>`, brace or backslash, and must not double spaces or
+punctuation. A mistake is refused in one sentence with the template's name.
+
+`instructrec templates --file mine.yaml` shows yours after the package's.
+`--templates package mine.yaml` of `build`, `ask`, `serve` and `export` adds
+them; `mine.yaml` alone stands in for the package's. A template replaces an
+earlier one of its name. The word `pairwise` among the files brings the
+package's three of T1, D01 to D03.
+"""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -123,7 +182,7 @@ def _counts(entries: list[dict[str, Any]]) -> str:
 
 
 def _markdown(entries: list[dict[str, Any]]) -> str:
-  lines = [_INTRODUCTION, _counts(entries)]
+  lines = [_INTRODUCTION, _counts(entries), _OWN.rstrip()]
   for group in sorted({entry["group"] for entry in entries}):
     lines += [
       "",

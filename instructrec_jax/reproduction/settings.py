@@ -3,9 +3,12 @@
 import dataclasses
 import pathlib
 
+from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.rankers import TRAINED, find_rankers
+from instructrec_jax.reproduction.experiments import MANIFEST_FILE
+from instructrec_jax.text.vocabulary import Vocabulary
 
 # Pieces of a vocabulary that is trained because there is none.
 VOCABULARY_SIZE = 4000
@@ -60,6 +63,7 @@ class Settings:
       value = getattr(self, name)
       if value is not None and value < 1:
         raise InputError(f"{name} is {value}: at least 1 is needed.")
+    self._check_vocabulary()
     # Names alone; the model is still to be trained.
     find_rankers(
       self.ranker_names,
@@ -67,6 +71,19 @@ class Settings:
       model=self.dataset,
       zero_shot=self.zero_shot,
     )
+
+  def _check_vocabulary(self) -> None:
+    built = self.dataset / MANIFEST_FILE
+    if self.vocabulary is None or not built.exists():
+      return
+    wanted = Vocabulary.load(self.vocabulary).sha256
+    if storage.read_json(built)["vocabulary_sha256"] != wanted:
+      raise InputError(
+        f"{self.dataset} was built with another vocabulary than "
+        f"{self.vocabulary}: build it again (`instructrec build --force "
+        f"--vocab {self.vocabulary} --matcher two_tower`), or name a folder "
+        "that is not built."
+      )
 
   @property
   def ranker_names(self) -> tuple[str, ...]:

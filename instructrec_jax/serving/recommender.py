@@ -35,13 +35,13 @@ from instructrec_jax.text.vocabulary import Vocabulary
 class Recommender:
   """Answers a user's own words (the paper's section 2.3.2).
 
-  All but `compose` use the device: one thread at a time. What a user says is
-  given to each method alike: `instruction`, the user's own words; `history`,
-  titles of the user's items, oldest first; `preference`, the lasting taste;
-  `context`, where, when or what for; `kind`, of the words: "preference",
-  "vague", "specific" or "auto"; `template`, the name of the only one to
-  consider. Each raises InputError if there is nothing to go by, no template
-  fits, or a text is too long.
+  `recommend` and `explain` are for one thread at a time, all else for several.
+  What a user says is given to each method alike: `instruction`, the user's own
+  words; `history`, titles of the user's items, oldest first; `preference`, the
+  lasting taste; `context`, where, when or what for; `kind`, of the words:
+  "preference", "vague", "specific" or "auto"; `template`, the name of the only
+  one to consider. Each raises InputError if there is nothing to go by, no
+  template fits, or a text is too long.
 
   Attributes:
     ranker: scores candidates.

@@ -11,6 +11,7 @@ from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.reproduction import numbers, plan
 from instructrec_jax.reproduction.reproduce import reproduce
+from instructrec_jax.text.vocabulary import train_vocabulary
 
 _OF_DATA = ("statistics", "quality_sheet")
 
@@ -220,3 +221,13 @@ def test_results_of_an_earlier_version_are_named(reproduced, monkeypatch):
   monkeypatch.setattr(numbers, "collect", old)
   with pytest.raises(InputError, match="lack 'p_holm': pass --force"):
     reproduce(reproduced.settings, execute=_refuse)
+
+
+def test_a_folder_of_another_vocabulary_is_refused(reproduced, tmp_path):
+  other = tmp_path / "vocabulary.model"
+  train_vocabulary(["tent stove lantern rope"] * 9, other, size=30)
+  settings = dataclasses.replace(reproduced.settings, vocabulary=other)
+  with pytest.raises(InputError, match="built with another vocabulary than"):
+    settings.check()
+  own = settings.dataset / "vocabulary.model"
+  dataclasses.replace(settings, vocabulary=own).check()
