@@ -32,8 +32,11 @@ from instructrec_jax.seq2seq.transformer import (
 from instructrec_jax.xla_options import exact_products
 
 # Nodes of a shard whose logits stand at once: 64 MiB of float32 with T5's
-# vocabulary. More would be slower with a smaller one, too: they leave caches.
+# vocabulary.
 _NODES_AT_ONCE = 522
+# On one processor, nodes and words whose logits stand at once: 2 MiB, which its
+# caches hold until they are summed.
+_IN_CACHE = (256, 2048)
 # Of `segments_of`: instructions of a shape are about as long, and most rows of
 # tries are full.
 _INSTRUCTIONS = (4, 6, 7, 8)
@@ -172,22 +175,65 @@ def edge_log_probabilities(
 ) -> Float[Array, "shards edges"]:
   """Returns log softmax at the edges' targets; logits never stand whole."""
   hidden_SxNxD = hidden_SxNxD.astype(jnp.float32)
-  shards, nodes, width = hidden_SxNxD.shape
-  slices = -(-nodes // _NODES_AT_ONCE)
-  at_once = -(-nodes // slices)
-  padded = jnp.pad(
-    hidden_SxNxD, ((0, 0), (0, slices * at_once - nodes), (0, 0))
-  )
-  by_slice = jnp.moveaxis(padded.reshape(shards, slices, at_once, width), 1, 0)
-  normalizer = jax.lax.map(
-    lambda hidden: jax.nn.logsumexp(hidden @ kernel_DxV, axis=-1), by_slice
-  )
-  normalizer_SxN = jnp.moveaxis(normalizer, 0, 1).reshape(shards, -1)
+  normalizer_SxN = _normalizer(hidden_SxNxD, kernel_DxV)
   hidden_SxExD = jax.vmap(lambda x, index: x[index])(hidden_SxNxD, nodes_SxE)
   logits_SxE = jnp.einsum(
     "sed,dse->se", hidden_SxExD, jnp.take(kernel_DxV, targets_SxE, axis=1)
   )
   return logits_SxE - jnp.take_along_axis(normalizer_SxN, nodes_SxE, axis=1)
+
+
+def _normalizer(
+  hidden_SxNxD: Float[Array, "shards nodes embed"],
+  kernel_DxV: Float[Array, "embed vocab"],
+) -> Float[Array, "shards nodes"]:
+  """Returns the log of the sum of exp(logits), slice by slice."""
+  shards, nodes, embed = hidden_SxNxD.shape
+  vocab = kernel_DxV.shape[1]
+  most, words = _NODES_AT_ONCE, vocab
+  if _on_one_processor(shards):
+    most, words = _IN_CACHE[0], largest_divisor(vocab, at_most=_IN_CACHE[1])
+  slices = -(-nodes // most)
+  at_once = -(-nodes // slices)
+  padded = jnp.pad(
+    hidden_SxNxD, ((0, 0), (0, slices * at_once - nodes), (0, 0))
+  )
+  hidden_IxSxWxD = jnp.moveaxis(
+    padded.reshape(shards, slices, at_once, embed), 1, 0
+  )
+
+  def add_words(carry, kernel_DxW):
+    def of_nodes(slice_):
+      hidden, most, total = slice_
+      logits = hidden @ kernel_DxW
+      larger = jnp.maximum(most, logits.max(-1))
+      sums = jnp.exp(logits - larger[..., None]).sum(-1)
+      return larger, total * jnp.exp(most - larger) + sums
+
+    return jax.lax.map(of_nodes, (hidden_IxSxWxD, *carry))
+
+  zeros = jnp.zeros(hidden_IxSxWxD.shape[:-1])
+  carry = zeros - jnp.inf, zeros
+  if words == vocab:
+    carry = add_words(carry, kernel_DxV)
+  else:
+    carry = jax.lax.fori_loop(
+      0,
+      vocab // words,
+      lambda number, carry: add_words(
+        carry,
+        jax.lax.dynamic_slice_in_dim(kernel_DxV, number * words, words, axis=1),
+      ),
+      carry,
+    )
+  most_IxSxW, total_IxSxW = carry
+  log_z = most_IxSxW + jnp.log(total_IxSxW)
+  return jnp.moveaxis(log_z, 0, 1).reshape(shards, -1)
+
+
+def largest_divisor(number: int, *, at_most: int) -> int:
+  """Returns the largest divisor that is no larger than told."""
+  return max(d for d in range(1, at_most + 1) if number % d == 0)
 
 
 def _on_one_processor(shards: int) -> bool:

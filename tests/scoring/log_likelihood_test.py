@@ -16,17 +16,21 @@ from instructrec_jax.scoring import (
 )
 
 
+@pytest.mark.parametrize("shards", [1, 3])
+@pytest.mark.parametrize("words", [1, 7, 25, 50])
 @pytest.mark.parametrize("at_once", [1, 4, 5, 100])
-def test_edges_equal_log_softmax(at_once, monkeypatch):
-  """Slices of every width give the same."""
+def test_edges_equal_log_softmax(shards, words, at_once, monkeypatch):
+  """Slices of every width give the same, of words on one processor."""
   rng = np.random.default_rng(0)
-  hidden = jnp.asarray(rng.normal(size=(3, 12, 8)), jnp.float32)
+  # Of words in later slices, some are likelier than all before.
+  hidden = jnp.asarray(10 * rng.normal(size=(shards, 12, 8)), jnp.float32)
   kernel = jnp.asarray(rng.normal(size=(8, 50)), jnp.float32)
-  nodes = jnp.asarray(rng.integers(0, 12, (3, 20)))
-  targets = jnp.asarray(rng.integers(0, 50, (3, 20)))
+  nodes = jnp.asarray(rng.integers(0, 12, (shards, 20)))
+  targets = jnp.asarray(rng.integers(0, 50, (shards, 20)))
   log_p = jax.nn.log_softmax(hidden @ kernel)
-  expected = log_p[np.arange(3)[:, None], nodes, targets]
+  expected = log_p[np.arange(shards)[:, None], nodes, targets]
   monkeypatch.setattr(log_likelihood, "_NODES_AT_ONCE", at_once)
+  monkeypatch.setattr(log_likelihood, "_IN_CACHE", (at_once, words))
   np.testing.assert_allclose(
     log_likelihood.edge_log_probabilities(hidden, kernel, nodes, targets),
     expected,
@@ -67,3 +71,13 @@ def test_logits_never_stand_whole(monkeypatch):
   program = str(jax.make_jaxpr(log_likelihood.edge_log_probabilities)(*shapes))
   assert "f32[2,4,1000]" in program
   assert "f32[2,64,1000]" not in program
+  monkeypatch.setattr(log_likelihood, "_IN_CACHE", (8, 300))
+  shapes = [
+    jax.ShapeDtypeStruct((1, *shape.shape[1:]), shape.dtype)
+    if shape.shape[0] == 2
+    else shape
+    for shape in shapes
+  ]
+  program = str(jax.make_jaxpr(log_likelihood.edge_log_probabilities)(*shapes))
+  assert "f32[1,8,250]" in program
+  assert "1000]" not in program.replace("f32[8,1000]", "")
