@@ -31,10 +31,12 @@ def staged_folder(
   removes; nothing ever looks finished that is not.
 
   Raises:
-    InputError: `path` exists and `force` is not set.
+    InputError: `path` exists and `force` is not set, or this runs in it.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(path).absolute()
   _refuse_existing(path, force)
+  if pathlib.Path.cwd().is_relative_to(path.resolve()):
+    raise InputError(f"{path} is where this runs: name another place.")
   partial = path.with_name(f".{path.name}.partial")
   _remove(partial)
   partial.mkdir(parents=True)
@@ -53,9 +55,11 @@ def staged_file(
   """Yields a scratch file name that becomes `path` only on success.
 
   Raises:
-    InputError: `path` exists and `force` is not set.
+    InputError: `path` exists and `force` is not set, or it is a folder.
   """
   path = pathlib.Path(path)
+  if path.is_dir():
+    raise InputError(f"{path} is a folder: name a file.")
   _refuse_existing(path, force)
   path.parent.mkdir(parents=True, exist_ok=True)
   # The suffix stays last: some writers choose their format by it.

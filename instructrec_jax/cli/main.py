@@ -6,6 +6,7 @@ that its parser does not know as `args.extra` (gin's `--gin.MACRO=VALUE`).
 """
 
 import argparse
+import errno
 import importlib
 import os
 import sys
@@ -69,6 +70,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     # `instructrec ... | head` is not an error of ours.
     sys.stderr.close()
     return 0
+  except OSError as error:
+    # A path that cannot be read or written, or a full disk; others are ours.
+    if error.filename is None and error.errno != errno.ENOSPC:
+      raise
+    where = f"{error.filename}: " if error.filename is not None else ""
+    print(f"instructrec {argv[0]}: {where}{error.strerror}.", file=sys.stderr)
+    return 2
 
 
 def _overview(argv: Sequence[str]) -> int:

@@ -51,6 +51,7 @@ def test_an_unknown_subcommand_ends_with_2(capsys):
     (["templates", "--file", "{nowhere}"], "no such file"),
     (["train", "--gin_file", "{nowhere}"], "gin"),
     (["prepare", "--format", "synthetic", "--out", "x", "--seed", "-1"], "-1"),
+    (["prepare", "--format", "synthetic", "--out", "{jsonl}/x"], "Not a direc"),
   ],
 )
 def test_bad_input_is_one_sentence_and_2(arguments, says, tmp_path, capsys):
@@ -62,6 +63,7 @@ def test_bad_input_is_one_sentence_and_2(arguments, says, tmp_path, capsys):
     "nowhere": tmp_path / "nowhere",
     "jsonl": tmp_path / "good.jsonl",
     "out": tmp_path / "out.parquet",
+    "here": tmp_path,
   }
   assert main([argument.format(**places) for argument in arguments]) == 2
   shown = capsys.readouterr().err.strip().splitlines()
