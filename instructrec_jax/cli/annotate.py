@@ -169,7 +169,9 @@ def _transport(args: argparse.Namespace) -> Callable[..., Any]:
 
   if args.jsonl_out:
     return lambda requests, store: jsonl.FileTally(
-      written=jsonl.write_requests(requests, args.jsonl_out, store=store)
+      written=jsonl.write_requests(
+        requests, args.jsonl_out, store=store, force=args.force
+      )
     )
   if args.jsonl_in:
     return lambda requests, store: jsonl.read_answers(

@@ -83,7 +83,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--strict", action="store_true", help="stop at the first broken line"
   )
   parser.add_argument(
-    "--force", action="store_true", help="replace --out if it exists"
+    "--force",
+    action="store_true",
+    help="replace --out, if it is a dataset folder without annotations",
   )
   parser.add_argument(
     "--json", action="store_true", help="print JSON, not a table"

@@ -62,8 +62,8 @@ A file of templates is a YAML list, written as the package's own is:
 without; may be missing |
 | `queries` | what the query can be, of `P2`, `I1` and `I2`: a form for each, \
 and one for the item's view of `I1`; may be missing |
-| `task_form` | `T0` to `T3`, of the strategies `plain` and \
-`chain-of-thought`; the others have none |
+| `task_form` | `plain`: `T0` to `T3`; `chain-of-thought`: `T2` or `T3`; the \
+others have none |
 | `strategy` | `plain` (the default), `chain-of-thought`, `turn-around` or \
 `relatedness` |
 | `response` | `plain`: `item`, or `yes_no` of T0; `chain-of-thought`: \

@@ -23,11 +23,12 @@ FORMATS = ("amazon2014", "amazon2018", "amazon2023")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Keys:
-  """What a format calls the fields; 2023 counts time in milliseconds."""
+  """What a format calls the fields, and in what it counts time."""
 
   user: str = "reviewerID"
   item: str = "asin"
   time: str = "unixReviewTime"
+  ticks_per_second: int = 1
   rating: str = "overall"
   summary: str = "summary"
   text: str = "reviewText"
@@ -41,6 +42,7 @@ _KEYS = {
     user="user_id",
     item="parent_asin",
     time="timestamp",
+    ticks_per_second=1000,
     rating="rating",
     summary="title",
     text="text",
@@ -91,6 +93,8 @@ def _review(keys: _Keys, line: bytes) -> tuple:
     user, item, time = record[keys.user], record[keys.item], record[keys.time]
   except KeyError as error:
     raise ValueError(f"no {error}") from None
+  if type(time) in (int, float):
+    time //= keys.ticks_per_second
   return schema.review_row(
     user,
     item,

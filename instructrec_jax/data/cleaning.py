@@ -8,7 +8,7 @@ _TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)
 # `<`). A tilde stands for a dash or for "about": neither is worth a sign.
 _UNPRINTABLE_IN_T5 = str.maketrans("{}<>~^\\`", "()    /'")
 # Some titles of the 2018 crawl are the page's script instead.
-_SCRIPT = re.compile(r"\bgetTime\b|\bfunction\s*\(")
+_SCRIPT = re.compile(r"\bgetTime\b|\bfunction\s*\w*\s*\([^)]*\)\s*\{")
 
 
 def clean_title(title: str) -> str:

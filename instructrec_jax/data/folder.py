@@ -110,8 +110,13 @@ class DatasetFolder:
     """The targets, by the split that `prepare` was told."""
     if self.manifest["options"]["split"] == "leave-one-out":
       return leave_one_out(self.sequences)
+    return global_time(self.sequences, self.timestamps)
+
+  @property
+  def timestamps(self) -> Int64[np.ndarray, " interactions"]:
+    """When each of `sequences.items` was bought; no review is read."""
     times = self._read("interactions.parquet", ["timestamp"])["timestamp"]
-    return global_time(self.sequences, times.to_numpy())
+    return times.to_numpy()
 
   @functools.cached_property
   def title_groups(self) -> Int64[np.ndarray, " items"]:

@@ -27,6 +27,13 @@ from instructrec_jax.records import Item
 
 # Ways to hold interactions out.
 SPLIT_BY = ("leave-one-out", "global-time")
+# What a chat model was paid for, by the names that `teacher` and `baselines`
+# give it.
+_PAID = (
+  "annotations.sqlite",
+  "annotations.batches.sqlite",
+  "chat_rankings.sqlite",
+)
 
 
 def prepare(
@@ -62,7 +69,7 @@ def prepare(
     split: one of `SPLIT_BY`; see `splits`.
     seed: of the negatives and the items' split, and of a synthetic shop.
     strict: stop at the first broken line instead of counting it.
-    force: replace `out`.
+    force: replace `out`, a dataset folder without annotations.
 
   Returns:
     The folder, opened. Its manifest has `counts` of every step,
@@ -71,9 +78,11 @@ def prepare(
   Raises:
     InputError: an input is missing, unreadable or of another format; nothing
       is left after filtering; there are no times to split by; `out` exists
-      and `force` is not set.
+      and `force` is not set, or may not be replaced.
   """
   _check_options(min_count, max_items, split, seed)
+  if force:
+    _refuse_loss(pathlib.Path(out))
   columns = columns or tables.Columns()
   broken = lines.BrokenLines(strict=strict)
   source = open_source(
@@ -155,6 +164,21 @@ def prepare(
     }
     storage.write_json(partial / "manifest.json", manifest)
   return DatasetFolder.open(out)
+
+
+def _refuse_loss(folder: pathlib.Path) -> None:
+  """Raises InputError if a folder to replace holds what others made."""
+  if paid := [name for name in _PAID if (folder / name).exists()]:
+    raise InputError(
+      f"{folder} holds {', '.join(paid)}: save annotations with `instructrec "
+      f"annotate --dataset {folder} --export FILE`, and delete what may go."
+    )
+  empty = folder.is_dir() and not any(folder.iterdir())
+  if folder.exists() and not empty and not (folder / "manifest.json").is_file():
+    raise InputError(
+      f"{folder} is not a dataset folder, so --force does not replace it: "
+      "name another place."
+    )
 
 
 def _versions() -> dict[str, str]:

@@ -20,6 +20,8 @@ CATEGORY_SEPARATOR = "|"
 
 _TEXT_COLUMNS = ("summary", "text")
 _UTC = datetime.UTC
+# The year 10000 in Unix time.
+_TIME_LIMIT = 253_402_300_800
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def read_reviews(
   return lines.frames(
     path,
     rows,
-    convert=lambda row: _review(*pick(row)),
+    convert=lambda row: _review(columns.time, *pick(row)),
     schema=schema.REVIEW_SCHEMA,
     what="interaction",
     broken=broken,
@@ -127,12 +129,24 @@ class _Picker:
 
 
 def _review(
-  user: Any, item: Any, time: Any, rating: Any, summary: Any, text: Any
+  time_column: str,
+  user: Any,
+  item: Any,
+  time: Any,
+  rating: Any,
+  summary: Any,
+  text: Any,
 ) -> tuple:
+  timestamp = _number(time)
+  if isinstance(timestamp, int | float) and timestamp >= _TIME_LIMIT:
+    raise ValueError(
+      f"as seconds the {time_column} {time} is after the year 9999: divide "
+      "milliseconds by 1000"
+    )
   return schema.review_row(
     _text(user),
     _text(item),
-    timestamp=_number(time),
+    timestamp=timestamp,
     rating=_number(rating),
     summary=summary,
     text=text,

@@ -19,8 +19,8 @@ from instructrec_jax.instructions.templates import Form
 from instructrec_jax.teacher.annotations import Annotations
 
 COLD_ITEMS = ("paper", "strict")
-# The year 1990 in Unix time; no shop has older orders.
-_FIRST_TIMESTAMP = 631_152_000
+# The years 1990 and 10000 in Unix time; no shop has older or later orders.
+_TIMES = range(631_152_000, 253_402_300_800)
 # What a search can be made of; the other view of a review is vague too.
 _VIEWS = {Query.VAGUE: "user_view", Query.VAGUE_STAR: "item_view"}
 
@@ -110,7 +110,7 @@ class Material:
     self._item_split: Int8[np.ndarray, " items"] = folder.item_split
     self._annotations = annotations or Annotations.none()
     self._specific = specific_intentions(folder.items)
-    self._timestamps = folder.interactions["timestamp"].to_numpy()
+    self._timestamps = folder.timestamps
 
   def targets(self, split: str) -> Targets:
     """Returns the targets of a split."""
@@ -179,12 +179,12 @@ class Material:
   def context(self, user: int, position: int) -> str | None:
     """Returns when a target was bought, such as "March 2014", if it is known.
 
-    Some sources have numbers that only order a user's items.
+    Some sources have numbers that only order a user's items, or other units.
     """
     if user < 0:
       return None
     seconds = int(self._timestamps[self.sequences.offsets[user] + position])
-    if seconds < _FIRST_TIMESTAMP:
+    if seconds not in _TIMES:
       return None
     moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return f"{calendar.month_name[moment.month]} {moment.year}"

@@ -186,8 +186,12 @@ def _draw(
   usable = usable_targets(facts, forms)
   count = int(usable.sum())
   place_of = np.where(usable, np.cumsum(usable) - 1, -1)
-  task_form = forms[0].template.task_form
-  negatives = NEGATIVES.get(task_form, 0) if task_form else 0
+  # A family of chain-of-thought may mix forms with candidates and without.
+  task_forms = {form.template.task_form for form in forms}
+  negatives = max(
+    (count for name, count in NEGATIVES.items() if name in task_forms),
+    default=0,
+  )
   candidates = None
   if negatives and stored is not None:
     candidates = Candidates(

@@ -60,6 +60,11 @@ def _aspects(template: Template) -> Iterator[str]:
     strategy,
     {*Response} - {Response.YES_NO, Response.ITEM, Response.REASONED_ITEM},
   )
+  if strategy == Strategy.CHAIN_OF_THOUGHT and template.task_form in (
+    TaskForm.POINTWISE,
+    TaskForm.PAIRWISE,
+  ):
+    yield f"a template whose strategy is {strategy} is of T2 or T3"
   if response not in fitting:
     yield (
       f"the response {response} does not fit {template.label}; it would be "

@@ -141,6 +141,7 @@ def build(
   material = Material(
     folder, annotations=annotations, cold_items=options.cold_items
   )
+  _refuse_nothing(folder, material, families)
   staging = folder.path / "build"
   with storage.staged_folder(staging, force=True) as partial:
     (partial / TEMPLATES_FILE).write_text(
@@ -188,6 +189,21 @@ def _chosen_families(
         f"{', '.join(families)}."
       )
   return {n: f for n, f in families.items() if not names or n in names}
+
+
+def _refuse_nothing(
+  folder: DatasetFolder, material: Material, families: dict[str, list[Form]]
+) -> None:
+  """Raises InputError if no target has what any family shows."""
+  # The smallest split first.
+  for split in reversed(SPLITS):
+    counts = rows_lib.count_rows(material.facts(split), families)
+    if any(counts.values()):
+      return
+  raise InputError(
+    f"{folder.path}: no target has what the families {', '.join(families)} "
+    "show; for preferences and intentions run `instructrec annotate` first."
+  )
 
 
 def _write(

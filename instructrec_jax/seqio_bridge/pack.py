@@ -1,4 +1,8 @@
-"""A SeqIO mixture, drawn at its rates -> packed rows for the trainer."""
+"""A SeqIO mixture -> packed rows for the trainer.
+
+Training examples are drawn at the mixture's rates; one pass of another split
+has each of its rows once.
+"""
 
 import dataclasses
 import pathlib
@@ -59,8 +63,11 @@ def open_mixture(
     rates = {task: provider.get_rate(task) for task in provider.tasks}
   rows = {task: count_rows(task, split) for task in rates}
   total = sum(rate for task, rate in rates.items() if rows[task])
-  if not total:
+  if not any(rows.values()):
     raise InputError(f"{dataset}: {name} has no rows in its {split} split.")
+  if not total:
+    # None of them has rows to train on, which the rates are of.
+    rates, total = rows, sum(rows.values())
   return [
     Member(task, share=rate / total, rows=rows[task])
     for task, rate in rates.items()
@@ -89,7 +96,8 @@ def pack_mixture(
     split: "train", "validation" or "test".
     input_length: a row's tokens for instructions.
     target_length: a row's tokens for answers.
-    examples: how many to draw; as many as the tasks have rows if None.
+    examples: how many to draw at the mixture's rates; as many as the tasks
+      have rows if None, and then of "validation" and "test" each row once.
     seed: of the draws and their order.
     force: replace `out` if it exists.
 
@@ -101,6 +109,12 @@ def pack_mixture(
   if examples is not None and examples < 1:
     raise InputError(f"{examples} examples cannot be drawn: name at least 1.")
   total = examples or sum(member.rows for member in members)
+  if examples is None and split != "train":
+    # The rates are of rows to train on.
+    members = [
+      dataclasses.replace(member, share=member.rows / total)
+      for member in members
+    ]
   vocabulary = Vocabulary.load(folder.vocabulary_path)
   manifest: dict[str, Any] = {
     "mixture": mixture,

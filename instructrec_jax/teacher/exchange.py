@@ -4,6 +4,7 @@ Users and items are named by their identifiers, so that a file fits any dataset
 folder that was prepared from the same reviews.
 """
 
+import datetime
 import json
 import pathlib
 from typing import Any
@@ -37,7 +38,9 @@ _COLUMNS = {
   "completion_tokens": pl.Int64,
   "attempts": pl.Int64,
   "error": pl.String,
+  "answered_at": pl.String,
 }
+_EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 
 
 def export_annotations(
@@ -82,6 +85,9 @@ def import_annotations(
 ) -> dict[str, int]:
   """Adds a file's answers to a folder's store; nothing there is replaced.
 
+  They keep the time at which they were answered. A file of an older version
+  has none: its answers count as older than all others, in the file's order.
+
   Returns:
     `rows` of the file; `taken`; `elsewhere`, rows about users or items that
     are not in this folder at that place.
@@ -96,6 +102,12 @@ def import_annotations(
     raise InputError(
       f"{path}: not a Parquet file ({str(error).splitlines()[0]})."
     ) from None
+  if "answered_at" not in frame.columns:
+    times = [
+      (_EPOCH + datetime.timedelta(microseconds=row)).isoformat()
+      for row in range(frame.height)
+    ]
+    frame = frame.with_columns(pl.Series("answered_at", times, pl.String))
   if dict(frame.schema) != _COLUMNS:
     raise InputError(
       f"{path}: not a file of `instructrec annotate --export`; its columns "
@@ -103,6 +115,7 @@ def import_annotations(
     )
   numbers = {name: user for user, name in enumerate(_user_ids(folder))}
   taken: dict[str, list[tuple[ChatRequest, ChatAnswer]]] = {}
+  times_of: dict[str, list[str]] = {}
   subjects = []
   for number, row in enumerate(frame.iter_rows(named=True), 1):
     user = numbers.get(row["user_id"])
@@ -116,10 +129,11 @@ def import_annotations(
     except (ValueError, TypeError) as error:
       raise InputError(f"{path}, row {number}: {error}.") from None
     taken.setdefault(row["teacher"], []).append((request, answer))
+    times_of.setdefault(row["teacher"], []).append(row["answered_at"])
     subjects.append(Subject(row["kind"], user, row["position"], request.key))
   with open_store(folder) as store:
     for teacher, answers in taken.items():
-      store.put_all(answers, teacher=teacher)
+      store.put_all(answers, teacher=teacher, times=times_of[teacher])
     store.add_subjects(subjects)
   return {
     "rows": frame.height,
@@ -129,6 +143,7 @@ def import_annotations(
 
 
 def _read(row: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
+  datetime.datetime.fromisoformat(row["answered_at"])
   request = ChatRequest(
     model=row["model"],
     system=row["system"],

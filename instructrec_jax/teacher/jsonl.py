@@ -138,20 +138,31 @@ def unanswered(
 
 
 def write_requests(
-  requests: Iterable[ChatRequest], path: pathlib.Path, *, store: Store
+  requests: Iterable[ChatRequest],
+  path: pathlib.Path,
+  *,
+  store: Store,
+  force: bool = False,
 ) -> int:
   """Writes what the store has no answer to, one line each.
 
   Args:
     requests: may repeat themselves; they are asked once.
-    path: of the file, written whole or not at all; an older one is replaced.
+    path: of the file, written whole or not at all.
     store: its answers are not asked for again.
+    force: replace `path` if it exists.
 
   Returns:
     The number of lines.
+
+  Raises:
+    InputError: `path` exists and `force` is not set.
   """
   count = 0
-  with storage.staged_file(path) as partial, partial.open("wb") as file:
+  with (
+    storage.staged_file(path, force=force) as partial,
+    partial.open("wb") as file,
+  ):
     for request in tqdm.tqdm(
       unanswered(requests, store), desc="requests", disable=None
     ):

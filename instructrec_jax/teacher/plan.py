@@ -75,7 +75,7 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
   """
   titles = [item.title for item in folder.items]
   labels = category_labels(folder.items)
-  reviews = _reviews(folder)
+  reviews = folder.interactions.select("summary", "text").rows()
   sequences = folder.sequences
   preferences, intentions = [], []
   users_without_history = targets_without_review = 0
@@ -94,7 +94,7 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
     else:
       users_without_history += 1
     for position in targets:
-      review = reviews[int(sequences.offsets[user]) + position]
+      review = _plain(*reviews[int(sequences.offsets[user]) + position])
       if review:
         intentions.append(IntentionQuestion(user, position, review))
       else:
@@ -104,15 +104,10 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
   )
 
 
-def _reviews(folder: DatasetFolder) -> list[str]:
-  """Returns each interaction's summary and text as one plain line."""
-  frame = folder.interactions.select("summary", "text").rows()
-  return [_plain(f"{summary or ''}\n{text or ''}") for summary, text in frame]
-
-
-def _plain(text: str) -> str:
-  """Drops mark-up; the summary ends as a sentence of its own."""
-  summary, _, body = html.unescape(_TAG.sub(" ", text)).partition("\n")
+def _plain(summary: str | None, text: str | None) -> str:
+  """Returns one line without mark-up; the summary ends as a sentence."""
+  review = _TAG.sub(" ", f"{summary or ''}\n{text or ''}")
+  summary, _, body = html.unescape(review).partition("\n")
   summary, body = (" ".join(part.split()) for part in (summary, body))
   if summary and summary[-1] not in ".!?":
     summary += "."

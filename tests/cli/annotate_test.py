@@ -70,6 +70,11 @@ def test_files_for_vllm_go_out_and_come_in(shop, tmp_path, capsys):
   asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
   text = _run(capsys, *ask, "--jsonl-out", str(asked))
   assert text.endswith(f"this run: written {REQUESTS}\n")
+  again = ["annotate", "--dataset", *ask, "--jsonl-out", str(asked)]
+  assert main(again) == 2
+  assert "--force" in capsys.readouterr().err
+  assert main([*again, "--force"]) == 0
+  capsys.readouterr()
   lines = []
   for line in asked.read_text().splitlines():
     row = json.loads(line)

@@ -69,10 +69,14 @@ def test_reviews_until_2018(read, format):
   ]
 
 
-def test_reviews_of_2023_are_of_the_parent_item(read):
-  assert read(amazon.read_reviews, [NEW_REVIEW], format="amazon2023") == [
-    ("U1", "B1", 1588687728923, 4.0, "good", "it works")
-  ]
+def test_reviews_of_2023_are_of_the_parent_item_and_in_milliseconds(read):
+  broken = lines.BrokenLines()
+  rows = [NEW_REVIEW, *(NEW_REVIEW | {"timestamp": t} for t in ("1", True))]
+  assert read(
+    amazon.read_reviews, rows, format="amazon2023", broken=broken
+  ) == [("U1", "B1", 1588687728, 4.0, "good", "it works")]
+  (told,) = broken.as_json().values()
+  assert told["count"] == 2
 
 
 @pytest.mark.parametrize("format", amazon.FORMATS)

@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 
 from instructrec_jax import storage
+from instructrec_jax.baselines import chat
 from instructrec_jax.data import held_out, synthetic
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
+from instructrec_jax.teacher import batch, store
 
 
 def table(folder, name, header, rows):
@@ -303,6 +305,40 @@ def test_a_second_run_is_refused_before_it_reads(tmp_path):
     out=tmp_path / "out", format="synthetic", users=310, force=True
   )
   assert again.manifest["options"]["users"] == 310
+
+
+@pytest.mark.parametrize("name", [store.FILE, batch.FILE, chat.FILE], ids=str)
+def test_paid_answers_are_not_replaced(tmp_path, name):
+  out = tmp_path / "out"
+  prepare(out=out, format="synthetic", users=300)
+  (out / name).write_bytes(b"paid")
+  before = storage.sha256_of(out / "manifest.json")
+  # Before any work: not even the format is looked at.
+  with pytest.raises(InputError, match=rf"holds {name}: .*--export FILE"):
+    prepare(out=out, format="xml", force=True)
+  assert (out / name).read_bytes() == b"paid"
+  assert storage.sha256_of(out / "manifest.json") == before
+
+
+def test_only_a_dataset_folder_is_replaced(tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  options = {"out": out, "format": "synthetic", "users": 300, "force": True}
+  prepare(**options)
+  (out / "manifest.json").rename(out / "letters.json")
+  with pytest.raises(InputError, match="is not a dataset folder, so --force"):
+    prepare(**options)
+  assert (out / "letters.json").exists()
+
+
+@pytest.mark.parametrize("stamp", ["1588687728923", "253402300800.5"])
+def test_times_in_milliseconds_are_told_by_their_column(tmp_path, stamp):
+  rows, items = shop_of({"u": [0, 1, 2]}, 3)
+  options = csv_options(tmp_path, [(u, i, stamp) for u, i, _ in rows], items)
+  with pytest.raises(
+    InputError, match=rf"the timestamp {stamp} .* divide milliseconds by 1000"
+  ):
+    prepare(out=tmp_path / "out", **options, min_count=0)
 
 
 def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path):

@@ -321,6 +321,29 @@ def test_a_context_is_the_month_of_the_target(folder, tmp_path):
     assert month == moment.strftime("%B %Y")
 
 
+@pytest.mark.parametrize(
+  ("time", "said"),
+  [
+    (5, None),
+    (631_152_000, "January 1990"),
+    (253_402_300_799, "December 9999"),
+    (253_402_300_800, None),
+    (1_588_687_728_923, None),
+  ],
+)
+def test_what_is_no_time_in_seconds_is_no_context(
+  folder, monkeypatch, time, said
+):
+  times = np.full(len(folder.sequences.items), time)
+  monkeypatch.setattr(DatasetFolder, "timestamps", times)
+  assert Material(folder).context(0, 0) == said
+
+
+def test_no_review_is_read(folder, monkeypatch):
+  monkeypatch.delattr(DatasetFolder, "interactions")
+  assert _rows(_material(DatasetFolder.open(folder.path)))
+
+
 def test_cuts_are_counted(material):
   renderer = _renderer(budget=24)
   few = {"p1_i0_t2": [FORMS["A01"]]}

@@ -260,6 +260,17 @@ def test_a_dump_reads_as_the_same_templates(tmp_path):
       {"strategy": "chain-of-thought", "response": "reasoned_item"},
       "P2 is shown and asked for",
     ),
+    *(
+      (
+        {
+          "strategy": "chain-of-thought",
+          "task_form": task_form,
+          "response": "reasoned_item",
+        },
+        "a template whose strategy is chain-of-thought is of T2 or T3",
+      )
+      for task_form in ("T0", "T1")
+    ),
     ({"colour": "red"}, "no field 'colour'"),
   ],
 )

@@ -15,6 +15,7 @@ from instructrec_jax.text.vocabulary import Vocabulary
 
 TFDS = "instructrec/main/1.0.0"
 ONE_FAMILY = Options(families=("p1_i0_t2",))
+CHAIN_OF_THOUGHT = "p1_p2_chain_of_thought"
 
 
 def _copy(dataset, tmp_path):
@@ -190,6 +191,45 @@ def test_bad_options_are_refused(dataset, tmp_path):
     with pytest.raises(InputError, match=said):
       build(copy, train_vocabulary_size=300, options=options)
   assert not (copy / "vocabulary.model").exists()
+
+
+def test_nothing_is_built_of_nothing(bare_dataset, tmp_path, recwarn):
+  copy = _copy(bare_dataset, tmp_path)
+  before = _files(copy)
+  vocabulary = bare_dataset / "vocabulary.model"
+  options = Options(families=("p1_i1_t3",))
+  with pytest.raises(InputError, match=r"p1_i1_t3 show; .*annotate` first"):
+    build(copy, vocabulary=vocabulary, options=options)
+  assert _files(copy) == before
+  assert not recwarn.list
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_a_chain_of_thought_may_be_of_candidates(dataset, tmp_path, split):
+  copy = _copy(dataset, tmp_path)
+  templates = tmp_path / "mine.yaml"
+  templates.write_text(
+    "- {name: Z01, preferences: [P1], strategy: chain-of-thought, "
+    "task_form: T3, response: reasoned_item, "
+    "text: 'Had: {history}. Think, then choose: {candidates}.'}"
+  )
+  # Z01 is of the same family as the package's A03, which has no candidates.
+  options = Options(
+    templates=("package", str(templates)), families=(CHAIN_OF_THOUGHT,)
+  )
+  manifest = build(
+    copy, vocabulary=dataset / "vocabulary.model", options=options
+  )
+  assert manifest["rows"][f"A03_{split}"]
+  titles = display_titles(DatasetFolder.open(copy).items)
+  rows = tfds.load("instructrec/main", data_dir=copy, split=f"Z01_{split}")
+  for row in tfds.as_numpy(rows):
+    shown = row["inputs"].decode().split("Think, then choose: ")[1]
+    # A title brings its own full stop along.
+    shown = shown.removesuffix(".").split("; ")
+    assert len(shown) == 10
+    assert titles[row["item"]].removesuffix(".") in shown
+    assert row["targets"].decode().endswith(titles[row["item"]])
 
 
 def test_strict_builds_train_on_no_cold_item(dataset, tmp_path):

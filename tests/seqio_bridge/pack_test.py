@@ -94,6 +94,44 @@ def test_tasks_are_drawn_at_their_rates(dataset, tmp_path, examples):
     )
 
 
+def test_one_pass_of_a_held_out_split_has_every_row_once(dataset, tmp_path):
+  # Unlike the rows to train on, which the rates are of.
+  open_mixture(MIXTURE, dataset=dataset, split="test")
+  seqio.MixtureRegistry.add(
+    "unequal_v1", [(_task("A01"), 3.0), (_task("A04"), 0.0)]
+  )
+  try:
+    packed = _pack(
+      dataset, tmp_path / "packed", mixture="unequal_v1", split="test"
+    )
+  finally:
+    seqio.MixtureRegistry.remove("unequal_v1")
+  stored = _stored(dataset, "test")
+  pairs = [*stored["A01"], *stored["A04"]]
+  assert stored["A04"] and sorted(_pairs(packed)) == sorted(pairs)
+  shares = [entry["share"] for entry in packed.manifest["tasks"].values()]
+  assert shares == [len(stored[name]) / len(pairs) for name in ("A01", "A04")]
+
+
+@pytest.mark.parametrize("examples", [None, 20])
+def test_rows_that_are_only_held_out_are_packed(dataset, tmp_path, examples):
+  open_mixture(MIXTURE, dataset=dataset, split="test")
+  seqio.MixtureRegistry.add("held_out_v1", [(_task("A01"), 0.0)])
+  try:
+    packed = _pack(
+      dataset,
+      tmp_path / "packed",
+      mixture="held_out_v1",
+      split="test",
+      examples=examples,
+    )
+  finally:
+    seqio.MixtureRegistry.remove("held_out_v1")
+  stored = _stored(dataset, "test")["A01"]
+  assert len(_pairs(packed)) == (examples or len(stored))
+  assert set(_pairs(packed)) <= set(stored)
+
+
 def test_rates_of_a_mixture_are_heeded(dataset, tmp_path):
   open_mixture(MIXTURE, dataset=dataset, split="train")
   seqio.MixtureRegistry.add(

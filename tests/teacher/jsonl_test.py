@@ -127,7 +127,12 @@ def test_each_line_gets_its_own_verdict(tmp_path, store, questions):
   rows = _rows(store)
   assert rows[requests[1].key][1] == "too long by far"
   # What failed is asked again, what is malformed is not.
-  assert write_requests(requests, tmp_path / "in.jsonl", store=store) == 4
+  path = tmp_path / "in.jsonl"
+  before = path.read_bytes()
+  with pytest.raises(InputError, match=r"in\.jsonl exists already.*--force"):
+    write_requests(requests, path, store=store)
+  assert path.read_bytes() == before
+  assert write_requests(requests, path, store=store, force=True) == 4
 
 
 @pytest.mark.parametrize(

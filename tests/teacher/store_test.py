@@ -64,6 +64,26 @@ def test_another_model_or_wording_makes_another_row(store, changes):
   assert len(list(store.answers())) == 2
 
 
+def test_the_latest_answer_comes_last(store):
+  requests = [_request(str(n)) for n in range(6)]
+  # By their hashes they would come in another order.
+  assert [r.key for r in requests] != sorted(r.key for r in requests)
+  for request in requests:
+    store.put(request, _answer(request, request.user), teacher="online")
+    store.add_subjects([Subject("preference", 0, 3, request.key)])
+  assert [a.text for a in store.answers()] == list("012345")
+
+
+def test_an_answer_keeps_a_time_of_its_own(store):
+  times = ["2020-01-01T00:00:00+00:00", "2019-01-01T00:00:00+00:00"]
+  requests = [_request(str(n)) for n in range(2)]
+  store.put_all(
+    [(r, _answer(r, r.user)) for r in requests], teacher="t", times=times
+  )
+  store.add_subjects(Subject("preference", 0, 3, r.key) for r in requests)
+  assert [a.text for a in store.answers()] == ["1", "0"]
+
+
 def test_one_answer_serves_all_its_subjects_in_their_order(store):
   request = _request()
   store.put(request, _answer(request, "x"), teacher="offline")
