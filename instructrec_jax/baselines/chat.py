@@ -62,6 +62,11 @@ class ChatOptions:
   limit: int = 500
   prices: Prices | None = None
 
+  def __post_init__(self):
+    """Raises InputError if nothing may be asked."""
+    if self.limit < 1:
+      raise InputError(f"--chat-limit is {self.limit}: ask at least 1.")
+
 
 class ChatRanker:
   """Asks a chat model for rankings.
@@ -78,12 +83,7 @@ class ChatRanker:
       options: of the chat model.
       folder: of the requests.
       seed: of the candidates' orders.
-
-    Raises:
-      InputError: nothing may be asked.
     """
-    if options.limit < 1:
-      raise InputError(f"--chat-limit is {options.limit}: ask at least 1.")
     self.name, self.limit = options.model, options.limit
     self._options = options
     self._folder = folder

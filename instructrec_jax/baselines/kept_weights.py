@@ -2,25 +2,30 @@
 
 baselines/NAME/weights.safetensors  the arrays
                config.json          options, what they were fitted to, versions
+
+Of several processes the first fits and writes, and all read.
 """
 
 import hashlib
 import importlib.metadata
 import json
 import pathlib
+import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from flax import traverse_util
 
-from instructrec_jax import storage
+from instructrec_jax import processes, storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import safetensors_file
 
 # Of what the numbers in a file mean; files of another one are fitted anew.
 _VERSION = 1
+# Between looks at what the first process has kept.
+_PAUSE_SECONDS = 0.5
 
 Weights = dict[str, Any]
 
@@ -49,13 +54,34 @@ def kept(
     "options": json.loads(json.dumps(options)),
     "data_sha256": _data_hash(folder),
   }
+  if processes.is_first():
+    if not _stand(path, wanted):
+      _fit(path, wanted, fit)
+  else:
+    # Not `processes.wait`, where jax gives up on who is half a minute late.
+    while not _stand(path, wanted):
+      time.sleep(_PAUSE_SECONDS)
+  report = storage.read_json(path / "config.json")["report"]
+  return _read(path / "weights.safetensors"), report
+
+
+def _stand(path: pathlib.Path, wanted: dict[str, Any]) -> bool:
+  """Whether weights are there, whole, and as they are wanted."""
   try:
     config = storage.read_json(path / "config.json")
-    if all(config.get(key) == value for key, value in wanted.items()):
-      return _read(path / "weights.safetensors"), config["report"]
+    if any(config.get(key) != value for key, value in wanted.items()):
+      return False
+    _read(path / "weights.safetensors")
   except InputError:
-    # Absent or damaged: made again.
-    pass
+    return False
+  return True
+
+
+def _fit(
+  path: pathlib.Path,
+  wanted: dict[str, Any],
+  fit: Callable[[], tuple[Weights, dict[str, Any]]],
+) -> None:
   with storage.staged_folder(path, force=True) as partial:
     weights, report = fit()
     arrays: dict[str, Any] = dict(traverse_util.flatten_dict(weights, sep="/"))
@@ -70,7 +96,6 @@ def kept(
       partial / "config.json",
       {**wanted, "report": report, "versions": versions},
     )
-  return _read(path / "weights.safetensors"), report
 
 
 def _read(path: pathlib.Path) -> Weights:

@@ -39,7 +39,8 @@ def chat_options(args: argparse.Namespace) -> Any:
   """Returns `ChatOptions` for `evaluate`, or None without a chat model.
 
   Raises:
-    InputError: a cap in dollars has no prices, or a cap is negative.
+    InputError: a cap in dollars has no prices, a cap is negative, or nothing
+      may be asked.
   """
   if not args.chat_model:
     return None

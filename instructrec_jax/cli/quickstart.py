@@ -10,6 +10,7 @@ the end a server of the model is asked, as any program would ask it.
 import argparse
 import functools
 import pathlib
+import re
 import shutil
 import time
 from typing import Any
@@ -29,6 +30,9 @@ BATCH_SIZE = 16
 LEARNING_RATE = 1e-2
 VALIDATION_USERS = 300
 WORKED_EXAMPLES = 3
+# Of fewer shoppers the 5-core may leave nothing.
+FEWEST_USERS = 200
+MADE = {"shop", "packed", "model", "results", "answers.json", "report.html"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,13 +84,14 @@ def quickstart(
     steps: training steps.
     test_users: shoppers that the rankers are compared on.
     seed: of everything that is random.
-    force: replace `out`.
+    force: replace `out`, if it is empty or of quickstart.
 
   Returns:
     The results, as `evaluation.evaluate.evaluate` returns them.
 
   Raises:
-    InputError: `out` exists and `force` is not set.
+    InputError: a number is too small, or `out` exists and either `force` is
+      not set or it holds something else.
   """
   from instructrec_jax import storage
   from instructrec_jax.data.prepare import prepare
@@ -101,11 +106,24 @@ def quickstart(
   from instructrec_jax.teacher.annotate import annotate_offline
   from instructrec_jax.training import loop, optimizer
 
+  for name, value, least in (
+    ("users", users, FEWEST_USERS),
+    ("steps", steps, 1),
+    ("test-users", test_users, 1),
+    ("seed", seed, 0),
+  ):
+    if value < least:
+      raise InputError(f"--{name} is {value}: at least {least} is needed.")
   if out.exists():
     if not force:
       raise InputError(
         f"{out} exists already: name another place with --out, or pass "
         "--force to replace it."
+      )
+    if not _is_replaceable(out):
+      raise InputError(
+        f"{out} holds something else than quickstart makes: name another "
+        "place with --out."
       )
     shutil.rmtree(out)
   started = time.monotonic()
@@ -203,6 +221,17 @@ def quickstart(
     'or take your own reviews through the same steps (README, "Real data").'
   )
   return results
+
+
+def _is_replaceable(out: pathlib.Path) -> bool:
+  """Whether a folder is empty, or has what quickstart makes and no more."""
+  if not out.is_dir():
+    return False
+  names = {path.name for path in out.iterdir()}
+  # A killed run leaves .NAME.partial.
+  made = {re.sub(r"^\.(.+)\.(partial|old)", r"\1", name) for name in names}
+  synthetic = (out / "shop" / "planted.json").exists()
+  return made <= MADE and (synthetic or names <= {".shop.partial"})
 
 
 def _worked_examples(out: pathlib.Path) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from instructrec_jax.cli.chat import add_chat_arguments
+from instructrec_jax.cli.chat import add_chat_arguments, chat_options
 
 # Of `add_chat_arguments`: what is asked, and what it may cost.
 _CHAT = ("chat_model", "chat_base_url", "chat_limit")
@@ -100,6 +100,11 @@ def run(args: argparse.Namespace) -> None:
   from instructrec_jax.reproduction.reproduce import reproduce
   from instructrec_jax.reproduction.settings import Settings
 
+  # The step that asks would refuse them after hours of training.
+  if chat_options(args):
+    from instructrec_jax.teacher import online
+
+    online.find_key(args.chat_base_url)
   # Ended from outside, it ends its step too, as after Ctrl-C.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
   manifest = reproduce(

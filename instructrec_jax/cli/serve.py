@@ -60,6 +60,7 @@ def run(args: argparse.Namespace) -> None:
   from instructrec_jax.serving.app import Limits, create_app
   from instructrec_jax.serving.recommender import Recommender
   from instructrec_jax.serving.server import listen, serve
+  from instructrec_jax.serving.warm_up import warm_up
 
   for name in ("waiting", "batch_tokens", "timeout"):
     if (value := getattr(args, name)) is not None and value < 1:
@@ -75,6 +76,9 @@ def run(args: argparse.Namespace) -> None:
       step=args.step,
       batch_tokens=args.batch_tokens,
     )
+    # Not with the first request; nor in uvicorn, which would say of a model
+    # that cannot score more than a sentence.
+    warm_up(recommender)
     limits = Limits(places=args.waiting, seconds=args.timeout)
     app = create_app(recommender, limits=limits)
     serve(app, listening, seconds=args.timeout)

@@ -108,8 +108,9 @@ def evaluate(
     sentences on figures that cannot be: our own mistakes; the arguments.
 
   Raises:
-    InputError: an argument is unknown or something is missing, or a folder's
-      requests were built from other candidates than it holds.
+    InputError: an argument is unknown or something is missing, a folder's
+      requests were built from other candidates than it holds, or `out` would
+      replace what is read.
   """
   folder = DatasetFolder.open(dataset)
   names = find_rankers(
@@ -119,6 +120,8 @@ def evaluate(
     zero_shot=zero_shot,
     chat=chat is not None,
   )
+  if out is not None:
+    _check_inputs_stay(pathlib.Path(out), (dataset, model, zero_shot))
   need_text = not set(names).isdisjoint(READERS)
   _check(split, limit, permutations)
   _check_choices(select_template, normalisation, has_model="model" in names)
@@ -266,6 +269,16 @@ def _impossible(results: dict[str, Any]) -> list[str]:
     for rows in tables
     for sentence in consistency.impossible(rows, candidates=sizes)
   ]
+
+
+def _check_inputs_stay(
+  out: pathlib.Path, inputs: Sequence[pathlib.Path | None]
+) -> None:
+  for source in inputs:
+    if source and pathlib.Path(source).resolve().is_relative_to(out.resolve()):
+      raise InputError(
+        f"{out}: the results would replace {source}: name another place."
+      )
 
 
 def _check(split: str, limit: int | None, permutations: int) -> None:

@@ -39,8 +39,13 @@ def make_validator(
     "validation/ndcg@5".
 
   Raises:
-    InputError: the requests are missing, or have no targets.
+    InputError: the requests are missing, or have no targets, or a number is
+      out of range.
   """
+  if limit < 1:
+    raise InputError(f"the validation limit is {limit}: at least 1 is needed.")
+  if seed < 0:
+    raise InputError(f"the seed is {seed}: a number from 0 is needed.")
   found = list(read_requests(requests))
   rng = np.random.default_rng(seed)
   chosen = rng.permutation(len(found))[:limit]

@@ -5,6 +5,7 @@ from typing import Any
 
 from instructrec_jax import storage
 from instructrec_jax.evaluation import plots, report
+from instructrec_jax.reproduction import commands
 from instructrec_jax.reproduction.deciles import SCENARIO
 from instructrec_jax.reproduction.sections import (
   Grid,
@@ -19,6 +20,12 @@ _STEP = "table_6"
 
 def section(settings: Settings) -> Section:
   """Returns HR@1 by position and by decile, of Table 6's requests."""
+  title = "HR@1 by place and popularity"
+  caption = f"of {SCENARIO}'s requests; ± is half the width of the 95% interval"
+  if not commands.decile_rankers(settings):
+    return Section(
+      title, caption, lacking=[f"{SCENARIO}: there is nothing to count"]
+    )
   results = read_results(settings.out, _STEP)
   deciles = storage.read_json(settings.out / "deciles.json")
   by_position = {
@@ -26,8 +33,8 @@ def section(settings: Settings) -> Section:
   }
   by_decile = {entry["ranker"]: entry["by_decile"] for entry in deciles}
   return Section(
-    "HR@1 by place and popularity",
-    f"of {SCENARIO}'s requests; ± is half the width of the 95% interval",
+    title,
+    caption,
     [
       _grid(
         "by the target's place in the prompt",

@@ -5,8 +5,10 @@ import pathlib
 import re
 from collections.abc import Sequence
 
-from instructrec_jax.evaluation.rankers import SEARCHERS, applies
+from instructrec_jax.evaluation.rankers import applies
 from instructrec_jax.evaluation.scenarios import find_scenarios
+from instructrec_jax.reproduction import experiments
+from instructrec_jax.reproduction.deciles import SCENARIO
 from instructrec_jax.reproduction.experiments import MANIFEST_FILE
 from instructrec_jax.reproduction.settings import Settings
 from instructrec_jax.reproduction.steps import CLI, Step
@@ -103,8 +105,9 @@ def evaluate(
   """Returns `evaluate`, of the main model on the dataset if nothing is said."""
   dataset = dataset or settings.dataset
   out = settings.out / "results" / name
-  names = [*(rankers or settings.ranker_names), *(["chat"] if chat else [])]
-  names = _that_apply(names, scenarios)
+  if rankers is None:
+    rankers = list(settings.ranker_names)
+  names = _that_apply([*rankers, *(["chat"] if chat else [])], scenarios)
   options = [*_limit(settings), *chat]
   if settings.zero_shot and not {"all", "zero_shot"}.isdisjoint(names):
     options += ["--zero-shot", str(settings.zero_shot)]
@@ -129,12 +132,12 @@ def evaluate(
 
 
 def _that_apply(names: Sequence[str], scenarios: Sequence[str]) -> list[str]:
-  """Leaves out rankers that search where no scenario does."""
+  """Leaves out rankers that are for none of the scenarios."""
   chosen = find_scenarios(scenarios)
   return [
     name
     for name in names
-    if name not in SEARCHERS or any(applies(name, each) for each in chosen)
+    if name == "all" or any(applies(name, each) for each in chosen)
   ]
 
 
@@ -147,21 +150,24 @@ def _limit(settings: Settings) -> list[str]:
   return ["--limit", str(settings.limit)] if settings.limit else []
 
 
+def decile_rankers(settings: Settings) -> list[str]:
+  """Returns whose HR@1 is counted by popularity; none if there is nothing."""
+  if experiments.lack(settings.dataset, experiments.scenario(SCENARIO)):
+    return []
+  names = [name for name in settings.ranker_names if name != "zero_shot"]
+  return _that_apply(names, [SCENARIO])
+
+
 def deciles(settings: Settings) -> Step:
   """Returns what counts HR@1 by popularity."""
   out = settings.out / "deciles.json"
-  names = [
-    name
-    for name in settings.ranker_names
-    if name not in ("zero_shot", *SEARCHERS)
-  ]
   return Step(
     "deciles",
     "HR@1 by the popularity of what was bought",
     (
       *("instructrec_jax.reproduction.deciles",),
       *("--dataset", str(settings.dataset), "--model", str(settings.model)),
-      *("--rankers", ",".join(names), *_limit(settings)),
+      *("--rankers", ",".join(decile_rankers(settings)), *_limit(settings)),
       *("--seed", str(settings.seed), "--out", str(out)),
     ),
     proof=out,

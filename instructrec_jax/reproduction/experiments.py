@@ -2,8 +2,10 @@
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 
 from instructrec_jax import storage
+from instructrec_jax.evaluation.rankers import READERS, applies
 from instructrec_jax.evaluation.scenarios import SCENARIOS, Scenario
 from instructrec_jax.reproduction import paper
 
@@ -28,8 +30,8 @@ class Experiment:
   Attributes:
     name: of the step.
     title: the paper's table, or what these have in common.
-    scenarios: those that the dataset has requests for.
-    lacking: why it has none of the others, by name.
+    scenarios: those that the dataset has requests for, and some ranker ranks.
+    lacking: why the others are not ranked, by name.
   """
 
   name: str
@@ -46,8 +48,15 @@ class Experiment:
     )
 
 
-def experiments(dataset: pathlib.Path) -> list[Experiment]:
-  """Returns the tables that evaluate rankers, and what the paper has not."""
+def experiments(
+  dataset: pathlib.Path, names: Sequence[str]
+) -> list[Experiment]:
+  """Returns the tables that evaluate rankers, and what the paper has not.
+
+  Args:
+    dataset: a built folder.
+    names: of the rankers, as `evaluate` takes them.
+  """
   groups: dict[str, list[Scenario]] = {}
   for scenario in SCENARIOS:
     group = scenario.table or "further scenarios"
@@ -58,7 +67,9 @@ def experiments(dataset: pathlib.Path) -> list[Experiment]:
   # The paper's tables, by their numbers, before all else.
   for title in sorted(groups, key=lambda t: (t[:5] != "Table", len(t), t)):
     scenarios = groups[title]
-    lacking = {s.name: lack(dataset, s) for s in scenarios}
+    lacking = {
+      s.name: lack(dataset, s) or unranked(s, names) for s in scenarios
+    }
     lacking = {name: reason for name, reason in lacking.items() if reason}
     found.append(
       Experiment(
@@ -79,6 +90,23 @@ def lack(dataset: pathlib.Path, scenario: Scenario) -> str:
   if isinstance(found, str):
     return found.removeprefix("not written: ")
   return "" if found["rows"] else f"no request shows what {scenario.label} does"
+
+
+def unranked(scenario: Scenario, names: Sequence[str]) -> str:
+  """Returns that none of the rankers ranks a scenario, or nothing."""
+  if any(name == "all" or _ranks(name, scenario) for name in names):
+    return ""
+  return "none of --rankers ranks it"
+
+
+def _ranks(name: str, scenario: Scenario) -> bool:
+  if name == "chat":
+    # Only what the paper asked one about.
+    return "chat" in paper.ranking(scenario.table, scenario.name)
+  if name in READERS and scenario.candidates == "catalogue":
+    # Of thousands of titles, a model finds the top sooner than it scores all.
+    return name in ("model", "catalogue")
+  return applies(name, scenario)
 
 
 def scenario(name: str) -> Scenario:

@@ -103,10 +103,12 @@ def ranking_steps(settings: Settings) -> list[tuple[str, str]]:
   """Returns the steps that wrote a results.json, each with its table."""
   steps = [
     (experiment.name, experiment.title)
-    for experiment in experiments.experiments(settings.dataset)
+    for experiment in settings.experiments
     if experiment.scenarios
   ]
-  if settings.unseen:
+  if settings.unseen and not experiments.unranked(
+    experiments.scenario(experiments.UNSEEN), settings.all_names
+  ):
     steps.append(("table_11", "Table 11"))
   if not experiments.lack(
     settings.dataset, experiments.scenario(experiments.HELD_OUT)

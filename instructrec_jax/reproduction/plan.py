@@ -10,9 +10,9 @@ from instructrec_jax.reproduction.experiments import (
   LADDER,
   UNSEEN,
   Experiment,
-  experiments,
   lack,
   scenario,
+  unranked,
 )
 from instructrec_jax.reproduction.settings import VOCABULARY_SIZE, Settings
 from instructrec_jax.reproduction.steps import CLI, Step
@@ -73,7 +73,7 @@ def experiment_steps(settings: Settings) -> list[Step]:
       validation="sequential",
     ),
   ]
-  tables = [e for e in experiments(dataset) if e.scenarios]
+  tables = [e for e in settings.experiments if e.scenarios]
   asked = [s.name for e in tables if e.chatted for s in e.scenarios]
   if settings.chat and asked:
     steps.append(_chat("chat", settings, dataset, asked))
@@ -89,7 +89,7 @@ def experiment_steps(settings: Settings) -> list[Step]:
         chat=_answered(settings) if experiment.chatted else (),
       )
     )
-  if settings.unseen:
+  if settings.unseen and not unranked(scenario(UNSEEN), settings.all_names):
     if settings.chat:
       steps.append(_chat("chat_unseen", settings, settings.unseen, [UNSEEN]))
     steps.append(
@@ -102,7 +102,8 @@ def experiment_steps(settings: Settings) -> list[Step]:
         chat=_answered(settings),
       )
     )
-  steps.append(commands.deciles(settings))
+  if commands.decile_rankers(settings):
+    steps.append(commands.deciles(settings))
   if not lack(dataset, scenario(HELD_OUT)):
     for rung, added in enumerate(LADDER, start=1):
       steps += _rung(settings, rung, added)
@@ -140,7 +141,9 @@ def _rankers_for(experiment: Experiment, settings: Settings) -> list[str]:
     zero_shot=settings.zero_shot,
   )
   kept = [name for name in names if name not in READERS]
-  return [*kept, "catalogue"] if "model" in names else kept
+  if {"model", "catalogue"}.isdisjoint(names):
+    return kept
+  return [*kept, "catalogue"]
 
 
 def _rung(settings: Settings, rung: int, added: str) -> list[Step]:

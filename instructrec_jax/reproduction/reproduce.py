@@ -134,7 +134,7 @@ def _sections(settings: Settings, rows: list[dict[str, Any]]) -> list[Section]:
     unseen = paper.same_dataset(DatasetFolder.open(settings.unseen).statistics)
   tables = [
     sections_lib.of_experiment(experiment, settings, dataset=dataset)
-    for experiment in experiments.experiments(settings.dataset)
+    for experiment in settings.experiments
   ]
   last = [t for t in tables if not t.title.startswith("Table")]
   return [

@@ -109,6 +109,11 @@ def unseen(settings: Settings, *, dataset: str | None) -> Section:
   if not settings.unseen:
     reason = "another domain is needed: name its dataset folder with --unseen"
     return Section(title, caption, lacking=[reason])
+  reason = experiments.unranked(
+    experiments.scenario(experiments.UNSEEN), settings.all_names
+  )
+  if reason:
+    return Section(title, caption, lacking=[f"{experiments.UNSEEN}: {reason}"])
   results = read_results(settings.out, "table_11")
   (scenario,) = results["scenarios"]
   caption += (

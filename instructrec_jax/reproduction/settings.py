@@ -7,7 +7,11 @@ from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.rankers import TRAINED, find_rankers
-from instructrec_jax.reproduction.experiments import MANIFEST_FILE
+from instructrec_jax.reproduction.experiments import (
+  MANIFEST_FILE,
+  Experiment,
+  experiments,
+)
 from instructrec_jax.text.vocabulary import Vocabulary
 
 # Pieces of a vocabulary that is trained because there is none.
@@ -71,6 +75,11 @@ class Settings:
       model=self.dataset,
       zero_shot=self.zero_shot,
     )
+    if self.zero_shot:
+      # Only here is jax needed.
+      from instructrec_jax.seq2seq.model_folder import load_config
+
+      load_config(self.zero_shot)
 
   def _check_vocabulary(self) -> None:
     built = self.dataset / MANIFEST_FILE
@@ -89,6 +98,16 @@ class Settings:
   def ranker_names(self) -> tuple[str, ...]:
     """What `evaluate --rankers` is told."""
     return self.rankers or ("all", *TRAINED)
+
+  @property
+  def all_names(self) -> tuple[str, ...]:
+    """The rankers, and the chat model if one is asked."""
+    return (*self.ranker_names, *(["chat"] if self.chat else []))
+
+  @property
+  def experiments(self) -> list[Experiment]:
+    """The tables; the dataset folder must be built."""
+    return experiments(self.dataset, self.all_names)
 
   @property
   def model(self) -> pathlib.Path:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
 from collections.abc import AsyncIterator
 
 import anyio.to_thread
@@ -16,7 +15,6 @@ from instructrec_jax.serving.problems import RESPONSES, add_problems
 from instructrec_jax.serving.recommender import Recommender
 from instructrec_jax.serving.service import Service
 from instructrec_jax.serving.static_page import add_page
-from instructrec_jax.serving.warm_up import warm_up
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,14 +33,13 @@ class Limits:
 
 
 def create_app(
-  recommender: Recommender, *, limits: Limits | None = None, warm: bool = True
+  recommender: Recommender, *, limits: Limits | None = None
 ) -> FastAPI:
   """Returns the application.
 
   Args:
     recommender: used by the application alone from now on.
     limits: how much to take on.
-    warm: compiles before the first request, not with it.
   """
   limits = limits or Limits()
   metrics = Metrics()
@@ -58,8 +55,6 @@ def create_app(
     metrics.watch(batcher, recommender.ranker)
     app.state.service = Service(recommender, batcher, limits.seconds)
     try:
-      if warm:
-        await batcher.call(functools.partial(warm_up, recommender))
       yield
     finally:
       await anyio.to_thread.run_sync(batcher.close)

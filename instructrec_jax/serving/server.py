@@ -33,7 +33,8 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(address)
-  except OSError as error:
+  # UnicodeError: of a name that no host can have, such as a..b.
+  except (OSError, UnicodeError) as error:
     raise InputError(
       f"cannot listen at {host}, port {port} ({error}): name others with "
       "--host and --port."

@@ -1,12 +1,23 @@
 """Tests for instructrec_jax/baselines/tem.py."""
 
+import dataclasses
+import types
+
 import numpy as np
 import pytest
 
 from instructrec_jax.baselines.dssm import DSSMRanker
 from instructrec_jax.baselines.tem import TEMRanker
 
-from .shelves import BRANDS, fitted, hit_rate, request, shelf_folder
+from .shelves import (
+  BRANDS,
+  OPTIONS,
+  TITLES,
+  fitted,
+  hit_rate,
+  request,
+  shelf_folder,
+)
 
 
 @pytest.fixture(scope="module")
@@ -26,15 +37,32 @@ def test_joins_the_query_with_the_history(folder, ranker):
   assert hit_rate(folder, fitted(DSSMRanker, folder)) < 2.5 * chance
 
 
-def test_padding_is_not_read(ranker):
-  """A history's place in a longer row, or its neighbours, change nothing."""
-  short, long = request("light", [8]), request("light", [1, 2, 3, 4])
-  together = ranker.score([short, long])
-  alone = ranker.score([short])[0]
-  np.testing.assert_allclose(together[0], alone, rtol=1e-6, atol=1e-6)
+def test_padding_is_not_read(folder, ranker, tmp_path):
+  """The same weights say the same with twice the room for a history."""
+  padded = fitted(
+    TEMRanker,
+    types.SimpleNamespace(**{**vars(folder), "path": tmp_path}),
+    options=dataclasses.replace(
+      OPTIONS,
+      history=2 * OPTIONS.history,
+      training=dataclasses.replace(OPTIONS.training, max_epochs=1),
+    ),
+  )
+  # Places are counted to the query, which is last.
+  places = ranker.params["places"]
+  padded.params = {
+    **ranker.params,
+    "places": np.pad(places, ((OPTIONS.history, 0), (0, 0))),
+  }
+  asked = [request("light", [8]), request("light", [1, 2, 3, 4])]
+  for scores, expected in zip(
+    padded.score(asked), ranker.score(asked), strict=True
+  ):
+    np.testing.assert_allclose(scores, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_without_a_history_it_goes_by_the_query(ranker):
-  (scores,) = ranker.score([request("light")])
-  assert np.isfinite(scores).all()
-  assert np.argsort(-scores)[:3].tolist() and np.ptp(scores) > 0
+  light, air = ranker.score([request("light"), request("air")])
+  for scores, kind in ((light, "lantern"), (air, "pump")):
+    best = np.argsort(-scores)[: len(BRANDS)]
+    assert {TITLES[item].split()[1] for item in best} == {kind}

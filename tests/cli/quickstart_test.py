@@ -2,12 +2,14 @@
 
 import itertools
 import json
+import shutil
 
 import pytest
 
 from instructrec_jax.cli.main import main
 from instructrec_jax.cli.questions import QUESTIONS, WISHES, shift
 from instructrec_jax.cli.quickstart import quickstart
+from instructrec_jax.data import prepare as prepare_module
 from instructrec_jax.errors import InputError
 from instructrec_jax.scoring.reranker import T5Ranker
 
@@ -76,3 +78,73 @@ def test_an_existing_folder_is_kept(run, capsys):
     quickstart(out=out)
   assert main(["quickstart", "--out", str(out)]) == 2
   assert (out / "report.html").exists()
+
+
+class Begun(Exception):
+  """What the tests end a quickstart with, once it makes something."""
+
+
+@pytest.fixture
+def begin(monkeypatch):
+  def prepare(**_):
+    raise Begun
+
+  monkeypatch.setattr(prepare_module, "prepare", prepare)
+
+
+@pytest.mark.parametrize(
+  ("numbers", "says"),
+  [
+    ({"users": 60}, "--users is 60: at least 200"),
+    ({"steps": 0}, "--steps is 0"),
+    ({"test_users": 0}, "--test-users is 0"),
+    ({"seed": -1}, "--seed is -1"),
+  ],
+)
+def test_numbers_are_checked_before_anything_is_replaced(
+  run, begin, numbers, says
+):
+  out, _ = run
+  with pytest.raises(InputError, match=says):
+    quickstart(out=out, force=True, **numbers)
+  assert (out / "report.html").exists()
+
+
+@pytest.mark.parametrize(
+  "others",
+  [
+    ["thesis.txt"],
+    # A model, and a shop of somebody's own.
+    ["model/model.json"],
+    ["shop/manifest.json", "model/model.json"],
+    ["shop/planted.json", "thesis.txt"],
+  ],
+)
+def test_force_does_not_replace_something_else(tmp_path, begin, others):
+  for name in others:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("mine")
+  with pytest.raises(InputError, match="something else than quickstart makes"):
+    quickstart(out=tmp_path, force=True)
+  assert all((tmp_path / name).exists() for name in others)
+
+
+@pytest.mark.parametrize(
+  "left",
+  [[], [".shop.partial"], ["shop/planted.json", ".answers.partial.json"]],
+)
+def test_force_replaces_what_a_killed_quickstart_left(tmp_path, begin, left):
+  for name in left:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
+    (tmp_path / name).write_text("{}")
+  with pytest.raises(Begun):
+    quickstart(out=tmp_path, force=True)
+  assert not tmp_path.exists()
+
+
+def test_force_replaces_what_quickstart_has_made(run, begin, tmp_path):
+  out, _ = run
+  copied = shutil.copytree(out, tmp_path / "copy")
+  with pytest.raises(Begun):
+    quickstart(out=copied, force=True)
+  assert not copied.exists()

@@ -69,7 +69,27 @@ def test_wrong_input_is_refused_before_anything_is_started(
   assert "not a dataset folder" in _refused(
     capsys, *given, "--unseen", tmp_path / "none"
   )
+  assert "not a model folder" in _refused(capsys, *given, "--zero-shot", shop)
   assert not out.exists()
+
+
+@pytest.mark.parametrize(
+  ("options", "says"),
+  [
+    ([], "no key"),
+    (["--chat-limit", "0"], "--chat-limit is 0"),
+    (["--max-usd", "3"], "needs --prices"),
+    (["--max-requests", "-1"], "cannot be negative"),
+  ],
+)
+def test_a_chat_models_options_are_checked_before_anything_is_started(
+  shop, tmp_path, monkeypatch, capsys, options, says
+):
+  monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+  out = tmp_path / "out"
+  given = ("--dataset", shop, "--out", out, "--chat-model", "gpt-9")
+  monkeypatch.setattr(reproduction, "reproduce", lambda *_, **__: 1 / 0)
+  assert says in _refused(capsys, *given, *options)
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)

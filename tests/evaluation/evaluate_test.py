@@ -192,6 +192,23 @@ def test_bad_input_is_one_sentence(prepared, tmp_path, arguments, message):
   assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("name", ["dataset", "model", "zero_shot"])
+@pytest.mark.parametrize("inside", [".", "runs/it"])
+def test_force_does_not_replace_what_is_read(shop, tmp_path, name, inside):
+  source = (tmp_path / "place" / inside).resolve()
+  source.parent.mkdir(parents=True, exist_ok=True)
+  shutil.copytree(shop, source)
+  inputs = {"dataset": shop, name: source}
+  with pytest.raises(InputError, match="the results would replace"):
+    evaluate(
+      **inputs,
+      out=tmp_path / "runs" / ".." / "place",
+      rankers=["popularity"],
+      force=True,
+    )
+  assert (source / "manifest.json").exists()
+
+
 def test_the_papers_data_meets_the_reference_points(shared, tmp_path):
   """The figures of shared/data/README.md."""
   games = shared / "data" / "games_2018"

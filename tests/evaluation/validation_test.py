@@ -54,6 +54,19 @@ def test_metrics_are_those_of_the_current_parameters(tmp_path, monkeypatch):
   assert LongestWins.made == 1
 
 
+@pytest.mark.parametrize(
+  ("numbers", "says"),
+  [
+    ({"limit": 0}, "validation limit is 0: at least 1"),
+    ({"limit": 4, "seed": -1}, "seed is -1: a number from 0"),
+  ],
+)
+def test_numbers_out_of_range_are_refused(tmp_path, numbers, says):
+  path = requests_file(tmp_path, target=1)
+  with pytest.raises(InputError, match=says):
+    validation.make_validator(path, vocabulary=None, **numbers)
+
+
 def test_requests_without_target_are_refused(tmp_path):
   path = requests_file(tmp_path, target=None)
   with pytest.raises(InputError, match="needs a target"):

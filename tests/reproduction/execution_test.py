@@ -89,10 +89,22 @@ def _start_and_wait_for(out, name):
   raise AssertionError(f"{name} was never started")
 
 
+def _wait_till_free(out):
+  """Returns when what was killed, the step too, has died."""
+  for _ in range(100):
+    try:
+      Runner(out).close()
+      return
+    except InputError:
+      time.sleep(0.1)
+  raise AssertionError("the lock outlives everybody")
+
+
 def test_a_killed_run_goes_on_with_the_step_that_it_was_in(out):
   process = _start_and_wait_for(out, "second")
   os.killpg(process.pid, signal.SIGKILL)
   process.wait()
+  _wait_till_free(out)
   records = _run(out, _steps(out))
   assert _starts(out) == ["first", "second", "second", "third"]
   assert records["first"]["attempts"] == records["third"]["attempts"] == 1
@@ -111,14 +123,7 @@ def test_nobody_else_works_in_the_folder_meanwhile(out):
       Runner(out)
   finally:
     os.killpg(process.pid, signal.SIGKILL)
-  for _ in range(100):
-    try:
-      Runner(out).close()
-      break
-    except InputError:
-      time.sleep(0.1)
-  else:
-    raise AssertionError("the lock outlives everybody")
+  _wait_till_free(out)
 
 
 def test_what_stands_is_not_repeated(out):

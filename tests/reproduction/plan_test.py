@@ -5,9 +5,15 @@ import dataclasses
 
 import pytest
 
-from instructrec_jax.evaluation.scenarios import SCENARIOS
-from instructrec_jax.reproduction import commands, plan
-from instructrec_jax.reproduction.experiments import experiments
+from instructrec_jax.evaluation.rankers import with_rankers
+from instructrec_jax.evaluation.scenarios import SCENARIOS, find_scenarios
+from instructrec_jax.reproduction import (
+  behaviour,
+  commands,
+  numbers,
+  plan,
+  sections,
+)
 
 CHAT = ("--chat-model", "gpt-9", "--chat-limit", "5")
 CAPS = ("--max-usd", "3", "--prices", "1", "2")
@@ -28,7 +34,7 @@ def steps(reproduced):
 
 
 def test_every_scenario_is_in_one_experiment(reproduced):
-  tables = experiments(reproduced.settings.dataset)
+  tables = reproduced.settings.experiments
   found = collections.Counter(
     name
     for experiment in tables
@@ -77,6 +83,53 @@ def test_another_model_has_a_row_where_all_are_ranked(steps, tmp_path):
 def test_a_whole_catalogue_is_searched_not_scored(steps):
   rankers = _options(steps()["whole_catalogue"])["--rankers"].split(",")
   assert rankers == ["random", "popularity", "cooccurrence", "catalogue"]
+
+
+@pytest.mark.parametrize(
+  ("rankers", "without"),
+  [
+    ("all,catalogue,labels", ""),
+    ("model", ""),
+    # Of the further ones, the data has none that search or list candidates.
+    (
+      "tem",
+      "table_6 table_9 table_11 further_scenarios whole_catalogue deciles",
+    ),
+    ("labels", "table_10 further_scenarios whole_catalogue"),
+    ("zero_shot", "whole_catalogue deciles"),
+  ],
+)
+def test_each_step_has_rankers_for_its_scenarios(
+  reproduced, steps, tmp_path, rankers, without
+):
+  change = {"rankers": tuple(rankers.split(",")), "zero_shot": tmp_path}
+  found = steps(**change)
+  assert steps().keys() - found.keys() == set(without.split())
+  for name, step in found.items():
+    options = _options(step)
+    if "--scenarios" in options:
+      names = options["--rankers"].split(",")
+      # As `evaluate` checks it.
+      with_rankers(
+        find_scenarios(options["--scenarios"].split(",")),
+        [name for name in names if name != "all"],
+      )
+      assert all(names), name
+  # What was left out is looked for by nobody.
+  settings = dataclasses.replace(reproduced.settings, **change)
+  assert {step for step, _ in numbers.ranking_steps(settings)} <= found.keys()
+
+
+def test_what_no_ranker_ranks_is_named(reproduced):
+  settings = dataclasses.replace(reproduced.settings, rankers=("tem",))
+  table = settings.experiments[0]
+  for section in (
+    sections.of_experiment(table, settings, dataset=None),
+    sections.unseen(settings, dataset=None),
+    behaviour.section(settings),
+  ):
+    assert not section.grids
+    assert section.lacking[0].startswith("sequential: ")
 
 
 def test_a_recipe_is_all_the_files_that_it_includes(root):

@@ -20,8 +20,7 @@ from instructrec_jax.serving.server import running
 
 @pytest.fixture(scope="module")
 def url(recommender):
-  # Not warmed up: a test asks little.
-  with running(create_app(recommender, warm=False)) as url:
+  with running(create_app(recommender)) as url:
     yield url
 
 
@@ -151,7 +150,7 @@ def test_the_catalogue_can_be_searched(url, recommender):
 def test_without_a_catalogue_there_is_nothing_to_recommend(recommender):
   bare = copy.copy(recommender)
   bare.titles = ()
-  with running(create_app(bare, warm=False)) as url:
+  with running(create_app(bare)) as url:
     status, answer = post(f"{url}/v1/recommend", {"query": "a tent"})
   assert status == 404
   assert "catalogue" in answer["message"]
@@ -227,7 +226,7 @@ def test_many_connections_get_each_their_own_answer(recommender):
     count = int(rng.integers(2, 10))
     drawn = rng.choice(recommender.titles, count + 3, replace=False).tolist()
     asked.append((wish, drawn[:3], drawn[3:]))
-  with running(create_app(recommender, warm=False)) as url:
+  with running(create_app(recommender)) as url:
 
     def ask(of):
       wish, history, titles = of
@@ -277,7 +276,7 @@ def slow(recommender):
 
 def test_an_overload_is_refused_and_the_others_are_answered(recommender):
   limits = Limits(places=4, together=2)
-  app = create_app(slow(recommender), limits=limits, warm=False)
+  app = create_app(slow(recommender), limits=limits)
   with running(app) as url:
 
     def ask(number):
@@ -301,7 +300,7 @@ def test_an_overload_is_refused_and_the_others_are_answered(recommender):
 
 def test_what_takes_too_long_is_given_up(recommender):
   limits = Limits(seconds=0.1)
-  app = create_app(slow(recommender), limits=limits, warm=False)
+  app = create_app(slow(recommender), limits=limits)
   with running(app) as url:
     status, answer = post(
       f"{url}/v1/rerank", {"query": "a", "documents": ["b"]}
@@ -317,7 +316,7 @@ def test_who_hangs_up_is_not_scored(recommender):
   slowed.ranker.score = lambda requests: (
     scored.extend(requests) or score(requests)
   )
-  app = create_app(slowed, limits=Limits(together=1), warm=False)
+  app = create_app(slowed, limits=Limits(together=1))
   with running(app) as url:
     until(lambda: hasattr(app.state, "service"))
     batcher = app.state.service.batcher
@@ -340,7 +339,7 @@ def test_who_hangs_up_is_not_scored(recommender):
 
 
 def test_who_hangs_up_in_mid_body_is_no_failure(recommender, capfd):
-  with running(create_app(recommender, warm=False)) as url:
+  with running(create_app(recommender)) as url:
     port = int(url.rsplit(":", 1)[1])
     with socket.create_connection(("127.0.0.1", port)) as connection:
       connection.sendall(
@@ -355,7 +354,7 @@ def test_who_hangs_up_in_mid_body_is_no_failure(recommender, capfd):
 def test_a_failure_of_the_server_is_one_sentence_too(recommender, capfd):
   broken = slow(recommender)
   broken.ranker.score = None
-  with running(create_app(broken, warm=False)) as url:
+  with running(create_app(broken)) as url:
     status, answer = post(f"{url}/v1/rerank", {"query": "a", "documents": "b"})
     assert status == 422
     status, answer = post(
@@ -376,7 +375,7 @@ def until(true) -> None:
 
 
 def test_stopping_answers_what_has_been_accepted(recommender):
-  app = create_app(slow(recommender), warm=False)
+  app = create_app(slow(recommender))
   with concurrent.futures.ThreadPoolExecutor(8) as pool:
     with running(app) as url:
       body = {"query": "a tent", "documents": ["b", "c"]}

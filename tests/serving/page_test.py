@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 
 from instructrec_jax.serving.app import create_app
+from instructrec_jax.serving.schemas import MOST_EXPLAINED
 from instructrec_jax.serving.server import running
 from tests.serving.chromium import find_chromium, opened
 
@@ -28,7 +29,7 @@ NOT_BUSY = "!document.body.hasAttribute('aria-busy')"
 
 @pytest.fixture(scope="module")
 def url(recommender):
-  with running(create_app(recommender, warm=False)) as url:
+  with running(create_app(recommender)) as url:
     yield url
 
 
@@ -120,6 +121,17 @@ def test_what_weighs_most_is_shown_of_the_ranking(page):
     heading = "document.getElementById('weights-heading').textContent"
     assert page.evaluate(heading) == f"What speaks for “{first}”"
     assert page.evaluate(f"{WEIGHTS} > 0")
+
+
+@pytest.mark.parametrize("count", [MOST_EXPLAINED, MOST_EXPLAINED + 1])
+def test_no_more_are_explained_than_the_server_explains(page, count):
+  page.evaluate("document.querySelector('[value=titles]').click()")
+  titles = "\n".join(f"Tent {number}" for number in range(count))
+  page.evaluate(f"document.getElementById('candidates').value = {titles!r}")
+  ask(page, "a tent")
+  assert page.evaluate(f"{NAMED}.length") == count
+  hidden = page.evaluate("document.getElementById('why').hidden")
+  assert hidden == (count > MOST_EXPLAINED)
 
 
 def test_scripts_in_titles_are_text(page):

@@ -11,12 +11,16 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 
+import jax
+import numpy as np
 import pytest
 
 from instructrec_jax.cli.main import main
 from instructrec_jax.scoring.shapes import MAX_SHAPES
+from instructrec_jax.seq2seq import model_folder
 
 SERVE = (sys.executable, "-m", "instructrec_jax.cli.main", "serve")
 
@@ -126,6 +130,9 @@ def test_a_signal_in_mid_load_loses_nothing(served):
       try:
         body = {"query": "a tent", "documents": ["b", "c", "d"]}
         statuses.append(ask(url, body))
+      except urllib.error.HTTPError as error:
+        # An OSError too, but an answer.
+        statuses.append(error.code)
       except OSError:
         refused.append(started)
         return
@@ -179,6 +186,7 @@ def test_what_was_sent_before_a_signal_is_answered(command, number):
     (["--step", "odd"], "odd"),
     (["--port", "99999"], "port 99999 is not one"),
     (["--host", "nowhere.invalid"], "cannot listen"),
+    (["--host", "a..b"], "cannot listen at a..b"),
     (["--waiting", "0"], "--waiting is 0"),
     (["--batch-tokens", "0"], "--batch-tokens is 0"),
   ],
@@ -187,6 +195,23 @@ def test_bad_options_are_one_sentence_and_2(command, options, says, capfd):
   assert main(["serve", *command[len(SERVE) :], "--port", "0", *options]) == 2
   (line,) = capfd.readouterr().err.strip().splitlines()
   assert says in line
+
+
+def test_a_model_that_cannot_score_is_one_sentence_and_2(
+  model_dir, shop, monkeypatch, capfd
+):
+  load = model_folder.load_params
+
+  def broken(*arguments, **options):
+    config, params = load(*arguments, **options)
+    return config, jax.tree.map(lambda leaf: leaf * np.nan, params)
+
+  monkeypatch.setattr(model_folder, "load_params", broken)
+  options = ["--model", str(model_dir), "--dataset", str(shop), "--port", "0"]
+  assert main(["serve", *options]) == 2
+  said = capfd.readouterr()
+  (line,) = said.err.strip().splitlines()
+  assert line.startswith("instructrec serve: ") and not said.out
 
 
 def ask(url: str, body: dict) -> int:

@@ -1,6 +1,8 @@
 // The page's only script. Texts of users and catalogues are set as text alone.
 
 const of = (id) => document.getElementById(id);
+// Titles that /v1/explain takes.
+const MOST_EXPLAINED = 100;
 
 let history = [];
 // Places of the ranking before, to tell what has moved.
@@ -171,7 +173,7 @@ async function rank() {
   // In the same template: else another ranking would be explained.
   asked = { ...body, documents: titles, template: answer.template };
   delete asked.return_documents;
-  of("why").hidden = titles.length < 2;
+  of("why").hidden = titles.length < 2 || titles.length > MOST_EXPLAINED;
   of("weights").hidden = true;
   const last = wish;
   wish = body.query ? `“${body.query}”` : "your history";
