@@ -35,6 +35,8 @@ from instructrec_jax.xla_options import compiler_options
 
 # Instructions are padded to one of these, so that few shapes are compiled.
 _LENGTHS = (128, 256, 512, 1024, 2048)
+# Nodes that there is room for at first.
+_ROOM = 256
 _BOUNDED = (Normalisation.SUM, Normalisation.MEAN)
 
 
@@ -181,7 +183,7 @@ class CatalogueSearch:
     instructions = self._read_instructions(self._params, tokens)
     slots_of = np.zeros((len(searches), len(trie.tokens)), np.int32)
     # The last slot takes what is padding.
-    room, used = 256, 0
+    room, used = _ROOM, 0
     cache = self._empty_cache(room)
     while any(chosen := [search.choose(width) for search in searches]):
       while used + width >= room:
