@@ -8,3 +8,14 @@ class InputError(Exception):
   and what to do about it. The command line prints it without a traceback and
   exits with status 2.
   """
+
+
+def check_counts(**counts: int) -> None:
+  """Refuses what is no whole number from 1.
+
+  Raises:
+    InputError: one is none; it is named.
+  """
+  for name, count in counts.items():
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+      raise InputError(f"{name} is {count!r}: a whole number from 1 is needed.")

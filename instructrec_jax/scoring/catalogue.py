@@ -19,7 +19,7 @@ import tqdm
 from jax.sharding import Mesh
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.normalisation import Normalisation, check_finite
 from instructrec_jax.scoring.prefix_decoder import (
@@ -87,7 +87,7 @@ class CatalogueSearch:
         title, a count is below 1, or no bound is known for the normalisation.
     """
     self.normalisation = Normalisation.parse(normalisation)
-    _check_counts(batch=batch, nodes=nodes)
+    check_counts(batch=batch, nodes=nodes)
     if self.normalisation not in _BOUNDED:
       raise InputError(
         f"a catalogue cannot be searched by {self.normalisation}: only of sum "
@@ -144,7 +144,7 @@ class CatalogueSearch:
       InputError: an instruction is too long, `k` is below 1, or the model's
         weights make no numbers.
     """
-    _check_counts(k=k)
+    check_counts(k=k)
     ids = [[*self._vocabulary.encode_one(t), EOS_ID] for t in instructions]
     longest = max(map(len, ids), default=0)
     if longest > _LENGTHS[-1]:
@@ -307,7 +307,7 @@ class CatalogueRanker:
     Raises:
       InputError: fewer than 1 are to be ranked.
     """
-    _check_counts(k=k)
+    check_counts(k=k)
     self._k, self._options = k, options
     self._numbers: dict[str, int] = {}
     self._search: CatalogueSearch | None = None
@@ -366,14 +366,3 @@ class CatalogueRanker:
       scores.append(by_number[of_request])
       self.nodes.append(top.nodes)
     return scores
-
-
-def _check_counts(**counts: int) -> None:
-  """Refuses numbers below 1.
-
-  Raises:
-    InputError: one is.
-  """
-  for name, count in counts.items():
-    if count < 1:
-      raise InputError(f"{name} is {count}: at least 1 is needed.")

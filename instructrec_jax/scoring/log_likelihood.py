@@ -190,10 +190,10 @@ def _normalizer(
   """Returns the log of the sum of exp(logits), slice by slice."""
   shards, nodes, embed = hidden_SxNxD.shape
   vocab = kernel_DxV.shape[1]
-  most, words = _NODES_AT_ONCE, vocab
+  at_most, words = _NODES_AT_ONCE, vocab
   if _on_one_processor(shards):
-    most, words = _IN_CACHE[0], largest_divisor(vocab, at_most=_IN_CACHE[1])
-  slices = -(-nodes // most)
+    at_most, words = _IN_CACHE[0], _largest_divisor(vocab, _IN_CACHE[1])
+  slices = -(-nodes // at_most)
   at_once = -(-nodes // slices)
   padded = jnp.pad(
     hidden_SxNxD, ((0, 0), (0, slices * at_once - nodes), (0, 0))
@@ -231,8 +231,7 @@ def _normalizer(
   return jnp.moveaxis(log_z, 0, 1).reshape(shards, -1)
 
 
-def largest_divisor(number: int, *, at_most: int) -> int:
-  """Returns the largest divisor that is no larger than told."""
+def _largest_divisor(number: int, at_most: int) -> int:
   return max(d for d in range(1, at_most + 1) if number % d == 0)
 
 

@@ -16,7 +16,7 @@ import tqdm
 from jaxtyping import Int
 
 from instructrec_jax import storage
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.text import features, packing
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -136,14 +136,7 @@ def pack_pairs(
   Raises:
     InputError: `out` exists, a length is below 1, or there is nothing to pack.
   """
-  for name, length in (
-    ("inputs", encoder_length),
-    ("targets", decoder_length),
-  ):
-    if length < 1:
-      raise InputError(
-        f"a row's length of {name} is {length}: at least 1 is needed."
-      )
+  check_counts(input_length=encoder_length, target_length=decoder_length)
   counts = {"examples": 0, "inputs_dropped": 0, "targets_cut": 0}
   tokens = {"inputs": 0, "targets": 0}
   with storage.staged_folder(pathlib.Path(out), force=force) as partial:

@@ -22,7 +22,7 @@ from jax.sharding import Mesh
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import processes, storage
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
@@ -93,7 +93,7 @@ def train(
   """
   model_dir = pathlib.Path(model_dir).absolute()
   mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
-  _check_counts(
+  check_counts(
     steps=steps,
     batch_size=batch_size,
     checkpoint_period=checkpoint_period,
@@ -204,12 +204,6 @@ def train(
       )
       clock, logged = time.monotonic(), step
   return values
-
-
-def _check_counts(**counts: int) -> None:
-  for name, count in counts.items():
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-      raise InputError(f"{name} is {count!r}: a whole number from 1 is needed.")
 
 
 def _check_fit(config, data, batch_size, microbatches, mesh) -> None:

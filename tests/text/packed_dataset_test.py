@@ -150,7 +150,7 @@ def test_nothing_to_pack_is_refused(tmp_path, byte_pair):
 
 @pytest.mark.parametrize("lengths", [(0, 8), (8, -1)])
 def test_rows_of_no_length_are_refused(lengths, tmp_path, byte_pair):
-  with pytest.raises(InputError, match="at least 1 is needed"):
+  with pytest.raises(InputError, match="a whole number from 1"):
     pack_pairs(
       [("a", "b")],
       vocabulary=byte_pair,
