@@ -18,12 +18,12 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.evaluation import protocol
 from instructrec_jax.evaluation.scenarios import find_scenarios
 from instructrec_jax.scoring.catalogue import CatalogueRanker
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq import model_folder
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ class HuggingFace:
     import torch
     import transformers
 
-    from instructrec_jax.seq2seq import weights
+    from instructrec_jax.checkpoints import weights
 
     self._torch, self._vocabulary = torch, vocabulary
     torch.set_num_threads(threads)

@@ -11,6 +11,7 @@ ARRAY_HALF = (
   "requests",
   "text",
   "seq2seq",
+  "checkpoints",
   "mesh",
   "training",
   "scoring",

@@ -17,11 +17,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from instructrec_jax.checkpoints.conversion import convert
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq.conversion import convert
 from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.seqio_bridge.registration import use_dataset
 from instructrec_jax.text.vocabulary import Vocabulary

@@ -18,9 +18,9 @@ import numpy as np
 from flax import traverse_util
 
 from instructrec_jax import processes, storage
+from instructrec_jax.checkpoints import safetensors_file
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import safetensors_file
 
 # Of what the numbers in a file mean; files of another one are fitted anew.
 _VERSION = 1

@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> None:
   templates = load_templates(*args.templates or ())
   if args.model:
     # Only here is jax needed.
-    from instructrec_jax.seq2seq.export_folder import is_export
+    from instructrec_jax.checkpoints.export_folder import is_export
     from instructrec_jax.serving.recommender import Recommender
 
     if not (candidates or catalogue or is_export(args.model)):

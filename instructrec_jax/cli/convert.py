@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
   """Converts, and says what was written."""
-  from instructrec_jax.seq2seq.conversion import convert
+  from instructrec_jax.checkpoints.conversion import convert
 
   weights = convert(
     args.source,

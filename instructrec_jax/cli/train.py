@@ -91,8 +91,8 @@ def train_with_gin(
   Raises:
     InputError: gin refuses them, or what they name is missing.
   """
+  from instructrec_jax.checkpoints import model_folder
   from instructrec_jax.evaluation.validation import make_validator
-  from instructrec_jax.seq2seq import model_folder
   from instructrec_jax.training import loop
 
   _parse(files, bindings, search_paths)

@@ -77,7 +77,7 @@ class Settings:
     )
     if self.zero_shot:
       # Only here is jax needed.
-      from instructrec_jax.seq2seq.model_folder import load_config
+      from instructrec_jax.checkpoints.model_folder import load_config
 
       load_config(self.zero_shot)
 

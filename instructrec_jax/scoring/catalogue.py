@@ -19,6 +19,7 @@ import tqdm
 from jax.sharding import Mesh
 
 from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.normalisation import Normalisation, check_finite
@@ -28,7 +29,7 @@ from instructrec_jax.scoring.prefix_decoder import (
   read_nodes,
 )
 from instructrec_jax.scoring.title_trie import TitleTrie
-from instructrec_jax.seq2seq import model_folder, parameters
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import EOS_ID, Vocabulary
 from instructrec_jax.xla_options import compiler_options

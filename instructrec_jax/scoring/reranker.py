@@ -13,6 +13,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import packing, shapes
 from instructrec_jax.scoring.log_likelihood import edge_log_likelihoods
@@ -25,7 +26,7 @@ from instructrec_jax.scoring.normalisation import (
   check_ghost_threshold,
 )
 from instructrec_jax.scoring.tokenization import TokenizedRequest, tokenize
-from instructrec_jax.seq2seq import model_folder, parameters
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
 from instructrec_jax.xla_options import compiler_options

@@ -11,12 +11,12 @@ import tqdm
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import storage
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq import model_folder
 
 # Requests that are scored, and stored, together, unless they have so many
 # candidates that memory would not be bounded.

@@ -19,13 +19,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from instructrec_jax import storage
+from instructrec_jax.checkpoints import export_folder, model_folder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.compose import shown_titles
 from instructrec_jax.instructions.templates import (
   dump_templates,
   load_templates,
 )
-from instructrec_jax.seq2seq import export_folder, model_folder
 
 TEMPLATES_FILE = "templates.yaml"
 ITEMS_FILE = "items.jsonl"

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from instructrec_jax.checkpoints import export_folder, model_folder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.compose import Composed, shown_titles
 from instructrec_jax.instructions.recommend import (
@@ -21,7 +22,6 @@ from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.catalogue import CatalogueSearch
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq import export_folder, model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.explanation import Explanation, explain
 from instructrec_jax.serving.model_export import (

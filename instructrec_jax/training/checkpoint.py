@@ -13,8 +13,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.training.state import TrainState
 
 

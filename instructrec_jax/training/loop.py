@@ -22,8 +22,8 @@ from jax.sharding import Mesh
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import processes, storage
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError, check_counts
-from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
 from instructrec_jax.training.batches import prefetched_batches, rows_of_step
@@ -65,7 +65,7 @@ def train(
   sums over them are rounded otherwise.
 
   Args:
-    model_dir: where everything is written; see `seq2seq.model_folder`.
+    model_dir: where everything is written; see `checkpoints.model_folder`.
     config: the model's sizes.
     data: packed rows.
     optimizer: with its schedule, such as `optimizer.adafactor`.

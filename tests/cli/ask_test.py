@@ -10,13 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.instructions.recommend import recommend
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq import model_folder, parameters
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import train_vocabulary
 from instructrec_jax.training.checkpoint import Checkpoints

@@ -6,12 +6,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from instructrec_jax.checkpoints import array_folder, model_folder
+from instructrec_jax.checkpoints.lazy_weights import Leaf, flat_shapes
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.instructions.templates import load_templates
-from instructrec_jax.seq2seq import array_folder, model_folder
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.lazy_weights import Leaf, flat_shapes
 from instructrec_jax.text.vocabulary import train_vocabulary
 
 

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.cli.main import main
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import write_requests
-from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seqio_bridge import pack
 from instructrec_jax.text.packed_dataset import PackedDataset, pack_pairs
 from instructrec_jax.text.vocabulary import train_vocabulary

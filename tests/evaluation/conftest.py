@@ -7,9 +7,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.scoring.normalisation import Normalisation
-from instructrec_jax.seq2seq import model_folder, parameters
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seqio_bridge.build import build
 from instructrec_jax.teacher.annotate import annotate_offline

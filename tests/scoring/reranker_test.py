@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.checkpoints import weights
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import shapes, tokenization
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.seq2seq import weights
 from instructrec_jax.seq2seq.attention import as_on_accelerators
 from instructrec_jax.seq2seq.transformer import Transformer
 from instructrec_jax.text import features

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from instructrec_jax.seq2seq import weights
+from instructrec_jax.checkpoints import weights
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer
 

@@ -5,10 +5,11 @@ import numpy as np
 import optax
 import pytest
 
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.instructions.templates import load_templates
-from instructrec_jax.seq2seq import model_folder, parameters
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.recommender import Recommender
 from instructrec_jax.text.vocabulary import train_vocabulary

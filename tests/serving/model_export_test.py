@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from instructrec_jax.checkpoints import model_folder
+from instructrec_jax.checkpoints.conversion import convert
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.scoring.stream import score_file
-from instructrec_jax.seq2seq import model_folder, parameters
-from instructrec_jax.seq2seq.conversion import convert
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.serving.model_export import export
 from instructrec_jax.serving.recommender import Recommender
 

@@ -18,9 +18,9 @@ import jax
 import numpy as np
 import pytest
 
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.cli.main import main
 from instructrec_jax.scoring.shapes import MAX_SHAPES
-from instructrec_jax.seq2seq import model_folder
 
 SERVE = (sys.executable, "-m", "instructrec_jax.cli.main", "serve")
 

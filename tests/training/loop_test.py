@@ -14,8 +14,8 @@ import optax
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import pack_pairs
 from instructrec_jax.text.vocabulary import train_vocabulary

@@ -13,8 +13,8 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
+from instructrec_jax.checkpoints.lazy_weights import Leaf, Shape
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq.lazy_weights import Leaf, Shape
 
 _DTYPES: dict[str, Any] = {
   "F64": np.float64,

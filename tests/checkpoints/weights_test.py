@@ -2,8 +2,8 @@ import jax
 import numpy as np
 import pytest
 
+from instructrec_jax.checkpoints import weights
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import weights
 from instructrec_jax.seq2seq.config import T5Config
 
 CONFIG = T5Config(

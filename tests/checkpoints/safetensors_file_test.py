@@ -4,8 +4,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from instructrec_jax.checkpoints.safetensors_file import open_file, write_file
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq.safetensors_file import open_file, write_file
 
 ARRAYS = {
   "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,

@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
-from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import array_folder
-from instructrec_jax.seq2seq.lazy_weights import (
+from instructrec_jax.checkpoints import array_folder
+from instructrec_jax.checkpoints.lazy_weights import (
   Leaf,
   Path,
   Weights,
   with_inferred_config,
 )
+from instructrec_jax.errors import InputError
 
 _FILE = "checkpoint"
 _STATE = "state"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
+from instructrec_jax.checkpoints import hugging_face, weights
+from instructrec_jax.checkpoints.lazy_weights import Leaf, Weights
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import hugging_face, weights
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.lazy_weights import Leaf, Weights
 from instructrec_jax.seq2seq.transformer import Transformer
 
 CONFIG = T5Config(

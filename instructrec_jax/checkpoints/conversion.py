@@ -7,21 +7,21 @@ import shutil
 import tqdm
 
 from instructrec_jax import storage
-from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import (
+from instructrec_jax.checkpoints import (
   array_folder,
   export_folder,
   hugging_face,
   model_folder,
   t5x_checkpoint,
 )
-from instructrec_jax.seq2seq.config import DTYPES, T5Config
-from instructrec_jax.seq2seq.lazy_weights import (
+from instructrec_jax.checkpoints.lazy_weights import (
   Leaf,
   Weights,
   check_shapes,
   flat_shapes,
 )
+from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq.config import DTYPES, T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
 
 FORMATS = ("ours", "hf", "t5x")

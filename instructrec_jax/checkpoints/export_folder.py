@@ -12,15 +12,15 @@ import numpy as np
 from flax import traverse_util
 
 from instructrec_jax import storage
-from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import safetensors_file
-from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.lazy_weights import (
+from instructrec_jax.checkpoints import safetensors_file
+from instructrec_jax.checkpoints.lazy_weights import (
   Leaf,
   Path,
   check_shapes,
   flat_shapes,
 )
+from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq.config import T5Config
 
 MANIFEST_FILE = "export.json"
 WEIGHTS_FILE = "model.safetensors"

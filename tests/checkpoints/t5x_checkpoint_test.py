@@ -8,10 +8,14 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import serialization, traverse_util
 
+from instructrec_jax.checkpoints.lazy_weights import Leaf, Weights
+from instructrec_jax.checkpoints.t5x_checkpoint import (
+  is_t5x,
+  open_t5x,
+  write_t5x,
+)
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.lazy_weights import Leaf, Weights
-from instructrec_jax.seq2seq.t5x_checkpoint import is_t5x, open_t5x, write_t5x
 
 CONFIG = T5Config(
   vocab_size=128,

@@ -15,8 +15,8 @@ import numpy as np
 import tensorstore
 
 from instructrec_jax import storage
+from instructrec_jax.checkpoints.lazy_weights import Leaf, Path, Shape
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq.lazy_weights import Leaf, Path, Shape
 
 METADATA_FILE = "_METADATA"
 

@@ -14,11 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from instructrec_jax import storage
-from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import safetensors_file, weights
-from instructrec_jax.seq2seq.attention import MAX_DISTANCE, NUM_BUCKETS
-from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.lazy_weights import (
+from instructrec_jax.checkpoints import safetensors_file, weights
+from instructrec_jax.checkpoints.lazy_weights import (
   Leaf,
   Path,
   Shape,
@@ -27,6 +24,9 @@ from instructrec_jax.seq2seq.lazy_weights import (
   flat_shapes,
   tied,
 )
+from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq.attention import MAX_DISTANCE, NUM_BUCKETS
+from instructrec_jax.seq2seq.config import T5Config
 
 CONFIG_FILE = "config.json"
 VOCABULARY_FILE = "spiece.model"

@@ -11,12 +11,13 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from instructrec_jax.checkpoints import conversion, model_folder
+from instructrec_jax.checkpoints.conversion import convert
 from instructrec_jax.cli.main import main
 from instructrec_jax.errors import InputError
 from instructrec_jax.mesh import make_mesh, parameter_shardings
-from instructrec_jax.seq2seq import conversion, model_folder, parameters
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.conversion import convert
 from instructrec_jax.text.vocabulary import train_vocabulary
 
 CONFIG = T5Config(

@@ -15,8 +15,8 @@ import jax
 import numpy as np
 
 from instructrec_jax import storage
+from instructrec_jax.checkpoints import export_folder
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import export_folder
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.parameters import parameter_shapes
 from instructrec_jax.text.vocabulary import Vocabulary

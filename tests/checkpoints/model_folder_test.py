@@ -8,8 +8,8 @@ import orbax.checkpoint as ocp
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import model_folder
 from instructrec_jax.seq2seq.config import T5Config
 
 CONFIG = T5Config(

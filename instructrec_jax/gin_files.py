@@ -1,0 +1,16 @@
+"""Where the package's gin files are, in a clone and in an installed wheel."""
+
+import pathlib
+
+_PACKAGE = pathlib.Path(__file__).resolve().parent
+
+
+def search_path() -> pathlib.Path:
+  """Returns the folder that holds `gin/`, to be searched by gin.
+
+  In a clone that is the repository, in a wheel the package's own folder: a
+  name such as gin/model/mini.gin is the same in both.
+  """
+  clone = _PACKAGE.parent
+  is_clone = (clone / "gin" / "run" / "train.gin").is_file()
+  return clone if is_clone else _PACKAGE
