@@ -22,7 +22,7 @@ from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.evaluation import protocol
 from instructrec_jax.evaluation.scenarios import find_scenarios
-from instructrec_jax.scoring.catalogue import CatalogueRanker
+from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
 from instructrec_jax.scoring.reranker import T5Ranker
 
 

@@ -212,7 +212,7 @@ def computed_flops(
 ) -> float:
   """Returns what ours computes, padding counted."""
   total = 0.0
-  for shape, bins in ranker._binned(tokenized).items():
+  for shape, bins in ranker._batcher.bins(tokenized).items():
     places = shape.rows * shape.row_length
     total += len(bins) * flops(
       config,

@@ -156,7 +156,7 @@ class Trainer:
     import optax
 
     from instructrec_jax import mesh as mesh_lib
-    from instructrec_jax.training.flat_batch import room_of_steps
+    from instructrec_jax.training.inputs import capacity_of_steps
     from instructrec_jax.training.state import initial_state, state_shardings
     from instructrec_jax.training.step import jitted_step
 
@@ -165,7 +165,7 @@ class Trainer:
     parts = -(-most // at_once)
     self.rows = parts * -(-most // parts)
     batches = [self._batch(examples) for examples in steps]
-    room = room_of_steps(
+    capacity = capacity_of_steps(
       (
         np.stack(
           [
@@ -178,7 +178,7 @@ class Trainer:
       ),
       parts,
     )
-    self.tokens = parts * sum(room)
+    self.tokens = parts * sum(capacity)
     optimizer = optax.adamw(weight_decay=0.0, **_ADAMW)
     mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
     state = initial_state(config, optimizer, seed=seed)
@@ -194,7 +194,7 @@ class Trainer:
       shardings=shardings,
       z_loss=0.0,
       microbatches=parts,
-      room=room,
+      capacity=capacity,
     )
 
   def _batch(self, examples: list[Example]) -> dict[str, np.ndarray]:

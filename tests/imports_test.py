@@ -10,6 +10,7 @@ import pytest
 ARRAY_HALF = (
   "requests",
   "text",
+  "kernels",
   "seq2seq",
   "checkpoints",
   "mesh",

@@ -133,7 +133,7 @@ def load_ranker(
     path = zero_shot if name == "zero_shot" else model
     assert path is not None
     from instructrec_jax import mesh as mesh_lib
-    from instructrec_jax.scoring.catalogue import CatalogueRanker
+    from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
     from instructrec_jax.scoring.reranker import T5Ranker
 
     mesh = mesh_lib.make_mesh()

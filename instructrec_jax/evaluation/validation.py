@@ -69,7 +69,7 @@ def make_validator(
           mesh=mesh if isinstance(mesh, Mesh) else None,
         )
       )
-    rankers[0].use(params)
+    rankers[0].set_params(params)
     metrics = ranking_metrics(rankers[0].score(sample), targets)
     return {f"validation/{name}": metrics[name].mean() for name in _METRICS}
 

@@ -8,7 +8,6 @@ title is missed, and none is invented, as beam search may do.
 
 import dataclasses
 import functools
-import pathlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,27 +16,34 @@ import jax.numpy as jnp
 import numpy as np
 import tqdm
 from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError, check_counts
-from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.normalisation import Normalisation, check_finite
-from instructrec_jax.scoring.prefix_decoder import (
-  empty_cache,
-  read_instructions,
-  read_nodes,
-)
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.seq2seq import parameters
+from instructrec_jax.seq2seq.attention import project_memory
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.layouts import (
+  KeysValues,
+  PaddedRows,
+  Tokens,
+  TriePaths,
+)
+from instructrec_jax.seq2seq.transformer import (
+  Cache,
+  Transformer,
+  output_kernel,
+)
 from instructrec_jax.text.vocabulary import EOS_ID, Vocabulary
-from instructrec_jax.xla_options import compiler_options
+from instructrec_jax.xla_options import compiler_options, exact_products
 
 # Instructions are padded to one of these, so that few shapes are compiled.
 _LENGTHS = (128, 256, 512, 1024, 2048)
-# Nodes that there is room for at first.
-_ROOM = 256
+# Nodes that the cache holds at first.
+_CAPACITY = 256
 _BOUNDED = (Normalisation.SUM, Normalisation.MEAN)
 
 
@@ -113,14 +119,14 @@ class CatalogueSearch:
       variables["params_axes"], mesh, shapes=variables["params"]
     )
     self._params = mesh_lib.to_devices(params, shardings)
-    self._empty_cache = functools.partial(empty_cache, config, batch)
-    self._read_instructions = jax.jit(
-      functools.partial(read_instructions, config=config),
+    self._config = config
+    self._encode = jax.jit(
+      functools.partial(encode_memory, config=config),
       compiler_options=compiler_options(),
     )
-    self._read_nodes = jax.jit(
-      functools.partial(read_nodes, config=config),
-      donate_argnums=2,
+    self._decode = jax.jit(
+      functools.partial(decode_nodes, config=config),
+      donate_argnums=1,
       # Each process reads the probabilities, and only its own devices.
       out_shardings=(None, mesh_lib.replicated(mesh)),
       compiler_options=compiler_options(),
@@ -181,19 +187,19 @@ class CatalogueSearch:
     tokens = np.zeros((self._batch, length), np.int32)
     for row, of_row in zip(tokens, ids, strict=False):
       row[: len(of_row)] = of_row
-    instructions = self._read_instructions(self._params, tokens)
+    memory = self._encode(self._params, tokens)
     slots_of = np.zeros((len(searches), len(trie.tokens)), np.int32)
     # The last slot takes what is padding.
-    room, used = _ROOM, 0
-    cache = self._empty_cache(room)
+    capacity, used = _CAPACITY, 0
+    cache = empty_cache(self._config, self._batch, capacity)
     while any(chosen := [search.choose(width) for search in searches]):
-      while used + width >= room:
-        grown = ((0, 0), (0, room), (0, 0), (0, 0))
+      while used + width >= capacity:
+        grown = ((0, 0), (0, capacity), (0, 0), (0, 0))
         cache = jax.tree.map(lambda x, pad=grown: jnp.pad(x, pad), cache)
-        room *= 2
+        capacity *= 2
       nodes = np.zeros((self._batch, width), np.int32)
-      slots = np.full((self._batch, width), room - 1, np.int32)
-      paths = np.full((self._batch, width, trie.depth), room - 1, np.int32)
+      slots = np.full((self._batch, width), capacity - 1, np.int32)
+      paths = np.full((self._batch, width, trie.depth), capacity - 1, np.int32)
       for number, of_search in enumerate(chosen):
         here = slice(0, len(of_search))
         nodes[number, here] = of_search
@@ -201,20 +207,86 @@ class CatalogueSearch:
         slots_of[number, of_search] = slots[number, here]
         paths[number, here] = slots_of[number][trie.paths(nodes[number, here])]
       used += max(map(len, chosen))
-      cache, log_p = self._read_nodes(
+      cache, log_p = self._decode(
         self._params,
-        instructions,
         cache,
+        memory,
+        tokens > 0,
         trie.tokens[nodes],
-        trie.depths[nodes],
-        slots,
-        paths,
+        TriePaths(slots, paths, trie.depths[nodes]),
       )
       log_p = np.asarray(log_p)
       for search, of_search, values in zip(
         searches, chosen, log_p, strict=False
       ):
         search.add(np.array(of_search, int), values)
+
+
+@exact_products
+def encode_memory(
+  params: Any, tokens_BxT: Tokens, *, config: T5Config
+) -> tuple[KeysValues, ...]:
+  """Encodes instructions, padded with 0; returns the decoder's keys and values.
+
+  Args:
+    params: the model's.
+    tokens_BxT: of instructions.
+    config: the model's sizes.
+  """
+  encoded: Any = Transformer(config).apply(
+    {"params": params}, tokens_BxT, enable_dropout=False, method="encode"
+  )
+  return project_memory(config, params, encoded)
+
+
+@exact_products
+def decode_nodes(
+  params: Any,
+  tokens: tuple[KeysValues, ...],
+  memory: tuple[KeysValues, ...],
+  is_real_BxT: Bool[Array, "batch length"],
+  tokens_BxM: Tokens,
+  layout: TriePaths,
+  *,
+  config: T5Config,
+) -> tuple[tuple[KeysValues, ...], Float[Array, "batch nodes vocab"]]:
+  """Decodes a few trie nodes of each instruction.
+
+  Args:
+    params: the model's.
+    tokens: cached keys and values of nodes, of `empty_cache` at first.
+    memory: of `encode_memory`.
+    is_real_BxT: which tokens of the instructions are not padding.
+    tokens_BxM: the token of each node.
+    layout: where nodes are in the cache.
+    config: the model's sizes.
+
+  Returns:
+    The cache with these nodes in it, and log P of what follows each node.
+  """
+  states: Any = Transformer(config).apply(
+    {"params": params},
+    tokens_BxM,
+    None,
+    layout,
+    PaddedRows(is_real_BxT[:, None, None]),
+    Cache(tokens, memory),
+    method="decode_states",
+  )
+  hidden_BxMxD, cache = states
+  kernel_DxV = output_kernel(config, params)
+  logits_BxMxV = hidden_BxMxD.astype(jnp.float32) @ kernel_DxV
+  return cache.tokens, jax.nn.log_softmax(logits_BxMxV)
+
+
+def empty_cache(
+  config: T5Config, batch: int, capacity: int
+) -> tuple[KeysValues, ...]:
+  """Returns zeros [batch, capacity, heads, head_dim] for each decoder layer."""
+  # Of NumPy, so that it may go to the devices of any mesh.
+  zeros = np.zeros((batch, capacity, config.num_heads, config.head_dim))
+  zeros = zeros.astype(config.dtype)
+  return ((zeros, zeros),) * config.num_decoder_layers
 
 
 class _Search:
@@ -292,78 +364,3 @@ class _Search:
     if len(self._titles) < self._k:
       return -np.inf
     return -self._titles[-1][0]
-
-
-class CatalogueRanker:
-  """Requests whose candidates are a catalogue: the top exact, the rest last.
-
-  Metrics up to the K-th place are those of scoring every candidate.
-  """
-
-  name = "catalogue"
-
-  def __init__(self, *, k: int = 20, **options: Any):
-    """Takes the options of `CatalogueSearch`, and how many are ranked.
-
-    Raises:
-      InputError: fewer than 1 are to be ranked.
-    """
-    check_counts(k=k)
-    self._k, self._options = k, options
-    self._numbers: dict[str, int] = {}
-    self._search: CatalogueSearch | None = None
-    self.nodes: list[int] = []
-
-  @classmethod
-  def load(
-    cls,
-    model_dir: pathlib.Path,
-    *,
-    step: int | str | None = None,
-    k: int = 20,
-    **options: Any,
-  ) -> "CatalogueRanker":
-    """Loads a folder of `train`; see `model_folder.load_params`.
-
-    Raises:
-      InputError: the folder holds no model, or no such step of it.
-    """
-    config, params = model_folder.load_params(model_dir, step=step)
-    vocabulary = model_folder.load_vocabulary(model_dir)
-    return cls(
-      k=k, config=config, params=params, vocabulary=vocabulary, **options
-    )
-
-  @property
-  def num_nodes(self) -> int:
-    """Nodes of the trie that is searched; `nodes` tells how many were read."""
-    return len(self._search.trie.tokens) if self._search else 0
-
-  def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
-    """Returns log-likelihoods of each request's top K, -inf for the rest.
-
-    Raises:
-      InputError: an instruction is too long.
-    """
-    if not requests:
-      return []
-    asked = {title for request in requests for title in request.candidates}
-    if self._search is None or not asked <= self._numbers.keys():
-      titles = sorted(asked | self._numbers.keys())
-      self._numbers = {title: number for number, title in enumerate(titles)}
-      self._search = CatalogueSearch(titles, **self._options)
-    numbers = self._numbers
-    everything = frozenset(numbers.values())
-    candidates = [[numbers[t] for t in r.candidates] for r in requests]
-    found = self._search.top(
-      [request.instruction for request in requests],
-      self._k,
-      excluded=[everything.difference(of) for of in candidates],
-    )
-    scores = []
-    for of_request, top in zip(candidates, found, strict=True):
-      by_number = np.full(len(numbers), -np.inf)
-      by_number[top.titles] = top.scores
-      scores.append(by_number[of_request])
-      self.nodes.append(top.nodes)
-    return scores

@@ -1,8 +1,8 @@
 """log P(candidate | instruction), token by token, as a pure function.
 
 Linear layers run on the tokens of all instructions, and of all tries, end to
-end, so that only what a bin has left over is padding; attention is in rows or,
-on one processor, within each instruction and from each trie's row to its own.
+end, so that only what a bin has left over is padding. Attention is in rows or,
+on one CPU device, within each instruction and from each trie row to its own.
 
 Key to shapes. S: shards of the batch, N: tokens of a shard, B: instructions of
 a shard, T: length of an instruction, R: trie rows of a shard, U: length of such
@@ -13,34 +13,24 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from jaxtyping import Array, Float, Int
 
-from instructrec_jax.seq2seq import layers
-from instructrec_jax.seq2seq.attention import (
-  RelativePositionBias,
-  Rows,
-  row_by_row,
-)
+from instructrec_jax.kernels.cpu import Spans
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.segments import segments_of
-from instructrec_jax.seq2seq.transformer import (
-  DecoderLayer,
-  EncoderLayer,
-  output_kernel,
-)
+from instructrec_jax.seq2seq.layouts import Examples, GatheredTokens, Layout
+from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 from instructrec_jax.xla_options import exact_products
 
-# Nodes of a shard whose logits stand at once: 64 MiB of float32 with T5's
-# vocabulary.
+# Nodes of a shard whose logits are materialised at once: 64 MiB of float32 with
+# T5's vocabulary.
 _NODES_AT_ONCE = 522
-# On one processor, nodes and words whose logits stand at once: 2 MiB, which its
-# caches hold until they are summed.
+# On one CPU device, nodes and words whose logits are materialised at once:
+# 2 MiB, which its caches hold until they are summed.
 _IN_CACHE = (256, 2048)
-# Of `segments_of`: instructions of a shape are about as long, and most rows of
-# tries are full.
-_INSTRUCTIONS = (4, 6, 7, 8)
-_TRIES = ((8,), (4, 6, 8))
+# Block sizes of `Spans`, in eighths: instructions of a shape are about as long,
+# and most rows of tries are full.
+_INSTRUCTION_BLOCKS = (4, 6, 7, 8)
+_TRIE_BLOCKS = ((8,), (4, 6, 8))
 
 
 @exact_products
@@ -49,8 +39,8 @@ def edge_log_likelihoods(
 ) -> Float[Array, "shards edges"]:
   """Returns log P of every edge of the tries, in float32 (paper 2.3.2).
 
-  The encoder reads each instruction once. Candidates that begin alike share
-  their beginning, and see nothing of each other beyond it.
+  The encoder reads each instruction once. Candidates with a common prefix share
+  its nodes, and do not attend to each other beyond it.
 
   Args:
     params: the model's.
@@ -58,113 +48,94 @@ def edge_log_likelihoods(
     config: the model's sizes.
 
   Returns:
-    Log-probabilities; those of padding have no meaning.
+    Log-probabilities; those of padding are undefined.
   """
-  encoded_SxNxD = encode(
-    params,
-    batch["encoder_tokens"],
-    batch["encoder_rows"],
-    batch["encoder_places"],
-    batch["encoder_lengths"],
-    config=config,
+  loops = len(batch["encoder_tokens"]) == 1 and config.loops_over_examples()
+  encoder_layout = _encoder_layout(batch, loops)
+  decoder_layout, cross_layout = _trie_layouts(batch, loops)
+  model, variables = Transformer(config), {"params": params}
+  encoded_SxNxD: Any = model.apply(
+    variables, batch["encoder_tokens"], encoder_layout, method="encode_states"
   )
-  hidden_SxNxD = _read_tries(params, encoded_SxNxD, batch, config=config)
+  states: Any = model.apply(
+    variables,
+    batch["trie_tokens"],
+    encoded_SxNxD,
+    decoder_layout,
+    cross_layout,
+    method="decode_states",
+  )
   return edge_log_probabilities(
-    hidden_SxNxD,
+    states[0],
     output_kernel(config, params),
     batch["edge_nodes"],
     batch["edge_targets"],
+    in_cache=loops,
   )
 
 
-def encode(
-  params: Any,
-  tokens_SxN: Int[Array, "shards tokens"],
-  rows_SxBxT: Int[Array, "shards instructions length"],
-  places_SxN: Int[Array, "shards tokens"],
-  lengths_SxB: Int[Array, "shards instructions"],
-  *,
-  config: T5Config,
-) -> Float[Array, "shards tokens embed"]:
-  """Returns the encoder's states of instructions end to end."""
-  stack = params["encoder"]
+def _encoder_layout(batch: dict[str, jax.Array], loops: bool) -> Layout:
+  """Returns the layout of instructions end to end."""
+  rows_SxBxT, lengths_SxB = batch["encoder_rows"], batch["encoder_lengths"]
   length = rows_SxBxT.shape[-1]
-  mask_BxT = jnp.arange(length) < lengths_SxB.reshape(-1, 1)
-  bias = _bound(
-    RelativePositionBias(config, bidirectional=True),
-    stack["relpos_bias"],
-  )(length, length)
-  rows = Rows(rows_SxBxT, rows_SxBxT, places_SxN)
-  if _on_one_processor(len(tokens_SxN)):
-    longest = min(length, tokens_SxN.shape[1])
-    rows = segments_of(
-      _spans(lengths_SxB[0]),
-      longest=(longest, longest),
-      eighths=(_INSTRUCTIONS, _INSTRUCTIONS),
+  if loops:
+    longest = min(length, batch["encoder_tokens"].shape[1])
+    return Examples(
+      Spans.sort(
+        _spans(lengths_SxB[0]),
+        longest=(longest, longest),
+        eighths=(_INSTRUCTION_BLOCKS, _INSTRUCTION_BLOCKS),
+      )
     )
-  x = _bound(layers.Embed(config), params["token_embedder"])(tokens_SxN)
-  for number in range(config.num_encoder_layers):
-    layer = _bound(EncoderLayer(config, True), stack[f"layers_{number}"])
-    x = layer(x, mask_BxT[:, None, None], bias, rows)
-  return _bound(layers.RMSNorm(config.dtype), stack["encoder_norm"])(x)
-
-
-def _read_tries(
-  params: Any,
-  encoded_SxNxD: jax.Array,
-  batch: dict[str, jax.Array],
-  *,
-  config: T5Config,
-) -> Float[Array, "shards nodes embed"]:
-  """Returns the decoder's states at the nodes of tries."""
-  stack = params["decoder"]
-  rows_SxRxU, of_SxR = batch["trie_rows"], batch["trie_instructions"]
-  places = batch["trie_places"]
-  keys_SxRxT = jax.vmap(lambda rows, of: rows[of])(
-    batch["encoder_rows"], of_SxR
+  mask_BxT = jnp.arange(length) < lengths_SxB.reshape(-1, 1)
+  return GatheredTokens(
+    rows_SxBxT, rows_SxBxT, batch["encoder_places"], mask_BxT[:, None, None]
   )
-  lengths_SxR = jnp.take_along_axis(batch["encoder_lengths"], of_SxR, axis=1)
-  length, of_keys = rows_SxRxU.shape[-1], keys_SxRxT.shape[-1]
+
+
+def _trie_layouts(
+  batch: dict[str, jax.Array], loops: bool
+) -> tuple[Layout, Layout]:
+  """Returns the layouts of trie nodes among themselves and to instructions."""
+  rows_SxRxU, places_SxN = batch["trie_rows"], batch["trie_places"]
+  instructions_SxR = batch["trie_instructions"]
+  length, nodes = rows_SxRxU.shape[-1], places_SxN.shape[1]
   index_U = jnp.arange(length)
-  # A subtree is an interval: whoever's holds the query is before it, or is it.
+  # A subtree is an interval: a node sees those whose interval it is in.
   ends_RxU = batch["trie_ends"].reshape(-1, length)
   mask_RxUxU = (index_U <= index_U[:, None]) & (
     index_U[:, None] < ends_RxU[:, None]
   )
-  cross_mask_RxT = jnp.arange(of_keys) < lengths_SxR.reshape(-1, 1)
-  depths_RxU = batch["trie_depths"].reshape(-1, length)
-  of_decoder = RelativePositionBias(config, bidirectional=False)
-  bias = _bound(of_decoder, stack["relpos_bias"]).of_positions(
-    depths_RxU, depths_RxU
+  layout = GatheredTokens(
+    rows_SxRxU,
+    rows_SxRxU,
+    places_SxN,
+    mask_RxUxU[:, None],
+    positions=batch["trie_depths"].reshape(-1, length),
   )
-  rows = Rows(rows_SxRxU, rows_SxRxU, places)
-  cross_rows = Rows(rows_SxRxU, keys_SxRxT, places)
-  if _on_one_processor(len(places)):
+  if loops:
     starts_B, lengths_B = _spans(batch["encoder_lengths"][0])
-    cross_rows = segments_of(
+    longest = min(
+      batch["encoder_rows"].shape[-1], batch["encoder_tokens"].shape[1]
+    )
+    of_R = instructions_SxR[0]
+    spans = Spans.sort(
       _spans((ends_RxU > 0).sum(1)),
-      (starts_B[of_SxR[0]], lengths_B[of_SxR[0]]),
-      longest=(
-        min(length, places.shape[1]),
-        min(of_keys, encoded_SxNxD.shape[1]),
-      ),
-      eighths=_TRIES,
+      (starts_B[of_R], lengths_B[of_R]),
+      longest=(min(length, nodes), longest),
+      eighths=_TRIE_BLOCKS,
     )
-  x = _bound(layers.Embed(config), params["token_embedder"])(
-    batch["trie_tokens"]
+    return layout, Examples(spans)
+  keys_SxRxT = jax.vmap(lambda rows, of: rows[of])(
+    batch["encoder_rows"], instructions_SxR
   )
-  for number in range(config.num_decoder_layers):
-    layer = _bound(DecoderLayer(config, True, False), stack[f"layers_{number}"])
-    x = layer(
-      x,
-      encoded_SxNxD,
-      mask_RxUxU[:, None],
-      bias,
-      cross_mask_RxT[:, None, None],
-      rows,
-      cross_rows,
-    )
-  return _bound(layers.RMSNorm(config.dtype), stack["decoder_norm"])(x)
+  lengths_SxR = jnp.take_along_axis(
+    batch["encoder_lengths"], instructions_SxR, axis=1
+  )
+  key_mask_RxT = jnp.arange(keys_SxRxT.shape[-1]) < lengths_SxR.reshape(-1, 1)
+  return layout, GatheredTokens(
+    rows_SxRxU, keys_SxRxT, places_SxN, key_mask_RxT[:, None, None]
+  )
 
 
 def edge_log_probabilities(
@@ -172,10 +143,20 @@ def edge_log_probabilities(
   kernel_DxV: Float[Array, "embed vocab"],
   nodes_SxE: Int[Array, "shards edges"],
   targets_SxE: Int[Array, "shards edges"],
+  *,
+  in_cache: bool,
 ) -> Float[Array, "shards edges"]:
-  """Returns log softmax at the edges' targets; logits never stand whole."""
+  """Returns log softmax at edges, without materialising [nodes, vocab] logits.
+
+  Args:
+    hidden_SxNxD: the decoder's states.
+    kernel_DxV: of `transformer.output_kernel`.
+    nodes_SxE: each edge's node.
+    targets_SxE: each edge's token.
+    in_cache: take logits in slices that a CPU's caches hold.
+  """
   hidden_SxNxD = hidden_SxNxD.astype(jnp.float32)
-  normalizer_SxN = _normalizer(hidden_SxNxD, kernel_DxV)
+  normalizer_SxN = _normalizer(hidden_SxNxD, kernel_DxV, in_cache=in_cache)
   hidden_SxExD = jax.vmap(lambda x, index: x[index])(hidden_SxNxD, nodes_SxE)
   logits_SxE = jnp.einsum(
     "sed,dse->se", hidden_SxExD, jnp.take(kernel_DxV, targets_SxE, axis=1)
@@ -186,12 +167,14 @@ def edge_log_probabilities(
 def _normalizer(
   hidden_SxNxD: Float[Array, "shards nodes embed"],
   kernel_DxV: Float[Array, "embed vocab"],
+  *,
+  in_cache: bool,
 ) -> Float[Array, "shards nodes"]:
   """Returns the log of the sum of exp(logits), slice by slice."""
   shards, nodes, embed = hidden_SxNxD.shape
   vocab = kernel_DxV.shape[1]
   at_most, words = _NODES_AT_ONCE, vocab
-  if _on_one_processor(shards):
+  if in_cache:
     at_most, words = _IN_CACHE[0], _largest_divisor(vocab, _IN_CACHE[1])
   slices = -(-nodes // at_most)
   at_once = -(-nodes // slices)
@@ -235,16 +218,6 @@ def _largest_divisor(number: int, at_most: int) -> int:
   return max(d for d in range(1, at_most + 1) if number % d == 0)
 
 
-def _on_one_processor(shards: int) -> bool:
-  """Whether attention takes one instruction at a time, as long as it is."""
-  devices = jax.sharding.get_abstract_mesh().size
-  return row_by_row() and max(shards, devices) == 1
-
-
 def _spans(lengths_B: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """Returns starts and lengths of what stands end to end."""
+  """Returns starts and lengths of sequences that are stored end to end."""
   return jnp.cumsum(lengths_B) - lengths_B, lengths_B
-
-
-def _bound(module: nn.Module, params: Any) -> Any:
-  return module.bind({"params": params})

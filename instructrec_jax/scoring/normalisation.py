@@ -12,7 +12,7 @@ import numpy as np
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring.packing import Batch
+from instructrec_jax.scoring.batching import Batch
 
 # What `pmi` reads in place of an instruction: nothing but its end.
 NULL_INSTRUCTION = ""
@@ -59,7 +59,7 @@ class Normalisation(enum.StrEnum):
 
 
 def check_ghost_threshold(threshold: float) -> None:
-  """Refuses what is no probability.
+  """Checks that 0 < threshold <= 1.
 
   Raises:
     InputError: it is not in (0, 1].
@@ -71,10 +71,10 @@ def check_ghost_threshold(threshold: float) -> None:
 
 
 def check_finite(log_likelihoods: np.ndarray) -> None:
-  """Refuses what no ranking can be made of.
+  """Checks that no log-likelihood is NaN or infinite.
 
   Raises:
-    InputError: one is no number.
+    InputError: one is.
   """
   if not np.isfinite(log_likelihoods).all():
     raise InputError(
@@ -97,10 +97,10 @@ class Reduced:
     *,
     ghost_threshold: float,
   ):
-    """Makes room.
+    """Allocates the columns.
 
     Args:
-      requests: those that batches will be of.
+      requests: those that the batches are made of.
       reductions: what to compute: values of `Normalisation.of_tokens`.
       ghost_threshold: the probability from which on a token is a ghost.
     """
@@ -115,10 +115,10 @@ class Reduced:
     self._ghost = np.log(ghost_threshold)
 
   def add(self, batch: Batch, log_likelihoods_SxE: Any) -> None:
-    """Puts what each candidate's tokens reduce to in all its places.
+    """Writes each candidate's reduced tokens to all of its places.
 
     Raises:
-      InputError: one is no number.
+      InputError: a log-likelihood is NaN or infinite.
     """
     if not len(batch.lengths):
       return
@@ -132,7 +132,7 @@ class Reduced:
   def _reduce(
     self, name: Normalisation, values: np.ndarray, lengths: np.ndarray
   ) -> np.ndarray:
-    """Reduces the tokens of candidates that stand end to end."""
+    """Reduces the tokens of candidates that are stored end to end."""
     starts = np.cumsum(lengths) - lengths
     if name is not Normalisation.GHOST_FREE:
       sums = np.add.reduceat(values, starts)

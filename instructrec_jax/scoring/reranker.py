@@ -2,10 +2,9 @@
 
 import collections
 import functools
-import math
 import pathlib
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import jax
@@ -15,7 +14,7 @@ from jax.sharding import Mesh
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring import packing, shapes
+from instructrec_jax.scoring.batching import Batch, Batcher
 from instructrec_jax.scoring.log_likelihood import edge_log_likelihoods
 from instructrec_jax.scoring.normalisation import (
   GHOST_THRESHOLD,
@@ -25,6 +24,7 @@ from instructrec_jax.scoring.normalisation import (
   byte_lengths,
   check_ghost_threshold,
 )
+from instructrec_jax.scoring.shapes import Shape
 from instructrec_jax.scoring.tokenization import TokenizedRequest, tokenize
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
@@ -35,12 +35,8 @@ from instructrec_jax.xla_options import compiler_options
 _IN_FLIGHT = 2
 # A device's tokens at a time: a processor's caches hold a few thousand.
 _BIN_TOKENS = {"cpu": 5120}
-
-
-# Whose ids are remembered: long ones take a KiB, and a server hears new ones.
+# Titles whose ids are cached: long ones take a KiB, and a server gets new ones.
 _TITLES = 1 << 16
-# What is remembered of requests that no shape fits well.
-_MISFITS = 1024
 
 
 class T5Ranker:
@@ -88,19 +84,19 @@ class T5Ranker:
     self._ghost_threshold = ghost_threshold
     model_folder.check_vocabulary(config, vocabulary)
     self._vocabulary = vocabulary
-    self._bin_tokens = batch_tokens or _BIN_TOKENS.get(
-      jax.default_backend(), 32768
-    )
     # Titles recur in a stream.
     self._encode_candidate = functools.lru_cache(_TITLES)(vocabulary.encode_one)
     self._mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
-    self._shards = self._mesh.shape["data"]
+    self._batcher = Batcher(
+      shards=self._mesh.shape["data"],
+      bin_tokens=batch_tokens or _BIN_TOKENS.get(jax.default_backend(), 32768),
+    )
     axes = jax.eval_shape(lambda: parameters.initial_variables(config))
     shardings = mesh_lib.parameter_shardings(
       axes["params_axes"], self._mesh, shapes=axes["params"]
     )
     self._shardings = shardings
-    self.use(params)
+    self.set_params(params)
     self._by_shard = mesh_lib.batch_sharding(self._mesh)
     self.compiled_shapes = 0
 
@@ -116,11 +112,9 @@ class T5Ranker:
       out_shardings=mesh_lib.replicated(self._mesh),
       compiler_options=compiler_options(),
     )
-    # Over what follows, and over compiling: threads would each compile.
+    # Held while compiling: threads would each compile.
     self._lock = threading.Lock()
-    self._compiled: set[shapes.Shape] = set()
-    self._shapes: list[shapes.Shape] = []
-    self._forget_misfits()
+    self._compiled: set[Shape] = set()
 
   @classmethod
   def load(
@@ -158,8 +152,8 @@ class T5Ranker:
       return "model"
     return f"model ({self.normalisation})"
 
-  def use(self, params: Any) -> None:
-    """Goes on with other parameters; what is compiled stays so."""
+  def set_params(self, params: Any) -> None:
+    """Replaces the parameters; compiled programs are kept."""
     self._params = mesh_lib.to_devices(params, self._shardings)
     # log P(candidate | the null instruction) by the candidate's ids.
     self._priors: dict[tuple[int, ...], float] = {}
@@ -171,35 +165,15 @@ class T5Ranker:
     that is taken up again must plan for what it does not score again.
     """
     tokenized = self._tokenize(requests)
-    with self._lock:
-      self._binned(tokenized)
+    self._batcher.bins(tokenized)
     if self.normalisation == Normalisation.PMI:
       self._prior_scores(tokenized, requests)
 
   def add_shape(
     self, requests: Sequence[RankingRequest], *, together: int
   ) -> None:
-    """Adds a shape that holds about so many of requests like these.
-
-    For whoever knows what will come, unless there are as many as may be.
-
-    Args:
-      requests: all of about a size.
-      together: how many will be scored at a time.
-    """
-    tokenized = self._tokenize(requests)
-    tokens = sum(request.tokens for request in tokenized)
-    bins = max(
-      len(tokenized) / together / self._shards, tokens / self._bin_tokens
-    )
-    shape = shapes.even_shape(tokenized, math.ceil(bins))
-    with self._lock:
-      if self._free_shapes and shape not in self._shapes:
-        self._shapes.append(shape)
-
-  @property
-  def _free_shapes(self) -> int:
-    return shapes.MAX_SHAPES - shapes.ROOMY_SHAPES - len(self._shapes)
+    """Adds a compiled shape for requests like these; see `Batcher`."""
+    self._batcher.add_shape(self._tokenize(requests), together=together)
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns each candidate's log-likelihood, normalised, in float32.
@@ -234,9 +208,7 @@ class T5Ranker:
       ghost_threshold=self._ghost_threshold,
     )
     in_flight: collections.deque = collections.deque()
-    with self._lock:
-      binned = self._binned(tokenized)
-    for shape, batch in self._batches(binned):
+    for shape, batch in self._batcher.batches(tokenized):
       in_flight.append((batch, self._on_device(batch, shape)))
       if len(in_flight) > _IN_FLIGHT:
         reduced.add(*in_flight.popleft())
@@ -289,15 +261,7 @@ class T5Ranker:
       requests, self._vocabulary.encode_one, self._encode_candidate
     )
 
-  def _batches(
-    self, binned: dict[shapes.Shape, list[shapes.Bin]]
-  ) -> Iterator[tuple[shapes.Shape, packing.Batch]]:
-    for shape, bins in binned.items():
-      for start in range(0, len(bins), self._shards):
-        here = bins[start : start + self._shards]
-        yield shape, packing.to_batch(here, shape=shape)
-
-  def _on_device(self, batch: packing.Batch, shape: shapes.Shape) -> jax.Array:
+  def _on_device(self, batch: Batch, shape: Shape) -> jax.Array:
     """Has a batch computed; returns before that is done."""
     features = mesh_lib.to_devices(batch.features, self._by_shard)
     if shape in self._compiled:
@@ -306,71 +270,3 @@ class T5Ranker:
       result = self._score_batch(self._params, features)
       self._compiled.add(shape)
     return result
-
-  def _binned(
-    self, requests: Sequence[TokenizedRequest]
-  ) -> dict[shapes.Shape, list[shapes.Bin]]:
-    """Deals requests into bins of shapes, of which it may make new ones."""
-    if requests and not self._shapes:
-      self._add_shapes(requests, self._bin_tokens)
-    binned = self._into_known_shapes(requests)
-    self._note_misfits(binned)
-    if self._wasted > shapes.TOKENS_PER_SHAPE and self._add_shapes(
-      list(self._misfits), self._misfit_tokens
-    ):
-      binned = self._into_known_shapes(requests)
-    return binned
-
-  def _into_known_shapes(
-    self, requests: Sequence[TokenizedRequest]
-  ) -> dict[shapes.Shape, list[shapes.Bin]]:
-    grouped = shapes.by_shape(requests, self._shapes, shards=self._shards)
-    return {
-      shape: shapes.bins_of(members, shape, shards=self._shards)
-      for shape, members in grouped.items()
-    }
-
-  def _forget_misfits(self) -> None:
-    # Requests for which another shape would be better, the tokens of one
-    # call's, and tokens' worth of padding that it would have saved so far.
-    self._misfits: collections.deque[TokenizedRequest] = collections.deque(
-      maxlen=_MISFITS
-    )
-    self._misfit_tokens = 0
-    self._wasted = 0.0
-
-  def _note_misfits(self, binned: dict[shapes.Shape, list[shapes.Bin]]) -> None:
-    """Notes requests in shapes of which a third or more is padding."""
-    if not self._free_shapes:
-      return
-    tokens = 0
-    for shape, bins in binned.items():
-      members = [request for of_bin in bins for request in of_bin]
-      cost, needed = len(bins) * shape.cost, sum(r.cost for r in members)
-      if cost > 1.5 * needed:
-        self._misfits.extend(members)
-        self._wasted += cost - needed
-        tokens += sum(request.tokens for request in members)
-    self._misfit_tokens = max(
-      self._misfit_tokens, min(tokens // self._shards, self._bin_tokens)
-    )
-
-  def _add_shapes(
-    self, requests: Sequence[TokenizedRequest], bin_tokens: int
-  ) -> bool:
-    """Fits shapes to requests; whether there was room for any.
-
-    A call leaves a third of the free ones to later requests of another kind.
-    """
-    free = self._free_shapes
-    if not free:
-      return False
-    fitted = shapes.fitted_shapes(
-      requests,
-      most=free - free // 3,
-      bin_tokens=max(bin_tokens, 1),
-      shards=self._shards,
-    )
-    self._shapes += [shape for shape in fitted if shape not in self._shapes]
-    self._forget_misfits()
-    return True

@@ -4,8 +4,10 @@ import dataclasses
 import json
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import struct
+from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax.errors import InputError
 
@@ -35,6 +37,8 @@ class T5Config:
     float32_attention_logits: accumulate attention logits in float32.
     remat_policy: what the backward pass recomputes: "none", "minimal" (all
       but matrix products) or "full" (each whole layer).
+    loop_over_examples: attend to one example after the other; None does so on
+      a single CPU device. Of how a program runs, and so not in model.json.
   """
 
   vocab_size: int = 32128
@@ -50,6 +54,23 @@ class T5Config:
   logits_via_embedding: bool = False
   float32_attention_logits: bool = False
   remat_policy: str = "none"
+  loop_over_examples: bool | None = None
+
+  def loops_over_examples(
+    self, mesh: Mesh | AbstractMesh | None = None
+  ) -> bool:
+    """Whether attention takes one example, or row, after the other.
+
+    A CPU's caches hold what one example needs; an accelerator is faster with
+    all at once, and rows that are split over devices stay where they are.
+
+    Args:
+      mesh: of the devices; the one that is being traced for if None.
+    """
+    if self.loop_over_examples is not None:
+      return self.loop_over_examples
+    mesh = mesh or jax.sharding.get_abstract_mesh()
+    return jax.default_backend() == "cpu" and mesh.size <= 1
 
   def validate(self) -> "T5Config":
     """Returns the config if it makes sense.
@@ -98,7 +119,7 @@ class T5Config:
 
   def to_json(self) -> str:
     """Returns the config as JSON, dtype by name."""
-    fields = dataclasses.asdict(self)
+    fields = {name: getattr(self, name) for name in _stored_names()}
     fields["dtype"] = jnp.dtype(self.dtype).name
     return json.dumps(fields, indent=2) + "\n"
 
@@ -113,7 +134,7 @@ class T5Config:
       fields = json.loads(text)
     except ValueError as error:
       raise InputError(f"not the JSON of a T5Config: {error}.") from None
-    names = {field.name for field in dataclasses.fields(cls)}
+    names = set(_stored_names())
     if not isinstance(fields, dict) or fields.keys() != names:
       # Missing fields are refused too: a default in their place would give
       # another model than the one that was saved.
@@ -125,6 +146,12 @@ class T5Config:
     return dataclasses.replace(
       config, mlp_activations=tuple(config.mlp_activations)
     )
+
+
+def _stored_names() -> list[str]:
+  names = [field.name for field in dataclasses.fields(T5Config)]
+  names.remove("loop_over_examples")
+  return names
 
 
 def _dtype_name(dtype: Any) -> str | None:

@@ -18,7 +18,7 @@ from flax.linen import partitioning, spmd
 from jaxtyping import Array, Float, Int
 
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.segments import Segments
+from instructrec_jax.seq2seq.layouts import Layout
 
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
 _fan_in_truncated = nn.initializers.variance_scaling(
@@ -109,9 +109,9 @@ class Mlp(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "batch length embed"], rows: Any = None
+    self, x: Float[Array, "batch length embed"], layout: Layout
   ) -> Float[Array, "batch length embed"]:
-    """Returns the transformed residual branch; see `dropout` of rows."""
+    """Returns the transformed residual branch."""
     config = self.config
     gated = config.mlp_activations
     hidden: Any = None
@@ -125,7 +125,7 @@ class Mlp(nn.Module):
       if activation != "linear":
         branch = getattr(nn, activation)(branch)
       hidden = branch if hidden is None else hidden * branch
-    hidden = dropout(hidden, config.dropout_rate, self.deterministic, rows)
+    hidden = dropout(hidden, config, self.deterministic, layout)
     hidden = spmd.with_logical_constraint(hidden, ("batch", "length", "mlp"))
     return Dense(
       x.shape[-1], axes=("mlp", "embed"), dtype=config.dtype, name="wo"
@@ -134,30 +134,23 @@ class Mlp(nn.Module):
 
 def dropout(
   x: Float[Array, "batch length features"],
-  rate: float,
+  config: T5Config,
   deterministic: bool,
-  rows: Any = None,
+  layout: Layout,
   *,
   shared: bool = True,
 ) -> Float[Array, "batch length features"]:
   """Drops features, the same ones at all positions of a row, as in T5X.
 
-  Called within a module. `Segments` as `rows` tell where each token of a flat
-  batch came from: what is dropped is what would be in rows.
+  Called within a module. What is dropped does not depend on the layout.
 
   Args:
     x: what to drop from.
-    rate: the share that is dropped.
-    deterministic: whether nothing is.
-    rows: of a flat batch.
-    shared: by all positions of a row; or each has its own.
+    config: has the rate.
+    deterministic: whether nothing is dropped.
+    layout: of the tokens.
+    shared: by all positions of a row; or each position has its own.
   """
-  if deterministic or rate == 0 or not isinstance(rows, Segments):
-    return nn.Dropout(rate, broadcast_dims=(-2,) if shared else ())(
-      x, deterministic=deterministic
-    )
-  width = 1 if shared else rows.key_width
-  ones_RxTxD = jnp.ones((rows.row_count, width, x.shape[-1]), x.dtype)
-  keep_RxTxD = nn.Dropout(rate)(ones_RxTxD, deterministic=False)
-  keep_PxD = keep_RxTxD.reshape(-1, x.shape[-1])
-  return x * keep_PxD[rows.rows if shared else rows.key_places]
+  if deterministic or config.dropout_rate == 0:
+    return x
+  return layout.dropout(x, config.dropout_rate, shared=shared)

@@ -1,9 +1,10 @@
 """T5 1.1 in flax linen; T5X's trainer can bind this class as it stands.
 
 Parameter tree, `params_axes`, argument names and the methods `encode` and
-`decode` are those of T5X's `examples/t5/network.py`. Beyond it there is
-`decode_hidden`, which stops before the output layer, so that losses and scores
-can go through the vocabulary in chunks.
+`decode` are those of T5X's `examples/t5/network.py`. They lead, like training,
+scoring and search, to `encode_states` and `decode_states`: one encoder and one
+decoder, whatever the layout of their tokens. Both stop before the output layer,
+so that losses and scores take the vocabulary in slices.
 
 Key to shapes. B: batch, T: encoder length, U: decoder length, D: emb_dim,
 V: vocabulary. Token 0 is padding.
@@ -14,18 +15,27 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int
+from flax import struct
+from jaxtyping import Array, Float
 
-from instructrec_jax.seq2seq import layers
-from instructrec_jax.seq2seq.attention import (
-  MASKED,
-  Attention,
-  RelativePositionBias,
-)
+from instructrec_jax.seq2seq import layers, layouts
+from instructrec_jax.seq2seq.attention import Attention, RelativePositionBias
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.segments import Segments
+from instructrec_jax.seq2seq.layouts import KeysValues, Layout, Tokens
 
-Tokens = Int[Array, "batch length"]
+
+@struct.dataclass
+class Cache:
+  """Keys and values of what the decoder has read, a pair for each layer.
+
+  Attributes:
+    tokens: of decoded tokens, shaped as the layout wants.
+    memory: of the encoder's states, see `attention.project_memory`; None
+      where each call projects them again.
+  """
+
+  tokens: tuple[KeysValues, ...]
+  memory: tuple[KeysValues, ...] | None = None
 
 
 class EncoderLayer(nn.Module):
@@ -35,17 +45,15 @@ class EncoderLayer(nn.Module):
   deterministic: bool
 
   @nn.compact
-  def __call__(self, x_BxTxD, mask, bias, rows=None):
-    """Returns the residual stream after one layer; see `Attention` of rows."""
+  def __call__(self, x_BxTxD, layout: Layout):
+    """Returns the residual stream after one layer."""
     config = self.config
     y = layers.RMSNorm(config.dtype, name="pre_attention_layer_norm")(x_BxTxD)
-    y = Attention(config, self.deterministic, name="attention")(
-      y, y, mask=mask, bias=bias, rows=rows
-    )
-    x_BxTxD += _dropout(config, y, self.deterministic, rows)
+    y, _ = Attention(config, self.deterministic, name="attention")(y, y, layout)
+    x_BxTxD += layers.dropout(y, config, self.deterministic, layout)
     y = layers.RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BxTxD)
-    y = layers.Mlp(config, self.deterministic, name="mlp")(y, rows)
-    return x_BxTxD + _dropout(config, y, self.deterministic, rows)
+    y = layers.Mlp(config, self.deterministic, name="mlp")(y, layout)
+    return x_BxTxD + layers.dropout(y, config, self.deterministic, layout)
 
 
 class DecoderLayer(nn.Module):
@@ -53,38 +61,37 @@ class DecoderLayer(nn.Module):
 
   config: T5Config
   deterministic: bool
-  decode: bool
 
   @nn.compact
   def __call__(
     self,
     x_BxUxD,
     encoded_BxTxD,
-    mask,
-    bias,
-    cross_mask,
-    rows=None,
-    cross_rows=None,
+    layout: Layout,
+    cross_layout: Layout,
+    cache: KeysValues | None,
+    memory: KeysValues | None,
   ):
-    """Returns the residual stream after one layer; see `Attention` of rows."""
+    """Returns the residual stream after one layer, and its cache."""
     config = self.config
     y = layers.RMSNorm(config.dtype, name="pre_self_attention_layer_norm")(
       x_BxUxD
     )
-    y = Attention(
-      config, self.deterministic, self.decode, name="self_attention"
-    )(y, y, mask=mask, bias=bias, rows=rows)
-    x_BxUxD += _dropout(config, y, self.deterministic, rows)
+    y, cache = Attention(config, self.deterministic, name="self_attention")(
+      y, y, layout, cache=cache
+    )
+    x_BxUxD += layers.dropout(y, config, self.deterministic, layout)
     y = layers.RMSNorm(config.dtype, name="pre_cross_attention_layer_norm")(
       x_BxUxD
     )
-    y = Attention(config, self.deterministic, name="encoder_decoder_attention")(
-      y, encoded_BxTxD, mask=cross_mask, rows=cross_rows
-    )
-    x_BxUxD += _dropout(config, y, self.deterministic, rows)
+    y, _ = Attention(
+      config, self.deterministic, name="encoder_decoder_attention"
+    )(y, encoded_BxTxD, cross_layout, keys_values=memory)
+    x_BxUxD += layers.dropout(y, config, self.deterministic, layout)
     y = layers.RMSNorm(config.dtype, name="pre_mlp_layer_norm")(x_BxUxD)
-    y = layers.Mlp(config, self.deterministic, name="mlp")(y, rows)
-    return x_BxUxD + _dropout(config, y, self.deterministic, rows)
+    y = layers.Mlp(config, self.deterministic, name="mlp")(y, layout)
+    x_BxUxD += layers.dropout(y, config, self.deterministic, layout)
+    return x_BxUxD, cache
 
 
 class Encoder(nn.Module):
@@ -94,32 +101,18 @@ class Encoder(nn.Module):
   embed: nn.Module
 
   @nn.compact
-  def __call__(
-    self,
-    tokens_BxT,
-    mask,
-    *,
-    deterministic: bool,
-    segments: Segments | None = None,
-  ):
+  def __call__(self, tokens_BxT, layout: Layout, *, deterministic: bool):
     """Returns normed states [batch, length, embed]."""
     config = self.config
-    length = tokens_BxT.shape[-1]
-    if segments is not None:
-      length = segments.blocks[-1][0]
-    bias = RelativePositionBias(config, bidirectional=True, name="relpos_bias")(
-      length, length
+    layout = layout.with_bias(
+      RelativePositionBias(config, bidirectional=True, name="relpos_bias")
     )
-    x = _dropout(config, self.embed(tokens_BxT), deterministic, segments)
+    x = layers.dropout(self.embed(tokens_BxT), config, deterministic, layout)
     layer = _with_remat(EncoderLayer, config)
     for number in range(config.num_encoder_layers):
-      x = layer(config, deterministic, name=f"layers_{number}")(
-        x, mask, bias, segments
-      )
+      x = layer(config, deterministic, name=f"layers_{number}")(x, layout)
     x = layers.RMSNorm(config.dtype, name="encoder_norm")(x)
-    return layers.dropout(
-      x, config.dropout_rate, deterministic, segments, shared=False
-    )
+    return layers.dropout(x, config, deterministic, layout, shared=False)
 
 
 class Decoder(nn.Module):
@@ -131,50 +124,49 @@ class Decoder(nn.Module):
   @nn.compact
   def __call__(
     self,
-    encoded_BxTxD,
     tokens_BxU,
-    mask,
-    cross_mask,
+    encoded_BxTxD,
+    layout: Layout,
+    cross_layout: Layout,
+    cache: Cache | None,
     *,
     deterministic: bool,
-    decode: bool,
-    max_decode_length: int | None,
-    return_hidden: bool,
-    segments: Segments | None = None,
-    cross_segments: Segments | None = None,
+    with_logits: bool,
   ):
-    """Returns logits in float32, or the normed states before them."""
+    """Returns normed states, or float32 logits, and the cache."""
     config = self.config
-    length = tokens_BxU.shape[-1]
-    if decode and max_decode_length:
-      length = max_decode_length
-    if segments is not None:
-      length = segments.blocks[-1][0]
-    bias = RelativePositionBias(
-      config, bidirectional=False, name="relpos_bias"
-    )(length, length)
-    if segments is not None:
-      ahead = jnp.triu(jnp.ones((length, length), bool), 1)
-      bias += jnp.where(ahead, jnp.asarray(MASKED, bias.dtype), 0)
-    y = _dropout(config, self.embed(tokens_BxU), deterministic, segments)
+    layout = layout.with_bias(
+      RelativePositionBias(config, bidirectional=False, name="relpos_bias")
+    )
+    y = layers.dropout(self.embed(tokens_BxU), config, deterministic, layout)
     layer = _with_remat(DecoderLayer, config)
+    cached = []
     for number in range(config.num_decoder_layers):
-      y = layer(config, deterministic, decode, name=f"layers_{number}")(
-        y, encoded_BxTxD, mask, bias, cross_mask, segments, cross_segments
+      y, of_layer = layer(config, deterministic, name=f"layers_{number}")(
+        y,
+        encoded_BxTxD,
+        layout,
+        cross_layout,
+        None if cache is None else cache.tokens[number],
+        None if cache is None or not cache.memory else cache.memory[number],
       )
+      cached.append(of_layer)
     y = layers.RMSNorm(config.dtype, name="decoder_norm")(y)
-    y = _dropout(config, y, deterministic, segments)
-    if return_hidden:
-      return y
+    y = layers.dropout(y, config, deterministic, layout)
+    if cache is not None:
+      cache = cache.replace(tokens=tuple(cached))
+    if not with_logits:
+      return y, cache
     if config.logits_via_embedding:
       table_VxD = self.embed.embedding
-      return (y.astype(jnp.float32) @ table_VxD.T) * config.emb_dim**-0.5
-    return layers.Dense(
+      return (y.astype(jnp.float32) @ table_VxD.T) * config.emb_dim**-0.5, cache
+    logits = layers.Dense(
       config.vocab_size,
       axes=("embed", "vocab"),
       dtype=jnp.float32,
       name="logits_dense",
     )(y)
+    return logits, cache
 
 
 class Transformer(nn.Module):
@@ -186,6 +178,50 @@ class Transformer(nn.Module):
     self.token_embedder = layers.Embed(self.config)
     self.encoder = Encoder(self.config, self.token_embedder)
     self.decoder = Decoder(self.config, self.token_embedder)
+
+  def encode_states(
+    self, tokens: Tokens, layout: Layout, *, deterministic: bool = True
+  ) -> Float[Array, "batch length embed"]:
+    """Returns the encoder's normed states of instructions.
+
+    Args:
+      tokens: of instructions.
+      layout: of the tokens.
+      deterministic: whether there is no dropout, which needs an rng "dropout".
+    """
+    return self.encoder(tokens, layout, deterministic=deterministic)
+
+  def decode_states(
+    self,
+    tokens: Tokens,
+    encoded: Float[Array, "batch length embed"] | None,
+    layout: Layout,
+    cross_layout: Layout,
+    cache: Cache | None = None,
+    *,
+    deterministic: bool = True,
+    with_logits: bool = False,
+  ) -> tuple[Float[Array, "batch length features"], Cache | None]:
+    """Returns the decoder's normed states before the output layer, and a cache.
+
+    Args:
+      tokens: of answers, shifted right.
+      encoded: of `encode_states`; None where the cache has its keys and values.
+      layout: of the tokens.
+      cross_layout: of the tokens and the instructions that they attend to.
+      cache: of earlier calls, for layouts that decode step by step.
+      deterministic: whether there is no dropout.
+      with_logits: return float32 logits in place of states.
+    """
+    return self.decoder(
+      tokens,
+      encoded,
+      layout,
+      cross_layout,
+      cache,
+      deterministic=deterministic,
+      with_logits=with_logits,
+    )
 
   def __call__(
     self,
@@ -234,13 +270,11 @@ class Transformer(nn.Module):
     encoder_segment_ids: Tokens | None = None,
     enable_dropout: bool = True,
   ) -> Float[Array, "batch length embed"]:
-    """Returns the encoder's states of the instructions."""
-    real = encoder_input_tokens > 0
-    mask = nn.make_attention_mask(real, real)
-    if encoder_segment_ids is not None:
-      mask *= _same_segment(encoder_segment_ids, encoder_segment_ids)
-    return self.encoder(
-      encoder_input_tokens, mask, deterministic=not enable_dropout
+    """Returns `encode_states` of padded or packed rows, T5X's method."""
+    return self.encode_states(
+      encoder_input_tokens,
+      layouts.encoder_rows(encoder_input_tokens, encoder_segment_ids),
+      deterministic=not enable_dropout,
     )
 
   def decode(
@@ -255,9 +289,8 @@ class Transformer(nn.Module):
     enable_dropout: bool = True,
     decode: bool = False,
     max_decode_length: int | None = None,
-    return_hidden: bool = False,
-  ) -> Float[Array, "batch length features"]:
-    """Returns logits of the answers, given encoded instructions.
+  ) -> Float[Array, "batch length vocab"]:
+    """Returns logits of padded or packed rows, T5X's method.
 
     With `decoder_segment_ids` alone, each segment of a decoder row attends to
     itself and to the whole encoder row: many answers to one instruction.
@@ -265,94 +298,64 @@ class Transformer(nn.Module):
     Raises:
       ValueError: packed rows cannot be decoded step by step.
     """
-    del decoder_positions
+    del decoder_positions, max_decode_length
+    cross_layout = layouts.cross_rows(
+      decoder_target_tokens,
+      encoder_input_tokens,
+      decoder_segment_ids,
+      encoder_segment_ids,
+    )
+    options: Any = dict(deterministic=not enable_dropout, with_logits=True)
     if decode and encoder_segment_ids is not None:
       raise ValueError("decode=True takes no packed rows (segment ids).")
-    source = encoder_input_tokens > 0
+    # T5X's first call with decode, on whole sequences, only shapes the cache.
+    is_step = decode and self.has_variable("cache", "cache_index")
     if decode:
-      mask = None
-      cross_mask = nn.make_attention_mask(
-        jnp.ones_like(decoder_target_tokens), source
+      stored, index = self._stored_cache(decoder_target_tokens)
+    if not is_step:
+      layout = layouts.decoder_rows(decoder_target_tokens, decoder_segment_ids)
+      return self.decode_states(
+        decoder_input_tokens, encoded, layout, cross_layout, **options
+      )[0]
+    tokens = tuple(
+      (of_layer["key"], of_layer["value"])
+      for _, of_layer in sorted(stored.value.items())
+    )
+    layout = layouts.NextToken(index.value, length=tokens[0][0].shape[-1])
+    logits, cache = self.decode_states(
+      decoder_input_tokens,
+      encoded,
+      layout,
+      cross_layout,
+      Cache(tokens),
+      **options,
+    )
+    assert cache is not None
+    stored.value = _by_layer(cache.tokens)
+    index.value += 1
+    return logits
+
+  @nn.compact
+  def _stored_cache(self, tokens_BxU) -> tuple[Any, Any]:
+    """Returns T5X's "cache" variables: keys and values, and the next index."""
+    config, (batch, length) = self.config, tokens_BxU.shape
+
+    def zeros():
+      one = jnp.zeros(
+        (batch, config.num_heads, config.head_dim, length), config.dtype
       )
-    else:
-      real = decoder_target_tokens > 0
-      mask = nn.make_causal_mask(decoder_target_tokens)
-      mask *= nn.make_attention_mask(real, real)
-      cross_mask = nn.make_attention_mask(real, source)
-    if decoder_segment_ids is not None and mask is not None:
-      mask *= _same_segment(decoder_segment_ids, decoder_segment_ids)
-    if encoder_segment_ids is not None:
-      cross_mask *= _same_segment(decoder_segment_ids, encoder_segment_ids)
-    return self.decoder(
-      encoded,
-      decoder_input_tokens,
-      mask,
-      cross_mask,
-      deterministic=not enable_dropout,
-      decode=decode,
-      max_decode_length=max_decode_length,
-      return_hidden=return_hidden,
-    )
+      return _by_layer(((one, one),) * config.num_decoder_layers)
 
-  def decode_hidden(
-    self, *args: Any, **kwargs: Any
-  ) -> Float[Array, "batch length embed"]:
-    """Returns `decode`'s states before the output layer; same arguments."""
-    return self.decode(*args, **kwargs, return_hidden=True)
+    index = self.variable("cache", "cache_index", lambda: jnp.int32(0))
+    return self.variable("cache", "layers", zeros), index
 
-  def hidden(
-    self,
-    encoder_input_tokens: Tokens,
-    decoder_input_tokens: Tokens,
-    decoder_target_tokens: Tokens,
-    encoder_segment_ids: Tokens | None = None,
-    decoder_segment_ids: Tokens | None = None,
-    *,
-    enable_dropout: bool = True,
-  ) -> Float[Array, "batch length embed"]:
-    """Returns `__call__`'s states before the output layer."""
-    encoded = self.encode(
-      encoder_input_tokens, encoder_segment_ids, enable_dropout=enable_dropout
-    )
-    return self.decode_hidden(
-      encoded,
-      encoder_input_tokens,
-      decoder_input_tokens,
-      decoder_target_tokens,
-      encoder_segment_ids,
-      decoder_segment_ids,
-      enable_dropout=enable_dropout,
-    )
 
-  def hidden_of_flat(
-    self,
-    encoder_tokens_1xN: Tokens,
-    decoder_tokens_1xM: Tokens,
-    of_encoder: Segments,
-    of_decoder: Segments,
-    of_both: Segments,
-    *,
-    enable_dropout: bool = True,
-  ) -> Float[Array, "1 tokens embed"]:
-    """Returns `hidden` for the tokens of all rows, end to end."""
-    encoded_1xNxD = self.encoder(
-      encoder_tokens_1xN,
-      None,
-      deterministic=not enable_dropout,
-      segments=of_encoder,
-    )
-    return self.decoder(
-      encoded_1xNxD,
-      decoder_tokens_1xM,
-      None,
-      None,
-      deterministic=not enable_dropout,
-      decode=False,
-      max_decode_length=None,
-      return_hidden=True,
-      segments=of_decoder,
-      cross_segments=of_both,
-    )
+def _by_layer(tokens: tuple[KeysValues, ...]) -> dict[str, dict[str, Any]]:
+  # T5X expands and reorders the leaves of nested dicts, nothing else.
+  return {
+    f"{number:03d}": {"key": key, "value": value}
+    for number, (key, value) in enumerate(tokens)
+  }
 
 
 def output_kernel(config: T5Config, params: Any) -> Float[Array, "embed vocab"]:
@@ -360,16 +363,6 @@ def output_kernel(config: T5Config, params: Any) -> Float[Array, "embed vocab"]:
   if config.logits_via_embedding:
     return params["token_embedder"]["embedding"].T * config.emb_dim**-0.5
   return params["decoder"]["logits_dense"]["kernel"]
-
-
-def _same_segment(query_BxT, key_BxS):
-  return nn.make_attention_mask(query_BxT, key_BxS, jnp.equal)
-
-
-def _dropout(config: T5Config, x, deterministic: bool, rows=None):
-  """Dropout of a residual branch: one mask for all positions, as T5X's."""
-  x = layers.dropout(x, config.dropout_rate, deterministic, rows)
-  return x.astype(config.dtype)
 
 
 def _with_remat(layer: type[nn.Module], config: T5Config) -> type[nn.Module]:

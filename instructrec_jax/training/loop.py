@@ -28,7 +28,7 @@ from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
 from instructrec_jax.training.batches import prefetched_batches, rows_of_step
 from instructrec_jax.training.checkpoint import Checkpoints
-from instructrec_jax.training.flat_batch import is_faster, room_of_steps
+from instructrec_jax.training.inputs import capacity_of_steps
 from instructrec_jax.training.metrics_log import MetricsLog
 from instructrec_jax.training.state import initial_state, state_shardings
 from instructrec_jax.training.step import jitted_step
@@ -61,8 +61,8 @@ def train(
 
   A resumed run takes the very steps that an undisturbed one would: rows and
   dropout depend on the seed and the number of the step alone. With more `steps`
-  than before, on one CPU device, a batch may have room for more tokens, and
-  sums over them are rounded otherwise.
+  than before, on one CPU device, a flat batch may have a larger capacity, and
+  sums over it are rounded otherwise.
 
   Args:
     model_dir: where everything is written; see `checkpoints.model_folder`.
@@ -130,15 +130,15 @@ def train(
       lambda params: make_state(params=params), out_shardings=shardings
     )(initial_params)
 
-  room = None
-  if is_faster(mesh):
+  capacity = None
+  if config.loops_over_examples(mesh):
     counts = (
       data.token_counts(
         rows_of_step(step, num_rows=len(data), batch_size=batch_size, seed=seed)
       )
       for step in range(steps)
     )
-    room = room_of_steps(counts, microbatches)
+    capacity = capacity_of_steps(counts, microbatches)
   step_fn = jitted_step(
     config,
     optimizer,
@@ -149,7 +149,7 @@ def train(
     microbatches=microbatches,
     z_loss=z_loss,
     loss_normalizing_factor=loss_normalizing_factor,
-    room=room,
+    capacity=capacity,
   )
   # Compiled ahead, so that no rate includes it and nothing compiles later.
   any_batch = jax.tree.map(

@@ -1,9 +1,9 @@
 """Token cross-entropy straight from the decoder's states.
 
 The paper's Eq. 1 (with the minus that it misses), normalised as in T5X. The
-output layer is part of the loss, so that logits exist for one slice of
-positions at a time and their gradient is taken while they are there: three
-matrix products a slice, nothing recomputed, [tokens, vocab] never whole.
+output layer is part of the loss, so that logits are materialised for one slice
+of positions at a time and their gradient is taken from them at once: three
+matrix products a slice, nothing recomputed, and never all [tokens, vocab].
 
 Key to shapes. B: rows, U: decoder length, D: emb_dim, V: vocabulary.
 """
@@ -17,7 +17,7 @@ from flax import struct
 from flax.linen import spmd
 from jaxtyping import Array, Float, Int
 
-# Logits that may stand at once: 256 MiB of float32.
+# Logits that are materialised at once: 256 MiB of float32.
 _LOGITS_AT_ONCE = 1 << 26
 
 
@@ -49,7 +49,7 @@ def cross_entropy_sums(
   """Returns summed losses; only `loss` has a gradient.
 
   Args:
-    hidden_BxUxD: of `Transformer.hidden`.
+    hidden_BxUxD: of `Transformer.decode_states`.
     kernel_DxV: of `transformer.output_kernel`.
     targets_BxU: ids to predict.
     weights_BxU: 1 for real tokens, 0 for padding.
@@ -137,7 +137,7 @@ def _scan(hidden, kernel, targets, weights, z_loss, *, gradient: bool):
 
 
 def logits_at_once(rows: int, length: int, vocab: int) -> int:
-  """Returns how many logits stand at the same time."""
+  """Returns how many logits are materialised at the same time."""
   return rows * _slice_width(rows, length, vocab) * vocab
 
 

@@ -20,7 +20,6 @@ from jax.sharding import AbstractMesh, Mesh
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import parameters
-from instructrec_jax.seq2seq.attention import as_on_accelerators
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import losses
 from instructrec_jax.training.state import (
@@ -99,6 +98,7 @@ def plan_memory(
   Raises:
     InputError: the mesh does not divide the model or the batch.
   """
+  config = dataclasses.replace(config, loop_over_examples=False)
   data, model = mesh.shape["data"], mesh.shape["model"]
   if batch_size % (data * microbatches):
     raise InputError(
@@ -144,6 +144,8 @@ def compile_step(
     XLA's own bytes of a device: arguments, outputs (of which most take the
     place of arguments) and temporaries.
   """
+  # The program of accelerators, wherever it is compiled.
+  config = dataclasses.replace(config, loop_over_examples=False)
   state, shardings = state_shapes(config, optimizer, mesh=mesh, zero=zero)
   step = jitted_step(
     config,
@@ -154,9 +156,7 @@ def compile_step(
     microbatches=microbatches,
   )
   batch = batch_shapes(batch_size, input_length, target_length)
-  with as_on_accelerators():
-    lowered = step.lower(state, batch)
-  analysis = lowered.compile().memory_analysis()
+  analysis = step.lower(state, batch).compile().memory_analysis()
   return {
     "arguments": analysis.argument_size_in_bytes,
     "outputs": analysis.output_size_in_bytes,
@@ -224,12 +224,11 @@ def _kept(config: T5Config, batch: Batch) -> int:
     _, backward, _ = jax.vjp(loss, params, has_aux=True)
     return jax.tree.leaves(backward)
 
-  with as_on_accelerators():
-    jaxpr = jax.make_jaxpr(forward)(
-      parameters.parameter_shapes(config),
-      batch,
-      jax.eval_shape(lambda: jax.random.key(0)),
-    ).jaxpr
+  jaxpr = jax.make_jaxpr(forward)(
+    parameters.parameter_shapes(config),
+    batch,
+    jax.eval_shape(lambda: jax.random.key(0)),
+  ).jaxpr
   given = set(jaxpr.invars)
   made: set[Any] = {
     variable

@@ -13,7 +13,12 @@ from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 from instructrec_jax.training import losses
-from instructrec_jax.training.flat_batch import deal, flatten
+from instructrec_jax.training.inputs import (
+  Capacity,
+  balance,
+  flat_inputs,
+  padded_inputs,
+)
 from instructrec_jax.training.state import TrainState
 from instructrec_jax.xla_options import compiler_options
 
@@ -30,7 +35,7 @@ def train_step(
   microbatches: int = 1,
   z_loss: float = 1e-4,
   loss_normalizing_factor: float | None = None,
-  room: tuple[int, int] | None = None,
+  capacity: Capacity | None = None,
 ) -> tuple[TrainState, dict[str, jax.Array]]:
   """Returns the next state, and scalars to log.
 
@@ -45,16 +50,18 @@ def train_step(
     z_loss: weight of T5X's z-loss.
     loss_normalizing_factor: what the summed loss is divided by; the number of
       real target tokens by default.
-    room: given, tokens are computed end to end, and not as rows; see
-      `flat_batch.room_of_steps`.
+    capacity: given, real tokens are computed as a flat batch, and not as rows;
+      of `inputs.capacity_of_steps`.
   """
   gradients_of = jax.grad(
-    functools.partial(batch_loss, config=config, z_loss=z_loss, room=room),
+    functools.partial(
+      batch_loss, config=config, z_loss=z_loss, capacity=capacity
+    ),
     has_aux=True,
   )
-  if room is not None and microbatches > 1:
+  if capacity is not None and microbatches > 1:
     counts = jnp.count_nonzero(batch["encoder_input_tokens"], axis=1)
-    order = deal(counts, microbatches)
+    order = balance(counts, microbatches)
     batch = {name: array[order] for name, array in batch.items()}
   if microbatches == 1:
     gradients, sums = gradients_of(state.params, batch, dropout_key)
@@ -104,7 +111,7 @@ def jitted_step(
     config: the model's sizes.
     optimizer: whose state is in the state.
     mesh: of `mesh.make_mesh`.
-    shardings: of `state.state_shardings`; the state given is given away.
+    shardings: of `state.state_shardings`; the input state is donated.
     zero: whether they split parameters over the data axis too.
     seed: of dropout.
     **options: further ones of `train_step`.
@@ -133,45 +140,35 @@ def batch_loss(
   *,
   config: T5Config,
   z_loss: float = 1e-4,
-  room: tuple[int, int] | None = None,
+  capacity: Capacity | None = None,
 ) -> tuple[jax.Array, losses.LossSums]:
   """Returns the summed loss of a batch, and its parts; see `train_step`."""
-  options: Any = dict(
-    enable_dropout=config.dropout_rate > 0, rngs={"dropout": dropout_key}
-  )
-  model, variables = Transformer(config), {"params": params}
-  if room is None:
-    hidden: Any = model.apply(
-      variables,
-      batch["encoder_input_tokens"],
-      batch["decoder_input_tokens"],
-      batch["decoder_target_tokens"],
-      batch["encoder_segment_ids"],
-      batch["decoder_segment_ids"],
-      method="hidden",
-      **options,
-    )
-    targets, weights = (
-      batch["decoder_target_tokens"],
-      batch["decoder_loss_weights"],
-    )
+  if capacity is None:
+    inputs = padded_inputs(batch)
   else:
-    flat = flatten(batch, room)
-    hidden = model.apply(
-      variables,
-      flat.encoder_tokens,
-      flat.decoder_tokens,
-      flat.of_encoder,
-      flat.of_decoder,
-      flat.of_both,
-      method="hidden_of_flat",
-      **options,
-    )
-    targets, weights = flat.targets, flat.weights
-    # Nobody shall train on a part of a batch unawares.
-    weights = jnp.where(flat.fits, weights, jnp.nan)
+    inputs = flat_inputs(batch, capacity)
+  apply = functools.partial(
+    Transformer(config).apply,
+    {"params": params},
+    deterministic=config.dropout_rate == 0,
+    rngs={"dropout": dropout_key},
+  )
+  encoded: Any = apply(
+    inputs.encoder_tokens, inputs.encoder_layout, method="encode_states"
+  )
+  states: Any = apply(
+    inputs.decoder_tokens,
+    encoded,
+    inputs.decoder_layout,
+    inputs.cross_layout,
+    method="decode_states",
+  )
   sums = losses.cross_entropy_sums(
-    hidden, output_kernel(config, params), targets, weights, z_loss=z_loss
+    states[0],
+    output_kernel(config, params),
+    inputs.targets,
+    inputs.weights,
+    z_loss=z_loss,
   )
   return sums.loss, sums
 

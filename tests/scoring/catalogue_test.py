@@ -9,7 +9,10 @@ import pytest
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import catalogue
-from instructrec_jax.scoring.catalogue import CatalogueRanker, CatalogueSearch
+from instructrec_jax.scoring.catalogue_ranker import (
+  CatalogueRanker,
+  CatalogueSearch,
+)
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.scoring.title_trie import TitleTrie
 
@@ -82,8 +85,8 @@ def test_more_than_there_are_is_all_in_order(model, requests, everything):
 
 
 def test_many_nodes_may_be_read_at_a_time(model, requests, monkeypatch):
-  """More than doubling the cache has room for."""
-  monkeypatch.setattr(catalogue, "_ROOM", 2)
+  """More nodes than one doubling of the cache holds."""
+  monkeypatch.setattr(catalogue, "_CAPACITY", 2)
   titles = list(map(" ".join, itertools.product(WORDS, repeat=3)))
   search = CatalogueSearch(titles, nodes=64, batch=2, **model)
   found = search.top([r.instruction for r in requests[:2]], 900)

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from instructrec_jax.scoring import (
+  batching,
   log_likelihood,
-  packing,
   shapes,
   tokenization,
 )
@@ -32,7 +32,9 @@ def test_edges_equal_log_softmax(shards, words, at_once, monkeypatch):
   monkeypatch.setattr(log_likelihood, "_NODES_AT_ONCE", at_once)
   monkeypatch.setattr(log_likelihood, "_IN_CACHE", (at_once, words))
   np.testing.assert_allclose(
-    log_likelihood.edge_log_probabilities(hidden, kernel, nodes, targets),
+    log_likelihood.edge_log_probabilities(
+      hidden, kernel, nodes, targets, in_cache=shards == 1
+    ),
     expected,
     rtol=1e-5,
     atol=1e-6,
@@ -47,7 +49,7 @@ def test_float32_is_float32_on_accelerators(
   config = dataclasses.replace(config, dtype=dtype)
   pieces = tokenization.tokenize(requests[:2], vocabulary.encode_one)
   (shape,) = shapes.fitted_shapes(pieces, most=1, bin_tokens=4096, shards=1)
-  batch = packing.to_batch([pieces], shape=shape).features
+  batch = batching.to_batch([pieces], shape=shape).features
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   program = str(
     jax.make_jaxpr(
@@ -60,7 +62,7 @@ def test_float32_is_float32_on_accelerators(
   assert exact == (products if dtype == "float32" else 0)
 
 
-def test_logits_never_stand_whole(monkeypatch):
+def test_logits_are_materialised_in_slices(monkeypatch):
   monkeypatch.setattr(log_likelihood, "_NODES_AT_ONCE", 4)
   shapes = (
     jax.ShapeDtypeStruct((2, 64, 8), jnp.float32),
@@ -68,7 +70,10 @@ def test_logits_never_stand_whole(monkeypatch):
     jax.ShapeDtypeStruct((2, 70), jnp.int32),
     jax.ShapeDtypeStruct((2, 70), jnp.int32),
   )
-  program = str(jax.make_jaxpr(log_likelihood.edge_log_probabilities)(*shapes))
+  edges = log_likelihood.edge_log_probabilities
+  program = str(
+    jax.make_jaxpr(functools.partial(edges, in_cache=False))(*shapes)
+  )
   assert "f32[2,4,1000]" in program
   assert "f32[2,64,1000]" not in program
   monkeypatch.setattr(log_likelihood, "_IN_CACHE", (8, 300))
@@ -78,6 +83,8 @@ def test_logits_never_stand_whole(monkeypatch):
     else shape
     for shape in shapes
   ]
-  program = str(jax.make_jaxpr(log_likelihood.edge_log_probabilities)(*shapes))
+  program = str(
+    jax.make_jaxpr(functools.partial(edges, in_cache=True))(*shapes)
+  )
   assert "f32[1,8,250]" in program
   assert "1000]" not in program.replace("f32[8,1000]", "")

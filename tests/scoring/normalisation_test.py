@@ -247,9 +247,9 @@ def test_a_plan_computes_the_priors_that_scoring_would(
 
 def test_other_parameters_have_other_priors(ranker, params, requests):
   request = dataclasses.replace(requests[3], candidates=("pump rope pump",))
-  ranker.use(jax.tree.map(lambda array: array[::-1], params))
+  ranker.set_params(jax.tree.map(lambda array: array[::-1], params))
   ranker.score_all([request], ALL)
-  ranker.use(params)
+  ranker.set_params(params)
   scores = ranker.score_all([request], ALL)
   null = dataclasses.replace(request, instruction="")
   expected = scores["sum"][0] - ranker.score([null])[0]

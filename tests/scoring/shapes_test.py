@@ -1,4 +1,4 @@
-"""Of requests: their ids, their shapes, and how they are dealt into bins."""
+"""Of requests: their ids, their shapes, and how they are balanced over bins."""
 
 import dataclasses
 import itertools
@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring import packing, shapes, tokenization
+from instructrec_jax.scoring import batching, shapes, tokenization
 
-MOST = shapes.MAX_SHAPES - shapes.ROOMY_SHAPES
+MOST = shapes.MAX_SHAPES - shapes.LARGE_SHAPES
 
 
 def tokenized(instruction, *candidates):
@@ -85,7 +85,7 @@ def test_a_batch_holds_every_token(requests, vocabulary, shards):
   (shape,) = fit(pieces, most=1, bin_tokens=1 << 16, shards=shards)
   bins = shapes.bins_of(pieces, shape, shards=shards)
   assert len(bins) == shards
-  batch = packing.to_batch(bins, shape=shape)
+  batch = batching.to_batch(bins, shape=shape)
   features = {name: list(array) for name, array in batch.features.items()}
   seen = set()
   starts = np.cumsum(batch.lengths) - batch.lengths
@@ -146,11 +146,11 @@ def test_many_candidates_become_several_pieces(vocabulary):
 @pytest.mark.parametrize("instruction", [100, tokenization.LONGEST_INSTRUCTION])
 @pytest.mark.parametrize("length", [2, 60, 97, 130, 257, 1024])
 def test_a_full_piece_of_any_length_has_a_shape(instruction, length):
-  """Rows of the roomy shapes suffice, however badly candidates fill them."""
+  """Rows of the large shapes suffice, however badly candidates fill them."""
   request = tokenized(instruction, *[length] * (tokenization.PIECE // length))
   shape = shapes.choose_shape(request, [])
   assert shapes.bins_of([request], shape) == [[request]]
-  packing.to_batch([[request]], shape=shape)
+  batching.to_batch([[request]], shape=shape)
 
 
 @given(
@@ -187,7 +187,7 @@ def test_bins_hold_each_request_once(lengths, shards):
     assert sorted(map(id, sum(bins, []))) == sorted(map(id, members))
     for of_bin in filter(None, bins):
       assert (
-        sum(r.sizes(shape.row_length) for r in of_bin) <= shape.room
+        sum(r.sizes(shape.row_length) for r in of_bin) <= shape.capacity
       ).all()
       assert all(len(r.instruction) <= shape.length for r in of_bin)
 

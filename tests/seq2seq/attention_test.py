@@ -9,6 +9,7 @@ from instructrec_jax.seq2seq.attention import (
   relative_position_bucket,
 )
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.layouts import PaddedRows
 
 CONFIG = T5Config(vocab_size=32, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=16)
 
@@ -76,7 +77,7 @@ def test_attention_has_no_scale_but_in_the_query_initializer():
   wide = CONFIG.replace(emb_dim=64, num_heads=8, head_dim=16)
   x = jnp.ones((1, 2, 64))
   attention = Attention(wide, deterministic=True)
-  params = attention.init(jax.random.key(0), x, x)["params"]
+  params = attention.init(jax.random.key(0), x, x, PaddedRows(None))["params"]
   deviations = {n: float(jnp.std(p["kernel"])) for n, p in params.items()}
   # Fan-in 64, and 16**-0.5 more for queries; `out` has fan-in 128.
   assert deviations["key"] == pytest.approx(64**-0.5, rel=0.05)
@@ -87,10 +88,10 @@ def test_attention_has_no_scale_but_in_the_query_initializer():
 def test_masked_keys_get_no_weight():
   x = jax.random.normal(jax.random.key(1), (1, 3, 8))
   attention = Attention(CONFIG, deterministic=True)
-  params = attention.init(jax.random.key(0), x, x)
+  params = attention.init(jax.random.key(0), x, x, PaddedRows(None))
   mask = jnp.array([1, 1, 0])[None, None, None]
   np.testing.assert_allclose(
-    attention.apply(params, x, x, mask=mask),
-    attention.apply(params, x, x[:, :2]),
+    attention.apply(params, x, x, PaddedRows(mask))[0],
+    attention.apply(params, x, x[:, :2], PaddedRows(None))[0],
     atol=1e-6,
   )

@@ -4,7 +4,9 @@ import numpy as np
 
 from instructrec_jax.seq2seq import layers
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.layouts import PaddedRows
 
+ROWS = PaddedRows(None)
 CONFIG = T5Config(vocab_size=32, emb_dim=8, num_heads=2, head_dim=4, mlp_dim=16)
 
 
@@ -47,22 +49,25 @@ def test_dropout_is_the_same_for_all_positions():
   x = jnp.broadcast_to(jnp.arange(1.0, 9.0), (1, 5, 8))
   mlp = layers.Mlp(config, deterministic=False)
   params = mlp.init(
-    {"params": jax.random.key(0), "dropout": jax.random.key(1)}, x
+    {"params": jax.random.key(0), "dropout": jax.random.key(1)}, x, ROWS
   )
-  y = mlp.apply(params, x, rngs={"dropout": jax.random.key(2)})
+  y = mlp.apply(params, x, ROWS, rngs={"dropout": jax.random.key(2)})
   np.testing.assert_allclose(y, jnp.broadcast_to(y[:, :1], y.shape), rtol=1e-6)
-  kept = layers.Mlp(config, deterministic=True).apply(params, x)
+  kept = layers.Mlp(config, deterministic=True).apply(params, x, ROWS)
   assert not np.allclose(y, kept)
 
 
 def test_mlp_is_gated():
   x = jax.random.normal(jax.random.key(1), (1, 2, 8))
   mlp = layers.Mlp(CONFIG, deterministic=True)
-  params = mlp.init(jax.random.key(0), x)["params"]
+  params = mlp.init(jax.random.key(0), x, ROWS)["params"]
   kernels = {name: value["kernel"] for name, value in params.items()}
   gate = jax.nn.gelu(x @ kernels["wi_0"]) * (x @ kernels["wi_1"])
   np.testing.assert_allclose(
-    mlp.apply({"params": params}, x), gate @ kernels["wo"], rtol=1e-4, atol=1e-6
+    mlp.apply({"params": params}, x, ROWS),
+    gate @ kernels["wo"],
+    rtol=1e-4,
+    atol=1e-6,
   )
   single = layers.Mlp(CONFIG.replace(mlp_activations=("relu",)), True)
-  assert set(single.init(jax.random.key(0), x)["params"]) == {"wi", "wo"}
+  assert set(single.init(jax.random.key(0), x, ROWS)["params"]) == {"wi", "wo"}

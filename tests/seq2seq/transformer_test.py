@@ -5,8 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructrec_jax.seq2seq import parameters
-from instructrec_jax.seq2seq.attention import as_on_accelerators
+from instructrec_jax.seq2seq import layouts, parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 
@@ -29,8 +28,10 @@ def params(random_params):
 
 @functools.partial(jax.jit, static_argnames=("method", "config"))
 def apply(params, *args, method="__call__", config=CONFIG, **kwargs):
+  if method in ("__call__", "encode", "decode"):
+    kwargs["enable_dropout"] = False
   return Transformer(config).apply(
-    {"params": params}, *args, enable_dropout=False, method=method, **kwargs
+    {"params": params}, *args, method=method, **kwargs
   )
 
 
@@ -110,9 +111,7 @@ def test_candidates_of_one_instruction_do_not_see_each_other(params):
   inputs = padded(tokens(0, 1, 6), 8)
   candidates = [tokens(1, 1, 3), tokens(2, 1, 5), tokens(3, 1, 2)]
   encoded = apply(params, inputs, method="encode")
-  decode = functools.partial(
-    apply, params, encoded, inputs, method="decode_hidden"
-  )
+  decode = functools.partial(apply, params, encoded, inputs, method="decode")
   alone = [
     decode(padded(shifted(c), 5), padded(c, 5))[0, : c.shape[1]]
     for c in candidates
@@ -144,21 +143,18 @@ def test_hidden_states_times_the_output_kernel_are_the_logits(
   )
   kernel = output_kernel(config, params)
   assert (kernel.shape, kernel.dtype) == ((16, 64), jnp.float32)
-  hidden = run(method="hidden")
-  np.testing.assert_allclose(run(), hidden @ kernel, rtol=1e-5, atol=1e-5)
   encoded = apply(params, inputs, method="encode", config=config)
-  np.testing.assert_array_equal(
-    hidden,
-    apply(
-      params,
-      encoded,
-      inputs,
-      shifted(targets),
-      targets,
-      method="decode_hidden",
-      config=config,
-    ),
+  states, cache = apply(
+    params,
+    shifted(targets),
+    encoded,
+    layouts.decoder_rows(targets),
+    layouts.cross_rows(targets, inputs),
+    method="decode_states",
+    config=config,
   )
+  assert cache is None
+  np.testing.assert_allclose(run(), states @ kernel, rtol=1e-5, atol=1e-5)
 
 
 def test_decoding_step_by_step_gives_the_logits_of_the_whole(params):
@@ -234,7 +230,12 @@ def test_rematerialisation_changes_memory_only(params):
   axes, gradients, programs = {}, {}, {}
   for policy in ("none", "minimal", "full"):
     # Another config than other tests', whose traces would be taken again.
-    config = CONFIG.replace(remat_policy=policy, float32_attention_logits=True)
+    # A loop over rows would compute attention again under any policy.
+    config = CONFIG.replace(
+      remat_policy=policy,
+      float32_attention_logits=True,
+      loop_over_examples=False,
+    )
     variables = functools.partial(parameters.initial_variables, config)
     axes[policy] = jax.eval_shape(variables)["params_axes"]
 
@@ -242,9 +243,7 @@ def test_rematerialisation_changes_memory_only(params):
       logits = apply(params, inputs, shifted(targets), targets, config=config)
       return jnp.square(logits).mean()
 
-    # Row by row, as on processors, attention itself is computed again.
-    with as_on_accelerators():
-      traced = jax.jit(jax.grad(loss)).trace(params)
+    traced = jax.jit(jax.grad(loss)).trace(params)
     programs[policy] = str(traced.jaxpr)
     gradients[policy] = traced.lower().compile()(params)
   for policy in ("minimal", "full"):

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructrec_jax.seq2seq.segments import attend, segments_of
+from instructrec_jax.kernels.cpu import Spans, attend_spans
 
 # Of queries and of keys; the last examples end where the batch does.
 SPANS = {
@@ -52,14 +52,14 @@ def test_values_and_gradients_are_those_of_masked_attention(kind):
       (jnp.array([0, *starts, 0]), jnp.array([0, *lengths, 0]))
       for starts, lengths in (zip(*of_side, strict=True) for of_side in spans)
     ]
-    segments = segments_of(
+    examples = Spans.sort(
       sides[0],
       None if kind == "self" else sides[1],
       longest=(80, 80 if kind == "self" else 90),
       eighths=((1, 3, 4, 8), (2, 8)),
     )
     bias = table[:, distance + 79] if kind == "self" else None
-    return attend(query, key, value, bias, segments)
+    return attend_spans(query, key, value, bias, examples)
 
   def by_mask(query, key, value, table):
     bias = table[:, distance + 79] if kind == "self" else None

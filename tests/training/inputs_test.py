@@ -8,10 +8,9 @@ import optax
 import pytest
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.seq2seq.attention import as_on_accelerators
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text import features
-from instructrec_jax.training.flat_batch import deal, is_faster, room_of_steps
+from instructrec_jax.training.inputs import balance, capacity_of_steps
 from instructrec_jax.training.state import initial_state
 from instructrec_jax.training.step import train_step
 
@@ -79,33 +78,33 @@ def assert_same_step(ours, theirs):
 @pytest.mark.parametrize("remat_policy", ["none", "full"])
 def test_a_step_is_that_of_rows(batch, microbatches, remat_policy):
   config = dataclasses.replace(CONFIG, remat_policy=remat_policy)
-  room = room_of_steps([counts_of(batch)], microbatches)
-  flat = take_step(batch, config, room=room, microbatches=microbatches)
+  capacity = capacity_of_steps([counts_of(batch)], microbatches)
+  flat = take_step(batch, config, capacity=capacity, microbatches=microbatches)
   assert_same_step(flat, take_step(batch))
 
 
-def test_tokens_without_room_are_no_silent_loss(batch):
+def test_tokens_beyond_the_capacity_are_no_silent_loss(batch):
   encoder, decoder = counts_of(batch).sum(0).tolist()
-  for room in ((encoder - 1, decoder), (encoder, decoder - 1)):
-    _, metrics = take_step(batch, room=room)
+  for capacity in ((encoder - 1, decoder), (encoder, decoder - 1)):
+    _, metrics = take_step(batch, capacity=capacity)
     assert jnp.isnan(metrics["loss"])
-  _, metrics = take_step(batch, room=(encoder, decoder))
+  _, metrics = take_step(batch, capacity=(encoder, decoder))
   assert jnp.isfinite(metrics["loss"])
 
 
-@pytest.mark.parametrize("room", [(96, 64), (128, 96)])
-def test_dropout_is_that_of_rows_whatever_the_room(batch, room):
+@pytest.mark.parametrize("capacity", [(96, 64), (128, 96)])
+def test_dropout_is_that_of_rows_whatever_the_capacity(batch, capacity):
   config = dataclasses.replace(CONFIG, dropout_rate=0.3)
   _, plain = take_step(batch)
-  flat = take_step(batch, config, room=room)
+  flat = take_step(batch, config, capacity=capacity)
   assert abs(plain["loss"] - flat[1]["loss"]) > 1e-3
   assert_same_step(flat, take_step(batch, config))
 
 
-def test_microbatches_are_dealt_alike():
+def test_microbatches_are_balanced_alike():
   counts = np.random.default_rng(0).integers(300, 512, 64)
-  order = deal(counts, 4)
-  np.testing.assert_array_equal(order, deal(jnp.asarray(counts), 4))
+  order = balance(counts, 4)
+  np.testing.assert_array_equal(order, balance(jnp.asarray(counts), 4))
   assert sorted(order.tolist()) == list(range(64))
   sums = counts[order].reshape(-1, 4).sum(0)
   assert np.ptp(sums) <= 512
@@ -114,7 +113,7 @@ def test_microbatches_are_dealt_alike():
 
 def test_accelerators_and_meshes_keep_rows():
   mesh = mesh_lib.make_mesh(devices=jax.devices()[:1])
-  assert is_faster(mesh) == (jax.default_backend() == "cpu")
-  assert not is_faster(mesh_lib.abstract_mesh("2x1"))
-  with as_on_accelerators():
-    assert not is_faster(mesh)
+  assert CONFIG.loops_over_examples(mesh) == (jax.default_backend() == "cpu")
+  assert not CONFIG.loops_over_examples(mesh_lib.abstract_mesh("2x1"))
+  at_once = dataclasses.replace(CONFIG, loop_over_examples=False)
+  assert not at_once.loops_over_examples(mesh)
