@@ -12,8 +12,8 @@ from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import (
+  batching,
   normalisation,
-  packing,
   reranker,
   shapes,
   tokenization,
@@ -202,7 +202,7 @@ def test_the_same_tokens_twice_are_a_tie(ranker, requests):
 def null_batches(monkeypatch):
   """The candidates of each batch under the null instruction."""
   batches = []
-  to_batch = packing.to_batch
+  to_batch = batching.to_batch
 
   def spy(bins, **options):
     null = [m.candidates for b in bins for m in b if m.instruction == [1]]
@@ -210,7 +210,7 @@ def null_batches(monkeypatch):
       batches.append((null, options))
     return to_batch(bins, **options)
 
-  monkeypatch.setattr(packing, "to_batch", spy)
+  monkeypatch.setattr(batching, "to_batch", spy)
   return batches
 
 
