@@ -299,15 +299,19 @@ class Transformer(nn.Module):
       ValueError: packed rows cannot be decoded step by step.
     """
     del decoder_positions, max_decode_length
+    if decode and encoder_segment_ids is not None:
+      raise ValueError("decode=True takes no packed rows (segment ids).")
+    # A step's token is never padding, though the first one is 0.
+    is_target = (
+      jnp.ones_like(decoder_target_tokens) if decode else decoder_target_tokens
+    )
     cross_layout = layouts.cross_rows(
-      decoder_target_tokens,
+      is_target,
       encoder_input_tokens,
       decoder_segment_ids,
       encoder_segment_ids,
     )
     options: Any = dict(deterministic=not enable_dropout, with_logits=True)
-    if decode and encoder_segment_ids is not None:
-      raise ValueError("decode=True takes no packed rows (segment ids).")
     # T5X's first call with decode, on whole sequences, only shapes the cache.
     is_step = decode and self.has_variable("cache", "cache_index")
     if decode:
