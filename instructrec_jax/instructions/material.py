@@ -111,6 +111,7 @@ class Material:
     self._annotations = annotations or Annotations.none()
     self._specific = specific_intentions(folder.items)
     self._timestamps = folder.timestamps
+    self._facts: dict[str, Facts] = {}
 
   def targets(self, split: str) -> Targets:
     """Returns the targets of a split."""
@@ -121,11 +122,16 @@ class Material:
     }[split]
 
   def facts(self, split: str) -> Facts:
-    """Collects what is known of a split's targets.
+    """Returns what is known of a split's targets, collected once.
 
     With strict cold items, training has neither cold targets nor preferences
     that were made of a history with cold items.
     """
+    if split not in self._facts:
+      self._facts[split] = self._collect(split)
+    return self._facts[split]
+
+  def _collect(self, split: str) -> Facts:
     targets = self.targets(split)
     users, positions = targets.users, targets.positions
     if self._hides(split):

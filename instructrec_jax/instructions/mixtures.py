@@ -15,7 +15,7 @@ import collections
 from collections.abc import Sequence
 
 from instructrec_jax.instructions.aspects import Query
-from instructrec_jax.instructions.forms import Form, Template
+from instructrec_jax.instructions.templates import Form, Template
 
 HELD_OUT = (
   "p1_i0",

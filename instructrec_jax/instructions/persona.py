@@ -8,8 +8,6 @@ person and the verbs that go with them change, quoted titles never do.
 import dataclasses
 import re
 
-from instructrec_jax.instructions import english
-
 _TOKEN = re.compile(
   r"""
     "[^"]*" | “[^”]*” | «[^»]*»  # Quoted; single quotes only around a title,
@@ -18,6 +16,80 @@ _TOKEN = re.compile(
     | \w+(?:['’-]\w+)* | \s+ | .
   """,
   re.VERBOSE | re.DOTALL,
+)
+# English words, all in lower case.
+# "We" has the user in it, and whom else nobody knows.
+_SUBJECTS = ("i", "we")
+_PRONOUNS = {
+  **dict.fromkeys((*_SUBJECTS, "me", "us"), "the user"),
+  **dict.fromkeys(("my", "mine", "our", "ours"), "the user's"),
+  **dict.fromkeys(("myself", "ourselves"), "themselves"),
+}
+_CONTRACTIONS = {
+  **dict.fromkeys(("i'm", "im", "we're"), "is"),
+  **dict.fromkeys(("i've", "ive", "we've"), "has"),
+  **dict.fromkeys(("i'll", "we'll"), "will"),
+  **dict.fromkeys(("i'd", "we'd"), "would"),
+}
+_IRREGULAR = {
+  "am": "is",
+  "are": "is",
+  "have": "has",
+  "do": "does",
+  "were": "was",
+  "don't": "doesn't",
+  "dont": "doesn't",
+  "haven't": "hasn't",
+  "aren't": "isn't",
+  "ain't": "isn't",
+  "weren't": "wasn't",
+}
+_MODALS = frozenset(
+  "can could will would shall should may might must cannot can't couldn't "
+  "won't wouldn't shouldn't mustn't".split()
+)
+_PAST = frozenset(
+  "was wasn't had hadn't did didn't been became began bought broke brought "
+  "built came chose drank drew drove ate fell felt found gave got gotten grew "
+  "heard held kept knew led left lost made met outgrew ran sang saw seen known "
+  "sold spent stood taught thought told took understood went woke won wore "
+  "wrote said".split()
+)
+_PRESENT_ED = frozenset(
+  "need feed exceed proceed succeed speed bleed breed heed seed weed".split()
+)
+_ADVERBS = frozenset(
+  "always often never also still just even sometimes only ever already now "
+  "then both rather quite seldom not kinda most much".split()
+)
+_VERBS_IN_LY = frozenset("rely apply reply fly supply comply imply".split())
+# Verbs in any place where a verb can stand; the second only before a word of
+# the third, since "love stories" are no verb with an object.
+_PLAIN_VERBS = frozenset(
+  "enjoy prefer hate dislike avoid adore collect listen own tend spend "
+  "appreciate detest choose".split()
+) | set(_IRREGULAR)
+_VERBS_OR_NOUNS = frozenset(
+  "love like play read watch use buy need want wear drink eat drive cook"
+  "".split()
+)
+_AFTER_VERBS = frozenset(
+  "it them to the a an my our with on at in all most many some any every both "
+  "only for more him her this these things".split()
+)
+_COORDINATORS = frozenset(("and", "but", "or"))
+# With these a clause of somebody else's begins, or an infinitive.
+_ENDS_CLAUSE = frozenset(
+  "that which who whom whose what where when while because if since as so he "
+  "she they you it to".split()
+)
+_NUMBERED = frozenset("part volume vol chapter episode type class war".split())
+_BEFORE_NOUNS = frozenset(
+  "a an the this that these each every my our gold coal salt land user's"
+  "".split()
+)
+_NO_VERBS = (
+  _AFTER_VERBS | _COORDINATORS | _ENDS_CLAUSE | _BEFORE_NOUNS | set(_PRONOUNS)
 )
 
 
@@ -51,24 +123,22 @@ def third_person(text: str) -> str:
   for place, i in enumerate(words):
     token = tokens[i]
     if not _is_first_person(tokens, i):
-      if token.first or token.low in english.ENDS_CLAUSE:
+      if token.first or token.low in _ENDS_CLAUSE:
         in_first_person = False
-      elif in_first_person and token.low in english.COORDINATORS:
+      elif in_first_person and token.low in _COORDINATORS:
         _inflect(tokens, said, words[place + 1 :], coordinated=True)
       continue
-    verb = english.CONTRACTIONS.get(token.low)
-    shifted = "the user" if verb else english.PRONOUNS[token.low]
+    verb = _CONTRACTIONS.get(token.low)
+    shifted = "the user" if verb else _PRONOUNS[token.low]
     said[i] = shifted.capitalize() if token.first else shifted
     if verb:
       if verb == "would" and _is_perfect(tokens, words[place + 1 :]):
         verb = "had"
       said[i] += f" {verb}"
-      in_first_person = verb not in english.MODALS
-    elif token.low in english.SUBJECTS and not _is_joint(
-      tokens, words[: place + 1]
-    ):
+      in_first_person = verb not in _MODALS
+    elif token.low in _SUBJECTS and not _is_joint(tokens, words[: place + 1]):
       before = words[place - 1] if place else i
-      if before == i - 2 and tokens[before].low in english.IRREGULAR:
+      if before == i - 2 and tokens[before].low in _IRREGULAR:
         said[before] = _third(tokens[before])
       else:
         rest = words[place + 1 :]
@@ -90,17 +160,17 @@ def _tokens(text: str) -> list[_Token]:
 def _is_first_person(tokens: list[_Token], i: int) -> bool:
   """Whether a word is one, and no part of a name, numeral or noun."""
   token = tokens[i]
-  if token.low in english.CONTRACTIONS:
+  if token.low in _CONTRACTIONS:
     return True
-  if token.low not in english.PRONOUNS or token.text == "US":
+  if token.low not in _PRONOUNS or token.text == "US":
     return False
   before, after = _neighbour(tokens, i, -2), _neighbour(tokens, i, 2)
-  if token.low == "mine" and before and before.low in english.BEFORE_NOUNS:
+  if token.low == "mine" and before and before.low in _BEFORE_NOUNS:
     return False
   if token.first:
     return True
   if token.text == "I":
-    numbered = before and (_is_name(before) or before.low in english.NUMBERED)
+    numbered = before and (_is_name(before) or before.low in _NUMBERED)
     return not numbered or bool(after and _can_follow(after))
   is_title = token.text.istitle() and (
     (before and _is_name(before)) or (after and _is_name(after))
@@ -117,14 +187,14 @@ def _neighbour(tokens: list[_Token], i: int, step: int) -> _Token | None:
 
 
 def _is_name(token: _Token) -> bool:
-  own = token.low in english.PRONOUNS or token.low in english.CONTRACTIONS
+  own = token.low in _PRONOUNS or token.low in _CONTRACTIONS
   return token.text[0].isupper() and not token.first and not own
 
 
 def _can_follow(token: _Token) -> bool:
   """Whether what stands before a word may be its subject."""
   return (
-    token.low in english.PLAIN_VERBS | english.VERBS_OR_NOUNS | english.MODALS
+    token.low in _PLAIN_VERBS | _VERBS_OR_NOUNS | _MODALS
     or _is_past(token.low)
     or _is_adverb(token.low)
   )
@@ -137,7 +207,7 @@ def _is_joint(tokens: list[_Token], words: list[int]) -> bool:
   begin = tokens[words[-4]]
   before = tokens[words[-4] - 2].low if words[-4] > 1 else ""
   return begin.low in ("my", "our") and (
-    begin.first or before in english.ENDS_CLAUSE or not before
+    begin.first or before in _ENDS_CLAUSE or not before
   )
 
 
@@ -171,19 +241,19 @@ def _inflect(
     previous = i
     if _is_adverb(token.low):
       continue
-    if token.low in english.NO_VERBS:
+    if token.low in _NO_VERBS:
       return False
     following = tokens[rest[place + 1]].low if place + 1 < len(rest) else ""
     if coordinated and not (
-      token.low in english.PLAIN_VERBS
+      token.low in _PLAIN_VERBS
       or (
-        token.low in english.VERBS_OR_NOUNS
-        and (following in english.AFTER_VERBS or _is_adverb(following))
+        token.low in _VERBS_OR_NOUNS
+        and (following in _AFTER_VERBS or _is_adverb(following))
       )
     ):
       return False
     said[i] = _third(token)
-    return token.low not in english.MODALS
+    return token.low not in _MODALS
   return False
 
 
@@ -192,24 +262,20 @@ def _only_spaces(tokens: list[_Token], start: int, end: int) -> bool:
 
 
 def _is_adverb(low: str) -> bool:
-  return low in english.ADVERBS or (
-    low.endswith("ly") and low not in english.VERBS_IN_LY
-  )
+  return low in _ADVERBS or (low.endswith("ly") and low not in _VERBS_IN_LY)
 
 
 def _is_past(low: str) -> bool:
-  return low in english.PAST or (
-    low.endswith("ed") and low not in english.PRESENT_ED
-  )
+  return low in _PAST or (low.endswith("ed") and low not in _PRESENT_ED)
 
 
 def _third(verb: _Token) -> str:
   """Returns the form that goes with "the user"."""
   low = verb.low
-  if low in english.IRREGULAR:
-    third = english.IRREGULAR[low]
+  if low in _IRREGULAR:
+    third = _IRREGULAR[low]
     return third.upper() if verb.text.isupper() else third
-  if low in english.MODALS or _is_past(low):
+  if low in _MODALS or _is_past(low):
     return verb.text
   stem, ending = verb.text, "s"
   if re.search(r"[^aeiou]y$", low):

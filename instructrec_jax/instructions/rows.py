@@ -16,8 +16,7 @@ from instructrec_jax.data.candidates import Candidates
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.instructions.aspects import Query, TaskForm
 from instructrec_jax.instructions.material import Facts, Material
-from instructrec_jax.instructions.render import Slots, render
-from instructrec_jax.instructions.responses import response
+from instructrec_jax.instructions.render import Slots, render, response
 from instructrec_jax.instructions.templates import Form, Template
 
 # Candidates that an instruction shows beside the target (section 3.1.2).

@@ -2,8 +2,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrec_jax.instructions.render import SEPARATOR, Slots
-from instructrec_jax.instructions.responses import MAX_HISTORY, response
+from instructrec_jax.instructions.render import (
+  MAX_HISTORY,
+  SEPARATOR,
+  Slots,
+  response,
+)
 from instructrec_jax.instructions.templates import load_templates
 
 TEMPLATES = {t.name: t for t in load_templates("package", "pairwise")}

@@ -271,7 +271,11 @@ def test_a_dump_reads_as_the_same_templates(tmp_path):
       )
       for task_form in ("T0", "T1")
     ),
+    ({"queries": ["I1*"]}, "queries has 'I1*', but there are P2, I1, I2"),
+    ({"text": 5}, "text must be text"),
     ({"colour": "red"}, "no field 'colour'"),
+    ({"colour": "red", "task_form": "T7"}, "no field 'colour'"),
+    ({5: "red"}, "no field 5"),
   ],
 )
 def test_a_wrong_template_is_refused_by_name(tmp_path, change, complaint):
