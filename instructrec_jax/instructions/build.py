@@ -9,8 +9,8 @@ import itertools
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import tqdm
@@ -52,26 +52,10 @@ _CORPUS_ROWS = 2000
 _SIZE_SAMPLE = 300
 
 
-class WriteRows(Protocol):
-  """Stores rows; `seqio_bridge.tfds_writer.write_tfds` is one."""
-
-  def __call__(
-    self,
-    rows: Iterable[tuple[str, Row]],
-    *,
-    folder: pathlib.Path,
-    splits: list[str],
-  ) -> dict[str, int]:
-    """Writes pairs of a split's name and a row; returns rows by split."""
-    ...
-
-
-class WriteHardCandidates(Protocol):
-  """Stores the negatives that a matcher retrieves."""
-
-  def __call__(self, folder: DatasetFolder, *, matcher: str, seed: int) -> None:
-    """Writes candidates/hard_{validation,test}_9.parquet."""
-    ...
+WriteRows = Callable[..., dict[str, int]]
+"""`seqio_bridge.tfds_writer.write_tfds`, or another with its arguments."""
+WriteHardCandidates = Callable[..., None]
+"""Writes candidates/hard_*, for a folder, `matcher` and `seed`."""
 
 
 @dataclasses.dataclass(frozen=True)

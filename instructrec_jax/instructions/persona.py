@@ -1,8 +1,8 @@
-"""Persona shift: what users say of themselves, said of "the user".
+"""Persona shift: from the first person to "the user".
 
-Preferences stand in instructions in the third person, users speak in the
-first (the paper's section 2.3.2). English only, by rules: words of the first
-person and the verbs that go with them change, quoted titles never do.
+Instructions have preferences in the third person, users write in the first
+(the paper's section 2.3.2). English only, by rules: pronouns of the first
+person change and so do their verbs; quoted titles never do.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ _TOKEN = re.compile(
   re.VERBOSE | re.DOTALL,
 )
 # English words, all in lower case.
-# "We" has the user in it, and whom else nobody knows.
+# "We" includes the user.
 _SUBJECTS = ("i", "we")
 _PRONOUNS = {
   **dict.fromkeys((*_SUBJECTS, "me", "us"), "the user"),
@@ -63,8 +63,8 @@ _ADVERBS = frozenset(
   "then both rather quite seldom not kinda most much".split()
 )
 _VERBS_IN_LY = frozenset("rely apply reply fly supply comply imply".split())
-# Verbs in any place where a verb can stand; the second only before a word of
-# the third, since "love stories" are no verb with an object.
+# The first are verbs wherever a verb is possible; the second only before a word
+# of the third: "love" in "love stories" is a noun.
 _PLAIN_VERBS = frozenset(
   "enjoy prefer hate dislike avoid adore collect listen own tend spend "
   "appreciate detest choose".split()
@@ -78,7 +78,7 @@ _AFTER_VERBS = frozenset(
   "only for more him her this these things".split()
 )
 _COORDINATORS = frozenset(("and", "but", "or"))
-# With these a clause of somebody else's begins, or an infinitive.
+# These begin a clause with another subject, or an infinitive.
 _ENDS_CLAUSE = frozenset(
   "that which who whom whose what where when while because if since as so he "
   "she they you it to".split()
@@ -98,9 +98,9 @@ class _Token:
   """A word, quotation, space or sign.
 
   Attributes:
-    text: as it stands.
-    low: the word in lower case with a straight apostrophe; "" for others.
-    first: whether a sentence begins with it.
+    text: as written.
+    low: a word in lower case with a straight apostrophe; "" for others.
+    first: whether it is the first word of a sentence.
   """
 
   text: str
@@ -109,12 +109,12 @@ class _Token:
 
 
 def third_person(text: str) -> str:
-  """Returns a text with its first person made "the user".
+  """Replaces the first person of a text by "the user".
 
   "I like horror games and my son plays them" becomes "The user likes horror
   games and the user's son plays them". A text without a first person, such
-  as what this returns, stays as it is; so do quotations, and what looks like
-  a part of a name, as in World War I and My Little Pony.
+  as an earlier result, is unchanged; so are quotations and apparent parts of
+  names, as in World War I and My Little Pony.
   """
   tokens = _tokens(text)
   words = [i for i, token in enumerate(tokens) if token.low]
@@ -158,7 +158,7 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _is_first_person(tokens: list[_Token], i: int) -> bool:
-  """Whether a word is one, and no part of a name, numeral or noun."""
+  """Whether a word is of the first person, not of a name, numeral or noun."""
   token = tokens[i]
   if token.low in _CONTRACTIONS:
     return True
@@ -179,7 +179,7 @@ def _is_first_person(tokens: list[_Token], i: int) -> bool:
 
 
 def _neighbour(tokens: list[_Token], i: int, step: int) -> _Token | None:
-  """Returns the word on the other side of a space."""
+  """Returns the next or previous word if only a space is between."""
   there = i + step
   if 0 <= there < len(tokens) and tokens[i + step // 2].text.isspace():
     return tokens[there] if tokens[there].low else None
@@ -192,7 +192,7 @@ def _is_name(token: _Token) -> bool:
 
 
 def _can_follow(token: _Token) -> bool:
-  """Whether what stands before a word may be its subject."""
+  """Whether a word can follow its subject."""
   return (
     token.low in _PLAIN_VERBS | _VERBS_OR_NOUNS | _MODALS
     or _is_past(token.low)
@@ -212,7 +212,7 @@ def _is_joint(tokens: list[_Token], words: list[int]) -> bool:
 
 
 def _is_perfect(tokens: list[_Token], rest: list[int]) -> bool:
-  """Whether the verb to come makes I'd a had."""
+  """Whether the next verb makes "I'd" mean "I had"."""
   for i in rest:
     low = tokens[i].low
     if not _is_adverb(low):
@@ -228,10 +228,10 @@ def _inflect(
   after: int | None = None,
   coordinated: bool = False,
 ) -> bool:
-  """Inflects the verb that a subject or conjunction is followed by, if any.
+  """Inflects the verb after a subject or conjunction, if any.
 
   Returns:
-    Whether it is finite, so that those joined to it are inflected too.
+    Whether it is finite, so that verbs coordinated with it are inflected too.
   """
   previous = after
   for place, i in enumerate(rest):
@@ -270,7 +270,7 @@ def _is_past(low: str) -> bool:
 
 
 def _third(verb: _Token) -> str:
-  """Returns the form that goes with "the user"."""
+  """Returns the form of a verb in the third person singular."""
   low = verb.low
   if low in _IRREGULAR:
     third = _IRREGULAR[low]

@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.instructions.aspects import Preference, Query
+from instructrec_jax.instructions.aspects import Preference, Query, Response
 from instructrec_jax.instructions.templates import (
   dump_templates,
   load_templates,
@@ -83,6 +83,23 @@ def _load(tmp_path, *entries):
   path = tmp_path / "templates.yaml"
   path.write_text(yaml.safe_dump(list(entries)))
   return load_templates(path)
+
+
+def test_a_query_is_a_preference_in_words_or_an_intention():
+  assert {*Query} == {Preference.EXPLICIT, "I1", "I1*", "I2"}
+
+
+def test_answers_hold_at_most_one_aspect():
+  for response in Response:
+    held = (
+      response.holds_preference,
+      response.holds_query,
+      response.holds_history,
+    )
+    names = ("preference", "query", "history")
+    assert [name in response for name in names] == list(held) or (
+      response == Response.REASONED_ITEM and held == (True, False, False)
+    )
 
 
 def test_the_packages_templates_are_the_appendixs():

@@ -11,7 +11,7 @@ import seqio
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.evaluation.pointwise import pointwise_metrics
-from instructrec_jax.evaluation.scenarios import SCENARIOS, find_scenarios
+from instructrec_jax.instructions.scenarios import SCENARIOS, find_scenarios
 from instructrec_jax.requests import read_requests, write_requests
 from instructrec_jax.seqio_bridge import ranking_tasks, registration
 from instructrec_jax.text.vocabulary import EOS_ID, Vocabulary
