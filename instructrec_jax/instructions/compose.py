@@ -160,9 +160,7 @@ def compose(
       instruction=rendered.text,
       items_dropped=rendered.items_dropped if shows_history else len(had),
       label=form.label,
-      operations=tuple(
-        operation for operation, is_used in used.items() if is_used
-      ),
+      operations=tuple(name for name, is_used in used.items() if is_used),
       replaced="".join(dict.fromkeys("".join(lost for _, lost in said))),
       query=slots.query,
       candidates=tuple(offered),

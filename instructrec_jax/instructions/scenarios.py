@@ -58,7 +58,7 @@ class Scenario:
 
   @property
   def history_alone(self) -> bool:
-    """Whether nothing but the purchase history tells what is wanted."""
+    """Whether instructions show the purchase history alone."""
     return self.family.startswith("p1_i0_")
 
   @property

@@ -24,12 +24,11 @@ from instructrec_jax.instructions.aspects import (
   TaskForm,
 )
 
-DEFAULT_FILE = pathlib.Path(__file__).with_name("templates.yaml")
 _PACKAGED = {
-  "package": DEFAULT_FILE,
-  "pairwise": DEFAULT_FILE.with_name("pairwise.yaml"),
+  "package": pathlib.Path(__file__).with_name("templates.yaml"),
+  "pairwise": pathlib.Path(__file__).with_name("pairwise.yaml"),
 }
-SLOTS = (
+_SLOTS = (
   "history",
   "preference",
   "query",
@@ -123,7 +122,7 @@ class Form:
   """One variant of a template.
 
   Attributes:
-    template: that this is a variant of.
+    template: of which this is a variant.
     query: what {query} is, or the answer; None without a query.
     with_preference: whether the preference is shown in words.
   """
@@ -356,8 +355,8 @@ def _slot_errors(template: Template) -> Iterator[str]:
   parts = [_SLOT.findall(part) for part in _OPTIONAL.findall(template.text)]
   inside = [slot for part in parts for slot in part]
   for slot in (*outside, *inside):
-    if slot not in SLOTS:
-      yield f"there is no slot {{{slot}}}; there are {', '.join(SLOTS)}"
+    if slot not in _SLOTS:
+      yield f"there is no slot {{{slot}}}; there are {', '.join(_SLOTS)}"
     if (*outside, *inside).count(slot) > 1:
       yield f"the slot {{{slot}}} is there more than once"
   for part in parts:
@@ -366,7 +365,7 @@ def _slot_errors(template: Template) -> Iterator[str]:
         "an optional [[part]] holds {preference} or {context} and no other slot"
       )
   if "context" in outside:
-    yield "{context} can only stand in an optional [[part]]"
+    yield "{context} is only allowed in an optional [[part]]"
   if (Preference.EXPLICIT in template.optional) != ("preference" in inside):
     yield (
       "a [[part with {preference}]] and the field optional: [P2] come together"

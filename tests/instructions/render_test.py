@@ -56,7 +56,7 @@ def _slots(titles: list[str], form, **more) -> Slots:
 
 
 def _read_back(form, text: str) -> dict[str, str]:
-  """Returns what stands in each slot of an instruction.
+  """Returns the text in each slot of an instruction.
 
   The template's full stop may be missing after a value that brought its own.
   """
