@@ -1,12 +1,3 @@
-"""SeqIO tasks and mixtures: `import tasks` registers them, and reads no data.
+"""`import tasks` in a clone is `import instructrec_jax.tasks`."""
 
-See `instructrec_jax.seqio_bridge.registration` for the names of instructions,
-to train on, and `ranking_tasks` for those of ranking requests, to evaluate on.
-"""
-
-from instructrec_jax.instructions.templates import load_templates
-from instructrec_jax.seqio_bridge.ranking_tasks import register_ranking
-from instructrec_jax.seqio_bridge.registration import register
-
-register(load_templates())
-register_ranking()
+import instructrec_jax.tasks  # noqa: F401

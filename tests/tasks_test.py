@@ -10,7 +10,8 @@ CODE = """
 import pathlib, seqio
 opened = []
 seqio.LazyTfdsLoader._get_builder = lambda self, split=None: opened.append(1)
-import tasks
+import sys, tasks
+assert "instructrec_jax.tasks" in sys.modules
 print(*sorted({*seqio.TaskRegistry.names(), *seqio.MixtureRegistry.names()}))
 assert not opened
 """

@@ -20,8 +20,8 @@ from instructrec_jax.baselines.chat_answers import (
 )
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
-from instructrec_jax.instructions.ranking import MOST_SHOWN
 from instructrec_jax.instructions.render import SEPARATOR
+from instructrec_jax.instructions.requests import MOST_SHOWN
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.storage import sha256_of
 from instructrec_jax.teacher.annotate import Send

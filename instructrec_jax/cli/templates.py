@@ -139,8 +139,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def _entry(template: "Template") -> dict[str, Any]:
-  from instructrec_jax.instructions.render import render
-  from instructrec_jax.instructions.responses import response
+  from instructrec_jax.instructions.render import render, response
 
   # Of all forms the one that shows most, with a query in the user's words.
   form = max(template.forms, key=lambda f: (f.with_preference, f.query == "I1"))

@@ -13,7 +13,7 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import stored as lists
 from instructrec_jax.evaluation.scenario_requests import ScenarioWriter, sample
 from instructrec_jax.evaluation.scenarios import Scenario, find_scenarios
-from instructrec_jax.instructions.forms import Form
+from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
 

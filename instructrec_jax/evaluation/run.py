@@ -16,7 +16,7 @@ from instructrec_jax.evaluation.rankers import READERS, applies
 from instructrec_jax.evaluation.scenarios import Scenario
 from instructrec_jax.evaluation.stored import matcher, retrieved
 from instructrec_jax.evaluation.tournament import TournamentRanker
-from instructrec_jax.instructions.forms import Form
+from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker
 from instructrec_jax.scoring.normalisation import Normalisation
 

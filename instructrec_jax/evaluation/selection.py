@@ -21,10 +21,9 @@ from instructrec_jax.evaluation.normalised import (
 )
 from instructrec_jax.evaluation.scenario_requests import ScenarioWriter
 from instructrec_jax.evaluation.scenarios import Scenario
-from instructrec_jax.instructions.forms import Form
 from instructrec_jax.instructions.material import Material
 from instructrec_jax.instructions.rows import Renderer, group_families
-from instructrec_jax.instructions.templates import load_templates
+from instructrec_jax.instructions.templates import Form, load_templates
 from instructrec_jax.records import Ranker
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.teacher.annotations import Annotations

@@ -8,62 +8,19 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int32
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.scenarios import Scenario
 from instructrec_jax.instructions.render import display_titles
+from instructrec_jax.instructions.requests import (
+  StoredCandidates,
+  candidates_path,
+  stored_candidates,
+)
 from instructrec_jax.records import RankingRequest
 
-
-@dataclasses.dataclass(frozen=True)
-class StoredCandidates:
-  """A scenario's candidate lists.
-
-  Attributes:
-    keys: whose lists: user numbers or, where items are searched, item numbers.
-    candidates: item numbers; only the target where the catalogue is ranked.
-    target: the target's place in its list.
-  """
-
-  keys: Int32[np.ndarray, " n"]
-  candidates: Int32[np.ndarray, "n candidates"]
-  target: Int32[np.ndarray, " n"]
-
-
-def candidates_path(
-  scenario: Scenario, *, folder: DatasetFolder, split: str
-) -> pathlib.Path:
-  """Returns the file that a scenario's candidates, or users, come from."""
-  prefix = {"items": "items_", "hard": "hard_"}.get(scenario.candidates, "")
-  name = f"{prefix}{split}_{scenario.negatives or 9}.parquet"
-  return folder.path / "candidates" / name
-
-
-def stored_candidates(
-  scenario: Scenario, *, folder: DatasetFolder, split: str
-) -> StoredCandidates:
-  """Reads a scenario's candidates.
-
-  Raises:
-    InputError: the folder has none.
-  """
-  if scenario.candidates == "items":
-    of_items = folder.item_candidates(split, scenario.negatives)
-    return StoredCandidates(
-      of_items.items, of_items.candidates, of_items.target
-    )
-  if scenario.candidates == "catalogue":
-    splits = folder.splits
-    targets = splits.test if split == "test" else splits.validation
-    items = targets.items(folder.sequences)
-    return StoredCandidates(
-      targets.users, items[:, None], np.zeros(len(items), np.int32)
-    )
-  prefix = "hard_" if scenario.candidates == "hard" else ""
-  stored = folder.candidates(f"{prefix}{split}", scenario.negatives)
-  return StoredCandidates(stored.users, stored.candidates, stored.target)
+__all__ = ["StoredCandidates", "candidates_path", "stored_candidates"]
 
 
 def matcher(

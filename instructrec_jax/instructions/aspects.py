@@ -8,7 +8,7 @@ import enum
 
 
 class Preference(enum.StrEnum):
-  """What is known of the user's lasting taste."""
+  """What an instruction shows of the user's lasting taste."""
 
   NONE = "P0"
   IMPLICIT = "P1"
@@ -17,16 +17,8 @@ class Preference(enum.StrEnum):
   """A description in words."""
 
 
-class Intention(enum.StrEnum):
-  """What the user is after right now."""
-
-  NONE = "I0"
-  VAGUE = "I1"
-  SPECIFIC = "I2"
-
-
 class Query(enum.StrEnum):
-  """What stands where an instruction quotes a search.
+  """What {query} is: an intention of now, vague or specific.
 
   The appendix lets a preference in words serve as a query too: its
   <P0,P2/I1/I2,T3>.
@@ -35,9 +27,9 @@ class Query(enum.StrEnum):
   PREFERENCE = "P2"
   VAGUE = "I1"
   VAGUE_STAR = "I1*"
-  """The same intention in other words: the item's view of the review, not the
-  user's (section 3.3.3). Templates do not name it; it stands wherever `VAGUE`
-  is shown."""
+  """A paraphrase of the intention: the item's view of the review, not the
+  user's (section 3.3.3). Templates do not name it: each form that shows `VAGUE`
+  has another with this."""
   SPECIFIC = "I2"
 
 

@@ -1,9 +1,8 @@
 """A user's own words -> the model instruction (paper section 2.3.2).
 
-The fitting template is found for what the user says and is known to have
-bought, and the words are brought into its slots: concatenated where one slot
-must do for two texts, shifted to the third person where they describe a
-lasting preference, and inserted.
+A template is chosen that fits the user's words and history. The words fill its
+slots: concatenated if two texts share a slot, shifted to the third person if
+they are a lasting preference, and inserted.
 """
 
 import dataclasses
@@ -31,7 +30,7 @@ _TASK_FORMS = (TaskForm.RERANKING, TaskForm.MATCHING)
 
 
 class Operation(enum.StrEnum):
-  """How a user's words are brought into an instruction."""
+  """How a user's words become part of an instruction."""
 
   CONCATENATION = "concatenation"
   PERSONA_SHIFT = "persona shift"
@@ -40,20 +39,19 @@ class Operation(enum.StrEnum):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Composed:
-  """A model instruction, and how it came about.
+  """A model instruction and how it was composed.
 
   Attributes:
-    form: of the template that was chosen.
+    form: of the chosen template.
     instruction: for the encoder.
     items_dropped: items of the history that it does not show.
     label: its aspects, such as <P1,P2,I1,T3>.
-    operations: that were used, in this order.
-    replaced: characters of the words that the vocabulary lacks or that would
-      break the instruction's form; they were replaced or left out.
-    query: the search that it quotes, "" if none.
-    candidates: the titles to choose from, each once, as instructions show
-      them.
-    slots: what the form was filled with, the whole history among it.
+    operations: the operations used, in this order.
+    replaced: characters that were replaced or removed, as the vocabulary lacks
+      them or they separate titles.
+    query: the query that it quotes, "" if none.
+    candidates: the distinct titles to choose from, as instructions show them.
+    slots: the texts of the form's slots, with the whole history.
   """
 
   form: Form
@@ -81,32 +79,31 @@ def compose(
   prints: Callable[[str], bool] | None = None,
   budget: int = 512,
 ) -> Composed:
-  """Finds the fitting form of a template and fills it.
+  """Chooses the form of a template that fits, and fills it.
 
-  Candidates are listed (T3), unless there are none or more than fit (T2). A
-  history calls for the appendix's group C if there is a query to go with it,
-  else for group A; without one, group B is left. Of several templates that
-  fit, the first is taken.
+  Candidates are listed (T3), unless there are none or more than fit (T2). With
+  a history the template is of the appendix's group C if there is a query, else
+  of group A; without a history, of group B. The first that fits is taken.
 
   Args:
-    words: the user's own; not needed beside a history.
+    words: the user's own; optional with a history.
     history: titles of the user's items, oldest first.
     candidates: titles to choose from.
     preference: the user's lasting taste, in the first or third person.
-    context: where, when or what for; joins the words if no template that fits
-      has a slot for it.
+    context: where, when or what for; appended to the words if no template
+      that fits has a slot for it.
     kind: of the words: "preference", "vague", "specific", or "auto": by the
       rules of `utterance.kind_of`, sentence by sentence.
-    template: the name of the only one to consider; it may leave the history
-      unused.
+    template: the name of the only one to consider; it may ignore the
+      history.
     templates: to choose from.
     count_tokens: of the vocabulary.
     prints: whether the vocabulary has a character; all, if None.
-    budget: tokens that the encoder takes, the end of sequence counted in.
+    budget: the encoder's maximum of tokens, EOS included.
 
   Raises:
-    InputError: there is nothing to go by or too much of it, a title is empty,
-      or no template fits.
+    InputError: there are neither words nor a history, the instruction is too
+      long, a title is empty, or no template fits.
   """
   said = [
     printable(t or "", prints=prints) for t in (words, preference, context)
@@ -123,26 +120,47 @@ def compose(
       "there is nothing to go by: give a history, or words with at least a "
       "letter that the vocabulary has."
     )
+  if template is not None:
+    named = [each for each in templates if each.name == template]
+    if not named:
+      raise InputError(
+        f"there is no template {template!r}; there are "
+        f"{', '.join(each.name for each in templates)}."
+      )
+    templates = named
   too_long = []
   for form, reading in _fitting(
-    _named(templates, template),
+    templates,
     list(readings(utterance, has_history=bool(had))),
     task_forms=_TASK_FORMS if offered else _TASK_FORMS[1:],
     has_history=bool(had),
-    may_leave_history=template is not None,
+    may_ignore_history=template is not None,
   ):
-    slots = _slots(reading, history=had, candidates=offered)
+    is_preference = reading.query == Query.PREFERENCE
+    slots = Slots(
+      history=had,
+      candidates=offered,
+      preference=third_person(reading.preference),
+      query=third_person(reading.text) if is_preference else reading.text,
+      context=reading.context,
+    )
     rendered = render(form, slots, count_tokens=count_tokens, budget=budget)
     if not rendered.fits:
       too_long.append(f"{count_tokens(rendered.text) + 1} in {form.name}")
       continue
+    given = (reading.preference, reading.text)
+    used = {
+      Operation.CONCATENATION: reading.concatenated,
+      Operation.PERSONA_SHIFT: given != (slots.preference, slots.query),
+      Operation.INSERTION: True,
+    }
     shows_history = "history" in form.slots
     return Composed(
       form=form,
       instruction=rendered.text,
       items_dropped=rendered.items_dropped if shows_history else len(had),
       label=form.label,
-      operations=_operations(reading, slots),
+      operations=tuple(name for name, is_used in used.items() if is_used),
       replaced="".join(dict.fromkeys("".join(lost for _, lost in said))),
       query=slots.query,
       candidates=tuple(offered),
@@ -162,11 +180,11 @@ def compose(
 
 
 def shown_titles(titles: Sequence[str], *, name: str) -> list[str]:
-  """Returns anybody's titles as instructions show them.
+  """Returns a user's titles as instructions show them.
 
   Args:
     titles: of items.
-    name: of the list, for a message.
+    name: of the list, for the error.
 
   Raises:
     InputError: a title has no letter or digit.
@@ -178,35 +196,21 @@ def shown_titles(titles: Sequence[str], *, name: str) -> list[str]:
   return display_titles(items)
 
 
-def _named(
-  templates: Sequence[Template], name: str | None
-) -> Sequence[Template]:
-  if name is None:
-    return templates
-  found = [template for template in templates if template.name == name]
-  if not found:
-    raise InputError(
-      f"there is no template {name!r}; there are "
-      f"{', '.join(template.name for template in templates)}."
-    )
-  return found
-
-
 def _fitting(
   templates: Sequence[Template],
   readings: Sequence[Reading],
   *,
   task_forms: Sequence[TaskForm],
   has_history: bool,
-  may_leave_history: bool,
+  may_ignore_history: bool,
 ) -> Iterator[tuple[Form, Reading]]:
-  """Yields the first form that fits, of each task form for which one does."""
+  """Yields the first form that fits of each task form, if any."""
   recommending = [
     form
     for template in templates
     for form in template.forms
     if template.response == Response.ITEM
-    and (form.needs_history == has_history or may_leave_history)
+    and (form.needs_history == has_history or may_ignore_history)
     and (has_history or not form.needs_history)
   ]
   for task_form in task_forms:
@@ -214,44 +218,16 @@ def _fitting(
       (form, reading)
       for reading in readings
       for form in recommending
-      if form.template.task_form == task_form and _shows(form, reading)
+      if form.template.task_form == task_form
+      and form.query == reading.query
+      and form.with_preference == bool(reading.preference)
+      and (not reading.context or "context" in form.slots)
     )
     yield from itertools.islice(fitting, 1)
 
 
-def _shows(form: Form, reading: Reading) -> bool:
-  return (
-    form.query == reading.query
-    and form.with_preference == bool(reading.preference)
-    and (not reading.context or "context" in form.slots)
-  )
-
-
-def _slots(
-  reading: Reading, *, history: Sequence[str], candidates: Sequence[str]
-) -> Slots:
-  is_preference = reading.query == Query.PREFERENCE
-  return Slots(
-    history=history,
-    candidates=candidates,
-    preference=third_person(reading.preference),
-    query=third_person(reading.text) if is_preference else reading.text,
-    context=reading.context,
-  )
-
-
-def _operations(reading: Reading, slots: Slots) -> tuple[Operation, ...]:
-  before = reading.preference, reading.text
-  used = {
-    Operation.CONCATENATION: reading.concatenated,
-    Operation.PERSONA_SHIFT: before != (slots.preference, slots.query),
-    Operation.INSERTION: True,
-  }
-  return tuple(operation for operation, is_used in used.items() if is_used)
-
-
 def _given(said: Utterance) -> str:
-  """Says what there is to show, for a message."""
+  """Names what was said, for the error."""
   parts = [
     *["a preference (P2)"] * bool(said.preference),
     *[f"an intention ({said.kind})"] * bool(said.intention),

@@ -1,4 +1,4 @@
-"""What a dataset folder's instructions are made of, target by target."""
+"""The inputs of instructions: histories, preferences, queries, candidates."""
 
 import calendar
 import dataclasses
@@ -19,26 +19,26 @@ from instructrec_jax.instructions.templates import Form
 from instructrec_jax.teacher.annotations import Annotations
 
 COLD_ITEMS = ("paper", "strict")
-# The years 1990 and 10000 in Unix time; no shop has older or later orders.
+# 1990 to 9999 in Unix time: other numbers are no purchase times in seconds.
 _TIMES = range(631_152_000, 253_402_300_800)
-# What a search can be made of; the other view of a review is vague too.
+# The annotation that each vague query is.
 _VIEWS = {Query.VAGUE: "user_view", Query.VAGUE_STAR: "item_view"}
 
 
 @dataclasses.dataclass(frozen=True)
 class Facts:
-  """What is known of each target of a split; lists are in the targets' order.
+  """The targets of a split and what instructions can show of each.
 
   Attributes:
     split: one of `SPLITS`.
-    users: user numbers; -1 where an item is searched by nobody in particular.
-    positions: the targets' places in their users' sequences.
+    users: user numbers; -1 in product search, which has no user.
+    positions: the targets' indices in their users' sequences.
     items: the targets' item numbers.
-    has_history: whether the user had an item before.
-    in_item_split: whether the target itself belongs to this split of the
-      items, as product search wants (paper section 3.1.2).
-    preferences: the user's taste in words: as many texts as there are.
-    queries: what the user could search for, by kind; "" where unknown.
+    has_history: whether the user has earlier items.
+    in_item_split: whether the target belongs to this split of the items, as
+      product search requires (paper section 3.1.2).
+    preferences: the user's preferences in words, if any.
+    queries: the user's possible queries, by kind; "" where unknown.
   """
 
   split: str
@@ -51,8 +51,8 @@ class Facts:
   queries: dict[Query, list[str]]
 
   def take(self, chosen: Int[np.ndarray, " chosen"]) -> "Facts":
-    """Returns those of some targets, in the order given."""
-    places = chosen.tolist()
+    """Returns the facts of some targets, in the order given."""
+    rows = chosen.tolist()
     return Facts(
       split=self.split,
       users=self.users[chosen],
@@ -60,15 +60,15 @@ class Facts:
       items=self.items[chosen],
       has_history=self.has_history[chosen],
       in_item_split=self.in_item_split[chosen],
-      preferences=[self.preferences[place] for place in places],
+      preferences=[self.preferences[row] for row in rows],
       queries={
-        query: [texts[place] for place in places]
+        query: [texts[row] for row in rows]
         for query, texts in self.queries.items()
       },
     )
 
   def usable(self, form: Form) -> Bool[np.ndarray, " n"]:
-    """Tells which targets have all that a form shows or asks for."""
+    """Returns a mask of the targets with all that a form shows or asks for."""
     usable = np.ones(len(self.items), bool)
     if form.needs_history:
       usable &= self.has_history
@@ -82,15 +82,15 @@ class Facts:
 
 
 class Material:
-  """A dataset folder, as instructions need it.
+  """A dataset folder and its annotations, as instructions need them.
 
   Attributes:
     titles: of the items, as `render.display_titles` gives them.
     sequences: the users' items that histories are taken from.
     owned: all of the users' items, which are never their negatives.
     cold_items: "paper" keeps the items of product search's validation and
-      test splits in other tasks' training texts; "strict" shows them nowhere
-      in training.
+      test splits in other tasks' training texts; "strict" removes them from
+      all training texts.
   """
 
   def __init__(
@@ -100,7 +100,7 @@ class Material:
     annotations: Annotations | None = None,
     cold_items: str = "paper",
   ):
-    """Takes a dataset folder and the teacher's answers, if there are any."""
+    """Takes a dataset folder and the teacher's annotations, if any."""
     self.titles = display_titles(folder.items)
     self.sequences = folder.sequences
     self.owned = folder.owned
@@ -111,6 +111,7 @@ class Material:
     self._annotations = annotations or Annotations.none()
     self._specific = specific_intentions(folder.items)
     self._timestamps = folder.timestamps
+    self._facts: dict[str, Facts] = {}
 
   def targets(self, split: str) -> Targets:
     """Returns the targets of a split."""
@@ -121,11 +122,16 @@ class Material:
     }[split]
 
   def facts(self, split: str) -> Facts:
-    """Collects what is known of a split's targets.
+    """Returns the facts of a split's targets; they are cached.
 
     With strict cold items, training has neither cold targets nor preferences
     that were made of a history with cold items.
     """
+    if split not in self._facts:
+      self._facts[split] = self._collect(split)
+    return self._facts[split]
+
+  def _collect(self, split: str) -> Facts:
     targets = self.targets(split)
     users, positions = targets.users, targets.positions
     if self._hides(split):
@@ -152,12 +158,12 @@ class Material:
     )
 
   def item_facts(self, items: Int32[np.ndarray, " n"], *, split: str) -> Facts:
-    """Collects what is known of items that are searched by their categories."""
-    nobody = np.full(len(items), -1, np.int32)
+    """Returns the facts of items that are searched by their categories."""
+    no_user = np.full(len(items), -1, np.int32)
     return Facts(
       split=split,
-      users=nobody,
-      positions=nobody,
+      users=no_user,
+      positions=no_user,
       items=items,
       has_history=np.zeros(len(items), bool),
       in_item_split=np.ones(len(items), bool),
@@ -166,20 +172,20 @@ class Material:
     )
 
   def history_items(self, user: int, position: int) -> list[int]:
-    """Returns the numbers of all items that a user had before a position."""
+    """Returns the item numbers of a user's history before a position."""
     return [] if user < 0 else self.sequences.user(user)[:position].tolist()
 
   def history(self, user: int, position: int, *, split: str) -> list[str]:
-    """Returns the titles of a history, as a split may show it."""
+    """Returns the titles of a history, without items hidden from the split."""
     if user < 0:
       return []
     items = self._history_items(user, position, split)
     return [self.titles[item] for item in items]
 
   def context(self, user: int, position: int) -> str | None:
-    """Returns when a target was bought, such as "March 2014", if it is known.
+    """Returns the month of a purchase, such as "March 2014", if it is known.
 
-    Some sources have numbers that only order a user's items, or other units.
+    The timestamps of some sources are not seconds, or only order the items.
     """
     if user < 0:
       return None
@@ -198,7 +204,7 @@ class Material:
     split: str,
     rng: np.random.Generator,
   ) -> Candidates:
-    """Draws candidates for targets, of items that the split may show.
+    """Draws candidates for targets, among items not hidden from the split.
 
     Raises:
       InputError: the catalogue is too small.
@@ -213,13 +219,13 @@ class Material:
         rng=rng,
       )
     pool, owned = self._warm_pool
-    place = np.full(len(self.titles), -1, np.int32)
-    place[pool] = np.arange(len(pool), dtype=np.int32)
+    index = np.full(len(self.titles), -1, np.int32)
+    index[pool] = np.arange(len(pool), dtype=np.int32)
     drawn = draw_candidates(
       owned=owned,
       title_groups=self._title_groups[pool],
       users=users,
-      targets=place[items],
+      targets=index[items],
       negatives=negatives,
       rng=rng,
     )
@@ -249,16 +255,16 @@ class Material:
 
   @functools.cached_property
   def _warm_pool(self) -> tuple[Int32[np.ndarray, " warm"], Sequences]:
-    """The warm items, and what users own of them, numbered among them."""
+    """The warm items, and the users' own ones as indices into these."""
     pool = np.flatnonzero(self._warm).astype(np.int32)
-    place = np.cumsum(self._warm, dtype=np.int32) - 1
+    index = np.cumsum(self._warm, dtype=np.int32) - 1
     keep = self._warm[self.owned.items]
     users = np.repeat(
       np.arange(len(self.owned), dtype=np.int32), self.owned.lengths
     )
     owned = Sequences.from_columns(
       users=users[keep],
-      items=place[self.owned.items[keep]],
+      items=index[self.owned.items[keep]],
       num_users=len(self.owned),
     )
     return pool, owned

@@ -1,4 +1,4 @@
-"""Which forms of templates each mixture is made of, by name.
+"""The forms of templates in each mixture, by name.
 
 instructrec_a07_v1                of a template with several forms
 instructrec_p1_i0_t3_v1           of a family <P,I,T>
@@ -6,7 +6,7 @@ instructrec_a_v1                  of a group of the appendix
 instructrec_turn_around_v1        of a strategy
 instructrec_all_v1                of all templates
 instructrec_seen_templates_v1     all but one template of every kind, ...
-instructrec_unseen_templates_v1   ... and that one: to test on new wordings
+instructrec_unseen_templates_v1   ... and that one: held-out wordings
 instructrec_without_p1_i1_v1      all but a held-out scenario, in any task form
 instructrec_ladder1_v1, ...       the rungs of the paper's Figure 3
 """
@@ -15,7 +15,7 @@ import collections
 from collections.abc import Sequence
 
 from instructrec_jax.instructions.aspects import Query
-from instructrec_jax.instructions.forms import Form, Template
+from instructrec_jax.instructions.templates import Form, Template
 
 HELD_OUT = (
   "p1_i0",
@@ -30,8 +30,8 @@ HELD_OUT = (
 """Scenarios that a mixture `instructrec_without_..._v1` leaves out."""
 
 # Figure 3 holds out personalised search with a vague intention and adds one
-# kind of instruction after the other: pairs of preference and query. The last
-# is that intention in other words, the item's view, and of other reviews.
+# kind of instruction at a time: pairs of preference and query. The last is a
+# paraphrase of the intention, the item's view, of other reviews.
 _LADDER = (
   {("P1", "I0")},
   {("P2", "I0")},
@@ -57,7 +57,7 @@ def mixtures(templates: Sequence[Template]) -> dict[str, list[Form]]:
       }
       if len(template.forms) > 1:
         names.add(template.name.lower())
-      names |= {f"without_{scenario}" for scenario in _other_scenarios(form)}
+      names |= {f"without_{s}" for s in HELD_OUT if s != _scenario(form)}
       names |= _rungs(form)
       for name in names:
         groups[f"instructrec_{name}_v1"].append(form)
@@ -73,20 +73,15 @@ def _unseen(templates: Sequence[Template]) -> set[str]:
   return {names[-1] for names in kinds.values() if len(names) > 1}
 
 
-def _other_scenarios(form: Form) -> list[str]:
-  """Returns the scenarios that a form tells nothing of."""
-  return [name for name in HELD_OUT if name != _scenario(form)]
-
-
 def _scenario(form: Form) -> str:
-  """Returns a form's <P,I>, the two views of a review taken for one."""
+  """Returns a form's <P,I>; I1* counts as I1."""
   task = form.template.task_form or form.template.strategy
   suffix = f"_{task.replace('-', '_').lower()}"
   return form.family.removesuffix(suffix).replace("i1star", "i1")
 
 
 def _rungs(form: Form) -> set[str]:
-  """Returns names of all rungs from the first that has a form's kind on."""
+  """Returns the rungs that have a form: the first with its kind, and later."""
   parts = form.family.upper().split("_")
   preference = "P2" if "P2" in parts and not form.query else parts[0]
   kind = (preference, form.query or "I0")

@@ -1,14 +1,12 @@
-"""Persona shift: what users say of themselves, said of "the user".
+"""Persona shift: from the first person to "the user".
 
-Preferences stand in instructions in the third person, users speak in the
-first (the paper's section 2.3.2). English only, by rules: words of the first
-person and the verbs that go with them change, quoted titles never do.
+Instructions have preferences in the third person, users write in the first
+(the paper's section 2.3.2). English only, by rules: pronouns of the first
+person change and so do their verbs; quoted titles never do.
 """
 
 import dataclasses
 import re
-
-from instructrec_jax.instructions import english
 
 _TOKEN = re.compile(
   r"""
@@ -19,6 +17,80 @@ _TOKEN = re.compile(
   """,
   re.VERBOSE | re.DOTALL,
 )
+# English words, all in lower case.
+# "We" includes the user.
+_SUBJECTS = ("i", "we")
+_PRONOUNS = {
+  **dict.fromkeys((*_SUBJECTS, "me", "us"), "the user"),
+  **dict.fromkeys(("my", "mine", "our", "ours"), "the user's"),
+  **dict.fromkeys(("myself", "ourselves"), "themselves"),
+}
+_CONTRACTIONS = {
+  **dict.fromkeys(("i'm", "im", "we're"), "is"),
+  **dict.fromkeys(("i've", "ive", "we've"), "has"),
+  **dict.fromkeys(("i'll", "we'll"), "will"),
+  **dict.fromkeys(("i'd", "we'd"), "would"),
+}
+_IRREGULAR = {
+  "am": "is",
+  "are": "is",
+  "have": "has",
+  "do": "does",
+  "were": "was",
+  "don't": "doesn't",
+  "dont": "doesn't",
+  "haven't": "hasn't",
+  "aren't": "isn't",
+  "ain't": "isn't",
+  "weren't": "wasn't",
+}
+_MODALS = frozenset(
+  "can could will would shall should may might must cannot can't couldn't "
+  "won't wouldn't shouldn't mustn't".split()
+)
+_PAST = frozenset(
+  "was wasn't had hadn't did didn't been became began bought broke brought "
+  "built came chose drank drew drove ate fell felt found gave got gotten grew "
+  "heard held kept knew led left lost made met outgrew ran sang saw seen known "
+  "sold spent stood taught thought told took understood went woke won wore "
+  "wrote said".split()
+)
+_PRESENT_ED = frozenset(
+  "need feed exceed proceed succeed speed bleed breed heed seed weed".split()
+)
+_ADVERBS = frozenset(
+  "always often never also still just even sometimes only ever already now "
+  "then both rather quite seldom not kinda most much".split()
+)
+_VERBS_IN_LY = frozenset("rely apply reply fly supply comply imply".split())
+# The first are verbs wherever a verb is possible; the second only before a word
+# of the third: "love" in "love stories" is a noun.
+_PLAIN_VERBS = frozenset(
+  "enjoy prefer hate dislike avoid adore collect listen own tend spend "
+  "appreciate detest choose".split()
+) | set(_IRREGULAR)
+_VERBS_OR_NOUNS = frozenset(
+  "love like play read watch use buy need want wear drink eat drive cook"
+  "".split()
+)
+_AFTER_VERBS = frozenset(
+  "it them to the a an my our with on at in all most many some any every both "
+  "only for more him her this these things".split()
+)
+_COORDINATORS = frozenset(("and", "but", "or"))
+# These begin a clause with another subject, or an infinitive.
+_ENDS_CLAUSE = frozenset(
+  "that which who whom whose what where when while because if since as so he "
+  "she they you it to".split()
+)
+_NUMBERED = frozenset("part volume vol chapter episode type class war".split())
+_BEFORE_NOUNS = frozenset(
+  "a an the this that these each every my our gold coal salt land user's"
+  "".split()
+)
+_NO_VERBS = (
+  _AFTER_VERBS | _COORDINATORS | _ENDS_CLAUSE | _BEFORE_NOUNS | set(_PRONOUNS)
+)
 
 
 @dataclasses.dataclass
@@ -26,9 +98,9 @@ class _Token:
   """A word, quotation, space or sign.
 
   Attributes:
-    text: as it stands.
-    low: the word in lower case with a straight apostrophe; "" for others.
-    first: whether a sentence begins with it.
+    text: as written.
+    low: a word in lower case with a straight apostrophe; "" for others.
+    first: whether it is the first word of a sentence.
   """
 
   text: str
@@ -37,12 +109,12 @@ class _Token:
 
 
 def third_person(text: str) -> str:
-  """Returns a text with its first person made "the user".
+  """Replaces the first person of a text by "the user".
 
   "I like horror games and my son plays them" becomes "The user likes horror
   games and the user's son plays them". A text without a first person, such
-  as what this returns, stays as it is; so do quotations, and what looks like
-  a part of a name, as in World War I and My Little Pony.
+  as an earlier result, is unchanged; so are quotations and apparent parts of
+  names, as in World War I and My Little Pony.
   """
   tokens = _tokens(text)
   words = [i for i, token in enumerate(tokens) if token.low]
@@ -51,24 +123,22 @@ def third_person(text: str) -> str:
   for place, i in enumerate(words):
     token = tokens[i]
     if not _is_first_person(tokens, i):
-      if token.first or token.low in english.ENDS_CLAUSE:
+      if token.first or token.low in _ENDS_CLAUSE:
         in_first_person = False
-      elif in_first_person and token.low in english.COORDINATORS:
+      elif in_first_person and token.low in _COORDINATORS:
         _inflect(tokens, said, words[place + 1 :], coordinated=True)
       continue
-    verb = english.CONTRACTIONS.get(token.low)
-    shifted = "the user" if verb else english.PRONOUNS[token.low]
+    verb = _CONTRACTIONS.get(token.low)
+    shifted = "the user" if verb else _PRONOUNS[token.low]
     said[i] = shifted.capitalize() if token.first else shifted
     if verb:
       if verb == "would" and _is_perfect(tokens, words[place + 1 :]):
         verb = "had"
       said[i] += f" {verb}"
-      in_first_person = verb not in english.MODALS
-    elif token.low in english.SUBJECTS and not _is_joint(
-      tokens, words[: place + 1]
-    ):
+      in_first_person = verb not in _MODALS
+    elif token.low in _SUBJECTS and not _is_joint(tokens, words[: place + 1]):
       before = words[place - 1] if place else i
-      if before == i - 2 and tokens[before].low in english.IRREGULAR:
+      if before == i - 2 and tokens[before].low in _IRREGULAR:
         said[before] = _third(tokens[before])
       else:
         rest = words[place + 1 :]
@@ -88,19 +158,19 @@ def _tokens(text: str) -> list[_Token]:
 
 
 def _is_first_person(tokens: list[_Token], i: int) -> bool:
-  """Whether a word is one, and no part of a name, numeral or noun."""
+  """Whether a word is of the first person, not of a name, numeral or noun."""
   token = tokens[i]
-  if token.low in english.CONTRACTIONS:
+  if token.low in _CONTRACTIONS:
     return True
-  if token.low not in english.PRONOUNS or token.text == "US":
+  if token.low not in _PRONOUNS or token.text == "US":
     return False
   before, after = _neighbour(tokens, i, -2), _neighbour(tokens, i, 2)
-  if token.low == "mine" and before and before.low in english.BEFORE_NOUNS:
+  if token.low == "mine" and before and before.low in _BEFORE_NOUNS:
     return False
   if token.first:
     return True
   if token.text == "I":
-    numbered = before and (_is_name(before) or before.low in english.NUMBERED)
+    numbered = before and (_is_name(before) or before.low in _NUMBERED)
     return not numbered or bool(after and _can_follow(after))
   is_title = token.text.istitle() and (
     (before and _is_name(before)) or (after and _is_name(after))
@@ -109,7 +179,7 @@ def _is_first_person(tokens: list[_Token], i: int) -> bool:
 
 
 def _neighbour(tokens: list[_Token], i: int, step: int) -> _Token | None:
-  """Returns the word on the other side of a space."""
+  """Returns the next or previous word if only a space is between."""
   there = i + step
   if 0 <= there < len(tokens) and tokens[i + step // 2].text.isspace():
     return tokens[there] if tokens[there].low else None
@@ -117,14 +187,14 @@ def _neighbour(tokens: list[_Token], i: int, step: int) -> _Token | None:
 
 
 def _is_name(token: _Token) -> bool:
-  own = token.low in english.PRONOUNS or token.low in english.CONTRACTIONS
+  own = token.low in _PRONOUNS or token.low in _CONTRACTIONS
   return token.text[0].isupper() and not token.first and not own
 
 
 def _can_follow(token: _Token) -> bool:
-  """Whether what stands before a word may be its subject."""
+  """Whether a word can follow its subject."""
   return (
-    token.low in english.PLAIN_VERBS | english.VERBS_OR_NOUNS | english.MODALS
+    token.low in _PLAIN_VERBS | _VERBS_OR_NOUNS | _MODALS
     or _is_past(token.low)
     or _is_adverb(token.low)
   )
@@ -137,12 +207,12 @@ def _is_joint(tokens: list[_Token], words: list[int]) -> bool:
   begin = tokens[words[-4]]
   before = tokens[words[-4] - 2].low if words[-4] > 1 else ""
   return begin.low in ("my", "our") and (
-    begin.first or before in english.ENDS_CLAUSE or not before
+    begin.first or before in _ENDS_CLAUSE or not before
   )
 
 
 def _is_perfect(tokens: list[_Token], rest: list[int]) -> bool:
-  """Whether the verb to come makes I'd a had."""
+  """Whether the next verb makes "I'd" mean "I had"."""
   for i in rest:
     low = tokens[i].low
     if not _is_adverb(low):
@@ -158,10 +228,10 @@ def _inflect(
   after: int | None = None,
   coordinated: bool = False,
 ) -> bool:
-  """Inflects the verb that a subject or conjunction is followed by, if any.
+  """Inflects the verb after a subject or conjunction, if any.
 
   Returns:
-    Whether it is finite, so that those joined to it are inflected too.
+    Whether it is finite, so that verbs coordinated with it are inflected too.
   """
   previous = after
   for place, i in enumerate(rest):
@@ -171,19 +241,19 @@ def _inflect(
     previous = i
     if _is_adverb(token.low):
       continue
-    if token.low in english.NO_VERBS:
+    if token.low in _NO_VERBS:
       return False
     following = tokens[rest[place + 1]].low if place + 1 < len(rest) else ""
     if coordinated and not (
-      token.low in english.PLAIN_VERBS
+      token.low in _PLAIN_VERBS
       or (
-        token.low in english.VERBS_OR_NOUNS
-        and (following in english.AFTER_VERBS or _is_adverb(following))
+        token.low in _VERBS_OR_NOUNS
+        and (following in _AFTER_VERBS or _is_adverb(following))
       )
     ):
       return False
     said[i] = _third(token)
-    return token.low not in english.MODALS
+    return token.low not in _MODALS
   return False
 
 
@@ -192,24 +262,20 @@ def _only_spaces(tokens: list[_Token], start: int, end: int) -> bool:
 
 
 def _is_adverb(low: str) -> bool:
-  return low in english.ADVERBS or (
-    low.endswith("ly") and low not in english.VERBS_IN_LY
-  )
+  return low in _ADVERBS or (low.endswith("ly") and low not in _VERBS_IN_LY)
 
 
 def _is_past(low: str) -> bool:
-  return low in english.PAST or (
-    low.endswith("ed") and low not in english.PRESENT_ED
-  )
+  return low in _PAST or (low.endswith("ed") and low not in _PRESENT_ED)
 
 
 def _third(verb: _Token) -> str:
-  """Returns the form that goes with "the user"."""
+  """Returns the form of a verb in the third person singular."""
   low = verb.low
-  if low in english.IRREGULAR:
-    third = english.IRREGULAR[low]
+  if low in _IRREGULAR:
+    third = _IRREGULAR[low]
     return third.upper() if verb.text.isupper() else third
-  if low in english.MODALS or _is_past(low):
+  if low in _MODALS or _is_past(low):
     return verb.text
   stem, ending = verb.text, "s"
   if re.search(r"[^aeiou]y$", low):

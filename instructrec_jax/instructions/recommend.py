@@ -1,7 +1,7 @@
-"""A user's own words -> a recommendation, with whatever model ranks.
+"""A user's own words -> a recommendation (paper section 2.3.2, "Inference").
 
-The paper's section 2.3.2, "Inference". `instructrec ask` prints the result;
-a server that keeps a ranker loaded calls the same function.
+`instructrec ask` prints the result; the server composes instructions by the
+same function.
 """
 
 import dataclasses
@@ -21,18 +21,18 @@ from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.records import Ranker, RankingRequest
 from instructrec_jax.text.vocabulary import UNK_ID, Vocabulary
 
-# Titles that are scored between two steps of the progress bar.
+# Titles scored per step of the progress bar.
 _CHUNK = 512
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ranked:
-  """A candidate's place in a ranking.
+  """A ranked candidate.
 
   Attributes:
     title: as instructions show it.
     log_likelihood: of the title as the model's answer.
-    probability: among all that are ranked with it.
+    probability: softmax of the log-likelihoods of all candidates.
   """
 
   title: str
@@ -42,18 +42,18 @@ class Ranked:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recommendation:
-  """What a user gets.
+  """An instruction and the ranking that a model gives for it.
 
   Attributes:
-    composed: the model instruction, and how it came about.
-    ranking: all candidates, the best first; empty if there is no ranker.
+    composed: the instruction.
+    ranking: all candidates, best first; empty if there is no ranker.
   """
 
   composed: Composed
   ranking: tuple[Ranked, ...]
 
   def to_json(self, *, top: int | None = None) -> dict[str, Any]:
-    """Returns what JSON can hold, with the first `top` of the ranking."""
+    """Returns a JSON object, with the first `top` of the ranking."""
     composed = self.composed
     return {
       "instruction": composed.instruction,
@@ -87,25 +87,24 @@ def recommend(
   """Composes a model instruction and ranks candidates for it.
 
   Args:
-    words: the user's own; not needed beside a history.
+    words: the user's own; this and what is not named here is as in `compose`.
     ranker: such as `scoring.reranker.T5Ranker`, whose scores are
       log-likelihoods; None for the instruction alone.
     vocabulary: of the ranker; None for an estimate of the instruction's
       length.
     history: titles of the user's items, oldest first.
-    candidates: titles to choose from, listed in the instruction if they fit.
-    catalogue: without candidates, all titles to rank; those of the history
-      are left out.
+    candidates: titles to rank, listed in the instruction if they fit.
+    catalogue: without candidates, all titles to rank but for the history.
     preference: the user's lasting taste.
     context: where, when or what for.
-    kind: of the words; see `instructions.compose.compose`.
-    template: the name of one, instead of the first that fits.
+    kind: of the words.
+    template: the name of the only one to consider.
     templates: to choose from; the package's if None.
-    budget: tokens that the encoder takes.
+    budget: the encoder's maximum of tokens.
 
   Raises:
-    InputError: there is nothing to go by or to rank, or too much of it, or no
-      template fits.
+    InputError: nothing to compose or to rank, a text that is too long, or no
+      template that fits.
   """
 
   def prints(character: str) -> bool:
@@ -141,14 +140,14 @@ def recommend(
 
 
 def _estimate_tokens(text: str) -> int:
-  """About what T5's vocabulary makes of English, rather more than less."""
+  """A high estimate for English text in T5's vocabulary."""
   return len(text) // 3
 
 
 def ranking_request(
   composed: Composed, titles: Sequence[str]
 ) -> RankingRequest:
-  """Returns what a ranker is asked: these titles, for this instruction."""
+  """Returns the request to rank these titles for an instruction."""
   return RankingRequest(
     request_id="ask",
     instruction=composed.instruction,
@@ -160,7 +159,7 @@ def ranking_request(
 def ranked(
   titles: Sequence[str], log_likelihoods: Sequence[float] | np.ndarray
 ) -> tuple[Ranked, ...]:
-  """Returns titles in the order of their scores, the best first."""
+  """Returns titles sorted by score, best first."""
   scores = np.array(log_likelihoods, np.float64)
   odds = np.exp(scores - scores.max()) if len(scores) else scores
   shares = odds / odds.sum()

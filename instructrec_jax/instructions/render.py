@@ -1,25 +1,34 @@
-"""Forms of templates and slots -> instructions, within the encoder's budget."""
+"""Forms of templates and slots -> instructions and the desired answers.
+
+Instructions keep to the encoder's budget of tokens. An answer that holds an
+item ends in its title, word for word.
+"""
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 
-from instructrec_jax.instructions.forms import Form
+from instructrec_jax.instructions.aspects import Response
+from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Item
 
-# Longer titles are cut at a word, in prompts and answers alike: 0.1% of them.
+# Longer titles are truncated, in prompts and answers alike: 0.1% of them.
 MAX_TITLE_WORDS = 40
 SEPARATOR = "; "
+# The longest history that an answer lists.
+MAX_HISTORY = 20
+YES = "Yes"
+NO = "No"
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Slots:
-  """What an instruction is about, as texts.
+  """The texts that fill an instruction's slots.
 
   Attributes:
     history: titles of the user's items, oldest first.
     candidates: titles to choose from.
     candidate: the title that a pointwise instruction asks about.
-    target: the title that a turned-around instruction gives away.
+    target: the title that a turn-around instruction shows.
     preference: the user's taste in words, if it is known.
     query: what the user asks for, in words.
     context: where, when or what for, if it is known.
@@ -36,13 +45,13 @@ class Slots:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Rendered:
-  """An instruction, and what had to be left out of it.
+  """An instruction, and how it was truncated.
 
   Attributes:
     text: for the encoder.
     items_dropped: oldest items of the history that did not fit.
-    fits: whether the text keeps to the budget. The candidates or the query
-      alone may be too long for it; they are never cut.
+    fits: whether the text keeps to the budget. Candidates and query are never
+      truncated, and may be too long alone.
   """
 
   text: str
@@ -54,7 +63,7 @@ def display_titles(items: Sequence[Item]) -> list[str]:
   """Returns titles as instructions show and models answer them.
 
   Semicolons separate titles, so a title's own become commas; none ends in a
-  comma or colon, which would stand before a separator or full stop.
+  comma or colon, which would precede a separator or full stop.
   """
   cut = [
     " ".join(item.title.replace(";", ",").split()[:MAX_TITLE_WORDS])
@@ -70,13 +79,13 @@ def render(
   count_tokens: Callable[[str], int],
   budget: int = 512,
 ) -> Rendered:
-  """Fills a form; the oldest history goes first if it gets too long.
+  """Fills a form; drops the oldest history if the text is too long.
 
   Args:
-    form: of the template whose text to fill.
-    slots: what to fill it with; what the form does not show is not looked at.
+    form: of a template.
+    slots: texts; those that the form does not show are ignored.
     count_tokens: of the vocabulary.
-    budget: tokens that the encoder takes, the end of sequence counted in.
+    budget: the encoder's maximum of tokens, EOS included.
 
   Raises:
     ValueError: there is nothing to fill one of the form's slots with.
@@ -99,7 +108,7 @@ def render(
     text = _fill(form, segments, values)
     over = count_tokens(text) + 1 - budget
     left = len(history) - dropped
-    # The latest item stays: without it there is no history to speak of.
+    # The latest item is never dropped.
     if over <= 0 or left <= 1 or "history" not in form.slots:
       return Rendered(text, items_dropped=dropped, fits=over <= 0)
     while over > 0 and dropped < len(history) - 1:
@@ -107,14 +116,66 @@ def render(
       dropped += 1
 
 
+def response(
+  form: Form, slots: Slots, *, target: str, positive: bool = True
+) -> str:
+  """Returns the desired answer.
+
+  Args:
+    form: of a template, whose kind of response the answer is.
+    slots: with the preference, query or history that the answer holds.
+    target: the target item's title.
+    positive: whether a pointwise instruction asks about the target itself.
+
+  Raises:
+    ValueError: `slots` lacks what the answer holds.
+  """
+  kind = form.template.response
+  preference = plain_words(slots.preference or "")
+  query = plain_words(slots.query)
+  history = SEPARATOR.join(slots.history[-MAX_HISTORY:])
+  missing = (
+    (kind.holds_preference and not preference and "preference")
+    or (kind.holds_query and not query and "query")
+    or (kind.holds_history and not history and "history")
+  )
+  if missing:
+    raise ValueError(f"template {form.template.name} answers a {missing}")
+  match kind:
+    case Response.ITEM:
+      return target
+    case Response.YES_NO:
+      return YES if positive else NO
+    case Response.PREFERENCE:
+      return preference
+    case Response.QUERY:
+      return query
+    case Response.HISTORY:
+      return history
+    case Response.QUERY_AND_ITEM:
+      return f"The search: {_closed(query)} The product: {target}"
+    case Response.HISTORY_AND_ITEM:
+      return f"Bought before: {_closed(history)} Bought next: {target}"
+    case Response.REASONED_ITEM:
+      # The paper's section 2.2.2: preferences, then the recommendation.
+      return (
+        f"Behind the purchases is this taste: {_closed(preference)} "
+        f"What suits it: {target}"
+      )
+
+
 def plain_words(text: str) -> str:
-  """Returns somebody's words on one line, ready for a sentence to go on."""
+  """Returns words on one line, without punctuation that needs more words."""
   return " ".join(text.split()).rstrip(",;: ")
 
 
 def ends_sentence(text: str) -> bool:
-  """Whether no full stop is wanted after a text, as after Mario Bros."""
+  """Whether a text needs no full stop, such as Mario Bros."""
   return text.rstrip("\"'").endswith((".", "!", "?"))
+
+
+def _closed(text: str) -> str:
+  return text if ends_sentence(text) else f"{text}."
 
 
 def _fill(

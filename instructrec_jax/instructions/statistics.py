@@ -1,4 +1,4 @@
-"""The numbers of the paper's Table 2."""
+"""The paper's Table 2: counts and lengths of annotations and templates."""
 
 import collections
 from collections.abc import Mapping, Sequence
@@ -32,8 +32,7 @@ def instruction_statistics(
 ) -> dict[str, float]:
   """Counts fine-grained annotations and coarse-grained templates.
 
-  A template's words are its own, without what fills its slots, and with its
-  optional preference.
+  A template's words are those outside its slots, with its optional preference.
 
   Args:
     templates: of the dataset folder, or the package's.

@@ -1,4 +1,4 @@
-"""What a user says: a lasting preference, or an intention of now."""
+"""Splits a user's words into lasting preference and current intention."""
 
 import dataclasses
 import re
@@ -33,7 +33,7 @@ _TASTE = re.compile(
   r"|\b(my|our|the user's) (\w+ )?favou?rites?\b",
   re.IGNORECASE,
 )
-# What makes a clause: somebody, or a verb that is nothing else.
+# A clause has a pronoun or an unambiguous verb.
 _CLAUSE = re.compile(
   r"\b(i|i'm|me|my|we|us|our|you|your|he|she|they|it|it's|am|is|are|was|were|"
   r"be|been|do|does|did|don't|have|has|had|can|could|will|would|should|must|"
@@ -45,14 +45,14 @@ _LONGEST_LABEL = 6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Utterance:
-  """What is known of the user, in the user's words; "" is nothing.
+  """A user's words by kind; "" for none.
 
   Attributes:
     preference: the lasting taste.
-    intention: the wish of now.
+    intention: the current wish.
     kind: of the intention: `Query.VAGUE` or `Query.SPECIFIC`.
     context: where, when or what for.
-    concatenated: whether texts were joined to one of these.
+    concatenated: whether one of these is made of two texts.
   """
 
   preference: str = ""
@@ -68,14 +68,14 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reading:
-  """What a form would have to show of an utterance, and no more.
+  """One way to distribute an utterance over a form's slots.
 
   Attributes:
-    query: what kind of query it quotes, None if none.
+    query: the kind of the query; None if there is none.
     text: the query.
-    preference: shown beside a query, or alone.
-    context: likewise.
-    concatenated: whether one of these texts is made of two.
+    preference: the text of {preference}.
+    context: the text of {context}.
+    concatenated: whether one of these is made of two texts.
   """
 
   query: Query | None = None
@@ -86,7 +86,7 @@ class Reading:
 
 
 def kind_of(sentence: str) -> Query:
-  """Tells what a sentence is, by these rules, the first that applies.
+  """Classifies a sentence by the first rule that applies.
 
   1. A word of wishing (want, need, looking for, something, tonight, find me):
      a vague intention.
@@ -110,14 +110,14 @@ def kind_of(sentence: str) -> Query:
 def understand(
   words: str, *, preference: str = "", context: str = "", kind: str = AUTO
 ) -> Utterance:
-  """Tells a user's lasting preference and intention apart.
+  """Splits a user's words into lasting preference and intention.
 
   Args:
     words: the user's.
-    preference: what is known to be one.
+    preference: a text that is known to be one.
     context: where, when or what for.
-    kind: of the words, one of `KINDS`; "auto" goes by `kind_of`, sentence by
-      sentence.
+    kind: of the words, one of `KINDS`; "auto" classifies each sentence by
+      `kind_of`.
 
   Raises:
     InputError: there is no such kind.
@@ -142,10 +142,10 @@ def understand(
 
 
 def readings(said: Utterance, *, has_history: bool) -> Iterator[Reading]:
-  """Yields ways to show all that was said, best first.
+  """Yields the ways to show all of an utterance, best first.
 
-  A text that no slot is left for joins another: a preference the query, which
-  then stays in the first person, and a context the query too.
+  A text without a slot of its own is concatenated with the query: a preference,
+  which then stays in the first person, or a context.
   """
   if said.context:
     plain = dataclasses.replace(said, context="")
@@ -176,7 +176,7 @@ def readings(said: Utterance, *, has_history: bool) -> Iterator[Reading]:
 
 
 def joined(*texts: str) -> str:
-  """Concatenates texts as sentences; those without words are left out."""
+  """Concatenates texts as sentences; empty ones are skipped."""
   *others, last = [plain_words(t) for t in texts if plain_words(t)] or [""]
   closed = [t if ends_sentence(t) else f"{t}." for t in others]
   return " ".join([*closed, last])
@@ -185,10 +185,10 @@ def joined(*texts: str) -> str:
 def printable(
   text: str, *, prints: Callable[[str], bool] | None = None
 ) -> tuple[str, str]:
-  """Makes a text one line of what a vocabulary has characters for.
+  """Returns a text as one line of characters that the vocabulary has.
 
-  Titles are cleaned likewise. A letter with an accent that the vocabulary
-  lacks loses the accent; semicolons, which separate titles, become commas.
+  It is cleaned as titles are. Accents are removed where the vocabulary lacks
+  the accented letter; semicolons, which separate titles, become commas.
 
   Args:
     text: the user's.
@@ -196,7 +196,7 @@ def printable(
 
   Returns:
     The text, "" if no letter or digit is left, and the characters that were
-    replaced or left out.
+    replaced or removed.
   """
   composed = unicodedata.normalize("NFC", text)
   cleaned = clean_title(composed).replace(";", ",")

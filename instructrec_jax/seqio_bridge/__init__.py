@@ -1,10 +1,10 @@
-"""The only chapter that knows TensorFlow, TFDS and SeqIO."""
+"""The only package that imports TensorFlow, TFDS and SeqIO."""
 
 import os
 
 
 def _import_tensorflow_quietly() -> None:
-  """TensorFlow logs to file descriptor 2 before any log level is heeded.
+  """TensorFlow logs to file descriptor 2 before it reads any log level.
 
   It only reads data here: the accelerator's memory is for jax.
   """

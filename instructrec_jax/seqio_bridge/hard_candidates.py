@@ -17,7 +17,6 @@ from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 
 COUNT = 9
-MATCHERS = ("tfidf", "bm25", "two_tower")
 
 
 def write_hard_candidates(
@@ -31,7 +30,7 @@ def write_hard_candidates(
 
   Args:
     folder: the dataset.
-    matcher: one of `MATCHERS`.
+    matcher: one of `instructions.build.MATCHERS`.
     seed: of the order in lists.
   """
   fitted = None

@@ -1,4 +1,4 @@
-"""What is in a mixture: rates, counts, lengths, examples."""
+"""Describes a mixture: mixing rates, counts, lengths, examples."""
 
 import itertools
 import pathlib
@@ -33,15 +33,16 @@ def inspect_mixture(
     mixture: name of a SeqIO mixture or task.
     dataset: a folder of `build`.
     split: "train", "validation" or "test".
-    sample: examples that lengths are taken from.
-    examples: how many to show whole.
-    input_length: the encoder's length, for row fill.
+    sample: the number of examples that lengths are measured on.
+    examples: how many to show in full.
+    input_length: the encoder's length, for the fill of packed rows.
     target_length: the decoder's length.
     seed: of the sample.
 
   Returns:
-    `tasks` (name, rate as a share, rows), `lengths` (of inputs and targets:
-    mean, quantiles, histogram), `row_fill`, `examples` (texts, model features).
+    `tasks` (name, normalised mixing rate, rows), `lengths` (of inputs and
+    targets: mean, quantiles, histogram), `row_fill` (share of packed rows that
+    is no padding), `examples` (texts, model features).
 
   Raises:
     InputError: no such mixture, an unbuilt dataset, or an empty sample.
@@ -50,7 +51,7 @@ def inspect_mixture(
     raise InputError(f"a sample of {sample} examples shows nothing.")
   folder = DatasetFolder.open(dataset)
   members = open_mixture(mixture, dataset=dataset, split=split)
-  # SeqIO cannot read a task without rows; `members` has none.
+  # SeqIO cannot read tasks without rows, so only those with rows.
   provider = seqio.Mixture(mixture, [(m.task, m.share) for m in members])
   lengths = {"inputs": input_length, "targets": target_length}
   drawn = list(
@@ -103,7 +104,7 @@ def inspect_mixture(
 
 
 def format_inspection(found: dict[str, Any]) -> str:
-  """Returns `inspect_mixture`'s findings for people."""
+  """Returns the result of `inspect_mixture` as text."""
   lines = [f"{found['mixture']}, {found['split']}", ""]
   width = max(len(task["name"]) for task in found["tasks"])
   for task in found["tasks"]:
@@ -154,7 +155,7 @@ def _example(
   vocabulary: Vocabulary,
   lengths: dict[str, int],
 ) -> dict[str, Any]:
-  """Returns texts, and the features that T5X feeds the model, cut short."""
+  """Returns texts, and the first values of T5X's model features."""
   import tensorflow as tf
 
   tokens = {name: example[name] for name in lengths}

@@ -1,6 +1,6 @@
 """A SeqIO mixture -> packed rows for the trainer.
 
-Training examples are drawn at the mixture's rates; one pass of another split
+Training examples are sampled at the mixing rates; an epoch of another split
 has each of its rows once.
 """
 
@@ -21,7 +21,7 @@ from instructrec_jax.seqio_bridge.registration import count_rows, use_dataset
 from instructrec_jax.text.packed_dataset import PackedDataset, pack_pairs
 from instructrec_jax.text.vocabulary import Vocabulary
 
-_READ_AT_ONCE = 4096
+_READ_BATCH = 4096
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Member:
 
   Attributes:
     task: the SeqIO task.
-    share: the mixture's examples that are the task's; shares sum to 1.
+    share: its mixing rate, normalised to sum to 1.
     rows: the task's rows in the split.
   """
 
@@ -66,7 +66,7 @@ def open_mixture(
   if not any(rows.values()):
     raise InputError(f"{dataset}: {name} has no rows in its {split} split.")
   if not total:
-    # None of them has rows to train on, which the rates are of.
+    # Rates are numbers of training rows, and there are none.
     rates, total = rows, sum(rows.values())
   return [
     Member(task, share=rate / total, rows=rows[task])
@@ -87,7 +87,7 @@ def pack_mixture(
   seed: int = 0,
   force: bool = False,
 ) -> PackedDataset:
-  """Draws examples of a mixture, tokenises and packs them.
+  """Samples examples of a mixture, tokenises and packs them.
 
   Args:
     mixture: name of a SeqIO mixture or task.
@@ -96,9 +96,9 @@ def pack_mixture(
     split: "train", "validation" or "test".
     input_length: a row's tokens for instructions.
     target_length: a row's tokens for answers.
-    examples: how many to draw at the mixture's rates; as many as the tasks
-      have rows if None, and then of "validation" and "test" each row once.
-    seed: of the draws and their order.
+    examples: how many to sample at the mixing rates; if None, as many as the
+      tasks have rows, and each row of "validation" and "test" once.
+    seed: of the sample and its order.
     force: replace `out` if it exists.
 
   Raises:
@@ -110,7 +110,7 @@ def pack_mixture(
     raise InputError(f"{examples} examples cannot be drawn: name at least 1.")
   total = examples or sum(member.rows for member in members)
   if examples is None and split != "train":
-    # The rates are of rows to train on.
+    # The mixing rates are those of training.
     members = [
       dataclasses.replace(member, share=member.rows / total)
       for member in members
@@ -140,14 +140,13 @@ def pack_mixture(
 def _draw(
   members: list[Member], *, split: str, total: int, seed: int
 ) -> Iterator[tuple[str, str]]:
-  """Yields pairs in random order; each task goes through permutations of
-  its rows, so that none comes twice before all have come once."""
+  """Yields pairs in random order; a task repeats no row within an epoch."""
   rng = np.random.default_rng(seed)
   pairs = [_read(member.task, split) for member in members]
   shares = np.array([member.share for member in members])
   counts = _apportion(shares, total, rng)
   orders = [
-    _passes(len(rows), int(count), rng)
+    _epochs(len(rows), int(count), rng)
     for rows, count in zip(pairs, counts, strict=True)
   ]
   sequence = rng.permutation(np.repeat(np.arange(len(members)), counts))
@@ -162,7 +161,7 @@ def _draw(
 def _apportion(
   shares: np.ndarray, total: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " tasks"]:
-  """Rounds shares of a total to whole numbers that sum to it."""
+  """Rounds shares of a total to integers that sum to it, at random."""
   exact = shares * total
   counts = np.floor(exact).astype(int)
   rest = exact - counts
@@ -175,19 +174,19 @@ def _apportion(
   return counts
 
 
-def _passes(
+def _epochs(
   rows: int, count: int, rng: np.random.Generator
 ) -> Int[np.ndarray, " count"]:
-  """Returns row numbers: permutations of all rows, end to end, as needed."""
-  passes = [rng.permutation(rows) for _ in range(-(-count // rows))]
-  return np.concatenate([np.empty(0, int), *passes])[:count]
+  """Returns row numbers: as many permutations of all rows as needed."""
+  epochs = [rng.permutation(rows) for _ in range(-(-count // rows))]
+  return np.concatenate([np.empty(0, int), *epochs])[:count]
 
 
 def _read(task: seqio.Task, split: str) -> list[tuple[bytes, bytes]]:
-  """Reads a task's texts as they lie in its source, before any tokenising."""
+  """Reads the untokenised texts of a task's source."""
   dataset = task.source.get_dataset(split=split, shuffle=False)
   dataset = dataset.map(lambda row: (row["inputs"], row["targets"]))
-  batches = dataset.batch(_READ_AT_ONCE).prefetch(tf.data.AUTOTUNE)
+  batches = dataset.batch(_READ_BATCH).prefetch(tf.data.AUTOTUNE)
   return [
     pair
     for inputs, targets in batches.as_numpy_iterator()

@@ -1,43 +1,52 @@
 """Ranking requests as SeqIO tasks, so that T5X scores them.
 
 `instructrec_rank_sequential_v1` is the scenario "sequential": an example for
-each request and candidate, whose target is the candidate's text, and score
-metrics that put the rankings together again. `instructrec_rank_v1` is the
-mixture of all. Each task reads DATASET/requests/SCENARIO_SPLIT.parquet when it
-is first used.
+each request and candidate, whose target is the candidate's text, and a score
+metric that groups the scores by request. `instructrec_rank_v1` is the mixture
+of all. Each task reads DATASET/requests/SCENARIO_SPLIT.parquet when it is
+first used.
 
-Left to `instructrec evaluate` are scenarios that one pass over a file cannot
-score: a tournament's second round depends on its first, and the whole
-catalogue of each user does not stand in the file.
+Two kinds of scenario are left to `instructrec evaluate`, as one pass over a
+file cannot score them: a tournament's second round depends on its first, and
+the file does not list the whole catalogue for each user.
 """
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import seqio
 import tensorflow as tf
 
-from instructrec_jax.evaluation.scenarios import SCENARIOS
+from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation.metrics import ranking_metrics
+from instructrec_jax.evaluation.pointwise import pointwise_metrics
+from instructrec_jax.instructions.scenarios import SCENARIOS, Scenario
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
-from instructrec_jax.seqio_bridge.location import dataset_in_use
-from instructrec_jax.seqio_bridge.metrics import place, score_metric
-from instructrec_jax.seqio_bridge.vocabulary import DatasetVocabulary
+from instructrec_jax.seqio_bridge.vocabulary import (
+  DatasetVocabulary,
+  dataset_in_use,
+)
 
 PREFIX = "instructrec_rank_"
 MIXTURE = "instructrec_rank_v1"
 RANKED = tuple(s for s in SCENARIOS if s.negatives and not s.tournament)
 _SPLITS = ("validation", "test")
 
+Place = dict[str, int]
+"""Of an example: the number of its request, its index among the request's
+candidates, the number of these and the index of the right one."""
+_PLACE = ("request", "candidate", "candidates", "target")
+
 
 class RequestSource(seqio.FunctionDataSource):
   """A scenario's requests; its splits are those that have been written."""
 
   def __init__(self, scenario: str):
-    """Names the files and looks at none."""
+    """Names the files and reads none."""
     self._scenario = scenario
     super().__init__(
       functools.partial(_read, scenario=scenario),
@@ -52,11 +61,9 @@ class RequestSource(seqio.FunctionDataSource):
     return found or ("none",)
 
   def num_input_examples(self, split: str) -> int:
-    """Returns how many candidates a split has, in all its requests."""
-    return sum(
-      len(request.candidates)
-      for request in _known_requests(self._scenario, split)
-    )
+    """Returns the number of candidates of all requests of a split."""
+    requests = _labelled_requests(self._scenario, split)
+    return sum(len(request.candidates) for request in requests)
 
 
 def task_name(scenario: str) -> str:
@@ -91,11 +98,81 @@ def register_ranking() -> None:
   )
 
 
+def place(
+  text: str, *, example: Mapping[str, Any], is_target: bool = True
+) -> Place:
+  """Postprocesses an example's target: tells where its score belongs."""
+  del text, is_target
+  return {name: int(example[name]) for name in _PLACE}
+
+
+def score_metric(
+  scenario: Scenario,
+) -> Callable[[Sequence[Place], Sequence[float]], dict[str, float]]:
+  """Returns a SeqIO score metric: the means of a scenario's metrics.
+
+  Ties count as expected values, as in `instructrec evaluate`. "requests" is
+  the number of requests averaged: one with unscored candidates, as an
+  evaluator's `num_examples` may leave it, is excluded.
+  """
+
+  # SeqIO recognises a score metric by the names of its arguments.
+  def metric(
+    targets: Sequence[Place], scores: Sequence[float]
+  ) -> dict[str, float]:
+    by_request, right = group_scores(targets, scores)
+    if scenario.pointwise:
+      margins = np.array([yes - no for yes, no in by_request])
+      means = pointwise_metrics(margins, (np.array(right) == 0).astype(int))
+    else:
+      cutoffs = {int(n.split("@")[1]) for n in scenario.metrics if "@" in n}
+      values = ranking_metrics(by_request, right, ks=sorted(cutoffs))
+      means = {name: float(column.mean()) for name, column in values.items()}
+    return {name: means[name] for name in scenario.metrics} | {
+      "requests": len(right)
+    }
+
+  return metric
+
+
+def group_scores(
+  places: Sequence[Place], scores: Sequence[float]
+) -> tuple[list[np.ndarray], list[int]]:
+  """Groups scores by request.
+
+  Args:
+    places: of `place`, in any order.
+    scores: one for each.
+
+  Returns:
+    The scores of each request that has a score of each candidate, in the
+    candidates' order; and the index of the right candidate.
+
+  Raises:
+    InputError: there is no such request.
+  """
+  found: dict[int, np.ndarray] = {}
+  right: dict[int, int] = {}
+  for where, score in zip(places, scores, strict=True):
+    request = where["request"]
+    if request not in found:
+      found[request] = np.full(where["candidates"], np.nan)
+      right[request] = where["target"]
+    found[request][where["candidate"]] = score
+  complete = [n for n, values in found.items() if not np.isnan(values).any()]
+  if not complete:
+    raise InputError(
+      f"none of {len(found)} requests has a score of each candidate: raise the "
+      "evaluator's num_examples, or look for NaN in the model's weights."
+    )
+  return [found[n] for n in complete], [right[n] for n in complete]
+
+
 def _path(scenario: str, split: str) -> pathlib.Path:
   return dataset_in_use() / "requests" / f"{scenario}_{split}.parquet"
 
 
-def _known_requests(scenario: str, split: str) -> list[RankingRequest]:
+def _labelled_requests(scenario: str, split: str) -> list[RankingRequest]:
   requests = read_requests(_path(scenario, split))
   return [r for r in requests if r.target is not None]
 
@@ -103,14 +180,14 @@ def _known_requests(scenario: str, split: str) -> list[RankingRequest]:
 def _read(
   split: str, shuffle_files: bool, seed: int | None = None, *, scenario: str
 ) -> tf.data.Dataset:
-  """Returns the examples of a scenario, a request's candidates in a row.
+  """Returns the examples of a scenario; a request's candidates are adjacent.
 
-  Requests come in a random order, always the same one: an evaluator that takes
-  the first so many examples gets a fair sample of the users. Texts are laid
-  out by request, and their instruction is repeated for one at a time.
+  Requests come in a fixed random order: an evaluator that takes the first N
+  examples gets a fair sample of the users. The instruction is repeated for the
+  candidates of one request at a time, to bound memory.
   """
   del shuffle_files, seed
-  requests = _known_requests(scenario, split)
+  requests = _labelled_requests(scenario, split)
   order = np.random.default_rng(0).permutation(len(requests))
   chosen = [requests[i] for i in order]
   columns: Any = {

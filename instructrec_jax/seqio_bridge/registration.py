@@ -1,11 +1,10 @@
 """Registers tasks and mixtures for a list of templates.
 
-Names carry no dataset but a version. A template with one form is one task,
+Names carry a version and no dataset. A template with one form is one task,
 `instructrec_a01_v1`; one with several has a task for each,
 `instructrec_a07_p1_p2_i0_t3_v1`, and a mixture over them by its own name. The
-other mixtures are those of `mixtures.mixtures`. Each task weighs as much as it
-has rows, so a mixture is a plain shuffle of its tasks' rows. Registering reads
-no data.
+other mixtures are those of `mixtures.mixtures`. Mixing rates are proportional
+to task size. Registering reads no data.
 """
 
 import pathlib
@@ -15,25 +14,22 @@ import seqio
 
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.build import MANIFEST_FILE, TEMPLATES_FILE
 from instructrec_jax.instructions.mixtures import mixtures
 from instructrec_jax.instructions.templates import Template, load_templates
-from instructrec_jax.seqio_bridge.location import (
-  MANIFEST_FILE,
-  TEMPLATES_FILE,
-  TFDS_NAME,
-)
+from instructrec_jax.seqio_bridge.tfds_writer import TFDS_NAME
 from instructrec_jax.seqio_bridge.vocabulary import DatasetVocabulary
 
 
 class InstructionSource(seqio.TfdsDataSource):
-  """A form's rows; it has those splits that the dataset in use has rows of.
+  """A form's rows; its splits are those with rows in the dataset in use.
 
-  A dataset without annotations has no row for most forms. SeqIO passes over
-  tasks that lack a split, but fails on a split that TFDS does not know.
+  A dataset without annotations has no rows for most forms. SeqIO skips tasks
+  that lack a split, but fails on a split that TFDS does not know.
   """
 
   def __init__(self, form: str):
-    """Names the splits and looks at no data."""
+    """Names the splits and reads no data."""
     self._tfds_splits = {split: f"{form}_{split}" for split in SPLITS}
     super().__init__(
       TFDS_NAME,
@@ -49,13 +45,13 @@ class InstructionSource(seqio.TfdsDataSource):
     return found or ("none",)
 
   def num_input_examples(self, split: str) -> int:
-    """Returns how many rows a split has."""
+    """Returns the number of rows of a split."""
     name, known = self._tfds_splits.get(split), self.tfds_dataset.info.splits
     return known[name].num_examples if name in known else 0
 
 
 def use_dataset(path: pathlib.Path) -> None:
-  """Registers a dataset folder's own templates, and reads all of them there.
+  """Registers a dataset folder's own templates; tasks then read that folder.
 
   Raises:
     InputError: `instructrec build` has not been run on it.
@@ -67,7 +63,7 @@ def use_dataset(path: pathlib.Path) -> None:
       f"{path}` first."
     )
   seqio.set_tfds_data_dir_override(str(path))
-  # SeqIO keeps what it has once read, also of a folder that is built again.
+  # SeqIO caches builders, also that of a folder that has been built again.
   seqio.LazyTfdsLoader._MEMOIZED_BUILDERS.pop((TFDS_NAME, str(path)), None)
   register(load_templates(path / TEMPLATES_FILE))
 
@@ -75,8 +71,8 @@ def use_dataset(path: pathlib.Path) -> None:
 def register(templates: Sequence[Template]) -> None:
   """Adds a task for each form of a template, and the mixtures over them.
 
-  They replace what was registered before: a SeqIO task that has once been read
-  stays with that dataset folder.
+  They replace earlier ones: a SeqIO task that has been read once is bound to
+  that dataset folder.
   """
   for registry in (seqio.MixtureRegistry, seqio.TaskRegistry):
     for name in list(registry.names()):
@@ -103,18 +99,13 @@ def register(templates: Sequence[Template]) -> None:
     seqio.MixtureRegistry.add(
       name,
       [form.task_name for form in forms],
-      default_rate=training_rows,
+      default_rate=count_rows,
     )
 
 
-def training_rows(task: seqio.Task) -> int:
-  """A task's rate: how many rows it has to train on.
+def count_rows(task: seqio.Task, split: str = "train") -> int:
+  """Returns the number of rows of a task, which is its mixing rate.
 
-  As `seqio.mixing_rate_num_examples` without a maximum, but 0 for none.
+  `seqio.mixing_rate_num_examples` without a maximum, but 0 for no rows.
   """
-  return count_rows(task, "train")
-
-
-def count_rows(task: seqio.Task, split: str) -> int:
-  """Returns how many rows a task has in a split."""
   return task.source.num_input_examples(split) or 0

@@ -2,58 +2,58 @@
 
 import itertools
 import pathlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 import numpy as np
 import tensorflow_datasets as tfds
 
 from instructrec_jax.instructions.rows import Row
-from instructrec_jax.seqio_bridge.location import TFDS_CONFIG, TFDS_VERSION
 
-_ROWS_A_SHARD = 100_000
-_ROWS_AT_ONCE = 10_000
+_CONFIG = "main"
+_VERSION = "1.0.0"
+TFDS_NAME = f"instructrec/{_CONFIG}:{_VERSION}"
 
-FEATURES = tfds.features.FeaturesDict(
-  {
-    "inputs": tfds.features.Text(),
-    "targets": tfds.features.Text(),
-    "user": tfds.features.Scalar(np.int64),
-    "item": tfds.features.Scalar(np.int64),
-  }
-)
+_SHARD_ROWS = 100_000
+_BATCH_ROWS = 10_000
 
 
 def write_tfds(
   rows: Iterable[tuple[str, Row]], *, folder: pathlib.Path, splits: list[str]
 ) -> dict[str, int]:
-  """Writes rows in the order given; returns the number of each split's.
+  """Writes rows in the order given; returns the number of rows by split.
 
   Args:
-    rows: pairs of a split's name and a row of it.
-    folder: where the shards and their metadata go.
+    rows: pairs of a split's name and a row.
+    folder: the dataset folder; the shards go to instructrec/main/1.0.0 in it.
     splits: all names of splits; one without rows gets no shard.
   """
-  identity = tfds.core.DatasetIdentity(
-    name="instructrec",
-    config_name=TFDS_CONFIG,
-    version=tfds.core.Version(TFDS_VERSION),
-    data_dir=str(folder),
-    module_name="instructrec_jax",
-  )
+  data_dir = folder / "instructrec" / _CONFIG / _VERSION
   info = tfds.core.DatasetInfo(
-    builder=identity,
-    features=FEATURES,
+    builder=tfds.core.DatasetIdentity(
+      name="instructrec",
+      config_name=_CONFIG,
+      version=tfds.core.Version(_VERSION),
+      data_dir=str(data_dir),
+      module_name="instructrec_jax",
+    ),
+    features=tfds.features.FeaturesDict(
+      {
+        "inputs": tfds.features.Text(),
+        "targets": tfds.features.Text(),
+        "user": tfds.features.Scalar(np.int64),
+        "item": tfds.features.Scalar(np.int64),
+      }
+    ),
     description="Recommendation instructions and the desired answers.",
   )
-  folder.mkdir(parents=True)
-  writer = tfds.core.SequentialWriter(
-    info, max_examples_per_shard=_ROWS_A_SHARD
-  )
+  data_dir.mkdir(parents=True)
+  writer = tfds.core.SequentialWriter(info, max_examples_per_shard=_SHARD_ROWS)
   writer.initialize_splits(splits)
   counts = dict.fromkeys(splits, 0)
-  for chunk in _chunks(rows):
-    by_split: dict[str, list[dict]] = {}
-    for split, row in chunk:
+  remaining = iter(rows)
+  while batch := list(itertools.islice(remaining, _BATCH_ROWS)):
+    by_split: dict[str, list[dict[str, str | int]]] = {}
+    for split, row in batch:
       by_split.setdefault(split, []).append(
         {
           "inputs": row.inputs,
@@ -62,16 +62,7 @@ def write_tfds(
           "item": row.item,
         }
       )
+      counts[split] += 1
     writer.add_examples(by_split)
-    for split, examples in by_split.items():
-      counts[split] += len(examples)
   writer.close_all()
   return counts
-
-
-def _chunks(
-  rows: Iterable[tuple[str, Row]],
-) -> Iterator[list[tuple[str, Row]]]:
-  rows = iter(rows)
-  while chunk := list(itertools.islice(rows, _ROWS_AT_ONCE)):
-    yield chunk

@@ -1,25 +1,48 @@
-"""The dataset folder's vocabulary, as SeqIO wants it when tasks register."""
+"""The dataset folder in use and its vocabulary: known only at run time.
+
+T5X names the folder by `--tfds_data_dir`, our commands by `--dataset`; both
+set SeqIO's data folder. There is one in a process.
+"""
 
 import functools
+import pathlib
 
 import seqio
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.seqio_bridge.location import dataset_in_use
 from instructrec_jax.text import vocabulary
 
 
+def dataset_in_use() -> pathlib.Path:
+  """Returns the folder that SeqIO reads.
+
+  Raises:
+    InputError: none has been set.
+  """
+  # SeqIO has a setter for it and no getter.
+  path = seqio.utils._TFDS_DATA_DIR_OVERRIDE
+  if not path:
+    raise InputError(
+      "no dataset folder is set: pass --dataset, or --tfds_data_dir to T5X."
+    )
+  return pathlib.Path(path)
+
+
 class DatasetVocabulary(seqio.Vocabulary):
-  """A SentencePiece vocabulary that is found when it is first used."""
+  """The dataset folder's SentencePiece vocabulary, loaded lazily.
+
+  SeqIO wants a vocabulary when tasks are registered, before the folder is
+  known.
+  """
 
   def __init__(self, model_vocab_size: int | None = None):
-    """Takes the rows of the model's embedding, where there is a model.
+    """Takes the number of rows of the model's embedding, if there is a model.
 
     Raises:
-      InputError: they are not those of the vocabulary's ids, so that the model
-        was made for another one.
+      InputError: the vocabulary needs another number, so the model was made
+        for another vocabulary.
     """
-    # How many sentinels there are shows in the file.
+    # The number of sentinels is read from the file.
     super().__init__(extra_ids=0)
     if model_vocab_size is None:
       return
@@ -34,46 +57,46 @@ class DatasetVocabulary(seqio.Vocabulary):
       )
 
   @functools.cached_property
-  def _found(self) -> seqio.SentencePieceVocabulary:
+  def _loaded(self) -> seqio.SentencePieceVocabulary:
     path = dataset_in_use() / "vocabulary.model"
     extra_ids = vocabulary.Vocabulary.load(path).extra_ids
     return seqio.SentencePieceVocabulary(str(path), extra_ids)
 
   @property
   def eos_id(self) -> int:
-    """The end of sequence."""
+    """The id of the end of sequence."""
     return vocabulary.EOS_ID
 
   @property
   def unk_id(self) -> int:
-    """What is in no piece."""
+    """The id of unknown characters."""
     return vocabulary.UNK_ID
 
   @property
   def extra_ids(self) -> int:
-    """Sentinels after the pieces."""
-    return self._found.extra_ids
+    """The number of sentinels after the pieces."""
+    return self._loaded.extra_ids
 
   @property
   def vocab_size(self) -> int:
-    """Pieces and sentinels."""
-    return self._found.vocab_size
+    """The number of pieces and sentinels."""
+    return self._loaded.vocab_size
 
   @property
   def _base_vocab_size(self) -> int:
-    return self._found._base_vocab_size
+    return self._loaded._base_vocab_size
 
   def _encode(self, s):
-    return self._found._encode(s)
+    return self._loaded._encode(s)
 
   def _decode(self, ids):
-    return self._found._decode(ids)
+    return self._loaded._decode(ids)
 
   def _encode_tf(self, s):
-    return self._found._encode_tf(s)
+    return self._loaded._encode_tf(s)
 
   def _decode_tf(self, ids):
-    return self._found._decode_tf(ids)
+    return self._loaded._decode_tf(ids)
 
   def __eq__(self, other):
     return isinstance(other, DatasetVocabulary)
@@ -82,5 +105,5 @@ class DatasetVocabulary(seqio.Vocabulary):
     return hash(DatasetVocabulary)
 
   def __getstate__(self):
-    # gin copies what it binds; the loaded model is found again.
+    # gin copies what it binds; the copy loads the model again.
     return {"_extra_ids": 0}

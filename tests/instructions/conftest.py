@@ -5,8 +5,8 @@ from collections.abc import Callable
 
 import pytest
 
-from instructrec_jax.instructions.forms import Form
 from instructrec_jax.instructions.render import SEPARATOR
+from instructrec_jax.instructions.templates import Form
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.instructions import rows as rows_lib
 from instructrec_jax.instructions.aspects import Query, TaskForm
 from instructrec_jax.instructions.material import Material
-from instructrec_jax.instructions.ranking import ranking_requests
+from instructrec_jax.instructions.requests import ranking_requests
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.teacher.annotations import Annotations
 

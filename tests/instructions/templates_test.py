@@ -5,7 +5,7 @@ import pytest
 import yaml
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.instructions.aspects import Preference, Query
+from instructrec_jax.instructions.aspects import Preference, Query, Response
 from instructrec_jax.instructions.templates import (
   dump_templates,
   load_templates,
@@ -83,6 +83,23 @@ def _load(tmp_path, *entries):
   path = tmp_path / "templates.yaml"
   path.write_text(yaml.safe_dump(list(entries)))
   return load_templates(path)
+
+
+def test_a_query_is_a_preference_in_words_or_an_intention():
+  assert {*Query} == {Preference.EXPLICIT, "I1", "I1*", "I2"}
+
+
+def test_answers_hold_at_most_one_aspect():
+  for response in Response:
+    held = (
+      response.holds_preference,
+      response.holds_query,
+      response.holds_history,
+    )
+    names = ("preference", "query", "history")
+    assert [name in response for name in names] == list(held) or (
+      response == Response.REASONED_ITEM and held == (True, False, False)
+    )
 
 
 def test_the_packages_templates_are_the_appendixs():
@@ -271,7 +288,11 @@ def test_a_dump_reads_as_the_same_templates(tmp_path):
       )
       for task_form in ("T0", "T1")
     ),
+    ({"queries": ["I1*"]}, "queries has 'I1*', but there are P2, I1, I2"),
+    ({"text": 5}, "text must be text"),
     ({"colour": "red"}, "no field 'colour'"),
+    ({"colour": "red", "task_form": "T7"}, "no field 'colour'"),
+    ({5: "red"}, "no field 5"),
   ],
 )
 def test_a_wrong_template_is_refused_by_name(tmp_path, change, complaint):

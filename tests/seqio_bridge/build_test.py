@@ -8,8 +8,8 @@ import tensorflow_datasets as tfds
 from instructrec_jax import requests, storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions import build as build_lib
 from instructrec_jax.instructions.render import display_titles
-from instructrec_jax.seqio_bridge import build as build_lib
 from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.text.vocabulary import Vocabulary
 

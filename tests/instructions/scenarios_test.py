@@ -1,9 +1,9 @@
-"""Tests for instructrec_jax/evaluation/scenarios.py."""
+"""Tests for instructrec_jax/instructions/scenarios.py."""
 
 import pytest
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation.scenarios import SCENARIOS, find_scenarios
+from instructrec_jax.instructions.scenarios import SCENARIOS, find_scenarios
 
 
 def test_all_and_names_come_in_the_tables_order():

@@ -11,9 +11,9 @@ import seqio
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.evaluation.pointwise import pointwise_metrics
-from instructrec_jax.evaluation.scenarios import SCENARIOS, find_scenarios
+from instructrec_jax.instructions.scenarios import SCENARIOS, find_scenarios
 from instructrec_jax.requests import read_requests, write_requests
-from instructrec_jax.seqio_bridge import metrics, ranking_tasks, registration
+from instructrec_jax.seqio_bridge import ranking_tasks, registration
 from instructrec_jax.text.vocabulary import EOS_ID, Vocabulary
 
 SEQUENTIAL = "instructrec_rank_sequential_v1"
@@ -156,7 +156,7 @@ def test_a_nan_ranks_nothing():
   (scenario,) = find_scenarios(["sequential"])
   place = {"request": 0, "candidates": 1, "target": 0, "candidate": 0}
   with pytest.raises(InputError, match="NaN"):
-    metrics.score_metric(scenario)([place], [float("nan")])
+    ranking_tasks.score_metric(scenario)([place], [float("nan")])
 
 
 def test_requests_of_unknown_targets_are_left_out(in_use, other):

@@ -1,0 +1,332 @@
+"""A dataset folder -> its instruction rows and ranking requests.
+
+Rows go to a function of the caller, `seqio_bridge.tfds_writer.write_tfds`, so
+that nothing here needs TensorFlow.
+"""
+
+import dataclasses
+import itertools
+import pathlib
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tqdm
+
+from instructrec_jax import storage
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.splits import SPLITS
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.aspects import TaskForm
+from instructrec_jax.instructions.material import COLD_ITEMS, Material
+from instructrec_jax.instructions.requests import ScenarioWriter
+from instructrec_jax.instructions.rows import (
+  NEGATIVES,
+  Cuts,
+  Renderer,
+  Row,
+  count_rows,
+  group_families,
+  instruction_rows,
+)
+from instructrec_jax.instructions.scenarios import SCENARIOS
+from instructrec_jax.instructions.templates import (
+  Form,
+  Template,
+  dump_templates,
+  load_templates,
+)
+from instructrec_jax.requests import write_requests
+from instructrec_jax.teacher.annotations import Annotations
+from instructrec_jax.text.vocabulary import Vocabulary, train_vocabulary
+
+# What a build adds to a dataset folder; the manifest is written last.
+MANIFEST_FILE = "instructions.json"
+TEMPLATES_FILE = "templates.yaml"
+MATCHERS = ("tfidf", "bm25", "two_tower")
+# Rows of each family that a vocabulary is trained on.
+_CORPUS_ROWS = 2000
+# Rows that the size of the dataset is estimated from.
+_SIZE_SAMPLE = 300
+
+
+WriteRows = Callable[..., dict[str, int]]
+"""`seqio_bridge.tfds_writer.write_tfds`, or another with its arguments."""
+WriteHardCandidates = Callable[..., None]
+"""Writes candidates/hard_*, for a folder, `matcher` and `seed`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+  """The options of a build.
+
+  Attributes:
+    templates: files of templates, or the words that `load_templates` knows.
+    families: only rows of these <P,I,T>, as in names of mixtures; all if empty.
+    rows_per_target: rows of each target and family.
+    input_length: the encoder's maximum of tokens, EOS included.
+    cold_items: one of `material.COLD_ITEMS`.
+    matcher: retrieves the hard negatives; one of `MATCHERS`.
+    seed: of forms, negatives and their order.
+  """
+
+  templates: tuple[str, ...] = ("package",)
+  families: tuple[str, ...] = ()
+  rows_per_target: int = 1
+  input_length: int = 512
+  cold_items: str = "paper"
+  matcher: str = MATCHERS[0]
+  seed: int = 0
+
+  def check(self) -> None:
+    """Raises InputError if a value is out of range."""
+    if self.rows_per_target < 1:
+      raise InputError(f"{self.rows_per_target} rows a target: at least 1.")
+    for name, value, allowed in (
+      ("matcher is", self.matcher, MATCHERS),
+      ("cold items are", self.cold_items, COLD_ITEMS),
+    ):
+      if value not in allowed:
+        raise InputError(f"{name} {value!r}, not one of {', '.join(allowed)}.")
+
+
+def build(
+  dataset: pathlib.Path,
+  *,
+  write_rows: WriteRows,
+  write_hard_candidates: WriteHardCandidates,
+  vocabulary: pathlib.Path | None = None,
+  train_vocabulary_size: int | None = None,
+  options: Options | None = None,
+  force: bool = False,
+) -> dict[str, Any]:
+  """Writes a dataset folder's instruction rows and ranking requests.
+
+  vocabulary.model     the SentencePiece model
+  templates.yaml       the templates
+  instructrec/         the rows; splits A01_train, A01_validation, ...
+  requests/*.parquet   SCENARIO_{validation,test}
+  candidates/hard_*    negatives that a matcher retrieves
+  instructions.json    what is returned
+
+  Args:
+    dataset: a folder of `prepare`, annotated or not: rows that would need a
+      missing preference or intention are not made.
+    write_rows: stores the rows.
+    write_hard_candidates: stores the hard negatives.
+    vocabulary: the SentencePiece model to copy there.
+    train_vocabulary_size: instead, train one of this many pieces on the
+      dataset's own instructions.
+    options: what to write.
+    force: replace an earlier build.
+
+  Returns:
+    instructions.json: rows of each split, instructions that were truncated,
+    annotations by verdict, hashes, options.
+
+  Raises:
+    InputError: there is no vocabulary, or an earlier build, or an option or
+      template is wrong.
+  """
+  options = options or Options()
+  options.check()
+  folder = DatasetFolder.open(dataset)
+  if (folder.path / MANIFEST_FILE).exists() and not force:
+    raise InputError(
+      f"{folder.path} is built already ({MANIFEST_FILE}): pass --force to "
+      "build it again."
+    )
+  if vocabulary is None and train_vocabulary_size is None:
+    vocabulary = folder.vocabulary_path
+    if not vocabulary.exists():
+      raise InputError(
+        f"{folder.path}: no vocabulary; pass --vocab with Flan-T5's "
+        "spiece.model (it comes with google/flan-t5-xl on Hugging Face), or "
+        "--train-vocab SIZE to train a small one on these instructions."
+      )
+  templates = load_templates(*options.templates)
+  families = _chosen_families(templates, options.families)
+  annotations = Annotations.load(folder)
+  material = Material(
+    folder, annotations=annotations, cold_items=options.cold_items
+  )
+  _check_usable(folder, material, families)
+  staging = folder.path / "build"
+  with storage.staged_folder(staging, force=True) as partial:
+    (partial / TEMPLATES_FILE).write_text(
+      dump_templates(templates), encoding="utf-8"
+    )
+    vocabulary_path = partial / "vocabulary.model"
+    if train_vocabulary_size is not None:
+      train_vocabulary(
+        _corpus(material, families, options.seed),
+        vocabulary_path,
+        size=train_vocabulary_size,
+        seed=options.seed,
+      )
+    else:
+      assert vocabulary is not None
+      Vocabulary.load(vocabulary)
+      shutil.copyfile(vocabulary, vocabulary_path)
+    write_hard_candidates(folder, matcher=options.matcher, seed=options.seed)
+    words = Vocabulary.load(vocabulary_path)
+    renderer = Renderer(
+      count_tokens=words.count_tokens, budget=options.input_length
+    )
+    planned, counts = _write_rows(
+      folder, material, renderer, families, options, partial, write_rows
+    )
+    writer = ScenarioWriter(folder, material, renderer)
+    manifest = {
+      "options": dataclasses.asdict(options),
+      "dataset_sha256": storage.sha256_of(folder.path / "manifest.json"),
+      "templates_sha256": storage.sha256_of(partial / TEMPLATES_FILE),
+      "vocabulary_sha256": words.sha256,
+      "families": planned,
+      "rows": counts,
+      "requests": _write_requests(writer, families, partial / "requests"),
+      "cuts": dataclasses.asdict(renderer.cuts),
+      "annotations": annotations.as_json(),
+      "templates": {t.name: t.label for t in templates},
+    }
+  # While files are moved the folder must not count as built.
+  (folder.path / MANIFEST_FILE).unlink(missing_ok=True)
+  for path in staging.iterdir():
+    destination = folder.path / path.name
+    if destination.is_dir():
+      shutil.rmtree(destination)
+    path.replace(destination)
+  staging.rmdir()
+  storage.write_json(folder.path / MANIFEST_FILE, manifest)
+  return manifest
+
+
+def _chosen_families(
+  templates: Sequence[Template], names: Sequence[str]
+) -> dict[str, list[Form]]:
+  families = group_families(templates)
+  for name in names:
+    if name not in families:
+      raise InputError(
+        f"no template is of the family {name!r}; there are "
+        f"{', '.join(families)}."
+      )
+  return {n: f for n, f in families.items() if not names or n in names}
+
+
+def _check_usable(
+  folder: DatasetFolder, material: Material, families: dict[str, list[Form]]
+) -> None:
+  """Raises InputError if no target has what any family shows."""
+  # The smallest split first.
+  for split in reversed(SPLITS):
+    if any(count_rows(material.facts(split), families).values()):
+      return
+  raise InputError(
+    f"{folder.path}: no target has what the families {', '.join(families)} "
+    "show; for preferences and intentions run `instructrec annotate` first."
+  )
+
+
+def _corpus(
+  material: Material, families: dict[str, list[Form]], seed: int
+) -> Iterator[str]:
+  """Yields the texts that a vocabulary is trained on."""
+  rows = instruction_rows(
+    material,
+    Renderer(count_tokens=lambda text: 0, budget=1),
+    facts=material.facts("train"),
+    families=families,
+    seed=seed,
+  )
+  yield from material.titles
+  for row in itertools.islice(rows, _CORPUS_ROWS * len(families)):
+    yield row.inputs
+    yield row.targets
+
+
+def _write_rows(
+  folder: DatasetFolder,
+  material: Material,
+  renderer: Renderer,
+  families: dict[str, list[Form]],
+  options: Options,
+  out: pathlib.Path,
+  write_rows: WriteRows,
+) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
+  """Returns rows by split and family, and rows by split of a form."""
+  planned = {
+    split: count_rows(
+      material.facts(split), families, rows_per_target=options.rows_per_target
+    )
+    for split in SPLITS
+  }
+  total = sum(sum(of_split.values()) for of_split in planned.values())
+
+  def rows() -> Iterator[tuple[str, Row]]:
+    for split in SPLITS:
+      stored = None
+      if split != "train":
+        stored = folder.candidates(split, NEGATIVES[TaskForm.RERANKING])
+      for row in instruction_rows(
+        material,
+        renderer,
+        facts=material.facts(split),
+        families=families,
+        rows_per_target=options.rows_per_target,
+        candidates=stored,
+        seed=options.seed,
+      ):
+        yield f"{row.form}_{split}", row
+
+  sample = list(itertools.islice(rows(), _SIZE_SAMPLE))
+  size = np.mean([len(row.inputs) + len(row.targets) + 60 for _, row in sample])
+  tqdm.tqdm.write(
+    f"{folder.path}: {total:,} instructions, about "
+    f"{total * size / 2**20:,.0f} MiB",
+    file=sys.stderr,
+  )
+  renderer.cuts = Cuts()
+  counts = write_rows(
+    tqdm.tqdm(
+      rows(), total=total, desc="instructions", unit="row", disable=None
+    ),
+    folder=out,
+    splits=[
+      f"{form.name}_{split}"
+      for forms in families.values()
+      for form in forms
+      for split in SPLITS
+    ],
+  )
+  return planned, counts
+
+
+def _write_requests(
+  writer: ScenarioWriter, families: dict[str, list[Form]], out: pathlib.Path
+) -> dict[str, Any]:
+  """Writes SCENARIO_SPLIT.parquet; returns their rows and templates."""
+  written: dict[str, Any] = {}
+  for scenario in SCENARIOS:
+    forms = families.get(scenario.family)
+    if not forms:
+      written[scenario.name] = f"not written: no template of {scenario.label}"
+      continue
+    for split in ("validation", "test"):
+      name = f"{scenario.name}_{split}"
+      try:
+        count, requests = writer.requests(scenario, split=split, form=forms[0])
+      except InputError as error:
+        written[name] = f"not written: {error}"
+        continue
+      rows = write_requests(
+        out / f"{name}.parquet",
+        tqdm.tqdm(
+          requests, total=count, desc=name, unit="request", disable=None
+        ),
+        metadata={"template": forms[0].name, "scenario": scenario.name},
+      )
+      written[name] = {"rows": rows, "template": forms[0].name}
+  return written

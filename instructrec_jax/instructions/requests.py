@@ -1,0 +1,212 @@
+"""The ranking requests of each scenario, in the words of any of its forms."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from jaxtyping import Int, Int32
+
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.aspects import TaskForm
+from instructrec_jax.instructions.material import Facts, Material
+from instructrec_jax.instructions.render import NO, YES
+from instructrec_jax.instructions.rows import Renderer, make_slots
+from instructrec_jax.instructions.scenarios import Scenario
+from instructrec_jax.instructions.templates import Form
+from instructrec_jax.records import RankingRequest
+
+# A reranking prompt lists no more: a hundred titles do not fit (Table 10).
+MOST_SHOWN = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class StoredCandidates:
+  """A scenario's candidate lists.
+
+  Attributes:
+    keys: whose lists: user numbers or, in product search, item numbers.
+    candidates: item numbers; only the target where the catalogue is ranked.
+    target: the target's index in its list.
+  """
+
+  keys: Int32[np.ndarray, " n"]
+  candidates: Int32[np.ndarray, "n candidates"]
+  target: Int32[np.ndarray, " n"]
+
+
+def candidates_path(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> pathlib.Path:
+  """Returns the file with a scenario's candidates, or at least its users."""
+  prefix = {"items": "items_", "hard": "hard_"}.get(scenario.candidates, "")
+  name = f"{prefix}{split}_{scenario.negatives or 9}.parquet"
+  return folder.path / "candidates" / name
+
+
+def stored_candidates(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> StoredCandidates:
+  """Reads a scenario's candidates.
+
+  Raises:
+    InputError: the folder has none.
+  """
+  if scenario.candidates == "items":
+    of_items = folder.item_candidates(split, scenario.negatives)
+    return StoredCandidates(
+      of_items.items, of_items.candidates, of_items.target
+    )
+  if scenario.candidates == "catalogue":
+    splits = folder.splits
+    targets = splits.test if split == "test" else splits.validation
+    items = targets.items(folder.sequences)
+    return StoredCandidates(
+      targets.users, items[:, None], np.zeros(len(items), np.int32)
+    )
+  prefix = "hard_" if scenario.candidates == "hard" else ""
+  stored = folder.candidates(f"{prefix}{split}", scenario.negatives)
+  return StoredCandidates(stored.users, stored.candidates, stored.target)
+
+
+def sample(
+  count: int, *, limit: int | None, seed: int
+) -> Int[np.ndarray, " chosen"]:
+  """Returns the indices of a random sample, ascending.
+
+  The first `limit` users would be biased: users are often stored in an order
+  that is correlated with what they bought.
+  """
+  if limit is None or limit >= count:
+    return np.arange(count)
+  return np.sort(np.random.default_rng(seed).permutation(count)[:limit])
+
+
+class ScenarioWriter:
+  """Renders the requests of scenarios."""
+
+  def __init__(
+    self, folder: DatasetFolder, material: Material, renderer: Renderer
+  ):
+    """Takes a dataset folder, its material and a renderer."""
+    self._folder = folder
+    self._material = material
+    self._renderer = renderer
+
+  def requests(
+    self,
+    scenario: Scenario,
+    *,
+    split: str,
+    form: Form,
+    limit: int | None = None,
+    seed: int = 0,
+  ) -> tuple[int, Iterator[RankingRequest]]:
+    """Returns the number of requests, and the requests.
+
+    Targets that lack what the form shows are left out.
+
+    Args:
+      scenario: whose candidates to rank.
+      split: "validation" or "test".
+      form: of the scenario's family.
+      limit: only a random sample of this size.
+      seed: of the sample, which is the same for all forms of a family.
+
+    Raises:
+      InputError: the folder lacks the candidates, or what the form shows.
+    """
+    stored = stored_candidates(scenario, folder=self._folder, split=split)
+    if scenario.candidates == "items":
+      facts = self._material.item_facts(stored.keys, split=split)
+    else:
+      facts = self._material.facts(split)
+      if not np.array_equal(facts.users, stored.keys):
+        raise InputError(
+          f"{candidates_path(scenario, folder=self._folder, split=split)}: "
+          "not the users of the split; prepare the folder again."
+        )
+    rows = np.flatnonzero(facts.usable(form))
+    if not len(rows):
+      raise InputError(_nothing_to_show(form))
+    rows = rows[sample(len(rows), limit=limit, seed=seed)]
+    return len(rows), ranking_requests(
+      self._material,
+      self._renderer,
+      form=form,
+      facts=facts,
+      rows=rows,
+      candidates=stored.candidates[rows],
+      slots=stored.target[rows],
+      name=scenario.name,
+    )
+
+
+def ranking_requests(
+  material: Material,
+  renderer: Renderer,
+  *,
+  form: Form,
+  facts: Facts,
+  rows: Sequence[int] | Int[np.ndarray, " rows"],
+  candidates: Int32[np.ndarray, "rows candidates"],
+  slots: Int32[np.ndarray, " rows"],
+  name: str,
+) -> Iterator[RankingRequest]:
+  """Yields a request for each chosen target, with its stored candidates.
+
+  A pointwise form asks about the target in one half of the requests and about
+  a negative in the other, and its candidates are Yes and No.
+
+  Args:
+    material: of the dataset.
+    renderer: of instructions.
+    form: of the instructions.
+    facts: of a split's targets.
+    rows: indices of the targets.
+    candidates: item numbers, a row for each of `rows`.
+    slots: the target's index in its row.
+    name: prefix of the request ids.
+  """
+  pointwise = form.template.task_form == TaskForm.POINTWISE
+  titles = material.titles
+  for row, shown_C, slot in zip(rows, candidates, slots.tolist(), strict=True):
+    user, position = int(facts.users[row]), int(facts.positions[row])
+    shown = shown_C.tolist()
+    # The slot was drawn uniformly, so its parity is a fair coin.
+    positive = slot % 2 == 0
+    asked = shown[slot] if positive else shown[slot - 1]
+    filled = make_slots(
+      material,
+      facts,
+      form,
+      target=int(row),
+      history=material.history(user, position, split=facts.split),
+      shown=shown[:MOST_SHOWN],
+      asked=asked,
+    )
+    item = int(facts.items[row])
+    yield RankingRequest(
+      request_id=f"{name}-{user}" if user >= 0 else f"{name}-item{item}",
+      instruction=renderer.text(form, filled),
+      candidates=(YES, NO) if pointwise else tuple(titles[i] for i in shown),
+      target=int(not positive) if pointwise else slot,
+      user=user if user >= 0 else None,
+      history_items=tuple(material.history_items(user, position)),
+      candidate_items=(asked, asked) if pointwise else tuple(shown),
+      query=filled.query,
+    )
+
+
+def _nothing_to_show(form: Form) -> str:
+  missing = {
+    "preferences in words": form.needs_preference,
+    "intentions": (form.query or "").startswith("I1"),
+    "categories": form.query == "I2",
+  }
+  wanted = [name for name, needed in missing.items() if needed]
+  advice = (
+    "; run `instructrec annotate` first" if wanted != ["categories"] else ""
+  )
+  return f"the dataset has no {' and '.join(wanted)}{advice}"

@@ -1,0 +1,119 @@
+"""The scenarios: the evaluation protocols, as a table.
+
+A scenario is a kind of instruction and a set of candidates. The paper writes
+kinds as <preference, intention, task form>: <P1,I0,T3> ranks by the purchase
+history alone (its Table 6).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+
+from instructrec_jax.errors import InputError
+
+OF_TEN = ("hr@1", "hr@3", "hr@5", "ndcg@3", "ndcg@5")
+OF_MANY = ("hr@1", "hr@3", "hr@5", "hr@10", "ndcg@3", "ndcg@5", "ndcg@10")
+POINTWISE = ("auc", "log_loss", "ece")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Scenario:
+  """One block of the results table.
+
+  Attributes:
+    name: how `--scenarios` calls it; its requests lie in a dataset folder's
+      `requests/NAME_{validation,test}.parquet`.
+    family: of the instructions, as in names of mixtures.
+    candidates: which of a folder's candidates are ranked: "users" for the
+      users' held-out items among negatives; "items" for items searched by
+      their categories; "hard" for negatives that a matcher retrieved;
+      "catalogue" for all items that the user does not have.
+    negatives: candidates beside the target; 0 for the catalogue.
+    tournament: rank in groups of ten, then the winners (paper Table 10).
+    metrics: the table's columns, the one that decides between rankers first.
+    table: where the paper has it.
+  """
+
+  name: str
+  family: str
+  candidates: str = "users"
+  negatives: int = 9
+  tournament: bool = False
+  metrics: tuple[str, ...] = OF_TEN
+  table: str = ""
+
+  @property
+  def label(self) -> str:
+    """The paper's notation of the family."""
+    return f"<{','.join(self.family.upper().split('_'))}>"
+
+  @property
+  def lists_candidates(self) -> bool:
+    """Whether instructions list all candidates, in their order."""
+    return self.reranks and not self.tournament
+
+  @property
+  def reranks(self) -> bool:
+    """Whether a prompt lists the candidates it ranks (T3)."""
+    return self.family.endswith("_t3")
+
+  @property
+  def history_alone(self) -> bool:
+    """Whether instructions show the purchase history alone."""
+    return self.family.startswith("p1_i0_")
+
+  @property
+  def pointwise(self) -> bool:
+    """Whether a single item is judged: Yes or No."""
+    return self.metrics == POINTWISE
+
+  @property
+  def needs_no_text(self) -> bool:
+    """Whether candidate lists and histories alone make its requests."""
+    return self.history_alone and not self.pointwise
+
+
+SCENARIOS = (
+  Scenario("sequential", "p1_i0_t3", table="Table 6"),
+  # The appendix has no <P2,I0,T3>; in Table 1 the preference is the query.
+  Scenario("sequential_p2", "p0_p2_t3"),
+  Scenario("sequential_p1_p2", "p1_p2_i0_t3"),
+  Scenario("product_search_i1", "p0_i1_t3"),
+  Scenario("product_search_i2", "p0_i2_t3", "items", table="Table 8"),
+  Scenario("personalised_p2", "p1_p2_t3", table="Table 7"),
+  Scenario("personalised_i1", "p1_i1_t3", table="Table 7"),
+  Scenario("personalised_i2", "p1_i2_t3", table="Table 7"),
+  # The appendix shows a preference in words beside the history, never alone.
+  Scenario("personalised_p2_i1", "p1_p2_i1_t3"),
+  Scenario("personalised_p2_i2", "p1_p2_i2_t3"),
+  Scenario("pointwise", "p1_i0_t0", metrics=POINTWISE),
+  Scenario("sequential_hard", "p1_i0_t3", "hard", table="Table 9"),
+  # A hundred titles do not fit the encoder: matching (T2), or a tournament.
+  Scenario("sequential_99", "p1_i0_t2", negatives=99, metrics=OF_MANY),
+  Scenario("personalised_i1_99", "p1_i1_t2", negatives=99, metrics=OF_MANY),
+  Scenario(
+    "personalised_i1_tournament",
+    "p1_i1_t3",
+    negatives=99,
+    tournament=True,
+    metrics=OF_MANY,
+    table="Table 10",
+  ),
+  Scenario(
+    "sequential_full", "p1_i0_t2", "catalogue", negatives=0, metrics=OF_MANY
+  ),
+)
+
+
+def find_scenarios(names: Sequence[str]) -> list[Scenario]:
+  """Returns the named scenarios in the table's order; "all" means all.
+
+  Raises:
+    InputError: there is no scenario of such a name.
+  """
+  known = [scenario.name for scenario in SCENARIOS]
+  for name in names:
+    if name not in ("all", *known):
+      raise InputError(
+        f"there is no scenario {name!r}: name some of all, {', '.join(known)}."
+      )
+  return [s for s in SCENARIOS if s.name in names or "all" in names]
