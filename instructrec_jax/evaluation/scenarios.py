@@ -49,7 +49,12 @@ class Scenario:
   @property
   def lists_candidates(self) -> bool:
     """Whether instructions list all candidates, in their order."""
-    return self.family.endswith("_t3") and not self.tournament
+    return self.reranks and not self.tournament
+
+  @property
+  def reranks(self) -> bool:
+    """Whether a prompt lists the candidates it ranks (T3)."""
+    return self.family.endswith("_t3")
 
   @property
   def history_alone(self) -> bool:
@@ -60,6 +65,11 @@ class Scenario:
   def pointwise(self) -> bool:
     """Whether a single item is judged: Yes or No."""
     return self.metrics == POINTWISE
+
+  @property
+  def needs_no_text(self) -> bool:
+    """Whether candidate lists and histories alone make its requests."""
+    return self.history_alone and not self.pointwise
 
 
 SCENARIOS = (

@@ -15,7 +15,7 @@ from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation.scenario_requests import ScenarioWriter
+from instructrec_jax.evaluation.requests import ScenarioWriter
 from instructrec_jax.evaluation.scenarios import SCENARIOS
 from instructrec_jax.instructions import rows as rows_lib
 from instructrec_jax.instructions.aspects import TaskForm

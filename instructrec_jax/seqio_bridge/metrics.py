@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation.metrics import ranking_metrics
-from instructrec_jax.evaluation.pointwise import pointwise_metrics
+from instructrec_jax.evaluation.metrics import (
+  pointwise_metrics,
+  ranking_metrics,
+)
 from instructrec_jax.evaluation.scenarios import Scenario
 
 # Of an example: its request's number, its place among the request's candidates,
