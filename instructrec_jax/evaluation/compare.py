@@ -163,8 +163,12 @@ def _compare_scenario(
   for name_a, name_b in [rankers] if rankers else [(n, n) for n in scores_a]:
     if name_a not in scores_a or name_b not in scores_b:
       continue
-    pairs = scores_a[name_a].join(
-      scores_b[name_b], on="request_id", suffix="_b", maintain_order="left"
+    first, second = scores_a[name_a], scores_b[name_b]
+    if len(first) == len(second) == int(of_a["requests"]):
+      # Ids of built requests differ from those of bare candidate lists.
+      second = second.with_columns(first["request_id"])
+    pairs = first.join(
+      second, on="request_id", suffix="_b", maintain_order="left"
     )
     if pairs.is_empty():
       raise InputError(f"{a}: {name_a} and {name_b} have no request in common.")
@@ -192,7 +196,7 @@ def _read(path: pathlib.Path) -> tuple[dict[str, str], dict[str, pl.DataFrame]]:
     rows = pl.read_parquet(path)
     rows = rows.drop("scores", "items", strict=False)
     parts = rows.partition_by("ranker", as_dict=True, maintain_order=True)
-    assert {"scenario", "metrics", "candidates_sha256"} <= metadata.keys()
+    assert {"requests", "candidates_sha256"} <= metadata.keys()
   except (OSError, pl.exceptions.PolarsError, AssertionError) as error:
     raise InputError(
       f"{path}: not scores of `instructrec evaluate`, or damaged ({error})."

@@ -10,7 +10,8 @@ one row a request and ranker:
   included); HR, NDCG and MRR follow from these two;
 - margin: in place of above and tied, where single items are judged.
 
-The file's metadata hold the scenario's name, metrics and candidates_sha256.
+The file's metadata hold the scenario's name, its metrics, the number of its
+requests and candidates_sha256.
 """
 
 import hashlib
@@ -117,6 +118,7 @@ class ScoreLog:
     """
     self._scenario = scenario
     self._digest = hashlib.sha256()
+    self._requests = 0
     self._writer: pq.ParquetWriter | None = None
     self._schema = _schema(scenario)
     if folder is not None:
@@ -134,6 +136,7 @@ class ScoreLog:
         {
           "scenario": self._scenario.name,
           "metrics": json.dumps(self._scenario.metrics),
+          "requests": str(self._requests),
           "candidates_sha256": self.candidates_sha256,
         }
       )
@@ -147,6 +150,7 @@ class ScoreLog:
   def add_requests(self, requests: Sequence[RankingRequest]) -> None:
     """Hashes a batch of requests; call it once, whatever the rankers."""
     self._digest.update(candidate_bytes(requests))
+    self._requests += len(requests)
 
   def add(
     self,

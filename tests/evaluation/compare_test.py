@@ -135,6 +135,22 @@ def test_a_sample_is_compared_on_its_requests(runs, tmp_path):
   assert {row["n"] for row in rows} == {20}
 
 
+def test_built_requests_are_paired_with_bare_candidates(runs, built, tmp_path):
+  folder, found = runs
+  bare = shutil.copytree(built, tmp_path / "bare")
+  shutil.rmtree(bare / "requests")
+  arguments = {"scenarios": ["sequential"], "limit": 60, "seed": 5}
+  evaluate(
+    dataset=bare, rankers=["popularity"], out=tmp_path / "of_bare", **arguments
+  )
+  rows = compare(
+    tmp_path / "of_bare", folder / "a", rankers=("popularity", "model")
+  )
+  for row in rows:
+    b, a = (value(found["a"], row[side], row["metric"]) for side in "ba")
+    assert row["difference"] == pytest.approx(b - a)
+
+
 def test_other_requests_or_candidates_are_refused(runs, built, tmp_path):
   folder, _ = runs
   evaluate(
