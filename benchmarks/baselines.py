@@ -86,8 +86,11 @@ def _fit(name: str, folder, *, loss, seed: int):
 
 
 def _print_table(args, folder, rankers, seconds, negatives: int | None) -> None:
-  from instructrec_jax.evaluation import intervals
-  from instructrec_jax.evaluation.metrics import ranking_metrics
+  from instructrec_jax.evaluation.metrics import (
+    bootstrap_means,
+    percentile_interval,
+    ranking_metrics,
+  )
   from instructrec_jax.evaluation.stored import candidate_bytes
 
   digest = hashlib.sha256()
@@ -108,9 +111,7 @@ def _print_table(args, folder, rankers, seconds, negatives: int | None) -> None:
   print("| --- " * (len(COLUMNS) + 2) + "|")
   for name, blocks in values.items():
     values_UxM = np.concatenate(blocks)
-    low, high = intervals.percentile_interval(
-      intervals.bootstrap_means(values_UxM, seed=args.seed)
-    )
+    low, high = percentile_interval(bootstrap_means(values_UxM, seed=args.seed))
     cells = [
       f"{mean:.4f} [{a:.4f}, {b:.4f}]"
       for mean, a, b in zip(values_UxM.mean(0), low, high, strict=True)

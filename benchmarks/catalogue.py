@@ -20,8 +20,8 @@ import numpy as np
 
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.evaluation import protocol
-from instructrec_jax.evaluation.scenarios import find_scenarios
+from instructrec_jax.evaluation.requests import find_requests
+from instructrec_jax.instructions.scenarios import find_scenarios
 from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
 from instructrec_jax.scoring.reranker import T5Ranker
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument(name, type=int, default=default, help=what)
   args = parser.parse_args()
   (scenario,) = find_scenarios(["sequential_full"])
-  source = protocol.find_requests(
+  source = find_requests(
     scenario,
     folder=DatasetFolder.open(args.dataset),
     split="test",

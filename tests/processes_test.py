@@ -22,7 +22,7 @@ from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import stored
-from instructrec_jax.evaluation.scenarios import find_scenarios
+from instructrec_jax.instructions.scenarios import find_scenarios
 from instructrec_jax.requests import write_requests
 from instructrec_jax.text.packed_dataset import pack_pairs
 from instructrec_jax.text.vocabulary import train_vocabulary

@@ -1,7 +1,7 @@
 """A chat model on a sample of a scenario's requests, and others beside it.
 
-Each of its answers is paid for, so it is asked about some requests. Its row
-stands on those alone; to compare it, all rankers are judged on just those.
+Each of its answers is paid for, so it ranks a sample. Its row has the sample's
+n; to compare it, the metrics of all rankers are taken on that sample too.
 """
 
 import dataclasses
@@ -12,10 +12,11 @@ import numpy as np
 from jaxtyping import Int
 
 from instructrec_jax.baselines.chat import ChatRanker, conduct
-from instructrec_jax.evaluation import protocol, summaries
-from instructrec_jax.evaluation.metrics import ranking_metrics
-from instructrec_jax.evaluation.scenario_requests import sample
-from instructrec_jax.evaluation.scenarios import Scenario
+from instructrec_jax.evaluation import summaries
+from instructrec_jax.evaluation.metrics import metrics_of_ranks
+from instructrec_jax.evaluation.requests import RequestSource, sample
+from instructrec_jax.evaluation.scores import ScoreLog
+from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import RankingRequest
 
 NAME = "chat"
@@ -23,50 +24,46 @@ NAME = "chat"
 
 @dataclasses.dataclass(frozen=True)
 class ChatSample:
-  """What a chat model made of some of a scenario's requests.
+  """A chat model's ranking of a sample of a scenario's requests.
 
   Attributes:
-    places: of these requests among all that are ranked, ascending.
-    metrics: of each of these requests, by metric.
-    conduct: what the answers were worth; see `baselines.chat.conduct`.
+    rows: of these requests among all that are ranked, ascending.
+    requests: the sample.
+    scores: one array a request.
+    conduct: how well-formed the answers were; see `baselines.chat.conduct`.
     model: that was asked.
     seed: of the sample and of the candidates' orders.
   """
 
-  places: Int[np.ndarray, " requests"]
-  metrics: Mapping[str, np.ndarray]
+  rows: Int[np.ndarray, " requests"]
+  requests: list[RankingRequest]
+  scores: list[np.ndarray]
   conduct: Mapping[str, Any]
   model: str
   seed: int
 
 
 def draw(
-  ranker: ChatRanker, source: protocol.RequestSource, *, seed: int
+  ranker: ChatRanker, source: RequestSource, *, seed: int
 ) -> tuple[Int[np.ndarray, " requests"], list[RankingRequest]]:
-  """Returns which requests the model is asked: their places, and they."""
-  places = sample(source.count, limit=ranker.limit, seed=seed)
-  wanted = set(places.tolist())
-  return places, [
-    request for place, request in enumerate(source.read()) if place in wanted
-  ]
+  """Returns the sample: its rows among all requests, and the requests."""
+  rows = sample(source.count, limit=ranker.limit, seed=seed)
+  wanted = set(rows.tolist())
+  return rows, [r for row, r in enumerate(source.read()) if row in wanted]
 
 
-def ask(
-  ranker: ChatRanker, source: protocol.RequestSource, *, seed: int
-) -> ChatSample:
+def ask(ranker: ChatRanker, source: RequestSource, *, seed: int) -> ChatSample:
   """Has a sample of a scenario's requests ranked.
 
   Raises:
     InputError: the server refuses, or a cap is reached.
   """
-  places, requests = draw(ranker, source, seed=seed)
+  rows, requests = draw(ranker, source, seed=seed)
   answers = ranker.rank(requests)
   return ChatSample(
-    places=places,
-    metrics=ranking_metrics(
-      [answer.scores for answer in answers],
-      [request.target or 0 for request in requests],
-    ),
+    rows=rows,
+    requests=requests,
+    scores=[answer.scores for answer in answers],
     conduct=conduct(answers),
     model=ranker.name,
     seed=seed,
@@ -75,42 +72,45 @@ def ask(
 
 def summarise(
   scenario: Scenario,
-  asked: ChatSample,
+  chat: ChatSample,
   others: summaries.Metrics,
   *,
   requests: int,
+  log: ScoreLog,
   seed: int,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-  """Returns the chat model's rows, and what goes with them.
+  """Returns the chat model's rows, and its entry for "chat" in results.json.
 
   Args:
     scenario: of the requests.
-    asked: the chat model's sample.
+    chat: the chat model's sample.
     others: metrics of the other rankers on all requests.
     requests: how many there are.
+    log: keeps the scores.
     seed: of the bootstrap.
 
   Returns:
-    Rows as of the other rankers, with their own n; and an entry for "chat" in
-    results.json: the sample, what the answers were worth, all rankers' `rows`
-    on it, and `comparisons` of the others with the chat model.
+    Rows as of the other rankers, with their own n; and the sample, how
+    well-formed the answers were, all rankers' `rows` on it, and `comparisons`
+    of the others with the chat model.
   """
   metrics: dict[str, Mapping[str, np.ndarray]] = {
-    name: {m: values[asked.places] for m, values in of_ranker.items()}
+    name: {m: values[chat.rows] for m, values in of_ranker.items()}
     for name, of_ranker in others.items()
   }
-  metrics[NAME] = asked.metrics
+  ranks = log.add_ranks(NAME, chat.requests, chat.scores)
+  metrics[NAME] = metrics_of_ranks(*ranks)
   rows, comparisons = summaries.summarise_ranking(
     scenario, metrics, seed=seed, against=NAME
   )
   return [row for row in rows if row["ranker"] == NAME], {
     "scenario": scenario.name,
     "ranker": NAME,
-    "model": asked.model,
-    "n": len(asked.places),
+    "model": chat.model,
+    "n": len(chat.rows),
     "of": requests,
-    "seed": asked.seed,
-    **asked.conduct,
+    "seed": chat.seed,
+    **chat.conduct,
     "rows": rows,
     "comparisons": comparisons,
   }

@@ -1,9 +1,20 @@
-"""Every ranker on the very same candidates: from requests to the table."""
+"""Evaluation: every ranker on the same candidates, from requests to the table.
+
+`evaluate` checks the arguments, asks the chat model, loads the rankers and
+adds up the blocks of `_evaluate_scenario`: the template that validation
+selects, then `_rank_candidates` or `_judge_items`, which score the requests
+(`scores`), take their metrics (`metrics`, `diagnostics`) and summarise them
+(`summaries`).
+"""
 
 import contextlib
+import dataclasses
+import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from instructrec_jax import storage
 from instructrec_jax.baselines.chat import ChatOptions, ChatRanker
@@ -13,23 +24,44 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import (
   chat_sample,
   consistency,
-  protocol,
   report,
+  selection,
+  summaries,
+)
+from instructrec_jax.evaluation.diagnostics import Exposure
+from instructrec_jax.evaluation.metrics import fit_temperature, metrics_of_ranks
+from instructrec_jax.evaluation.prompt_rankers import (
+  PermutedRanker,
+  SharedScores,
+  TournamentRanker,
 )
 from instructrec_jax.evaluation.rankers import (
-  READERS,
-  applies,
+  RANKERS,
   find_rankers,
   load_ranker,
   with_rankers,
 )
-from instructrec_jax.evaluation.run import SELECT, Run
-from instructrec_jax.evaluation.scenarios import Scenario
-from instructrec_jax.evaluation.selection import Wording
+from instructrec_jax.evaluation.requests import (
+  RequestSource,
+  TemplateForms,
+  find_available,
+  find_requests,
+)
+from instructrec_jax.evaluation.scores import (
+  FOLDER,
+  ScoreLog,
+  score_batches,
+  score_margins,
+)
+from instructrec_jax.evaluation.selection import SELECT
+from instructrec_jax.evaluation.stored import matcher, retrieved
+from instructrec_jax.instructions.scenarios import Scenario
+from instructrec_jax.instructions.templates import Form
+from instructrec_jax.records import Ranker
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.teacher.budget import Estimate
 
-# What results.json lists.
+# The lists in results.json.
 _LISTS = (
   "scenarios",
   "rows",
@@ -42,6 +74,9 @@ _LISTS = (
   "templates",
   "normalisations",
 )
+
+Block = dict[str, list[dict[str, Any]]]
+"""What a scenario adds to those lists."""
 
 
 def evaluate(
@@ -62,7 +97,10 @@ def evaluate(
   seed: int = 0,
   force: bool = False,
 ) -> dict[str, Any]:
-  """Ranks a dataset folder's requests and writes results.json and results.md.
+  """Ranks a dataset folder's requests and writes a folder of results.
+
+  The folder holds results.json, results.md, and each request's scores as
+  scores/SCENARIO.parquet (see `scores`), which `compare` reads.
 
   Baselines are fitted on the training interactions. Without a model, a folder
   that has candidates but no built instructions will do.
@@ -75,11 +113,11 @@ def evaluate(
     model: a folder of `train` or `export`.
     zero_shot: another such folder, of a model that was not tuned, for the row
       `zero_shot`.
-    chat: of the ranker `chat`, which is asked before all else: a cap that is
-      reached then costs no time.
+    chat: of the ranker `chat`, which is asked first: a cap that is reached
+      then costs no time.
     text_encoder: a sentence-transformers model, a folder or a name, that
-      DSSM, TEM and the two-tower matcher read texts with, instead of words'
-      vectors of their own.
+      encodes texts for DSSM, TEM and the two-tower matcher, in place of their
+      own word vectors.
     scenarios: names from `scenarios.SCENARIOS`; "all" is every one that the
       folder has requests for.
     rankers: names from `rankers.RANKERS`; "all" is every one that is available.
@@ -87,25 +125,26 @@ def evaluate(
     limit: only a random sample of so many requests of each scenario.
     permutations: orders of the candidates in the prompt that the model's
       scores are averaged over, where the prompt lists them.
-    select_template: rank each scenario in the words of the form that is best
-      for the model on validation, not of the one that was built. Every form
-      is ranked on the same requests, so it takes as many times as long.
+    select_template: rank each scenario with the template form that is best
+      for the model on validation, not with the one that was built. Every form
+      ranks the same requests, so the time grows with their number.
     normalisation: one of `scoring.normalisation.Normalisation`, or "select":
-      the best on validation, chosen for each scenario. The row `model` is of
-      the sum whatever it says; another one gets a row of its own.
+      the best on validation, chosen for each scenario. The row `model` is
+      always of the sum; another normalisation gets a row of its own.
     seed: of that sample, of the orders and of the bootstrap.
     force: replace `out` if it exists.
 
   Returns:
     What results.json holds: `rows` of scenario, ranker, metric, value, low,
     high (the 95% interval) and n; `comparisons` of every ranker with the best
-    baseline; `chat`, what a chat model's answers were worth, and all rankers
-    on its sample; `positions`, HR@1 by the target's place in the prompt,
-    unless that is permuted; `popularity`, what is recommended, and HR@1 on
-    head and tail; `temperatures` of pointwise rankers; `templates` and
+    baseline; `chat`, how well-formed a chat model's answers were, and all
+    rankers on its sample; `positions`, HR@1 by the target's place in the
+    prompt, unless that is permuted; `popularity`, what is recommended, and
+    HR@1 on head and tail; `temperatures` of pointwise rankers; `templates` and
     `normalisations`, what was chosen among them; `scenarios` with the hash of
     their candidates; `labels`, how tables call the rankers; `impossible`,
-    sentences on figures that cannot be: our own mistakes; the arguments.
+    sentences on inconsistent metrics, which are internal errors; the
+    arguments.
 
   Raises:
     InputError: an argument is unknown or something is missing, a folder's
@@ -121,10 +160,14 @@ def evaluate(
     chat=chat is not None,
   )
   if out is not None:
-    _check_inputs_stay(pathlib.Path(out), (dataset, model, zero_shot))
-  need_text = not set(names).isdisjoint(READERS)
+    _check_out(pathlib.Path(out), (dataset, model, zero_shot))
   _check(split, limit, permutations)
-  _check_choices(select_template, normalisation, has_model="model" in names)
+  _check_choices(
+    select_template,
+    normalisation,
+    has_model=any(RANKERS[name].is_selected for name in names),
+  )
+  need_text = any(RANKERS[name].reads_prompt for name in names)
   chosen, sources = _find(
     scenarios,
     names,
@@ -134,7 +177,7 @@ def evaluate(
     limit=limit,
     seed=seed,
   )
-  wording = Wording(folder, seed=seed) if select_template else None
+  forms = TemplateForms(folder, seed=seed) if select_template else None
   staged = contextlib.nullcontext()
   if out is not None:
     staged = storage.staged_folder(pathlib.Path(out), force=force)
@@ -145,9 +188,9 @@ def evaluate(
       samples = {
         scenario.name: chat_sample.ask(asked, source, seed=seed)
         for scenario, source in zip(chosen, sources, strict=True)
-        if applies(chat_sample.NAME, scenario)
+        if RANKERS[chat_sample.NAME].applies(scenario)
       }
-    run = Run(
+    run = _Run(
       folder=folder,
       rankers={
         name: load_ranker(
@@ -162,12 +205,14 @@ def evaluate(
       },
       chat=samples,
       counts=training_counts(folder),
-      wording=wording,
+      forms=forms,
+      need_text=need_text,
       split=split,
       limit=limit,
       permutations=permutations,
       normalisation=str(normalisation),
       seed=seed,
+      scores=None if partial is None else partial / FOLDER,
     )
     results: dict[str, Any] = {
       "dataset": str(dataset),
@@ -180,13 +225,19 @@ def evaluate(
       "permutations": permutations,
       "normalisation": str(normalisation),
       "seed": seed,
-      "labels": run.labels(),
+      "labels": _labels(run),
       **{name: [] for name in _LISTS},
     }
     for scenario, source in zip(chosen, sources, strict=True):
-      for name, entries in run.block(scenario, source).items():
+      block = _evaluate_scenario(run, scenario, source)
+      for name, entries in block.items():
         results[name] += entries
-    results["impossible"] = _impossible(results)
+    sizes = {s["name"]: s["candidate_count"] for s in results["scenarios"]}
+    results["impossible"] = [
+      sentence
+      for rows in (results["rows"], *(c["rows"] for c in results["chat"]))
+      for sentence in consistency.impossible(rows, candidates=sizes)
+    ]
     if partial is not None:
       storage.write_json(partial / "results.json", results)
       (partial / "results.md").write_text(
@@ -229,6 +280,295 @@ def estimate_chat(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """What all scenarios of an evaluation share.
+
+  Attributes:
+    folder: the dataset's.
+    rankers: by name, in the table's order; those that `is_selected` are
+      `NormalisingRanker`s.
+    chat: a chat model's samples, by scenario, where one was asked.
+    counts: training purchases of each item.
+    forms: to select templates from; None ranks what was built.
+    need_text: some ranker reads instructions.
+    split: "validation" or "test".
+    limit: how many requests are ranked; all if None.
+    permutations: orders of the candidates in a T3 model's prompt.
+    normalisation: of the model's second row, if it is not the sum; or "select".
+    seed: of samples, orders and the bootstrap.
+    scores: the folder that keeps each request's scores, if any.
+  """
+
+  folder: DatasetFolder
+  rankers: Mapping[str, Any]
+  chat: Mapping[str, chat_sample.ChatSample]
+  counts: np.ndarray
+  forms: TemplateForms | None
+  need_text: bool
+  split: str
+  limit: int | None
+  permutations: int
+  normalisation: str
+  seed: int
+  scores: pathlib.Path | None
+
+  @property
+  def selected(self) -> str | None:
+    """Name of the ranker that templates and normalisations are chosen for."""
+    return next((n for n in self.rankers if RANKERS[n].is_selected), None)
+
+  def orders(self, scenario: Scenario) -> int:
+    """Returns how many orders of the candidates the model reads."""
+    return self.permutations if scenario.reranks else 1
+
+  def requests(
+    self,
+    scenario: Scenario,
+    split: str,
+    *,
+    form: Form | None,
+    limit: int | None = None,
+  ) -> RequestSource:
+    """Returns requests rendered with a form, or the built ones."""
+    limit = limit or self.limit
+    if form and self.forms:
+      return self.forms.requests(scenario, form=form, split=split, limit=limit)
+    return find_requests(
+      scenario,
+      folder=self.folder,
+      split=split,
+      need_text=self.need_text,
+      limit=limit,
+      seed=self.seed,
+    )
+
+  def wrap(self, ranker: Ranker, scenario: Scenario) -> Ranker:
+    """Lets a model permute candidates and play tournaments, where due."""
+    if self.orders(scenario) > 1:
+      ranker = PermutedRanker(
+        ranker, permutations=self.permutations, seed=self.seed
+      )
+    if scenario.tournament:
+      ranker = TournamentRanker(ranker, seed=self.seed)
+    return ranker
+
+
+def _evaluate_scenario(
+  run: _Run, scenario: Scenario, source: RequestSource
+) -> Block:
+  """Returns what a scenario adds to the results."""
+  evaluate_block = _judge_items if scenario.pointwise else _rank_candidates
+  if run.forms is None:
+    return evaluate_block(run, scenario, source, form=None)
+  assert run.selected
+  model = run.wrap(run.rankers[run.selected], scenario)
+  best, choice = selection.choose_template(
+    scenario, model, forms=run.forms, limit=run.limit
+  )
+  source = run.requests(scenario, run.split, form=best)
+  block = evaluate_block(run, scenario, source, form=best)
+  first_metric = (run.selected, scenario.metrics[0])
+  (value,) = [
+    row["value"]
+    for row in block["rows"]
+    if (row["ranker"], row["metric"]) == first_metric
+  ]
+  choice = selection.add_test_metrics(
+    choice,
+    scenario,
+    model,
+    forms=run.forms,
+    split=run.split,
+    limit=run.limit,
+    of_best=value,
+  )
+  return {**block, "templates": [choice]}
+
+
+def _rank_candidates(
+  run: _Run, scenario: Scenario, source: RequestSource, *, form: Form | None
+) -> Block:
+  """Ranks the candidates of all requests with all rankers."""
+  second, choices = run.normalisation, []
+  if second == SELECT:
+    assert run.selected
+    choice = selection.choose_normalisation(
+      scenario,
+      run.rankers[run.selected],
+      wrap=functools.partial(run.wrap, scenario=scenario),
+      source=run.requests(
+        scenario,
+        "validation",
+        form=form,
+        limit=selection.sample_size(scenario, run.limit),
+      ),
+    )
+    second, choices = choice["chosen"], [choice]
+  rankers = _rows(run, scenario, second)
+
+  ranks: dict[str, list] = {name: [] for name in rankers}
+  exposures = {name: Exposure(run.counts) for name in rankers}
+  slots, target_items, users = [], [], []
+  with ScoreLog(scenario, folder=run.scores) as log:
+    for batch, score in score_batches(source, rankers, label=scenario.name):
+      log.add_requests(batch)
+      for request in batch:
+        target = request.target or 0
+        slots.append(target)
+        target_items.append(request.candidate_items[target])
+        users.append(request.user)
+      for name in rankers:
+        scores = score(name)
+        ranks[name].append(log.add_ranks(name, batch, scores))
+        exposures[name].add(batch, scores)
+    metrics = {
+      name: metrics_of_ranks(
+        *map(np.concatenate, zip(*of_batches, strict=True))
+      )
+      for name, of_batches in ranks.items()
+    }
+    rows, comparisons = summaries.summarise_ranking(
+      scenario, metrics, seed=run.seed
+    )
+    chat = []
+    if scenario.name in run.chat:
+      chat_rows, entry = chat_sample.summarise(
+        scenario,
+        run.chat[scenario.name],
+        metrics,
+        requests=source.count,
+        log=log,
+        seed=run.seed,
+      )
+      rows, chat = rows + chat_rows, [entry]
+
+  end_to_end = []
+  found = retrieved(scenario, folder=run.folder, split=run.split)
+  if found is not None:
+    is_found = np.array([found[user] for user in users], float)
+    behind_matcher = {
+      name: {metric: values * is_found for metric, values in by_metric.items()}
+      for name, by_metric in metrics.items()
+    }
+    end_to_end, _ = summaries.summarise_ranking(
+      scenario, behind_matcher, seed=run.seed
+    )
+  positions = []
+  if scenario.lists_candidates and run.orders(scenario) == 1:
+    positions = summaries.summarise_positions(
+      scenario, metrics, slots=np.array(slots), seed=run.seed
+    )
+  return {
+    "scenarios": [_description(run, scenario, source, log)],
+    "rows": rows,
+    "end_to_end": end_to_end,
+    "comparisons": comparisons,
+    "chat": chat,
+    "positions": positions,
+    "popularity": summaries.summarise_popularity(
+      scenario,
+      metrics,
+      exposures=exposures,
+      targets=np.array(target_items),
+      counts=run.counts,
+      seed=run.seed,
+    ),
+    "normalisations": choices,
+  }
+
+
+def _judge_items(
+  run: _Run, scenario: Scenario, source: RequestSource, *, form: Form | None
+) -> Block:
+  """Judges single items: Yes or No."""
+  rankers = {
+    name: ranker
+    for name, ranker in run.rankers.items()
+    if RANKERS[name].applies(scenario)
+  }
+  with ScoreLog(scenario, folder=run.scores) as log:
+    margins, labels = score_margins(
+      source, rankers, label=scenario.name, log=log
+    )
+  temperatures = {}
+  if name := run.selected:
+    on_validation, answers = score_margins(
+      run.requests(scenario, "validation", form=form),
+      {name: rankers[name]},
+      label=f"{scenario.name}, temperature",
+    )
+    temperatures[name] = fit_temperature(on_validation[name], answers)
+  return {
+    "scenarios": [_description(run, scenario, source, log)],
+    "rows": summaries.summarise_pointwise(
+      scenario,
+      margins=margins,
+      labels=labels,
+      temperatures=temperatures,
+      seed=run.seed,
+    ),
+    "temperatures": [
+      {"scenario": scenario.name, "ranker": name, "value": value}
+      for name, value in temperatures.items()
+    ],
+  }
+
+
+def _rows(run: _Run, scenario: Scenario, second: str) -> dict[str, Ranker]:
+  """Returns the rankers by row; the model's second row has a normalisation."""
+  rows: dict[str, Ranker] = {}
+  for name, ranker in run.rankers.items():
+    entry = RANKERS[name]
+    if not entry.applies(scenario):
+      continue
+    if entry.is_ceiling and not scenario.history_alone and rows:
+      continue
+    if not entry.is_language_model:
+      # It can rank a hundred candidates as well as ten, in any order.
+      rows[name] = ranker
+    elif not entry.is_selected or run.normalisation == Normalisation.SUM:
+      rows[name] = run.wrap(ranker, scenario)
+    else:
+      shared = SharedScores(ranker, (Normalisation.SUM, second))
+      by_sum, by_second = map(shared.ranker, (Normalisation.SUM, second))
+      rows[name] = run.wrap(by_sum, scenario)
+      rows[_second_row(name, run)] = run.wrap(by_second, scenario)
+  return rows
+
+
+def _second_row(name: str, run: _Run) -> str:
+  return f"{name}_{run.normalisation}"
+
+
+def _labels(run: _Run) -> dict[str, str]:
+  """Returns how tables call the rows."""
+  labels = {}
+  for name, ranker in run.rankers.items():
+    labels[name] = RANKERS[name].label or ranker.name
+    if RANKERS[name].is_selected and run.normalisation != Normalisation.SUM:
+      labels[_second_row(name, run)] = f"{name} ({run.normalisation})"
+  for sample in run.chat.values():
+    labels[chat_sample.NAME] = sample.model
+  return labels
+
+
+def _description(
+  run: _Run, scenario: Scenario, source: RequestSource, log: ScoreLog
+) -> dict[str, Any]:
+  return {
+    **dataclasses.asdict(scenario),
+    "aspects": scenario.label,
+    "candidate_count": source.candidates,
+    "requests": source.count,
+    "source": str(source.path),
+    "candidates_sha256": log.candidates_sha256,
+    "template": source.template,
+    "permutations": run.orders(scenario),
+    "matcher": matcher(scenario, folder=run.folder, split=run.split),
+  }
+
+
 def _find(
   scenarios: Sequence[str],
   rankers: Sequence[str],
@@ -238,14 +578,14 @@ def _find(
   need_text: bool,
   limit: int | None,
   seed: int,
-) -> tuple[list[Scenario], list[protocol.RequestSource]]:
+) -> tuple[list[Scenario], list[RequestSource]]:
   """Returns the scenarios that some ranker can rank, and their requests."""
-  available = protocol.find_available(
+  available = find_available(
     scenarios, folder=folder, split=split, need_text=need_text
   )
   chosen = with_rankers(available, rankers)
   sources = [
-    protocol.find_requests(
+    find_requests(
       scenario,
       folder=folder,
       split=split,
@@ -261,17 +601,7 @@ def _find(
   return chosen, sources
 
 
-def _impossible(results: dict[str, Any]) -> list[str]:
-  sizes = {s["name"]: s["candidate_count"] for s in results["scenarios"]}
-  tables = [results["rows"], *(entry["rows"] for entry in results["chat"])]
-  return [
-    sentence
-    for rows in tables
-    for sentence in consistency.impossible(rows, candidates=sizes)
-  ]
-
-
-def _check_inputs_stay(
+def _check_out(
   out: pathlib.Path, inputs: Sequence[pathlib.Path | None]
 ) -> None:
   for source in inputs:

@@ -1,41 +1,252 @@
-"""The rankers that a table can have, by name."""
+"""The rankers that a table can have: one registry entry each.
 
+An entry says what its ranker reads, needs and costs. To add a ranker, write a
+class with `name` and `score` (`records.Ranker`), a function that loads or fits
+it, and an entry in `RANKERS`.
+"""
+
+import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
+import numpy as np
+
+from instructrec_jax import storage
 from instructrec_jax.baselines.cooccurrence import CooccurrenceRanker
 from instructrec_jax.baselines.lexical import LexicalRanker
 from instructrec_jax.baselines.planted import PlantedRanker
 from instructrec_jax.baselines.popularity import PopularityRanker
 from instructrec_jax.baselines.random_order import RandomRanker
+from instructrec_jax.baselines.searches import Searches
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation.labels import LabelRanker
-from instructrec_jax.evaluation.scenarios import Scenario
+from instructrec_jax.evaluation.prompt_rankers import LabelRanker
+from instructrec_jax.instructions.aspects import Query
+from instructrec_jax.instructions.material import COLD_ITEMS, Facts, Material
+from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import Ranker
+from instructrec_jax.teacher.annotations import Annotations
 
-# What a model must beat, fitted here and now.
-BASELINES: tuple[str, ...] = (
-  "random",
-  "popularity",
-  "bm25",
-  "tfidf",
-  "cooccurrence",
-)
-# Trained once, in minutes, and kept in the dataset folder: only when named.
-TRAINED: tuple[str, ...] = ("sasrec", "bert4rec", "dssm", "tem", "two_tower")
-# Of those, the ones that compare texts, and the ones that need a query.
-TOWERS: tuple[str, ...] = ("dssm", "tem", "two_tower")
-SEARCHERS: tuple[str, ...] = ("dssm", "tem")
-# The model in other ways: the exact top of a whole catalogue, and candidates
-# by letter.
-OF_MODEL: tuple[str, ...] = ("catalogue", "labels")
-# Another model, such as one that was not tuned, and a chat model.
-OTHER_MODELS: tuple[str, ...] = ("zero_shot", "chat")
-# Those that read instructions.
-READERS: tuple[str, ...] = (*OTHER_MODELS, "model", *OF_MODEL)
-# In the table's order; `planted` is a synthetic shop's ceiling.
-RANKERS: tuple[str, ...] = (*BASELINES, *TRAINED, *READERS, "planted")
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Resources:
+  """What rankers are loaded or fitted from.
+
+  Attributes:
+    folder: the dataset, which keeps what is trained.
+    model: a folder of `train` or `export`.
+    zero_shot: another such folder, of a model that was not tuned.
+    text_encoder: see `tower_options.TowerOptions`.
+  """
+
+  folder: DatasetFolder
+  model: pathlib.Path | None = None
+  zero_shot: pathlib.Path | None = None
+  text_encoder: str | None = None
+
+
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class RankerEntry:
+  """What a ranker reads, needs and costs.
+
+  Attributes:
+    load: loads or fits it; None for a chat model (see `chat_sample`).
+    needs: the resource without which it cannot be: "" for none, "planted" for
+      a synthetic shop's folder.
+    cost: "fitted" anew in seconds; "trained" once, in minutes, and kept in the
+      dataset folder; "model" for the inference of a language model; "paid".
+    is_baseline: a model must beat the best of these. Chance is none.
+    in_all: part of "all" where what it needs is there.
+    reads_prompt: needs the instructions of a built folder.
+    needs_query: cannot rank by a history alone.
+    is_language_model: its scores depend on the prompt's order and length, so
+      permutations and tournaments apply, and [Yes, No] give a margin.
+    is_selected: normalisation, template and temperature are chosen for it.
+    is_ceiling: the best possible by the history; where more is known it is no
+      ceiling, and only shown where it would be alone.
+    ranks: which scenarios' requests it can rank, queries apart.
+    scenarios: those, in words.
+    label: how tables call it, if not by the name of what `load` returns.
+  """
+
+  load: Callable[[Resources], Ranker] | None
+  needs: Literal["", "planted", "model", "zero_shot", "chat"] = ""
+  cost: Literal["fitted", "trained", "model", "paid"] = "fitted"
+  is_baseline: bool = False
+  in_all: bool = False
+  reads_prompt: bool = False
+  needs_query: bool = False
+  is_language_model: bool = False
+  is_selected: bool = False
+  is_ceiling: bool = False
+  ranks: Callable[[Scenario], bool] = lambda scenario: True
+  scenarios: str = "that search"
+  label: str = ""
+
+  def applies(self, scenario: Scenario) -> bool:
+    """Whether it can rank a scenario's requests."""
+    if self.needs_query and scenario.history_alone:
+      return False
+    return self.ranks(scenario)
+
+
+def _fit_counts(
+  kind: type[PopularityRanker] | type[CooccurrenceRanker],
+) -> Callable[[Resources], Ranker]:
+  return lambda resources: kind.fit(
+    resources.folder.sequences,
+    num_items=len(resources.folder.items),
+    splits=resources.folder.splits,
+  )
+
+
+# The loaders below import what needs jax only when they are called.
+def _fit_sasrec(resources: Resources) -> Ranker:
+  from instructrec_jax.baselines.sasrec import SASRecRanker
+
+  return SASRecRanker.fit(resources.folder)
+
+
+def _fit_bert4rec(resources: Resources) -> Ranker:
+  from instructrec_jax.baselines.bert4rec import BERT4RecRanker
+
+  return BERT4RecRanker.fit(resources.folder)
+
+
+def _fit_two_tower(resources: Resources) -> Ranker:
+  from instructrec_jax.baselines.tower_options import TowerOptions
+  from instructrec_jax.baselines.two_tower import TwoTowerRanker
+
+  options = TowerOptions(text_encoder=resources.text_encoder)
+  return TwoTowerRanker.fit(resources.folder, options)
+
+
+def _fit_searches(resources: Resources, *, personal: bool) -> Ranker:
+  from instructrec_jax.baselines.dssm import DSSMRanker
+  from instructrec_jax.baselines.tem import TEMRanker
+  from instructrec_jax.baselines.tower_options import TowerOptions
+
+  data = SearchData(resources.folder)
+  searches = data.personal if personal else data.impersonal
+  return (TEMRanker if personal else DSSMRanker).fit_searches(
+    resources.folder,
+    training=searches("train"),
+    validation=searches("validation"),
+    options=TowerOptions(text_encoder=resources.text_encoder),
+  )
+
+
+def _load_model(path: pathlib.Path | None) -> Ranker:
+  # Requests are split over all devices, of other processes too.
+  from instructrec_jax import mesh as mesh_lib
+  from instructrec_jax.scoring.reranker import T5Ranker
+
+  assert path is not None
+  return T5Ranker.load(path, mesh=mesh_lib.make_mesh())
+
+
+def _load_catalogue(resources: Resources) -> Ranker:
+  from instructrec_jax import mesh as mesh_lib
+  from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
+
+  assert resources.model is not None
+  return CatalogueRanker.load(resources.model, mesh=mesh_lib.make_mesh())
+
+
+# In the table's order.
+RANKERS: Mapping[str, RankerEntry] = {
+  "random": RankerEntry(load=lambda resources: RandomRanker(), in_all=True),
+  "popularity": RankerEntry(
+    load=_fit_counts(PopularityRanker), in_all=True, is_baseline=True
+  ),
+  "bm25": RankerEntry(
+    load=lambda r: LexicalRanker.fit(r.folder.items, kind="bm25"),
+    in_all=True,
+    is_baseline=True,
+  ),
+  "tfidf": RankerEntry(
+    load=lambda r: LexicalRanker.fit(r.folder.items, kind="tfidf"),
+    in_all=True,
+    is_baseline=True,
+  ),
+  "cooccurrence": RankerEntry(
+    load=_fit_counts(CooccurrenceRanker), in_all=True, is_baseline=True
+  ),
+  "sasrec": RankerEntry(load=_fit_sasrec, cost="trained", is_baseline=True),
+  "bert4rec": RankerEntry(load=_fit_bert4rec, cost="trained", is_baseline=True),
+  "dssm": RankerEntry(
+    load=lambda resources: _fit_searches(resources, personal=False),
+    cost="trained",
+    is_baseline=True,
+    needs_query=True,
+  ),
+  "tem": RankerEntry(
+    load=lambda resources: _fit_searches(resources, personal=True),
+    cost="trained",
+    is_baseline=True,
+    needs_query=True,
+  ),
+  "two_tower": RankerEntry(
+    load=_fit_two_tower, cost="trained", is_baseline=True
+  ),
+  # A model that was not tuned.
+  "zero_shot": RankerEntry(
+    load=lambda resources: _load_model(resources.zero_shot),
+    needs="zero_shot",
+    cost="model",
+    in_all=True,
+    reads_prompt=True,
+    is_language_model=True,
+    label="zero-shot",
+  ),
+  "chat": RankerEntry(
+    load=None,
+    needs="chat",
+    cost="paid",
+    reads_prompt=True,
+    # A list that a prompt holds.
+    ranks=lambda s: not s.pointwise and s.candidates != "catalogue",
+    scenarios="of a list of candidates",
+  ),
+  "model": RankerEntry(
+    load=lambda resources: _load_model(resources.model),
+    needs="model",
+    cost="model",
+    in_all=True,
+    reads_prompt=True,
+    is_language_model=True,
+    is_selected=True,
+  ),
+  # The model's exact top K of a whole catalogue.
+  "catalogue": RankerEntry(
+    load=_load_catalogue,
+    needs="model",
+    cost="model",
+    reads_prompt=True,
+    ranks=lambda scenario: scenario.candidates == "catalogue",
+    scenarios="of the whole catalogue",
+  ),
+  # The model's choice among candidates by letter.
+  "labels": RankerEntry(
+    load=lambda resources: LabelRanker(_load_model(resources.model)),
+    needs="model",
+    cost="model",
+    reads_prompt=True,
+    ranks=lambda scenario: scenario.lists_candidates,
+    scenarios="of T3",
+  ),
+  "planted": RankerEntry(
+    load=lambda resources: PlantedRanker.load(resources.folder.path),
+    needs="planted",
+    in_all=True,
+    is_ceiling=True,
+  ),
+}
+BASELINES = tuple(n for n, r in RANKERS.items() if r.in_all and not r.needs)
+TRAINED = tuple(n for n, r in RANKERS.items() if r.cost == "trained")
+READERS = tuple(n for n, r in RANKERS.items() if r.reads_prompt)
 
 
 def find_rankers(
@@ -59,16 +270,17 @@ def find_rankers(
       raise InputError(
         f"there is no ranker {name!r}: name some of all, {', '.join(RANKERS)}."
       )
-  for name in ("model", *OF_MODEL):
-    if name in names and model is None:
+  named = [(name, entry) for name, entry in RANKERS.items() if name in names]
+  for name, entry in named:
+    if entry.needs == "model" and model is None:
       raise InputError(
         f"the ranker {name!r} needs a model folder: add --model."
       )
-  if "zero_shot" in names and zero_shot is None:
-    raise InputError(
-      "the ranker 'zero_shot' is another model: add --zero-shot."
-    )
-  if ("chat" in names) != chat:
+    if entry.needs == "zero_shot" and zero_shot is None:
+      raise InputError(
+        f"the ranker {name!r} is another model: add --zero-shot."
+      )
+  if any(entry.cost == "paid" for _, entry in named) != chat:
     raise InputError(
       "a chat model is paid for, so it is asked if --rankers names chat and "
       "--chat-model says which."
@@ -79,109 +291,45 @@ def find_rankers(
         f"{path}: no such model folder; `instructrec train` or `convert` makes "
         "one."
       )
-  wanted = set(names)
-  if "all" in names:
-    wanted |= set(BASELINES)
-    if (folder.path / "planted.json").exists():
-      wanted.add("planted")
-    if model is not None:
-      wanted.add("model")
-    if zero_shot is not None:
-      wanted.add("zero_shot")
-  return [name for name in RANKERS if name in wanted]
+  available = {
+    "": True,
+    "planted": (folder.path / "planted.json").exists(),
+    "model": model is not None,
+    "zero_shot": zero_shot is not None,
+  }
+  return [
+    name
+    for name, entry in RANKERS.items()
+    if name in names
+    or ("all" in names and entry.in_all and available[entry.needs])
+  ]
 
 
 def load_ranker(
   name: str,
   *,
   folder: DatasetFolder,
-  model: pathlib.Path | None,
+  model: pathlib.Path | None = None,
   zero_shot: pathlib.Path | None = None,
   text_encoder: str | None = None,
 ) -> Ranker:
   """Loads or fits one of `RANKERS`; baselines see training items alone.
 
-  Not `chat`, which ranks samples: see `chat_sample`.
-  The model's requests are split over all devices, of other processes too.
-
   Args:
-    name: of the ranker.
-    folder: the dataset, which keeps what is trained.
-    model: of the rankers that are one.
-    zero_shot: of the ranker of that name.
-    text_encoder: see `tower_options.TowerOptions`.
+    name: of the ranker; not `chat`, which ranks samples (see `chat_sample`).
+    folder: see `Resources` for it and all others.
 
   Raises:
     InputError: what it needs is missing or damaged.
   """
-  if name == "random":
-    return RandomRanker()
-  if name == "planted":
-    return PlantedRanker.load(folder.path)
-  if name == "bm25" or name == "tfidf":
-    return LexicalRanker.fit(folder.items, kind=name)
-  if name in TOWERS:
-    return _fit_towers(name, folder=folder, text_encoder=text_encoder)
-  if name in TRAINED:
-    # Only from here on is jax needed.
-    from instructrec_jax.baselines.bert4rec import BERT4RecRanker
-    from instructrec_jax.baselines.sasrec import SASRecRanker
-
-    trained = {"sasrec": SASRecRanker, "bert4rec": BERT4RecRanker}
-    return trained[name].fit(folder)
-  if name in READERS:
-    path = zero_shot if name == "zero_shot" else model
-    assert path is not None
-    from instructrec_jax import mesh as mesh_lib
-    from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
-    from instructrec_jax.scoring.reranker import T5Ranker
-
-    mesh = mesh_lib.make_mesh()
-    if name == "catalogue":
-      return CatalogueRanker.load(path, mesh=mesh)
-    ranker = T5Ranker.load(path, mesh=mesh)
-    return LabelRanker(ranker) if name == "labels" else ranker
-  fitted = {"popularity": PopularityRanker, "cooccurrence": CooccurrenceRanker}
-  return fitted[name].fit(
-    folder.sequences, num_items=len(folder.items), splits=folder.splits
-  )
-
-
-def _fit_towers(
-  name: str, *, folder: DatasetFolder, text_encoder: str | None
-) -> Ranker:
-  from instructrec_jax.baselines.dssm import DSSMRanker
-  from instructrec_jax.baselines.tem import TEMRanker
-  from instructrec_jax.baselines.tower_options import TowerOptions
-  from instructrec_jax.baselines.two_tower import TwoTowerRanker
-  from instructrec_jax.evaluation.searches import SearchMaterial
-
-  options = TowerOptions(text_encoder=text_encoder)
-  if name == "two_tower":
-    return TwoTowerRanker.fit(folder, options)
-  material = SearchMaterial(folder)
-  ranker, searches = {
-    "dssm": (DSSMRanker, material.impersonal),
-    "tem": (TEMRanker, material.personal),
-  }[name]
-  return ranker.fit_searches(
-    folder,
-    training=searches("train"),
-    validation=searches("validation"),
-    options=options,
-  )
+  load = RANKERS[name].load
+  assert load is not None
+  return load(Resources(folder, model, zero_shot, text_encoder))
 
 
 def applies(name: str, scenario: Scenario) -> bool:
   """Whether a ranker can rank the scenario's requests."""
-  if name in SEARCHERS:
-    return not scenario.history_alone
-  if name == "catalogue":
-    return scenario.candidates == "catalogue"
-  if name == "chat":
-    # A list that a prompt holds.
-    return not scenario.pointwise and scenario.candidates != "catalogue"
-  return name != "labels" or scenario.lists_candidates
+  return RANKERS[name].applies(scenario)
 
 
 def with_rankers(
@@ -195,12 +343,63 @@ def with_rankers(
   for name in names:
     if not any(applies(name, scenario) for scenario in scenarios):
       raise InputError(
-        f"the ranker {name!r} is for scenarios "
-        + {
-          "catalogue": "of the whole catalogue",
-          "chat": "of a list of candidates",
-          "labels": "of T3",
-        }.get(name, "that search")
-        + f", not for {', '.join(s.name for s in scenarios)}."
+        f"the ranker {name!r} is for scenarios {RANKERS[name].scenarios}, "
+        f"not for {', '.join(s.name for s in scenarios)}."
       )
   return [s for s in scenarios if any(applies(name, s) for name in names)]
+
+
+class SearchData:
+  """What search baselines train on: the searches that instructions quote."""
+
+  def __init__(self, folder: DatasetFolder):
+    """Reads annotations, and how the folder was built, if it was."""
+    self._folder = folder
+    manifest = folder.path / "instructions.json"
+    cold_items = COLD_ITEMS[0]
+    if manifest.exists():
+      cold_items = storage.read_json(manifest)["options"]["cold_items"]
+    self._material = Material(
+      folder, annotations=Annotations.load(folder), cold_items=cold_items
+    )
+
+  def personal(self, split: str) -> Searches:
+    """Returns the searches of a split's users for their targets.
+
+    By vague and specific intentions, and by preferences in words.
+    """
+    return _searches(self._material.facts(split))
+
+  def impersonal(self, split: str) -> Searches:
+    """Returns the searches for items of the split of the items alone.
+
+    By intentions: without the user a preference says little of the item.
+    Product search is tested on items that no search in training was for
+    (paper section 3.1.2).
+    """
+    facts = self._material.facts(split)
+    facts = facts.take(np.flatnonzero(facts.in_item_split))
+    facts = dataclasses.replace(facts, preferences=[()] * len(facts.items))
+    items = np.flatnonzero(self._folder.item_split == SPLITS.index(split))
+    of_items = self._material.item_facts(items.astype(np.int32), split=split)
+    return Searches.concatenate([_searches(facts), _searches(of_items)])
+
+
+def _searches(facts: Facts) -> Searches:
+  """Returns one search for each text that a target could be searched by."""
+  nothing = [""] * len(facts.items)
+  vague = facts.queries.get(Query.VAGUE, nothing)
+  specific = facts.queries.get(Query.SPECIFIC, nothing)
+  searches = [
+    (row, text)
+    for row, preferences in enumerate(facts.preferences)
+    for text in (*preferences, vague[row], specific[row])
+    if text
+  ]
+  rows = np.array([row for row, _ in searches], np.int64)
+  return Searches(
+    users=facts.users[rows],
+    positions=facts.positions[rows],
+    queries=[text for _, text in searches],
+    items=facts.items[rows],
+  )

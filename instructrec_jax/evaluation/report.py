@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from instructrec_jax.evaluation.scenarios import POINTWISE
+from instructrec_jax.instructions.scenarios import POINTWISE
 
 CAPTION = (
   "± is half the width of the 95% bootstrap interval over users; tied scores "

@@ -1,198 +1,117 @@
-"""What is chosen on validation: a template's form, a normalisation.
+"""What is selected on validation: a template's form, a normalisation.
 
 The paper tests each scenario with the instruction that does best on validation
 (section 3.1.2).
 """
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from instructrec_jax import storage
-from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import protocol
-from instructrec_jax.evaluation.blocks import first_metric
-from instructrec_jax.evaluation.normalised import (
+from instructrec_jax.evaluation import requests
+from instructrec_jax.evaluation.metrics import auc, ranking_metrics
+from instructrec_jax.evaluation.prompt_rankers import (
   NormalisingRanker,
   SharedScores,
 )
-from instructrec_jax.evaluation.scenario_requests import ScenarioWriter
-from instructrec_jax.evaluation.scenarios import Scenario
-from instructrec_jax.instructions.material import Material
-from instructrec_jax.instructions.rows import Renderer, group_families
-from instructrec_jax.instructions.templates import Form, load_templates
+from instructrec_jax.evaluation.requests import RequestSource, TemplateForms
+from instructrec_jax.evaluation.scores import score_batches, score_margins
+from instructrec_jax.instructions.scenarios import Scenario
+from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker
 from instructrec_jax.scoring.normalisation import Normalisation
-from instructrec_jax.teacher.annotations import Annotations
-from instructrec_jax.text.vocabulary import Vocabulary
 
+# The value of `normalisation` that selects each scenario's best.
+SELECT = "select"
 # Validation requests that decide, unless a limit says otherwise.
 SAMPLE = 500
 
 
-class Wording:
-  """Words a built folder's requests with any form, as its build would."""
-
-  def __init__(self, folder: DatasetFolder, *, seed: int = 0):
-    """Reads the folder's templates, vocabulary, annotations and options.
-
-    Args:
-      folder: of `build`.
-      seed: of samples.
-
-    Raises:
-      InputError: the folder was never built.
-    """
-    manifest = folder.path / "instructions.json"
-    if not manifest.exists():
-      raise InputError(
-        f"{manifest}: no such file; templates are chosen among those of "
-        f"`instructrec build --dataset {folder.path}`."
-      )
-    options = storage.read_json(manifest)["options"]
-    vocabulary = Vocabulary.load(folder.vocabulary_path)
-    self._families = group_families(
-      load_templates(folder.path / "templates.yaml")
-    )
-    self._folder = folder
-    self._seed = seed
-    self._writer = ScenarioWriter(
-      folder,
-      Material(
-        folder,
-        annotations=Annotations.load(folder),
-        cold_items=options["cold_items"],
-      ),
-      Renderer(
-        count_tokens=vocabulary.count_tokens, budget=options["input_length"]
-      ),
-    )
-
-  def forms(self, scenario: Scenario) -> list[Form]:
-    """Returns the forms of a scenario's family; the first one was built."""
-    return self._families.get(scenario.family, [])
-
-  def requests(
-    self, scenario: Scenario, *, form: Form, split: str, limit: int | None
-  ) -> protocol.RequestSource:
-    """Returns a scenario's requests; see `protocol.worded_requests`."""
-    return protocol.worded_requests(
-      scenario,
-      folder=self._folder,
-      writer=self._writer,
-      form=form,
-      split=split,
-      limit=limit,
-      seed=self._seed,
-    )
-
-
-@dataclasses.dataclass(frozen=True)
-class TemplateChoice:
-  """How a scenario's forms did on validation.
-
-  Attributes:
-    scenario: which one.
-    forms: of its family.
-    validation: each form's first metric there.
-    requests: how many decided.
-  """
-
-  scenario: Scenario
-  forms: Sequence[Form]
-  validation: Sequence[float]
-  requests: int
-
-  @property
-  def best(self) -> Form:
-    """The best form; of equally good ones, the first."""
-    return self.forms[int(np.argmax(self.validation))]
-
-
 def choose_template(
-  scenario: Scenario, ranker: Ranker, *, wording: Wording, limit: int | None
-) -> TemplateChoice:
-  """Lets a model rank validation requests in the words of each form.
+  scenario: Scenario,
+  model: Ranker,
+  *,
+  forms: TemplateForms,
+  limit: int | None,
+) -> tuple[Form, dict[str, Any]]:
+  """Ranks validation requests with each form of a scenario's family.
 
   Args:
     scenario: whose family's forms.
-    ranker: the model.
-    wording: of the dataset.
+    model: that is asked.
+    forms: of the dataset.
     limit: how many requests, drawn at random; `SAMPLE` if None.
+
+  Returns:
+    The best form (of equally good ones the first), and "scenario", "metric",
+    "chosen", "validation_requests", "forms" with each one's "form" and
+    "validation", and "validation" with their "mean" and "sd".
 
   Raises:
     InputError: the folder was built from other annotations or templates.
   """
-  forms = wording.forms(scenario)
+  of_family, limit = forms.of_scenario(scenario), sample_size(scenario, limit)
   sources = [
-    wording.requests(
-      scenario,
-      form=form,
-      split="validation",
-      limit=sample_size(scenario, limit),
-    )
-    for form in forms
+    forms.requests(scenario, form=form, split="validation", limit=limit)
+    for form in of_family
   ]
   values = [
-    first_metric(scenario, source, ranker, label=form.name)
-    for form, source in zip(forms, sources, strict=True)
+    _first_metric(scenario, source, model, label=form.name)
+    for form, source in zip(of_family, sources, strict=True)
   ]
-  return TemplateChoice(scenario, forms, values, sources[0].count)
+  best = of_family[int(np.argmax(values))]
+  return best, {
+    "scenario": scenario.name,
+    "metric": scenario.metrics[0],
+    "chosen": best.name,
+    "validation_requests": sources[0].count,
+    "forms": [
+      {"form": form.name, "validation": value}
+      for form, value in zip(of_family, values, strict=True)
+    ],
+    "validation": _mean_and_sd(values),
+  }
 
 
-def template_report(
-  choice: TemplateChoice,
-  ranker: Ranker,
+def add_test_metrics(
+  choice: Mapping[str, Any],
+  scenario: Scenario,
+  model: Ranker,
   *,
-  wording: Wording,
+  forms: TemplateForms,
   split: str,
   limit: int | None,
   of_best: float,
 ) -> dict[str, Any]:
-  """Returns every form's figures; the unchosen ones are ranked for them.
+  """Adds each form's metric on the table's requests; ranks those not chosen.
 
   Args:
-    choice: of `choose_template`.
-    ranker: the model.
-    wording: of the dataset.
-    split: that the table is of.
-    limit: as the table's, whose requests these are too.
-    of_best: the chosen form's figure in the table.
+    choice: of `choose_template`, as all others.
+    split: of the table.
+    limit: of the table.
+    of_best: the chosen form's value in the table.
 
   Returns:
-    "scenario", "metric", "chosen", "validation_requests", "forms" with each
-    one's "form", "validation" and "test" (of `split`), and "validation" and
-    "test" with their "mean" and "sd" over the forms.
+    The choice with "test" (whatever the split) of each form, and their "mean"
+    and "sd".
   """
-  scenario = choice.scenario
-  test = [
+  values = [
     of_best
-    if form == choice.best
-    else first_metric(
+    if form.name == choice["chosen"]
+    else _first_metric(
       scenario,
-      wording.requests(scenario, form=form, split=split, limit=limit),
-      ranker,
+      forms.requests(scenario, form=form, split=split, limit=limit),
+      model,
       label=form.name,
     )
-    for form in choice.forms
+    for form in forms.of_scenario(scenario)
   ]
-  return {
-    "scenario": scenario.name,
-    "metric": scenario.metrics[0],
-    "chosen": choice.best.name,
-    "validation_requests": choice.requests,
-    "forms": [
-      {"form": form.name, "validation": on_validation, "test": on_test}
-      for form, on_validation, on_test in zip(
-        choice.forms, choice.validation, test, strict=True
-      )
-    ],
-    "validation": _spread(choice.validation),
-    "test": _spread(test),
-  }
+  tested = [
+    {**form, "test": value}
+    for form, value in zip(choice["forms"], values, strict=True)
+  ]
+  return {**choice, "forms": tested, "test": _mean_and_sd(values)}
 
 
 def choose_normalisation(
@@ -200,7 +119,7 @@ def choose_normalisation(
   model: NormalisingRanker,
   *,
   wrap: Callable[[Ranker], Ranker],
-  source: protocol.RequestSource,
+  source: RequestSource,
 ) -> dict[str, Any]:
   """Ranks validation requests under every normalisation, scored once.
 
@@ -216,7 +135,7 @@ def choose_normalisation(
   """
   shared = SharedScores(model, tuple(Normalisation))
   values = {
-    str(name): first_metric(
+    str(name): _first_metric(
       scenario, source, wrap(shared.ranker(name)), label=name
     )
     for name in Normalisation
@@ -232,9 +151,26 @@ def choose_normalisation(
 
 def sample_size(scenario: Scenario, limit: int | None) -> int:
   """Returns how many validation requests decide, at most."""
-  return limit or protocol.default_limit(scenario) or SAMPLE
+  return limit or requests.default_limit(scenario) or SAMPLE
 
 
-def _spread(values: Sequence[float]) -> Mapping[str, float]:
+def _first_metric(
+  scenario: Scenario, source: RequestSource, ranker: Ranker, *, label: str
+) -> float:
+  """Returns the model's mean of the deciding metric: HR@1, or AUC."""
+  rankers, label = {"model": ranker}, f"{scenario.name}, {label}"
+  if scenario.pointwise:
+    margins, labels = score_margins(source, rankers, label=label)
+    return auc(margins["model"], labels)
+  values = [
+    ranking_metrics(score("model"), [r.target or 0 for r in batch])[
+      scenario.metrics[0]
+    ]
+    for batch, score in score_batches(source, rankers, label=label)
+  ]
+  return float(np.concatenate(values).mean())
+
+
+def _mean_and_sd(values: Sequence[float]) -> Mapping[str, float]:
   sd = np.std(values, ddof=1) if len(values) > 1 else 0.0
   return {"mean": float(np.mean(values)), "sd": float(sd)}

@@ -11,13 +11,13 @@ import polars as pl
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation.scenarios import Scenario
 from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.instructions.requests import (
   StoredCandidates,
   candidates_path,
   stored_candidates,
 )
+from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import RankingRequest
 
 __all__ = ["StoredCandidates", "candidates_path", "stored_candidates"]

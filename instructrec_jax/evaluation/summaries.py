@@ -1,16 +1,23 @@
 """Per-request metrics of every ranker -> rows, comparisons and breakdowns."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from instructrec_jax.evaluation import exposure, intervals, pointwise
-from instructrec_jax.evaluation.positions import by_position, position_bias
-from instructrec_jax.evaluation.rankers import BASELINES, TRAINED
-from instructrec_jax.evaluation.scenarios import Scenario
+from instructrec_jax.evaluation import diagnostics
+from instructrec_jax.evaluation.metrics import (
+  auc,
+  bootstrap_means,
+  holm,
+  paired_difference,
+  percentile_interval,
+  pointwise_metrics,
+)
+from instructrec_jax.evaluation.rankers import RANKERS
+from instructrec_jax.instructions.scenarios import Scenario
 
 Metrics = Mapping[str, Mapping[str, Float[np.ndarray, " requests"]]]
 """By ranker and metric."""
@@ -42,8 +49,8 @@ def summarise_ranking(
     return [], []
   columns = [(name, metric) for name in metrics for metric in metrics[name]]
   values_UxM = np.stack([metrics[n][m] for n, m in columns], axis=1)
-  means_RxM = intervals.bootstrap_means(values_UxM, seed=seed)
-  low, high = intervals.percentile_interval(means_RxM)
+  means_RxM = bootstrap_means(values_UxM, seed=seed)
+  low, high = percentile_interval(means_RxM)
   means = dict(zip(columns, values_UxM.mean(0), strict=True))
   draws = dict(zip(columns, means_RxM.T, strict=True))
   rows = [
@@ -58,9 +65,7 @@ def summarise_ranking(
     }
     for column, (name, metric) in enumerate(columns)
   ]
-  # Chance is the floor, not what a model must beat.
-  possible = {*BASELINES, *TRAINED} - {"random"}
-  baselines = [name for name in metrics if name in possible]
+  baselines = [n for n in metrics if n in RANKERS and RANKERS[n].is_baseline]
   if against is None and baselines:
     first = scenario.metrics[0]
     against = max(baselines, key=lambda name: means[name, first])
@@ -70,13 +75,13 @@ def summarise_ranking(
   for metric in scenario.metrics:
     others = [name for name in metrics if name != against]
     differences = [
-      intervals.paired_difference(
+      paired_difference(
         means[name, metric] - means[against, metric],
         draws[name, metric] - draws[against, metric],
       )
       for name in others
     ]
-    together = intervals.holm([d.p for d in differences])
+    together = holm([d.p for d in differences])
     comparisons += [
       {
         "scenario": scenario.name,
@@ -120,7 +125,7 @@ def summarise_pointwise(
     if name in temperatures:
 
       def figures(chosen: np.ndarray, name: str = name) -> dict[str, float]:
-        return pointwise.pointwise_metrics(
+        return pointwise_metrics(
           margins[name][chosen],
           labels[chosen],
           temperature=temperatures[name],
@@ -128,7 +133,7 @@ def summarise_pointwise(
     else:
 
       def figures(chosen: np.ndarray, name: str = name) -> dict[str, float]:
-        return {"auc": pointwise.auc(margins[name][chosen], labels[chosen])}
+        return {"auc": auc(margins[name][chosen], labels[chosen])}
 
     values = figures(np.arange(len(of_ranker)))
     resampled = [figures(chosen) for chosen in draws]
@@ -161,10 +166,14 @@ def summarise_positions(
     {
       "scenario": scenario.name,
       "ranker": name,
-      **dataclasses.asdict(position_bias(of_ranker["hr@1"], slots, size)),
+      **dataclasses.asdict(
+        diagnostics.position_bias(of_ranker["hr@1"], slots, size)
+      ),
       "by_position": [
         dataclasses.asdict(mean)
-        for mean in by_position(of_ranker["hr@1"], slots, size, seed=seed)
+        for mean in diagnostics.group_means(
+          of_ranker["hr@1"], slots, size, seed=seed
+        )
       ],
     }
     for name, of_ranker in metrics.items()
@@ -175,7 +184,7 @@ def summarise_popularity(
   scenario: Scenario,
   metrics: Metrics,
   *,
-  exposures: Mapping[str, exposure.Exposure],
+  exposures: Mapping[str, diagnostics.Exposure],
   targets: Int[np.ndarray, " requests"],
   counts: Int[np.ndarray, " items"],
   seed: int,
@@ -188,20 +197,10 @@ def summarise_popularity(
       **exposures[name].summary(),
       "hr@1_by": {
         group: dataclasses.asdict(mean)
-        for group, mean in exposure.by_head_and_tail(
+        for group, mean in diagnostics.by_head_and_tail(
           of_ranker["hr@1"], targets, counts, seed=seed
         ).items()
       },
     }
     for name, of_ranker in metrics.items()
   ]
-
-
-def joined(
-  batches: Sequence[Mapping[str, np.ndarray]],
-) -> dict[str, np.ndarray]:
-  """Puts batches of metrics end to end."""
-  return {
-    metric: np.concatenate([batch[metric] for batch in batches])
-    for metric in batches[0]
-  }

@@ -28,7 +28,7 @@ BlockEighths = tuple[int, ...]
 
 
 def attend_rows(
-  *arrays: Array | None, float32_logits: bool
+  *arrays: Any, float32_logits: bool
 ) -> Float[Array, "batch query heads head_dim"]:
   """Returns `reference.attend` of the same arguments, row after row."""
   # Arrays without a batch axis of their own are shared by all rows.

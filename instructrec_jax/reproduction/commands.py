@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from instructrec_jax.evaluation.rankers import applies
-from instructrec_jax.evaluation.scenarios import find_scenarios
+from instructrec_jax.instructions.scenarios import find_scenarios
 from instructrec_jax.reproduction import experiments
 from instructrec_jax.reproduction.deciles import SCENARIO
 from instructrec_jax.reproduction.experiments import MANIFEST_FILE

@@ -19,15 +19,15 @@ from instructrec_jax import storage
 from instructrec_jax.baselines.popularity import training_counts
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import protocol
-from instructrec_jax.evaluation.exposure import by_popularity
+from instructrec_jax.evaluation.diagnostics import by_popularity
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.evaluation.rankers import (
   applies,
   find_rankers,
   load_ranker,
 )
-from instructrec_jax.evaluation.scenarios import find_scenarios
+from instructrec_jax.evaluation.requests import find_requests
+from instructrec_jax.instructions.scenarios import find_scenarios
 
 SCENARIO = "sequential"
 
@@ -48,7 +48,7 @@ def deciles(
   """
   folder = DatasetFolder.open(dataset)
   (scenario,) = find_scenarios([SCENARIO])
-  source = protocol.find_requests(
+  source = find_requests(
     scenario,
     folder=folder,
     split="test",

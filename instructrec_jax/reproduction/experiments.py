@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from instructrec_jax import storage
 from instructrec_jax.evaluation.rankers import READERS, applies
-from instructrec_jax.evaluation.scenarios import SCENARIOS, Scenario
+from instructrec_jax.instructions.scenarios import SCENARIOS, Scenario
 from instructrec_jax.reproduction import paper
 
 # What `build` writes last. Its own name for it would import TensorFlow.

@@ -9,8 +9,9 @@ from typing import Any
 from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import protocol, report
+from instructrec_jax.evaluation import report
 from instructrec_jax.evaluation.consistency import impossible
+from instructrec_jax.evaluation.requests import CATALOGUE_SAMPLE
 from instructrec_jax.reproduction import (
   behaviour,
   counts,
@@ -177,9 +178,7 @@ def _consistency(settings: Settings, rows: Sequence[dict[str, Any]]) -> Section:
 def _notes(settings: Settings, records: dict[str, Any]) -> list[str]:
   seconds = [record.get("seconds", 0) for record in records.values()]
   cpu = [record.get("cpu_seconds", 0) for record in records.values()]
-  requests = (
-    f"all requests, but for {protocol.CATALOGUE_SAMPLE} of the whole catalogue"
-  )
+  requests = f"all requests, but for {CATALOGUE_SAMPLE} of the whole catalogue"
   if settings.limit:
     requests = f"at most {settings.limit:,} requests"
   commits = {str(r["code"]["commit"]) for r in records.values() if "code" in r}

@@ -207,13 +207,14 @@ class CatalogueSearch:
         slots_of[number, of_search] = slots[number, here]
         paths[number, here] = slots_of[number][trie.paths(nodes[number, here])]
       used += max(map(len, chosen))
+      layout: Any = TriePaths(slots, paths, trie.depths[nodes])
       cache, log_p = self._decode(
         self._params,
         cache,
         memory,
         tokens > 0,
         trie.tokens[nodes],
-        TriePaths(slots, paths, trie.depths[nodes]),
+        layout,
       )
       log_p = np.asarray(log_p)
       for search, of_search, values in zip(
@@ -284,8 +285,8 @@ def empty_cache(
 ) -> tuple[KeysValues, ...]:
   """Returns zeros [batch, capacity, heads, head_dim] for each decoder layer."""
   # Of NumPy, so that it may go to the devices of any mesh.
-  zeros = np.zeros((batch, capacity, config.num_heads, config.head_dim))
-  zeros = zeros.astype(config.dtype)
+  shape = (batch, capacity, config.num_heads, config.head_dim)
+  zeros: Any = np.zeros(shape).astype(config.dtype)
   return ((zeros, zeros),) * config.num_decoder_layers
 
 

@@ -15,6 +15,7 @@ kernel. It is a pytree, made once a stack and shared by all of its layers.
 Key to shapes. B: batch, T: query length, S: key length, H: heads, K: head_dim.
 """
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -83,7 +84,7 @@ class PaddedRows(Layout):
   def with_bias(self, relative: Any) -> "PaddedRows":
     """See `Layout`. Segments of a packed row are contiguous, so indices do."""
     assert self.mask is not None
-    return self.replace(bias=relative(*self.mask.shape[-2:]))
+    return dataclasses.replace(self, bias=relative(*self.mask.shape[-2:]))
 
   def attend(self, config, query, key, value, keep, cache):
     """See `Layout`."""
@@ -175,7 +176,7 @@ class Examples(Layout):
     if self.is_causal:
       later = jnp.triu(jnp.ones((length, length), bool), 1)
       bias += jnp.where(later, jnp.asarray(reference.MASKED, bias.dtype), 0)
-    return self.replace(bias=bias)
+    return dataclasses.replace(self, bias=bias)
 
   def attend(self, config, query, key, value, keep, cache):
     """See `Layout`."""
@@ -230,11 +231,11 @@ class GatheredTokens(Layout):
   def with_bias(self, relative: Any) -> "GatheredTokens":
     """See `Layout`."""
     if self.positions is None:
-      return self.replace(
-        bias=relative(self.queries.shape[-1], self.keys.shape[-1])
+      return dataclasses.replace(
+        self, bias=relative(self.queries.shape[-1], self.keys.shape[-1])
       )
     bias = relative.of_positions(self.positions, self.positions)
-    return self.replace(bias=bias)
+    return dataclasses.replace(self, bias=bias)
 
   def attend(self, config, query, key, value, keep, cache):
     """See `Layout`."""
@@ -295,7 +296,9 @@ class TriePaths(Layout):
     depths_Rx1 = self.depths.reshape(-1, 1)
     path = jnp.arange(self.paths.shape[-1])
     path_RxP = jnp.broadcast_to(path, (len(depths_Rx1), len(path)))
-    return self.replace(bias=relative.of_positions(depths_Rx1, path_RxP))
+    return dataclasses.replace(
+      self, bias=relative.of_positions(depths_Rx1, path_RxP)
+    )
 
   def attend(self, config, query, key, value, keep, cache):
     """See `Layout`."""
@@ -307,15 +310,12 @@ class TriePaths(Layout):
     )
     # A row for each node: one query, and the keys of its path.
     query_Rx1xHxK = query.reshape(-1, 1, *query.shape[2:])
+    shape = (len(query_Rx1xHxK), -1, *query.shape[2:])
     on_path = jnp.arange(self.paths.shape[-1]) <= self.depths.reshape(-1, 1)
     gathered = reference.attend(
       query_Rx1xHxK,
-      *(
-        kept[batch[..., None], self.paths].reshape(
-          len(query_Rx1xHxK), -1, *query.shape[2:]
-        )
-        for kept in (keys, values)
-      ),
+      keys[batch[..., None], self.paths].reshape(shape),
+      values[batch[..., None], self.paths].reshape(shape),
       on_path[:, None, None],
       self.bias,
       float32_logits=config.float32_attention_logits,
@@ -344,7 +344,7 @@ class NextToken(Layout):
     """See `Layout`."""
     positions = jnp.arange(self.length)[None]
     bias = relative.of_positions(self.index[None, None], positions)
-    return self.replace(bias=bias)
+    return dataclasses.replace(self, bias=bias)
 
   def attend(self, config, query, key, value, keep, cache):
     """See `Layout`."""

@@ -154,7 +154,7 @@ class Decoder(nn.Module):
     y = layers.RMSNorm(config.dtype, name="decoder_norm")(y)
     y = layers.dropout(y, config, deterministic, layout)
     if cache is not None:
-      cache = cache.replace(tokens=tuple(cached))
+      cache = Cache(tuple(cached), cache.memory)
     if not with_logits:
       return y, cache
     if config.logits_via_embedding:

@@ -21,8 +21,10 @@ import seqio
 import tensorflow as tf
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation.metrics import ranking_metrics
-from instructrec_jax.evaluation.pointwise import pointwise_metrics
+from instructrec_jax.evaluation.metrics import (
+  pointwise_metrics,
+  ranking_metrics,
+)
 from instructrec_jax.instructions.scenarios import SCENARIOS, Scenario
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests

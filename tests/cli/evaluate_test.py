@@ -6,7 +6,7 @@ import pytest
 
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.prepare import prepare
-from instructrec_jax.evaluation.run import SELECT
+from instructrec_jax.evaluation.selection import SELECT
 from instructrec_jax.scoring.normalisation import Normalisation
 
 

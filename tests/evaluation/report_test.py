@@ -1,7 +1,7 @@
 """Tests for instructrec_jax/evaluation/report.py."""
 
 from instructrec_jax.evaluation import report
-from instructrec_jax.evaluation.scenarios import POINTWISE
+from instructrec_jax.instructions.scenarios import POINTWISE
 
 from .conftest import small_results
 

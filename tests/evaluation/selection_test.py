@@ -1,4 +1,4 @@
-"""Tests for instructrec_jax/evaluation/{selection,normalised}.py."""
+"""Tests for instructrec_jax/evaluation/{selection,requests}.py."""
 
 import dataclasses
 import shutil
@@ -8,12 +8,9 @@ import pytest
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import protocol
 from instructrec_jax.evaluation.evaluate import evaluate
-from instructrec_jax.evaluation.normalised import SharedScores
-from instructrec_jax.evaluation.scenarios import SCENARIOS, find_scenarios
-from instructrec_jax.evaluation.selection import Wording
-from instructrec_jax.records import RankingRequest
+from instructrec_jax.evaluation.requests import TemplateForms, find_requests
+from instructrec_jax.instructions.scenarios import SCENARIOS, find_scenarios
 from instructrec_jax.requests import read_requests, write_requests
 from instructrec_jax.seqio_bridge.build import Options, build
 
@@ -21,12 +18,12 @@ from .conftest import FakeModel, pick, value
 
 
 @pytest.fixture(scope="module")
-def wording(built):
-  return Wording(DatasetFolder.open(built))
+def forms(built):
+  return TemplateForms(DatasetFolder.open(built))
 
 
-def read(wording, scenario, form, *, split="test", limit=None):
-  source = wording.requests(scenario, form=form, split=split, limit=limit)
+def read(forms, scenario, form, *, split="test", limit=None):
+  source = forms.requests(scenario, form=form, split=split, limit=limit)
   requests = list(source.read())
   assert len(requests) == source.count
   return requests
@@ -34,20 +31,20 @@ def read(wording, scenario, form, *, split="test", limit=None):
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
 @pytest.mark.parametrize("split", ["validation", "test"])
-def test_the_first_form_is_what_was_built(built, wording, scenario, split):
-  source = protocol.find_requests(
+def test_the_first_form_is_what_was_built(built, forms, scenario, split):
+  source = find_requests(
     scenario,
     folder=DatasetFolder.open(built),
     split=split,
     need_text=True,
     limit=25,
   )
-  first, *others = wording.forms(scenario)
-  worded = read(wording, scenario, first, split=split, limit=25)
+  first, *others = forms.of_scenario(scenario)
+  worded = read(forms, scenario, first, split=split, limit=25)
   assert worded == list(source.read())
   assert source.template == first.name
   for form in others:
-    again = read(wording, scenario, form, split=split, limit=25)
+    again = read(forms, scenario, form, split=split, limit=25)
     assert [r.instruction for r in again] != [r.instruction for r in worded]
     assert [dataclasses.replace(r, instruction="") for r in again] == [
       dataclasses.replace(r, instruction="") for r in worded
@@ -63,29 +60,27 @@ def test_the_folders_own_options_word_the_requests(built, tmp_path):
   )
   folder = DatasetFolder.open(shop)
   (scenario,) = find_scenarios(["sequential"])
-  source = protocol.find_requests(
-    scenario, folder=folder, split="test", need_text=True
-  )
-  wording = Wording(folder)
-  first = wording.forms(scenario)[0]
-  assert read(wording, scenario, first) == list(source.read())
+  source = find_requests(scenario, folder=folder, split="test", need_text=True)
+  forms = TemplateForms(folder)
+  first = forms.of_scenario(scenario)[0]
+  assert read(forms, scenario, first) == list(source.read())
 
 
 @pytest.fixture
-def texts(built, wording):
+def texts(built, forms):
   """The instructions of the scenario's third form, of both splits."""
   (scenario,) = find_scenarios(["sequential"])
   return {
     request.instruction
     for split in ("validation", "test")
     for request in read(
-      wording, scenario, wording.forms(scenario)[2], split=split
+      forms, scenario, forms.of_scenario(scenario)[2], split=split
     )
   }
 
 
 def test_the_best_template_on_validation_is_the_tables(
-  built, wording, texts, use_model, tmp_path
+  built, forms, texts, use_model, tmp_path
 ):
   """The model knows one form, and half as many answers in the test."""
   (scenario,) = find_scenarios(["sequential"])
@@ -105,7 +100,7 @@ def test_the_best_template_on_validation_is_the_tables(
   plain = evaluate(out=tmp_path / "plain", **arguments)
   results = evaluate(out=tmp_path / "chosen", select_template=True, **arguments)
   (choice,) = results["templates"]
-  names = [form.name for form in wording.forms(scenario)]
+  names = [form.name for form in forms.of_scenario(scenario)]
   assert choice["chosen"] == names[2]
   assert [form["form"] for form in choice["forms"]] == names
   (before,), (after,) = plain["scenarios"], results["scenarios"]
@@ -115,8 +110,8 @@ def test_the_best_template_on_validation_is_the_tables(
     plain, "rows", ranker="popularity"
   )
 
-  first = wording.forms(scenario)[0]
-  users = np.array([r.user for r in read(wording, scenario, first)])
+  first = forms.of_scenario(scenario)[0]
+  users = np.array([r.user for r in read(forms, scenario, first)])
   on_test = {name: 1.0 for name in names} | {names[2]: np.mean(users % 2)}
   on_validation = {name: np.mean(users % 3 == 0) for name in names}
   on_validation[names[2]] = 1.0
@@ -156,16 +151,16 @@ def test_requests_of_other_annotations_are_refused(tmp_path, built):
   path = shop / "requests" / "personalised_i1_test.parquet"
   write_requests(path, list(read_requests(path))[1:])
   (scenario,) = find_scenarios(["personalised_i1"])
-  wording = Wording(DatasetFolder.open(shop))
+  forms = TemplateForms(DatasetFolder.open(shop))
   with pytest.raises(InputError, match="annotations have changed"):
-    wording.requests(
-      scenario, form=wording.forms(scenario)[1], split="test", limit=5
+    forms.requests(
+      scenario, form=forms.of_scenario(scenario)[1], split="test", limit=5
     )
   (shop / "annotations.sqlite").unlink()
-  wording = Wording(DatasetFolder.open(shop))
+  forms = TemplateForms(DatasetFolder.open(shop))
   with pytest.raises(InputError, match="has no intentions.*annotate"):
-    wording.requests(
-      scenario, form=wording.forms(scenario)[1], split="test", limit=5
+    forms.requests(
+      scenario, form=forms.of_scenario(scenario)[1], split="test", limit=5
     )
 
 
@@ -173,7 +168,7 @@ def test_a_folder_that_was_never_built_is_refused(built, tmp_path):
   shop = shutil.copytree(built, tmp_path / "shop")
   (shop / "instructions.json").unlink()
   with pytest.raises(InputError, match="instructrec build"):
-    Wording(DatasetFolder.open(shop))
+    TemplateForms(DatasetFolder.open(shop))
 
 
 @pytest.mark.parametrize("permutations", [1, 2])
@@ -253,23 +248,3 @@ def test_template_and_normalisation_are_chosen_together(
   assert templates["chosen"] == templates["forms"][2]["form"]
   assert results["normalisations"][0]["chosen"] == "pmi"
   assert value(results, "model_select", "hr@1") == 1
-
-
-def test_shared_scores_are_those_of_the_model_and_forgotten_after_a_round():
-  model = FakeModel(lambda r, name: name == "sum")
-  shared = SharedScores(model, ("sum", "mean"))
-  by_sum, by_mean = shared.ranker("sum"), shared.ranker("mean")
-  requests = [
-    RankingRequest(str(n), "Rank.", ("a", "b", "c"), target=n % 3)
-    for n in range(5)
-  ]
-  for _ in range(2):
-    model.seen.clear()
-    for ranker, name in ((by_sum, "sum"), (by_mean, "mean")):
-      expected = FakeModel(lambda r, name: name == "sum").score_all(
-        requests, [name]
-      )[name]
-      # In parts, as wrappers ask.
-      found = ranker.score(requests[:2]) + ranker.score(requests[1:])[1:]
-      assert np.array_equal(found, expected)
-    assert len(model.seen) == 5

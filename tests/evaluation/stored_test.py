@@ -5,9 +5,9 @@ import pytest
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
-from instructrec_jax.evaluation import protocol
 from instructrec_jax.evaluation.evaluate import evaluate
-from instructrec_jax.evaluation.scenarios import find_scenarios
+from instructrec_jax.evaluation.requests import find_requests
+from instructrec_jax.instructions.scenarios import find_scenarios
 
 from .conftest import value
 
@@ -48,7 +48,7 @@ def shop(tmp_path_factory):
 @pytest.fixture(scope="module")
 def requests(shop):
   (scenario,) = find_scenarios(["sequential_full"])
-  source = protocol.find_requests(
+  source = find_requests(
     scenario, folder=DatasetFolder.open(shop), split="test", need_text=False
   )
   return list(source.read())

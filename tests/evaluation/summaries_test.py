@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from instructrec_jax.evaluation.scenarios import find_scenarios
 from instructrec_jax.evaluation.summaries import summarise_ranking
+from instructrec_jax.instructions.scenarios import find_scenarios
 
 
 def compared(**hits):

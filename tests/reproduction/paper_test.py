@@ -6,7 +6,7 @@ import re
 import pytest
 
 from instructrec_jax.data.statistics import PUBLISHED
-from instructrec_jax.evaluation.scenarios import SCENARIOS
+from instructrec_jax.instructions.scenarios import SCENARIOS
 from instructrec_jax.reproduction import paper
 from instructrec_jax.teacher import review
 

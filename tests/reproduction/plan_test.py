@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 
 from instructrec_jax.evaluation.rankers import with_rankers
-from instructrec_jax.evaluation.scenarios import SCENARIOS, find_scenarios
+from instructrec_jax.instructions.scenarios import SCENARIOS, find_scenarios
 from instructrec_jax.reproduction import (
   behaviour,
   commands,

@@ -9,8 +9,10 @@ import pytest
 import seqio
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation.metrics import ranking_metrics
-from instructrec_jax.evaluation.pointwise import pointwise_metrics
+from instructrec_jax.evaluation.metrics import (
+  pointwise_metrics,
+  ranking_metrics,
+)
 from instructrec_jax.instructions.scenarios import SCENARIOS, find_scenarios
 from instructrec_jax.requests import read_requests, write_requests
 from instructrec_jax.seqio_bridge import ranking_tasks, registration

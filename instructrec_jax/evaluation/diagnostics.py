@@ -1,21 +1,126 @@
-"""What gets recommended: popularity, coverage, concentration, head and tail.
+"""What lies behind a metric: positions in the prompt, and item popularity.
 
+Position bias: stored candidate lists put the target into a uniformly drawn
+slot, so a ranker that ignores positions hits equally often in all of them.
+
+Exposure: popularity, coverage and concentration of what is recommended.
 Candidates with equal scores have no order. As in `metrics`, what is counted is
 an expected value: an item that shares the last of k places with another is
-recommended half a time.
-
-Popularity is an item's percentile by training purchases: the share of the
-catalogue that is bought less, items bought equally often counted by half. Its
-mean over the catalogue is one half, whatever the shop.
+recommended half a time. Popularity is an item's percentile by training
+purchases: the share of the catalogue that is bought less, items bought equally
+often counted by half. Its mean over the catalogue is one half, whatever the
+shop.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.special
 from jaxtyping import Bool, Float, Int
 
-from instructrec_jax.evaluation.positions import GroupMean, group_means
+from instructrec_jax.evaluation.metrics import (
+  bootstrap_means,
+  percentile_interval,
+)
 from instructrec_jax.records import RankingRequest
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class GroupMean:
+  """The mean of a metric over one group of the requests.
+
+  Attributes:
+    group: its number, e.g. the target's slot from 0.
+    requests: how many are in it.
+    value: their mean.
+    low: lower end of its 95% bootstrap interval.
+    high: upper end of its 95% bootstrap interval.
+  """
+
+  group: int
+  requests: int
+  value: float
+  low: float
+  high: float
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class PositionBias:
+  """How much a metric differs between positions.
+
+  Attributes:
+    spread: the largest mean minus the smallest; positive even by chance.
+    chi_square: sum of n (mean - overall mean)^2 over the variance of all
+      requests. For hits of 0 and 1 this is Pearson's statistic; ties between
+      scores make hits fractions, for which it holds just as well.
+    degrees: positions less one.
+    p: the chance of so large a chi-square if positions did not matter.
+  """
+
+  spread: float
+  chi_square: float
+  degrees: int
+  p: float
+
+
+def position_bias(
+  hits: Float[np.ndarray, " requests"],
+  slots: Int[np.ndarray, " requests"],
+  num_slots: int,
+) -> PositionBias:
+  """Returns how much `hits` depend on the target's slot, and the p-value."""
+  counts = np.bincount(slots, minlength=num_slots)
+  sums = np.bincount(slots, weights=hits, minlength=num_slots)
+  means = sums[counts > 0] / counts[counts > 0]
+  counts = counts[counts > 0]
+  degrees = len(means) - 1
+  variance = hits.var() if len(hits) else 0.0
+  # Equal hits have rounding errors for a variance.
+  if degrees < 1 or variance < 1e-12:
+    return PositionBias(0.0, 0.0, max(degrees, 0), 1.0)
+  chi_square = (counts * (means - hits.mean()) ** 2).sum() / variance
+  return PositionBias(
+    spread=float(means.max() - means.min()),
+    chi_square=float(chi_square),
+    degrees=degrees,
+    p=float(scipy.special.chdtrc(degrees, chi_square)),
+  )
+
+
+def group_means(
+  values: Float[np.ndarray, " requests"],
+  groups: Int[np.ndarray, " requests"],
+  num_groups: int,
+  *,
+  seed: int = 0,
+) -> list[GroupMean]:
+  """Returns each group's mean and interval; empty groups are left out.
+
+  Args:
+    values: a metric of each request.
+    groups: each request's group, below `num_groups`.
+    num_groups: how many there are.
+    seed: of the bootstrap, which resamples each group's users on their own.
+  """
+  means = []
+  for group in range(num_groups):
+    of_group = values[groups == group]
+    if not len(of_group):
+      continue
+    low, high = percentile_interval(
+      bootstrap_means(of_group[:, None], seed=seed)
+    )
+    means.append(
+      GroupMean(
+        group=group,
+        requests=len(of_group),
+        value=float(of_group.mean()),
+        low=float(low[0]),
+        high=float(high[0]),
+      )
+    )
+  return means
 
 
 class Exposure:
