@@ -47,16 +47,8 @@ def summarise_ranking(
   means = dict(zip(columns, values_UxM.mean(0), strict=True))
   draws = dict(zip(columns, means_RxM.T, strict=True))
   rows = [
-    {
-      "scenario": scenario.name,
-      "ranker": name,
-      "metric": metric,
-      "value": float(means[name, metric]),
-      "low": float(low[column]),
-      "high": float(high[column]),
-      "n": len(values_UxM),
-    }
-    for column, (name, metric) in enumerate(columns)
+    _row(scenario, name, metric, means[name, metric], ends, len(values_UxM))
+    for (name, metric), *ends in zip(columns, low, high, strict=True)
   ]
   # Chance is the floor, not what a model must beat.
   possible = {*BASELINES, *TRAINED} - {"random"}
@@ -100,7 +92,7 @@ def summarise_pointwise(
   temperatures: Mapping[str, float],
   seed: int,
 ) -> list[dict[str, Any]]:
-  """AUC of every ranker, and the calibration of those that give chances.
+  """AUC of every ranker, and the calibration of those with a temperature.
 
   Args:
     scenario: the pointwise one.
@@ -117,33 +109,21 @@ def summarise_pointwise(
   ]
   rows = []
   for name, of_ranker in margins.items():
-    if name in temperatures:
 
-      def figures(chosen: np.ndarray, name: str = name) -> dict[str, float]:
-        return pointwise.pointwise_metrics(
-          margins[name][chosen],
-          labels[chosen],
-          temperature=temperatures[name],
-        )
-    else:
+    def figures(
+      chosen: np.ndarray, name: str = name, values: np.ndarray = of_ranker
+    ) -> dict[str, float]:
+      if name not in temperatures:
+        return {"auc": pointwise.auc(values[chosen], labels[chosen])}
+      return pointwise.pointwise_metrics(
+        values[chosen], labels[chosen], temperature=temperatures[name]
+      )
 
-      def figures(chosen: np.ndarray, name: str = name) -> dict[str, float]:
-        return {"auc": pointwise.auc(margins[name][chosen], labels[chosen])}
-
-    values = figures(np.arange(len(of_ranker)))
     resampled = [figures(chosen) for chosen in draws]
-    for metric, value in values.items():
-      low, high = np.quantile([r[metric] for r in resampled], [0.025, 0.975])
+    for metric, value in figures(np.arange(len(of_ranker))).items():
+      ends = np.quantile([r[metric] for r in resampled], [0.025, 0.975])
       rows.append(
-        {
-          "scenario": scenario.name,
-          "ranker": name,
-          "metric": metric,
-          "value": value,
-          "low": float(low),
-          "high": float(high),
-          "n": len(labels),
-        }
+        _row(scenario, name, metric, value, ends.tolist(), len(labels))
       )
   return rows
 
@@ -197,10 +177,30 @@ def summarise_popularity(
   ]
 
 
+def _row(
+  scenario: Scenario,
+  ranker: str,
+  metric: str,
+  value: float,
+  interval: Sequence[float],
+  n: int,
+) -> dict[str, Any]:
+  low, high = interval
+  return {
+    "scenario": scenario.name,
+    "ranker": ranker,
+    "metric": metric,
+    "value": float(value),
+    "low": float(low),
+    "high": float(high),
+    "n": n,
+  }
+
+
 def joined(
   batches: Sequence[Mapping[str, np.ndarray]],
 ) -> dict[str, np.ndarray]:
-  """Puts batches of metrics end to end."""
+  """Concatenates batches of metrics."""
   return {
     metric: np.concatenate([batch[metric] for batch in batches])
     for metric in batches[0]
