@@ -62,7 +62,7 @@ def write_html_report(
     end_to_end=report.END_TO_END,
     inconsistencies=report.inconsistencies(results),
     training=training_curves(training_log) if training_log else [],
-    examples=map(_example, examples),
+    examples=[_example(example) for example in examples],
     results=results,
   )
 

@@ -27,7 +27,7 @@ from instructrec_jax.evaluation.rankers import (
   find_rankers,
   load_ranker,
 )
-from instructrec_jax.reproduction.experiments import POPULARITY
+from instructrec_jax.reproduction.experiments import SEQUENTIAL
 
 
 def deciles(
@@ -46,7 +46,7 @@ def deciles(
   """
   folder = DatasetFolder.open(dataset)
   source = protocol.find_requests(
-    POPULARITY,
+    SEQUENTIAL,
     folder=folder,
     split="test",
     need_text=True,
@@ -61,14 +61,14 @@ def deciles(
   counts = training_counts(folder)
   entries = []
   for name in find_rankers(rankers, folder=folder, model=model):
-    if not applies(name, POPULARITY):
+    if not applies(name, SEQUENTIAL):
       continue
     ranker = load_ranker(name, folder=folder, model=model)
     hits = ranking_metrics(ranker.score(requests), targets)["hr@1"]
     means = by_popularity(hits, items, counts, seed=seed)
     entries.append(
       {
-        "scenario": POPULARITY.name,
+        "scenario": SEQUENTIAL.name,
         "ranker": name,
         "label": ranker.name,
         "by_decile": [dataclasses.asdict(mean) for mean in means],

@@ -19,9 +19,10 @@ LADDER = (
   "+ vague intention* <P0,I1*>, <P1,I1*>",
 )
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
-# Of Figure 3, of Table 11 and of HR@1 by popularity.
+# What Figure 3 holds out.
 HELD_OUT = BY_NAME["personalised_i1"]
-UNSEEN = POPULARITY = BY_NAME["sequential"]
+# Of validation, of Table 11, and of HR@1 by position and popularity.
+SEQUENTIAL = BY_NAME["sequential"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,6 +115,6 @@ def _ranks(name: str, scenario: Scenario) -> bool:
     # Only what the paper asked one about.
     return "chat" in paper.ranking(scenario.table, scenario.name)
   if name in READERS and scenario.candidates == "catalogue":
-    # See `reproduce`: the catalogue is searched.
+    # See `reproduce._rankers`: the catalogue is searched, not scored.
     return name in ("model", "catalogue")
   return applies(name, scenario)

@@ -29,8 +29,7 @@ from instructrec_jax.reproduction.experiments import (
   HELD_OUT,
   LADDER,
   MANIFEST_FILE,
-  POPULARITY,
-  UNSEEN,
+  SEQUENTIAL,
   Experiment,
   missing_data,
   missing_ranker,
@@ -51,7 +50,7 @@ _LIBRARIES = (
   "instructrec-jax flax jax jaxlib numpy optax orbax-checkpoint polars scipy "
   "sentencepiece seqio tensorflow"
 ).split()
-# Of the paper's figures: they have four decimals.
+# The paper prints four decimals.
 _ROUNDING = 5e-5
 _OPTIONS = {
   "chat": " (--chat-model asks one in its place)",
@@ -167,18 +166,15 @@ def _numbers(
       ("end_to_end_", results[step]["end_to_end"]),
     ):
       for row in rows:
-        published = paper.ranking(table, row["scenario"])
-        extra = {}
-        if not prefix and row["metric"] in published.get(row["ranker"], {}):
-          extra = {
-            "paper": published[row["ranker"]][row["metric"]],
-            "paper_dataset": paper.dataset_of(table),
-          }
+        metric, printed = row["metric"], {}
+        if not prefix:
+          printed = paper.ranking(table, row["scenario"]).get(row["ranker"], {})
         yield {
           **row,
-          **extra,
-          "metric": prefix + row["metric"],
           "table": table,
+          "metric": prefix + metric,
+          "paper": printed.get(metric, ""),
+          "paper_dataset": paper.dataset_of(table) if metric in printed else "",
           "candidates_sha256": hashes[row["scenario"]],
           "step": step,
         }
@@ -247,8 +243,8 @@ def unseen_section(settings: Settings, results: Results | None) -> Section:
     reason = "another domain is needed: name its dataset folder with --unseen"
     return Section(title, caption, lacking=[reason])
   if not results:
-    reason = missing_ranker(UNSEEN, settings.all_names)
-    return Section(title, caption, lacking=[f"{UNSEEN.name}: {reason}"])
+    reason = missing_ranker(SEQUENTIAL, settings.all_names)
+    return Section(title, caption, lacking=[f"{SEQUENTIAL.name}: {reason}"])
   (scenario,) = results["scenarios"]
   caption += (
     f": tuned on {settings.dataset.name}, asked about {settings.unseen.name}, "
@@ -304,32 +300,32 @@ def _ladder_section(
 
 def behaviour_section(settings: Settings, results: Results | None) -> Section:
   """Returns HR@1 by position and by popularity, of Table 6's requests."""
-  title = "HR@1 by place and popularity"
-  name = POPULARITY.name
+  title, name = "HR@1 by place and popularity", SEQUENTIAL.name
   caption = f"of {name}'s requests; ± is half the width of the 95% interval"
   if not results:
     return Section(
       title, caption, lacking=[f"{name}: there is nothing to count"]
     )
-  tables = []
-  for title_of_groups, groups, entries, key in (
-    (
-      "by the target's place in the prompt",
-      "place in the prompt",
-      results["positions"],
-      "by_position",
-    ),
-    (
-      "by the target's popularity, in tenths of the catalogue "
-      "(10: bought most)",
-      "decile of popularity",
-      storage.read_json(settings.out / "deciles.json"),
-      "by_decile",
-    ),
-  ):
-    means = {entry["ranker"]: entry[key] for entry in entries}
-    tables.append(_group_table(title_of_groups, groups, results, means))
-  return Section(title, caption, tables)
+  deciles = storage.read_json(settings.out / "deciles.json")
+  return Section(
+    title,
+    caption,
+    [
+      _group_table(
+        "by the target's place in the prompt",
+        "place in the prompt",
+        results,
+        {e["ranker"]: e["by_position"] for e in results["positions"]},
+      ),
+      _group_table(
+        "by the target's popularity, in tenths of the catalogue "
+        "(10: bought most)",
+        "decile of popularity",
+        results,
+        {e["ranker"]: e["by_decile"] for e in deciles},
+      ),
+    ],
+  )
 
 
 def _group_table(
@@ -352,7 +348,7 @@ def _group_table(
   drawn = [
     c["against"]
     for c in results["comparisons"]
-    if c["scenario"] == POPULARITY.name
+    if c["scenario"] == SEQUENTIAL.name
   ]
   curves = {
     labels[name]: [

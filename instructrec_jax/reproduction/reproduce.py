@@ -15,8 +15,7 @@ from instructrec_jax.reproduction.experiments import (
   HELD_OUT,
   LADDER,
   MANIFEST_FILE,
-  POPULARITY,
-  UNSEEN,
+  SEQUENTIAL,
   applicable,
   missing_data,
   missing_ranker,
@@ -103,7 +102,7 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
       f"instructions and requests of {settings.unseen}",
       [
         *(CLI, "build", "--dataset", settings.unseen, "--vocab", own),
-        *("--families", UNSEEN.family, *seed),
+        *("--families", SEQUENTIAL.family, *seed),
       ],
       makes=settings.unseen / MANIFEST_FILE,
       keep=True,
@@ -137,7 +136,7 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
     mixture="instructrec_all_v1",
     model=model,
     steps=settings.steps,
-    validation=UNSEEN,
+    validation=SEQUENTIAL,
   )
 
   # A chat model is asked once a dataset, so that its caps hold; the tables
@@ -171,7 +170,7 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
     ranked[table.name] = table.title
 
   # Table 11.
-  if settings.unseen and not missing_ranker(UNSEEN, settings.all_names):
+  if settings.unseen and not missing_ranker(SEQUENTIAL, settings.all_names):
     if chat:
       _evaluate(
         run,
@@ -179,7 +178,7 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
         f"the chat model's answers, of {settings.unseen}",
         settings,
         dataset=settings.unseen,
-        scenarios=[UNSEEN],
+        scenarios=[SEQUENTIAL],
         rankers=["random"],
         chat=(*settings.chat, *settings.chat_caps),
       )
@@ -189,7 +188,7 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
       "Table 11: another domain",
       settings,
       dataset=settings.unseen,
-      scenarios=[UNSEEN],
+      scenarios=[SEQUENTIAL],
       rankers=settings.ranker_names,
       chat=chat,
     )
@@ -197,8 +196,8 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
 
   # HR@1 by popularity, of Table 6's requests.
   names = [name for name in settings.ranker_names if name != "zero_shot"]
-  names = applicable(names, [POPULARITY])
-  if names and not missing_data(dataset, POPULARITY):
+  names = applicable(names, [SEQUENTIAL])
+  if names and not missing_data(dataset, SEQUENTIAL):
     run.step(
       "deciles",
       "HR@1 by the popularity of what was bought",

@@ -112,7 +112,7 @@ def test_nobody_else_works_in_the_folder_meanwhile(out):
   _wait_till_free(out)
 
 
-def test_what_stands_is_not_repeated(out):
+def test_a_finished_step_is_not_repeated(out):
   _run(out, option="go")
   _run(out, option="go")
   assert _starts(out) == ["first", "second", "third"]
