@@ -22,8 +22,9 @@ setuptools.setup(
   packages=setuptools.find_packages(include=["instructrec_jax*", "tasks*"]),
   package_data={
     "instructrec_jax": [
+      "evaluation/templates/*.jinja",
       "instructions/*.yaml",
-      "reproduction/*.yaml",
+      "paper.yaml",
       "serving/page/*",
     ]
   },
@@ -35,6 +36,7 @@ setuptools.setup(
     "importlib_resources",
     "jax>=0.10.2,<0.13",
     "jaxtyping>=0.3.11",
+    "jinja2>=3.1",
     "matplotlib>=3.10",
     "ml_dtypes>=0.5",
     "numpy>=2.0",

@@ -1,84 +1,18 @@
-"""One self-contained HTML page of a run: table, curves, worked examples."""
+"""Self-contained HTML pages of a run: tables, curves, worked examples."""
 
+import dataclasses
 import json
 import math
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
-from html import escape
 from typing import Any
+
+import jinja2
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import plots, report
-
-_STYLE = """
-:root { color-scheme: light dark; --paper: #fdfdfc; --ink: #1c1e21;
-  --quiet: #6a7078; --line: #e2e3e5; --accent: #1f5fbf; --wash: #eef3fb; }
-@media (prefers-color-scheme: dark) { :root { --paper: #16181b;
-  --ink: #e4e6e8; --quiet: #969da6; --line: #30343a; --accent: #7fb0f5;
-  --wash: #1d2735; } }
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif;
-  -webkit-text-size-adjust: 100%; }
-main { max-width: 50rem; margin: 0 auto; padding: 2.5rem 1.25rem 4rem; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: 0 0 .3rem; }
-h2 { font-size: 1.15rem; margin: 2.8rem 0 .6rem; }
-h3 { font-size: 1rem; margin: 1.6rem 0 .4rem; }
-h2 small, h3 small, .quiet, footer { color: var(--quiet);
-  font-size: .84rem; font-weight: normal; }
-svg { display: block; width: 100%; height: auto; }
-.curves { display: flex; flex-wrap: wrap; gap: 1rem 2rem; }
-.curves figure { flex: 1 1 17rem; max-width: 24rem; }
-figure { margin: .6rem 0; max-width: 36rem; }
-.wide { overflow-x: auto; margin: .8rem 0; }
-table { border-collapse: collapse; width: 100%;
-  font-variant-numeric: tabular-nums; }
-th, td { padding: .4rem .45rem; text-align: right; white-space: nowrap;
-  border-bottom: 1px solid var(--line); }
-thead th { color: var(--quiet); font-size: .8rem; font-weight: 600; }
-th:first-child { position: sticky; left: 0; background: var(--paper);
-  text-align: left; padding-left: 0; font-weight: 600; }
-td small { display: block; color: var(--quiet); font-size: .74rem; }
-tr.model th, tr.model td { color: var(--accent); font-weight: 600; }
-tr.paper th, tr.paper td { color: var(--quiet); font-weight: normal;
-  font-style: italic; }
-blockquote { margin: .5rem 0 .8rem; padding: .6rem .9rem;
-  border-left: 3px solid var(--line); background: var(--wash);
-  font-size: .92rem; overflow-wrap: anywhere; }
-ol { list-style: none; margin: 0; padding: 0; font-size: .92rem; }
-ol li { display: grid; grid-template-columns: 1.6rem 1fr 4.2rem; gap: .5rem;
-  padding: .3rem .4rem; border-bottom: 1px solid var(--line); }
-ol li > :first-child, ol li > :last-child { color: var(--quiet);
-  text-align: right; font-variant-numeric: tabular-nums; }
-ol li.target { background: var(--wash); font-weight: 600; }
-ol li.target b { color: var(--accent); font-size: .78rem; margin-left: .4rem;
-  white-space: nowrap; }
-code { font-size: .85em; overflow-wrap: anywhere; }
-footer { margin-top: 3rem; padding-top: .8rem;
-  border-top: 1px solid var(--line); overflow-wrap: anywhere; }
-"""
-
-_PAGE = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{title}</title>
-<style>{style}</style>
-</head>
-<body>
-<main>
-{body}
-</main>
-</body>
-</html>
-"""
-
-_CAPTION = (
-  "Small print: the 95% bootstrap interval over users. Tied scores count as "
-  "their expected value over random orders."
-)
+from instructrec_jax.tables import Table
 
 
 def write_html_report(
@@ -105,97 +39,81 @@ def write_html_report(
   Raises:
     InputError: the training log is missing or not JSON lines.
   """
-  sections = [
-    f"<h1>{escape(title)}</h1>",
-    *(f"<p>{escape(note)}</p>" for note in notes),
-    *(_scenario(results, scenario) for scenario in results["scenarios"]),
-    f'<p class="quiet">{_CAPTION}</p>',
-    *(f"<p>{escape(line)}</p>" for line in report.mistakes(results)),
-    training_section(training_log),
-    _examples(examples),
-    _footer(results),
-  ]
-  write_page(out_path, title=title, sections=sections)
+  write_page(
+    out_path,
+    "evaluation.html.jinja",
+    title=title,
+    notes=notes,
+    blocks=[
+      {
+        "name": scenario["name"],
+        "aspects": scenario["aspects"],
+        "subtitle": report.subtitle(scenario, split=results["split"]),
+        "table": with_intervals(
+          report.scenario_table(results, scenario, ends=True),
+          results,
+          scenario,
+        ),
+        "end_to_end": scenario["matcher"]
+        and report.end_to_end_table(results, scenario),
+      }
+      for scenario in results["scenarios"]
+    ],
+    end_to_end=report.END_TO_END,
+    inconsistencies=report.inconsistencies(results),
+    training=training_curves(training_log) if training_log else [],
+    examples=[_example(example) for example in examples],
+    results=results,
+  )
 
 
-def write_page(
-  out_path: pathlib.Path, *, title: str, sections: Sequence[str]
-) -> None:
-  """Writes sections, which are HTML, as one page in the report's style."""
-  body = "\n".join(filter(None, sections))
+def write_page(out_path: pathlib.Path, template: str, **values: Any) -> None:
+  """Renders one of `templates/` whole or not at all; all text is escaped.
+
+  Args:
+    out_path: the .html file.
+    template: extends `base.html.jinja`, which wants `title`, `notes`
+      (paragraphs) and `training` (of `training_curves`).
+    values: what the template names.
+  """
+  environment = jinja2.Environment(
+    loader=jinja2.PackageLoader("instructrec_jax.evaluation"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  page = environment.get_template(template).render(values)
   with storage.staged_file(pathlib.Path(out_path)) as partial:
-    partial.write_text(
-      _PAGE.format(title=escape(title), style=_STYLE, body=body),
-      encoding="utf-8",
-    )
+    partial.write_text(page.lstrip(), encoding="utf-8")
 
 
-def _scenario(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
-  rankers = report.by_ranker(results, scenario=scenario["name"])
-  labels = results["labels"]
-  first = scenario["metrics"][0]
-  chart = plots.interval_plot(
+def with_intervals(
+  table: Table, results: Mapping[str, Any], scenario: Mapping[str, Any]
+) -> Table:
+  """Adds a plot of a scenario's first metric, ranker by ranker."""
+  labels, metric = results["labels"], scenario["metrics"][0]
+  rankers = report.by_ranker(results["rows"], scenario=scenario["name"])
+  figure = plots.interval_plot(
     {
-      labels[name]: tuple(rows[first][end] for end in ("value", "low", "high"))
+      labels[name]: tuple(rows[metric][end] for end in ("value", "low", "high"))
       for name, rows in rankers.items()
+      if metric in rows
     },
-    label=first.upper(),
+    label=report.column_head(metric),
     highlight=[labels[name] for name in rankers if name == "model"],
   )
-  heads = "".join(
-    f"<th>{report.column_head(metric)}</th>" for metric in scenario["metrics"]
-  )
-  lines = "".join(
-    f'<tr class="{escape(name)}">'
-    f"<th>{escape(report.row_label(results, scenario, name))}</th>"
-    + "".join(_cell(rows.get(metric)) for metric in scenario["metrics"])
-    + "</tr>\n"
-    for name, rows in rankers.items()
-  )
-  remarks = "".join(
-    f"<br>{escape(sentence)}" for sentence in report.remarks(results, scenario)
-  )
-  behind = ""
-  if scenario["matcher"]:
-    cells = "".join(
-      f"<tr><th>{escape(label)}</th>"
-      + "".join(f"<td>{value}</td>" for value in values)
-      + "</tr>\n"
-      for label, *values in report.end_to_end(results, scenario)
-    )
-    behind = (
-      f'<p class="quiet">{report.END_TO_END}</p>\n<div class="wide"><table>'
-      f"<thead><tr><th></th>{heads}</tr></thead>\n"
-      f"<tbody>{cells}</tbody></table></div>"
-    )
-  return (
-    f"<h2>{escape(scenario['name'])} "
-    f"<small>{escape(scenario['aspects'])}</small></h2>\n"
-    f'<p class="quiet">{report.subtitle(scenario, split=results["split"])}'
-    f"{remarks}</p>\n"
-    f"<figure>{chart}</figure>\n"
-    f'<div class="wide"><table><thead><tr><th></th>{heads}</tr></thead>\n'
-    f"<tbody>{lines}</tbody></table></div>\n{behind}"
-  )
+  return dataclasses.replace(table, figure=figure)
 
 
-def _cell(row: Mapping[str, Any] | None) -> str:
-  if row is None:
-    return "<td>-</td>"
-  interval = f"{report.share(row['low'])}–{report.share(row['high'])}"
-  return f"<td>{report.share(row['value'])}<small>{interval}</small></td>"
-
-
-def training_section(log: pathlib.Path | None) -> str:
-  """Returns loss and validation HR@1 over steps; nothing if it has neither.
+def training_curves(log: pathlib.Path) -> list[str]:
+  """Returns SVGs of loss and validation HR@1 over steps, if it has them.
 
   Raises:
     InputError: the log is missing or not JSON lines.
   """
-  if log is None:
-    return ""
-  records = list(_read_log(pathlib.Path(log)))
-  figures = [
+  records = list(_read_log(log))
+  return [
     plots.curve_plot(curves, label=label)
     for label, names in (
       ("loss", ("validation/loss", "loss")),
@@ -203,10 +121,6 @@ def training_section(log: pathlib.Path | None) -> str:
     )
     if (curves := _curves(records, names))
   ]
-  if not figures:
-    return ""
-  boxes = "".join(f"<figure>{figure}</figure>" for figure in figures)
-  return f'<h2>Training</h2>\n<div class="curves">{boxes}</div>'
 
 
 def _read_log(log: pathlib.Path) -> Iterable[dict[str, Any]]:
@@ -234,41 +148,17 @@ def _curves(
   return curves
 
 
-def _examples(examples: Sequence[Mapping[str, Any]]) -> str:
-  if not examples:
-    return ""
-  return "<h2>Worked examples</h2>\n" + "\n".join(
-    _example(number, example) for number, example in enumerate(examples, 1)
-  )
-
-
-def _example(number: int, example: Mapping[str, Any]) -> str:
-  scores, target = example["scores"], example["target"]
-  lines = []
-  order = sorted(range(len(scores)), key=lambda index: -scores[index])
-  for rank, index in enumerate(order, start=1):
-    opening, mark = "<li>", ""
-    if index == target:
-      opening, mark = '<li class="target">', "<b>true answer</b>"
-    lines.append(
-      f"{opening}<span>{rank}</span>"
-      f"<span>{escape(example['candidates'][index])}{mark}</span>"
-      f"<span>{scores[index]:.2f}</span></li>\n"
-    )
-  return (
-    f"<h3>Example {number} <small>log-likelihood on the right</small></h3>\n"
-    f"<blockquote>{escape(example['instruction'])}</blockquote>\n"
-    f"<ol>{''.join(lines)}</ol>"
-  )
-
-
-def _footer(results: Mapping[str, Any]) -> str:
-  hashes = "".join(
-    f"<br>{escape(scenario['name'])} candidates sha256 "
-    f"<code>{scenario['candidates_sha256']}</code>"
-    for scenario in results["scenarios"]
-  )
-  return (
-    f"<footer>dataset <code>{escape(results['dataset'])}</code>, bootstrap "
-    f"seed {results['seed']}{hashes}</footer>"
-  )
+def _example(example: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns an example with its candidates from the likeliest down."""
+  scores = example["scores"]
+  return {
+    "instruction": example["instruction"],
+    "ranking": [
+      {
+        "text": example["candidates"][index],
+        "score": f"{scores[index]:.2f}",
+        "is_target": index == example["target"],
+      }
+      for index in sorted(range(len(scores)), key=lambda i: -scores[i])
+    ],
+  }

@@ -6,10 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-# matplotlib wants colours; the page's style decides what they look like.
+# Stand-ins that matplotlib accepts, for the page's CSS variables.
 _PAGE_COLOURS = {
   "#010203": "var(--ink)",
   "#040506": "var(--quiet)",
@@ -32,40 +31,39 @@ _STYLE: dict[Any, Any] = {
 }
 
 
+@matplotlib.rc_context(_STYLE)
 def interval_plot(
   intervals: Mapping[str, tuple[float, float, float]],
   *,
   label: str,
   highlight: Sequence[str] = (),
 ) -> str:
-  """Returns an SVG of one dot with its interval a name, top to bottom.
+  """Returns an SVG with a dot and its interval for each name, top to bottom.
 
   Args:
     intervals: name to value, low, high.
     label: what the axis shows.
     highlight: names to draw in the page's accent colour.
   """
-  with matplotlib.rc_context(_STYLE):
-    figure = Figure(
-      figsize=(5.2, 0.55 + 0.25 * len(intervals)), layout="constrained"
-    )
-    axes = figure.add_subplot()
-    for row, (name, (value, low, high)) in enumerate(intervals.items()):
-      colour = _ACCENT if name in highlight else _INK
-      axes.plot([low, high], [row, row], color=colour, linewidth=2.2)
-      axes.plot(value, row, "o", color=colour, markersize=5)
-    axes.set_yticks(range(len(intervals)), list(intervals))
-    axes.tick_params(axis="y", length=0, labelcolor=_INK)
-    axes.set_ylim(len(intervals) - 0.5, -0.5)
-    axes.set_xlim(
-      0, min(1.0, 1.1 * max(high for *_, high in intervals.values()))
-    )
-    axes.spines["left"].set_visible(False)
-    axes.grid(axis="x", color=_QUIET, alpha=0.25, linewidth=0.6)
-    axes.set_xlabel(label)
-    return _inline_svg(figure, alt=label)
+  figure = Figure(
+    figsize=(5.2, 0.55 + 0.25 * len(intervals)), layout="constrained"
+  )
+  axes = figure.add_subplot()
+  for row, (name, (value, low, high)) in enumerate(intervals.items()):
+    colour = _ACCENT if name in highlight else _INK
+    axes.plot([low, high], [row, row], color=colour, linewidth=2.2)
+    axes.plot(value, row, "o", color=colour, markersize=5)
+  axes.set_yticks(range(len(intervals)), list(intervals))
+  axes.tick_params(axis="y", length=0, labelcolor=_INK)
+  axes.set_ylim(len(intervals) - 0.5, -0.5)
+  axes.set_xlim(0, min(1.0, 1.1 * max(high for *_, high in intervals.values())))
+  axes.spines["left"].set_visible(False)
+  axes.grid(axis="x", color=_QUIET, alpha=0.25, linewidth=0.6)
+  axes.set_xlabel(label)
+  return _inline_svg(figure, alt=label)
 
 
+@matplotlib.rc_context(_STYLE)
 def curve_plot(
   curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, label: str
 ) -> str:
@@ -75,31 +73,32 @@ def curve_plot(
     curves: name to steps and values; the last is drawn in the accent colour.
     label: what the values are.
   """
-  with matplotlib.rc_context(_STYLE):
-    figure = Figure(figsize=(4.2, 2.5), layout="constrained")
-    axes = figure.add_subplot()
-    for index, (name, (steps, values)) in enumerate(curves.items()):
-      colour = _ACCENT if index == len(curves) - 1 else _INK
-      # A curve of few points would hide how few.
-      marker = "o" if len(steps) <= 30 else ""
-      axes.plot(
-        steps,
-        values,
-        f"{marker}-",
-        color=colour,
-        label=name,
-        linewidth=1.4,
-        markersize=3,
-      )
-    if len(curves) > 1:
-      axes.legend(frameon=False)
-    axes.grid(color=_QUIET, alpha=0.25, linewidth=0.6)
-    _few_ticks(axes)
-    axes.set_xlabel("step")
-    axes.set_title(label, loc="left", fontsize=9)
-    return _inline_svg(figure, alt=f"{label} over training steps")
+  figure = Figure(figsize=(4.2, 2.5), layout="constrained")
+  axes = figure.add_subplot()
+  for index, (name, (steps, values)) in enumerate(curves.items()):
+    colour = _ACCENT if index == len(curves) - 1 else _INK
+    # A curve of few points would hide how few.
+    marker = "o" if len(steps) <= 30 else ""
+    axes.plot(
+      steps,
+      values,
+      f"{marker}-",
+      color=colour,
+      label=name,
+      linewidth=1.4,
+      markersize=3,
+    )
+  if len(curves) > 1:
+    axes.legend(frameon=False)
+  axes.grid(color=_QUIET, alpha=0.25, linewidth=0.6)
+  axes.locator_params(axis="x", nbins=4)
+  axes.locator_params(axis="y", nbins=5)
+  axes.set_xlabel("step")
+  axes.set_title(label, loc="left", fontsize=9)
+  return _inline_svg(figure, alt=f"{label} over training steps")
 
 
+@matplotlib.rc_context(_STYLE)
 def group_plot(
   curves: Mapping[str, Sequence[tuple[float, float, float, float]]],
   *,
@@ -114,41 +113,35 @@ def group_plot(
     label: what the values are.
     groups: what the groups are.
   """
-  with matplotlib.rc_context(_STYLE):
-    figure = Figure(figsize=(4.2, 2.7), layout="constrained")
-    axes = figure.add_subplot()
-    # Beside each other, not over each other.
-    shifts = [0.12 * (index - (len(curves) - 1) / 2) for index in range(9)]
-    lines = ("-", "--", ":")
-    for index, (name, points) in enumerate(curves.items()):
-      last = index == len(curves) - 1
-      colour = _ACCENT if last else (_INK, _QUIET)[index % 2]
-      xs, values, lows, highs = zip(*points, strict=True)
-      xs = [x + shifts[index] for x in xs]
-      axes.vlines(xs, lows, highs, color=colour, linewidth=1.2)
-      axes.plot(
-        xs,
-        values,
-        "o" + ("-" if last else lines[index % 3]),
-        color=colour,
-        label=name,
-        linewidth=1.4,
-        markersize=4,
-      )
-    ticks = sorted({point[0] for points in curves.values() for point in points})
-    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    axes.set_ylim(bottom=0)
-    axes.legend(frameon=False)
-    axes.grid(axis="y", color=_QUIET, alpha=0.25, linewidth=0.6)
-    axes.locator_params(axis="y", nbins=5)
-    axes.set_xlabel(groups)
-    axes.set_title(label, loc="left", fontsize=9)
-    return _inline_svg(figure, alt=f"{label} by {groups}")
-
-
-def _few_ticks(axes: Axes) -> None:
-  axes.locator_params(axis="x", nbins=4)
+  figure = Figure(figsize=(4.2, 2.7), layout="constrained")
+  axes = figure.add_subplot()
+  # Beside each other, not over each other.
+  shifts = [0.12 * (index - (len(curves) - 1) / 2) for index in range(9)]
+  lines = ("-", "--", ":")
+  for index, (name, points) in enumerate(curves.items()):
+    last = index == len(curves) - 1
+    colour = _ACCENT if last else (_INK, _QUIET)[index % 2]
+    xs, values, lows, highs = zip(*points, strict=True)
+    xs = [x + shifts[index] for x in xs]
+    axes.vlines(xs, lows, highs, color=colour, linewidth=1.2)
+    axes.plot(
+      xs,
+      values,
+      "o" + ("-" if last else lines[index % 3]),
+      color=colour,
+      label=name,
+      linewidth=1.4,
+      markersize=4,
+    )
+  ticks = sorted({point[0] for points in curves.values() for point in points})
+  axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+  axes.set_ylim(bottom=0)
+  axes.legend(frameon=False)
+  axes.grid(axis="y", color=_QUIET, alpha=0.25, linewidth=0.6)
   axes.locator_params(axis="y", nbins=5)
+  axes.set_xlabel(groups)
+  axes.set_title(label, loc="left", fontsize=9)
+  return _inline_svg(figure, alt=f"{label} by {groups}")
 
 
 def _inline_svg(figure: Figure, *, alt: str) -> str:
@@ -163,7 +156,7 @@ def _inline_svg(figure: Figure, *, alt: str) -> str:
   svg = buffer.getvalue()
   svg = svg[svg.index("<svg") :]
   svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-  # Every figure repeats the same group names; one page may hold them once.
+  # An id must be unique in a page, and every figure has the same ones.
   svg = re.sub(r'<g id="[^"]*"', "<g", svg)
   svg = re.sub(r"font-family: [^;]*; ", "", svg)
   for colour, variable in _PAGE_COLOURS.items():

@@ -1,17 +1,17 @@
-"""The results as a table for people, in Markdown."""
+"""`evaluate`'s results for people: tables, and remarks in sentences."""
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from instructrec_jax.instructions.scenarios import POINTWISE
+from instructrec_jax.tables import Cell, Row, Table
 
 CAPTION = (
   "± is half the width of the 95% bootstrap interval over users; tied scores "
   "count as their expected value over random orders; p is of the paired "
   "bootstrap, corrected for the comparisons with one ranker by Holm's method."
 )
-
-
 END_TO_END = (
   "End to end, where a target that the matcher did not retrieve is not found:"
 )
@@ -19,14 +19,64 @@ END_TO_END = (
 
 def markdown(results: Mapping[str, Any]) -> str:
   """Returns one block a scenario of `evaluate`'s results."""
-  blocks = [_block(results, scenario) for scenario in results["scenarios"]]
-  return "\n\n".join([*blocks, CAPTION, *mistakes(results)]) + "\n"
+  blocks = []
+  for scenario in results["scenarios"]:
+    name = scenario["name"]
+    main = scenario_table(results, scenario)
+    sha256 = f"candidates sha256 {scenario['candidates_sha256'][:16]}"
+    blocks += [
+      f"### {heading(scenario, split=results['split'])}",
+      dataclasses.replace(main, notes=[*main.notes, sha256]).markdown(),
+    ]
+    if scenario["matcher"]:
+      table = end_to_end_table(results, scenario)
+      blocks += [END_TO_END, table.markdown()]
+    for entry in _of(results["chat"], name):
+      if entry["n"] < entry["of"]:
+        table = _table(results["labels"], entry["rows"], scenario)
+        blocks += [
+          f"All of them on the same {entry['n']:,} requests:",
+          table.markdown(),
+        ]
+    for choice in _of(results["templates"], name):
+      if len(choice["forms"]) > 1:
+        blocks += [
+          f"The model's template is the best of {len(choice['forms'])} on "
+          f"{choice['validation_requests']:,} validation requests:",
+          _template_table(choice, split=results["split"]).markdown(),
+        ]
+  return "\n\n".join([*blocks, CAPTION, *inconsistencies(results)]) + "\n"
 
 
-def mistakes(results: Mapping[str, Any]) -> list[str]:
+def scenario_table(
+  results: Mapping[str, Any], scenario: Mapping[str, Any], *, ends: bool = False
+) -> Table:
+  """Returns a scenario's rankers by its metrics, with remarks as notes.
+
+  Args:
+    results: of `evaluate`.
+    scenario: one of the results'.
+    ends: show the two ends of intervals, not half their width.
+  """
+  labels = dict(results["labels"])
+  for entry in _of(results["chat"], scenario["name"]):
+    if entry["n"] < entry["of"]:
+      labels[entry["ranker"]] += f" (of {entry['n']:,})"
+  table = _table(labels, results["rows"], scenario, ends=ends)
+  return dataclasses.replace(table, notes=remarks(results, scenario))
+
+
+def end_to_end_table(
+  results: Mapping[str, Any], scenario: Mapping[str, Any]
+) -> Table:
+  """Returns end-to-end accuracy: unretrieved targets count as misses."""
+  return _table(results["labels"], results["end_to_end"], scenario)
+
+
+def inconsistencies(results: Mapping[str, Any]) -> list[str]:
   """Returns a sentence for each figure that no ranking can have."""
   return [
-    f"This cannot be, so there is a mistake in the program: {sentence}"
+    f"Internal error: inconsistent metrics: {sentence}"
     for sentence in results["impossible"]
   ]
 
@@ -53,11 +103,15 @@ def subtitle(scenario: Mapping[str, Any], *, split: str) -> str:
   )
 
 
-def cell(row: Mapping[str, Any] | None) -> str:
-  """Returns ".576 ±.004", or a dash where there is no such figure."""
+def cell(row: Mapping[str, Any] | None, *, ends: bool = False) -> Cell | str:
+  """Returns ".576 ±.004" or ".576 .572–.580"; "-" where there is no figure."""
   if row is None:
     return "-"
-  return f"{share(row['value'])} ±{share((row['high'] - row['low']) / 2)}"
+  if ends:
+    interval = f"{share(row['low'])}–{share(row['high'])}"
+  else:
+    interval = f"±{share((row['high'] - row['low']) / 2)}"
+  return Cell(share(row["value"]), interval)
 
 
 def column_head(metric: str) -> str:
@@ -70,121 +124,88 @@ def share(value: float) -> str:
   return f"{value:.3f}".removeprefix("0")
 
 
-def verdicts(results: Mapping[str, Any], *, scenario: str) -> list[str]:
-  """Returns one sentence a ranker on how it differs from the best baseline.
-
-  The floor and the ceiling are left to results.json.
-  """
-  of_scenario = [c for c in results["comparisons"] if c["scenario"] == scenario]
-  return _verdicts(of_scenario, results["labels"])
-
-
-def row_label(
-  results: Mapping[str, Any], scenario: Mapping[str, Any], ranker: str
-) -> str:
-  """Returns how a table calls a row; where it is of a sample, of how many."""
-  label = results["labels"][ranker]
-  for entry in results["chat"]:
-    if (entry["scenario"], entry["ranker"]) == (scenario["name"], ranker):
-      if entry["n"] < entry["of"]:
-        label += f" (of {entry['n']:,})"
-  return label
-
-
 def by_ranker(
-  results: Mapping[str, Any], *, scenario: str
-) -> dict[str, dict[str, dict[str, Any]]]:
+  rows: Iterable[Mapping[str, Any]], *, scenario: str
+) -> dict[str, dict[str, Mapping[str, Any]]]:
   """Returns a scenario's rows as ranker -> metric -> row, in table order."""
-  table = {}
-  for row in results["rows"]:
-    if row["scenario"] == scenario:
-      table.setdefault(row["ranker"], {})[row["metric"]] = row
+  table: dict[str, dict[str, Mapping[str, Any]]] = {}
+  for row in _of(rows, scenario):
+    table.setdefault(row["ranker"], {})[row["metric"]] = row
   return table
-
-
-def end_to_end(
-  results: Mapping[str, Any], scenario: Mapping[str, Any]
-) -> list[list[str]]:
-  """Returns each ranker's label and cells, where nothing was forced."""
-  of_scenario = {"rows": results["end_to_end"]}
-  table = by_ranker(of_scenario, scenario=scenario["name"])
-  return [
-    [
-      results["labels"][ranker],
-      *(cell(rows.get(metric)) for metric in scenario["metrics"]),
-    ]
-    for ranker, rows in table.items()
-  ]
 
 
 def remarks(
   results: Mapping[str, Any], scenario: Mapping[str, Any]
 ) -> list[str]:
-  """Returns what must be known to read a scenario's block, in sentences."""
+  """Returns what must be known to read a scenario's table, in sentences."""
   name, labels = scenario["name"], results["labels"]
-
-  def of(section: str) -> list[Mapping[str, Any]]:
-    return [entry for entry in results[section] if entry["scenario"] == name]
-
   return [
-    *verdicts(results, scenario=name),
-    *_how_asked(scenario, asked="model" in labels),
-    *(_chosen_normalisation(choice) for choice in of("normalisations")),
-    *(_position_bias(e) for e in of("positions") if e["ranker"] == "model"),
-    *(_popularity(e) for e in of("popularity") if e["ranker"] == "model"),
-    *(_calibration(results, entry) for entry in of("temperatures")),
-    *_own_negatives(scenario, labels),
-    *(sentence for entry in of("chat") for sentence in _chat(entry, labels)),
+    *_differences(_of(results["comparisons"], name), labels),
+    *_prompt(scenario, asked="model" in labels),
+    *map(_normalisation, _of(results["normalisations"], name)),
+    *map(_position_bias, _of_model(results["positions"], name)),
+    *map(_popularity, _of_model(results["popularity"], name)),
+    *(_calibration(results, e) for e in _of(results["temperatures"], name)),
+    *_hard_negatives(scenario, labels),
+    *(line for e in _of(results["chat"], name) for line in _chat(e, labels)),
   ]
 
 
-def _block(results: Mapping[str, Any], scenario: Mapping[str, Any]) -> str:
-  columns = scenario["metrics"]
-  lines = [["ranker", *map(column_head, columns)]]
-  for ranker, rows in by_ranker(results, scenario=scenario["name"]).items():
-    label = row_label(results, scenario, ranker)
-    lines.append([label, *(cell(rows.get(metric)) for metric in columns)])
-  text = [
-    f"### {heading(scenario, split=results['split'])}",
-    "",
-    *_aligned(lines),
-    "",
-    *(f"- {sentence}" for sentence in remarks(results, scenario)),
-    f"- candidates sha256 {scenario['candidates_sha256'][:16]}",
-  ]
-  if scenario["matcher"]:
-    lines = [lines[0], *end_to_end(results, scenario)]
-    text += ["", END_TO_END, "", *_aligned(lines)]
-  for entry in results["chat"]:
-    if entry["scenario"] == scenario["name"] and entry["n"] < entry["of"]:
-      text += ["", *_same_requests(results, entry, columns)]
-  for choice in results["templates"]:
-    if choice["scenario"] == scenario["name"] and len(choice["forms"]) > 1:
-      text += ["", *_templates(choice, split=results["split"])]
-  return "\n".join(text)
+def _of(
+  entries: Iterable[Mapping[str, Any]], scenario: str
+) -> list[Mapping[str, Any]]:
+  return [entry for entry in entries if entry["scenario"] == scenario]
 
 
-def _same_requests(
-  results: Mapping[str, Any],
-  entry: Mapping[str, Any],
-  columns: Sequence[str],
+def _of_model(
+  entries: Iterable[Mapping[str, Any]], scenario: str
+) -> list[Mapping[str, Any]]:
+  return [e for e in _of(entries, scenario) if e["ranker"] == "model"]
+
+
+def _table(
+  labels: Mapping[str, str],
+  rows: Iterable[Mapping[str, Any]],
+  scenario: Mapping[str, Any],
+  *,
+  ends: bool = False,
+) -> Table:
+  """Returns rankers, by their labels, by a scenario's metrics."""
+  metrics = scenario["metrics"]
+  return Table(
+    ["ranker", *map(column_head, metrics)],
+    [
+      Row(
+        [labels[name], *(cell(figures.get(m), ends=ends) for m in metrics)],
+        "model" if name == "model" else "",
+      )
+      for name, figures in by_ranker(rows, scenario=scenario["name"]).items()
+    ],
+  )
+
+
+def _template_table(choice: Mapping[str, Any], *, split: str) -> Table:
+  """Returns every form's figures, the chosen one marked."""
+  metric, figures = choice["metric"].upper(), ("validation", "test")
+  rows = []
+  for form in choice["forms"]:
+    mark = " (chosen)" if form["form"] == choice["chosen"] else ""
+    rows.append(Row([form["form"] + mark, *(share(form[f]) for f in figures)]))
+  means = (
+    Cell(share(f["mean"]), f"±{share(f['sd'])}")
+    for f in (choice[figure] for figure in figures)
+  )
+  rows.append(Row(["mean ± sd", *means]))
+  return Table(["template", f"validation {metric}", f"{split} {metric}"], rows)
+
+
+def _differences(
+  comparisons: Iterable[Mapping[str, Any]], labels: Mapping[str, str]
 ) -> list[str]:
-  """Returns all rankers on a chat model's sample as a table."""
-  lines = [["ranker", *map(column_head, columns)]]
-  table = by_ranker(entry, scenario=entry["scenario"])
-  for ranker, rows in table.items():
-    cells = (cell(rows.get(metric)) for metric in columns)
-    lines.append([results["labels"][ranker], *cells])
-  return [
-    f"All of them on the same {entry['n']:,} requests:",
-    "",
-    *_aligned(lines),
-  ]
+  """Returns how each ranker differs from the best baseline in HR@1.
 
-
-def _verdicts(
-  comparisons: Sequence[Mapping[str, Any]], labels: Mapping[str, str]
-) -> list[str]:
+  The floor and the ceiling are left to results.json.
+  """
   return [
     f"{labels[c['ranker']]} - {labels[c['against']]}: "
     f"{c['metric'].upper()} {_signed(c['value'])} "
@@ -196,7 +217,7 @@ def _verdicts(
 
 
 def _chat(entry: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
-  """Returns what a chat model was asked, did, and is worth beside others."""
+  """Returns what a chat model was asked and answered, and how it compares."""
   asked = f"all {entry['n']:,} requests"
   if entry["n"] < entry["of"]:
     asked = f"{entry['n']:,} of the {entry['of']:,} requests, drawn at random"
@@ -210,31 +231,12 @@ def _chat(entry: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     "is tied behind what it names",
     *(
       f"{sentence}, on these {entry['n']:,}"
-      for sentence in _verdicts(entry["comparisons"], labels)
+      for sentence in _differences(entry["comparisons"], labels)
     ),
   ]
 
 
-def _templates(choice: Mapping[str, Any], *, split: str) -> list[str]:
-  """Returns every form's figures as a table, the chosen one marked."""
-  metric, figures = choice["metric"].upper(), ("validation", "test")
-  lines = [["template", f"validation {metric}", f"{split} {metric}"]]
-  for form in choice["forms"]:
-    mark = " (chosen)" if form["form"] == choice["chosen"] else ""
-    lines.append([form["form"] + mark, *(share(form[f]) for f in figures)])
-  lines.append(
-    ["mean ± sd"]
-    + [f"{share(choice[f]['mean'])} ±{share(choice[f]['sd'])}" for f in figures]
-  )
-  return [
-    f"The model's template is the best of {len(choice['forms'])} on "
-    f"{choice['validation_requests']:,} validation requests:",
-    "",
-    *_aligned(lines),
-  ]
-
-
-def _how_asked(scenario: Mapping[str, Any], *, asked: bool) -> list[str]:
+def _prompt(scenario: Mapping[str, Any], *, asked: bool) -> list[str]:
   if not asked or not scenario["template"]:
     return []
   orders = ""
@@ -243,7 +245,7 @@ def _how_asked(scenario: Mapping[str, Any], *, asked: bool) -> list[str]:
   return [f"the model is asked in the words of {scenario['template']}{orders}"]
 
 
-def _chosen_normalisation(choice: Mapping[str, Any]) -> str:
+def _normalisation(choice: Mapping[str, Any]) -> str:
   values = ", ".join(
     f"{name} {share(value)}" for name, value in choice["validation"].items()
   )
@@ -274,7 +276,7 @@ def _popularity(entry: Mapping[str, Any]) -> str:
 
 
 def _calibration(results: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
-  rows = by_ranker(results, scenario=entry["scenario"])[entry["ranker"]]
+  rows = by_ranker(results["rows"], scenario=entry["scenario"])[entry["ranker"]]
   return (
     f"{results['labels'][entry['ranker']]} at temperature "
     f"{entry['value']:.2f}, fitted on validation: log loss "
@@ -283,7 +285,7 @@ def _calibration(results: Mapping[str, Any], entry: Mapping[str, Any]) -> str:
   )
 
 
-def _own_negatives(
+def _hard_negatives(
   scenario: Mapping[str, Any], labels: Mapping[str, str]
 ) -> list[str]:
   matcher = scenario["matcher"]
@@ -296,22 +298,6 @@ def _own_negatives(
     f"the negatives are what {matcher['name']} retrieves for the history"
     f"{judged}, and the target; by itself its recall is "
     + ", ".join(f"{share(r)} at {k}" for k, r in matcher["recall"].items())
-  ]
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-  """Returns a Markdown table whose columns also line up in a terminal."""
-  widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-  ruler = ["-" * widths[0], *("-" * (w - 1) + ":" for w in widths[1:])]
-  rows = [lines[0], ruler, *lines[1:]]
-  return [
-    "| "
-    + " | ".join(
-      [row[0].ljust(widths[0])]
-      + [c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True)]
-    )
-    + " |"
-    for row in rows
   ]
 
 

@@ -1,7 +1,7 @@
 """Per-request metrics of every ranker -> rows, comparisons and breakdowns."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,16 +54,8 @@ def summarise_ranking(
   means = dict(zip(columns, values_UxM.mean(0), strict=True))
   draws = dict(zip(columns, means_RxM.T, strict=True))
   rows = [
-    {
-      "scenario": scenario.name,
-      "ranker": name,
-      "metric": metric,
-      "value": float(means[name, metric]),
-      "low": float(low[column]),
-      "high": float(high[column]),
-      "n": len(values_UxM),
-    }
-    for column, (name, metric) in enumerate(columns)
+    _row(scenario, name, metric, means[name, metric], ends, len(values_UxM))
+    for (name, metric), *ends in zip(columns, low, high, strict=True)
   ]
   baselines = [n for n in metrics if n in RANKERS and RANKERS[n].is_baseline]
   if against is None and baselines:
@@ -105,7 +97,7 @@ def summarise_pointwise(
   temperatures: Mapping[str, float],
   seed: int,
 ) -> list[dict[str, Any]]:
-  """AUC of every ranker, and the calibration of those that give chances.
+  """AUC of every ranker, and the calibration of those with a temperature.
 
   Args:
     scenario: the pointwise one.
@@ -122,33 +114,21 @@ def summarise_pointwise(
   ]
   rows = []
   for name, of_ranker in margins.items():
-    if name in temperatures:
 
-      def figures(chosen: np.ndarray, name: str = name) -> dict[str, float]:
-        return pointwise_metrics(
-          margins[name][chosen],
-          labels[chosen],
-          temperature=temperatures[name],
-        )
-    else:
+    def figures(
+      chosen: np.ndarray, name: str = name, values: np.ndarray = of_ranker
+    ) -> dict[str, float]:
+      if name not in temperatures:
+        return {"auc": auc(values[chosen], labels[chosen])}
+      return pointwise_metrics(
+        values[chosen], labels[chosen], temperature=temperatures[name]
+      )
 
-      def figures(chosen: np.ndarray, name: str = name) -> dict[str, float]:
-        return {"auc": auc(margins[name][chosen], labels[chosen])}
-
-    values = figures(np.arange(len(of_ranker)))
     resampled = [figures(chosen) for chosen in draws]
-    for metric, value in values.items():
-      low, high = np.quantile([r[metric] for r in resampled], [0.025, 0.975])
+    for metric, value in figures(np.arange(len(of_ranker))).items():
+      ends = np.quantile([r[metric] for r in resampled], [0.025, 0.975])
       rows.append(
-        {
-          "scenario": scenario.name,
-          "ranker": name,
-          "metric": metric,
-          "value": value,
-          "low": float(low),
-          "high": float(high),
-          "n": len(labels),
-        }
+        _row(scenario, name, metric, value, ends.tolist(), len(labels))
       )
   return rows
 
@@ -204,3 +184,23 @@ def summarise_popularity(
     }
     for name, of_ranker in metrics.items()
   ]
+
+
+def _row(
+  scenario: Scenario,
+  ranker: str,
+  metric: str,
+  value: float,
+  interval: Sequence[float],
+  n: int,
+) -> dict[str, Any]:
+  low, high = interval
+  return {
+    "scenario": scenario.name,
+    "ranker": ranker,
+    "metric": metric,
+    "value": float(value),
+    "low": float(low),
+    "high": float(high),
+    "n": n,
+  }

@@ -1,14 +1,14 @@
 """Tables 2, 3 and 5: the data and its annotations."""
 
-import json
+import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
-from instructrec_jax import storage
-from instructrec_jax.reproduction import paper
+from instructrec_jax import paper, storage
 from instructrec_jax.reproduction.experiments import MANIFEST_FILE
-from instructrec_jax.reproduction.sections import DATASETS, Grid, Row, Section
 from instructrec_jax.reproduction.settings import Settings
+from instructrec_jax.tables import Row, Table
 from instructrec_jax.teacher import review
 
 _ANNOTATIONS = {
@@ -29,6 +29,23 @@ _STATISTICS = {
   "sparsity": "#Sparsity",
   "average_length": "Avg. length",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """A table or figure of the paper.
+
+  Attributes:
+    title: as the paper numbers it.
+    caption: what it shows.
+    tables: none if it is lacking altogether.
+    lacking: what is not there, and why.
+  """
+
+  title: str
+  caption: str
+  tables: Sequence[Table] = ()
+  lacking: Sequence[str] = ()
 
 
 def sections(settings: Settings) -> list[Section]:
@@ -53,7 +70,7 @@ def _annotations(found: dict[str, float]) -> Section:
   return Section(
     "Table 2",
     "annotated instructions",
-    [Grid("", ["", "here", "paper, Games"], rows)],
+    [Table(["", "here", "paper, Games"], rows)],
     lacking,
   )
 
@@ -63,7 +80,7 @@ def _quality(settings: Settings) -> Section:
   judge = settings.out / "quality_judge.json"
   found, lacking = review.read_sheet(sheet), []
   if not found and judge.exists():
-    found = json.loads(judge.read_text(encoding="utf-8"))
+    found = storage.read_json(judge)
   if not found:
     lacking = [
       f"people's verdicts: fill {sheet} with yes and no and run the same "
@@ -86,10 +103,10 @@ def _quality(settings: Settings) -> Section:
     "Table 3",
     "quality of the annotated instructions",
     [
-      Grid(
-        "what people, or a judge, say of a sample",
+      Table(
         ["of", "question", "yes", "n", "yes (paper, GPT-3.5)"],
         rows,
+        "what people, or a judge, say of a sample",
       ),
       _checks(settings.dataset),
     ],
@@ -97,7 +114,7 @@ def _quality(settings: Settings) -> Section:
   )
 
 
-def _checks(dataset: pathlib.Path) -> Grid:
+def _checks(dataset: pathlib.Path) -> Table:
   """What rules say of every annotation: it needs no people."""
   quality = storage.read_json(dataset / MANIFEST_FILE)["annotations"]
   rows = []
@@ -111,22 +128,21 @@ def _checks(dataset: pathlib.Path) -> Grid:
       )
     )
   teachers = ", ".join(f"{n:,} of {t}" for t, n in quality["teachers"].items())
-  return Grid(
-    "what rules check in all of them",
+  return Table(
     ["field", "answers", "usable", "set aside"],
     rows,
+    "what rules check in all of them",
     [f"answers: {teachers}"] if teachers else [],
   )
 
 
 def _datasets(name: str, found: dict[str, Any]) -> Section:
+  names = paper.results()["names"]
   rows = [Row([name, *_statistics(found)])]
   for key, printed in paper.results()["datasets"].items():
-    rows.append(
-      Row([f"{DATASETS[key]} (paper)", *_statistics(printed)], "paper")
-    )
-  grid = Grid("", ["dataset", *_STATISTICS.values()], rows)
-  return Section("Table 5", "the dataset after preprocessing", [grid])
+    rows.append(Row([f"{names[key]} (paper)", *_statistics(printed)], "paper"))
+  table = Table(["dataset", *_STATISTICS.values()], rows)
+  return Section("Table 5", "the dataset after preprocessing", [table])
 
 
 def _statistics(found: dict[str, Any]) -> list[str]:

@@ -27,9 +27,7 @@ from instructrec_jax.evaluation.rankers import (
   load_ranker,
 )
 from instructrec_jax.evaluation.requests import find_requests
-from instructrec_jax.instructions.scenarios import find_scenarios
-
-SCENARIO = "sequential"
+from instructrec_jax.reproduction.experiments import SEQUENTIAL
 
 
 def deciles(
@@ -47,9 +45,8 @@ def deciles(
     popular.
   """
   folder = DatasetFolder.open(dataset)
-  (scenario,) = find_scenarios([SCENARIO])
   source = find_requests(
-    scenario,
+    SEQUENTIAL,
     folder=folder,
     split="test",
     need_text=True,
@@ -59,22 +56,19 @@ def deciles(
   requests = list(source.read())
   targets = [request.target or 0 for request in requests]
   items = np.array(
-    [
-      request.candidate_items[target]
-      for request, target in zip(requests, targets, strict=True)
-    ]
+    [r.candidate_items[t] for r, t in zip(requests, targets, strict=True)]
   )
   counts = training_counts(folder)
   entries = []
   for name in find_rankers(rankers, folder=folder, model=model):
-    if not applies(name, scenario):
+    if not applies(name, SEQUENTIAL):
       continue
     ranker = load_ranker(name, folder=folder, model=model)
     hits = ranking_metrics(ranker.score(requests), targets)["hr@1"]
     means = by_popularity(hits, items, counts, seed=seed)
     entries.append(
       {
-        "scenario": SCENARIO,
+        "scenario": SEQUENTIAL.name,
         "ranker": name,
         "label": ranker.name,
         "by_decile": [dataclasses.asdict(mean) for mean in means],
@@ -88,23 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--dataset", type=pathlib.Path, required=True)
   parser.add_argument("--model", type=pathlib.Path, required=True)
-  parser.add_argument("--rankers", default="all")
+  parser.add_argument("--rankers", type=lambda s: s.split(","), default=["all"])
   parser.add_argument("--limit", type=int)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--out", type=pathlib.Path, required=True)
-  args = parser.parse_args(argv)
+  options = vars(parser.parse_args(argv))
+  out = options.pop("out")
   try:
-    found = deciles(
-      args.dataset,
-      model=args.model,
-      rankers=args.rankers.split(","),
-      limit=args.limit,
-      seed=args.seed,
-    )
+    storage.write_json(out, deciles(**options))
   except InputError as error:
     print(error, file=sys.stderr)
     return 2
-  storage.write_json(args.out, found)
   return 0
 
 

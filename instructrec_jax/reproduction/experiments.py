@@ -4,10 +4,9 @@ import dataclasses
 import pathlib
 from collections.abc import Sequence
 
-from instructrec_jax import storage
+from instructrec_jax import paper, storage
 from instructrec_jax.evaluation.rankers import READERS, applies
 from instructrec_jax.instructions.scenarios import SCENARIOS, Scenario
-from instructrec_jax.reproduction import paper
 
 # What `build` writes last. Its own name for it would import TensorFlow.
 MANIFEST_FILE = "instructions.json"
@@ -19,8 +18,11 @@ LADDER = (
   "+ personalised search <P1,I2>, <P1,P2>",
   "+ vague intention* <P0,I1*>, <P1,I1*>",
 )
-HELD_OUT = "personalised_i1"
-UNSEEN = "sequential"
+BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
+# What Figure 3 holds out.
+HELD_OUT = BY_NAME["personalised_i1"]
+# Of validation, of Table 11, and of HR@1 by position and popularity.
+SEQUENTIAL = BY_NAME["sequential"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Experiment:
   lacking: dict[str, str]
 
   @property
-  def chatted(self) -> bool:
+  def asks_chat(self) -> bool:
     """Whether the paper asked a chat model about all of them."""
     return all(
       "chat" in paper.ranking(self.title, scenario.name)
@@ -48,14 +50,14 @@ class Experiment:
     )
 
 
-def experiments(
-  dataset: pathlib.Path, names: Sequence[str]
+def find_experiments(
+  dataset: pathlib.Path, rankers: Sequence[str]
 ) -> list[Experiment]:
-  """Returns the tables that evaluate rankers, and what the paper has not.
+  """Returns the paper's tables by their numbers, then what it does not have.
 
   Args:
     dataset: a built folder.
-    names: of the rankers, as `evaluate` takes them.
+    rankers: names, as `evaluate` takes them, with "chat" if one is asked.
   """
   groups: dict[str, list[Scenario]] = {}
   for scenario in SCENARIOS:
@@ -64,26 +66,24 @@ def experiments(
       group = "whole catalogue"
     groups.setdefault(group, []).append(scenario)
   found = []
-  # The paper's tables, by their numbers, before all else.
   for title in sorted(groups, key=lambda t: (t[:5] != "Table", len(t), t)):
-    scenarios = groups[title]
-    lacking = {
-      s.name: lack(dataset, s) or unranked(s, names) for s in scenarios
+    reasons = {
+      s: missing_data(dataset, s) or missing_ranker(s, rankers)
+      for s in groups[title]
     }
-    lacking = {name: reason for name, reason in lacking.items() if reason}
     found.append(
       Experiment(
         title.lower().replace(" ", "_"),
         title,
-        tuple(s for s in scenarios if s.name not in lacking),
-        lacking,
+        tuple(s for s, reason in reasons.items() if not reason),
+        {s.name: reason for s, reason in reasons.items() if reason},
       )
     )
   return found
 
 
-def lack(dataset: pathlib.Path, scenario: Scenario) -> str:
-  """Returns why a built folder has no requests of a scenario, or nothing."""
+def missing_data(dataset: pathlib.Path, scenario: Scenario) -> str:
+  """Returns why a built folder has no requests of a scenario, or ""."""
   written = storage.read_json(dataset / MANIFEST_FILE)["requests"]
   name = f"{scenario.name}_test"
   found = written.get(name, written.get(scenario.name, "not written"))
@@ -92,11 +92,22 @@ def lack(dataset: pathlib.Path, scenario: Scenario) -> str:
   return "" if found["rows"] else f"no request shows what {scenario.label} does"
 
 
-def unranked(scenario: Scenario, names: Sequence[str]) -> str:
-  """Returns that none of the rankers ranks a scenario, or nothing."""
-  if any(name == "all" or _ranks(name, scenario) for name in names):
+def missing_ranker(scenario: Scenario, rankers: Sequence[str]) -> str:
+  """Returns that none of the rankers ranks a scenario, or ""."""
+  if any(name == "all" or _ranks(name, scenario) for name in rankers):
     return ""
   return "none of --rankers ranks it"
+
+
+def applicable(
+  rankers: Sequence[str], scenarios: Sequence[Scenario]
+) -> list[str]:
+  """Returns the rankers that are for some of the scenarios, and "all"."""
+  return [
+    name
+    for name in rankers
+    if name == "all" or any(applies(name, scenario) for scenario in scenarios)
+  ]
 
 
 def _ranks(name: str, scenario: Scenario) -> bool:
@@ -104,12 +115,6 @@ def _ranks(name: str, scenario: Scenario) -> bool:
     # Only what the paper asked one about.
     return "chat" in paper.ranking(scenario.table, scenario.name)
   if name in READERS and scenario.candidates == "catalogue":
-    # Of thousands of titles, a model finds the top sooner than it scores all.
+    # See `reproduce._rankers`: the catalogue is searched, not scored.
     return name in ("model", "catalogue")
   return applies(name, scenario)
-
-
-def scenario(name: str) -> Scenario:
-  """Returns a scenario by its name."""
-  (found,) = [s for s in SCENARIOS if s.name == name]
-  return found

@@ -1,35 +1,31 @@
-"""From a dataset folder to the paper's tables and Figure 3."""
+"""From a dataset folder to the paper's tables and Figure 3, step by step."""
 
 import json
 import pathlib
-import shutil
+import re
 from collections.abc import Sequence
 from typing import Any
 
-from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import report
-from instructrec_jax.evaluation.consistency import impossible
-from instructrec_jax.evaluation.requests import CATALOGUE_SAMPLE
-from instructrec_jax.reproduction import (
-  behaviour,
-  counts,
-  experiments,
-  markdown,
-  numbers,
-  page,
-  paper,
-  plan,
-  provenance,
+from instructrec_jax.evaluation.rankers import READERS, find_rankers
+from instructrec_jax.gin_files import search_path
+from instructrec_jax.instructions.scenarios import Scenario
+from instructrec_jax.reproduction import report
+from instructrec_jax.reproduction.experiments import (
+  HELD_OUT,
+  LADDER,
+  MANIFEST_FILE,
+  SEQUENTIAL,
+  applicable,
+  missing_data,
+  missing_ranker,
 )
-from instructrec_jax.reproduction import sections as sections_lib
-from instructrec_jax.reproduction.execution import (
-  Execute,
-  Runner,
-)
-from instructrec_jax.reproduction.sections import Grid, Row, Section
+from instructrec_jax.reproduction.run import CLI, Execute, Run
 from instructrec_jax.reproduction.settings import Settings
+from instructrec_jax.teacher.store import FILE as ANNOTATIONS_FILE
+
+# Pieces of a vocabulary that is trained because there is none.
+VOCABULARY_SIZE = 4000
 
 
 def reproduce(
@@ -59,151 +55,298 @@ def reproduce(
     InputError: something is wrong with the settings, or a step failed.
   """
   settings.check()
-  out = settings.out
-  _claim(out)
-  runner = Runner(out, execute=execute)
-  try:
-    if force:
-      for name in ("steps", "results", "model", "ladder"):
-        shutil.rmtree(out / name, ignore_errors=True)
-      (out / "steps").mkdir()
-    first = plan.preparation(settings)
-    runner.run(first)
-    # Which tables the data allows is known only when it is built.
-    runner.run(plan.experiment_steps(settings))
-    return _write(settings, runner.records, command)
-  except KeyError as error:
-    raise InputError(
-      f"{out} has results of an earlier version of this program, which lack "
-      f"{error}: pass --force to make them anew."
-    ) from error
-  finally:
-    runner.close()
+  with Run(settings.out, execute=execute, force=force) as run:
+    ranked = run_steps(run, settings)
+    return report.write(settings, ranked, run.records, command)
 
 
-def _claim(out: pathlib.Path) -> None:
-  """Refuses a folder that holds something else."""
-  if out.exists() and any(out.iterdir()) and not (out / "steps").is_dir():
-    raise InputError(
-      f"{out} exists and is not of `instructrec reproduce`: name another place "
-      "with --out."
+def run_steps(run: Run, settings: Settings) -> dict[str, str]:
+  """Runs the experiment section of the paper, top to bottom.
+
+  Returns:
+    The steps that wrote a results.json, each with its table.
+  """
+  dataset, out, model = settings.dataset, settings.out, settings.model
+  seed = ("--seed", settings.seed)
+  ranked: dict[str, str] = {}
+
+  # The dataset folders: only what is missing is made.
+  run.step(
+    "annotate",
+    "preferences and intentions, by the offline teacher",
+    [CLI, "annotate", "--teacher", "offline", "--dataset", dataset],
+    makes=dataset / ANNOTATIONS_FILE,
+    keep=True,
+    grows=True,
+  )
+  own = dataset / "vocabulary.model"
+  vocabulary = settings.vocabulary or (own if own.exists() else None)
+  run.step(
+    "build",
+    f"instructions and requests of {dataset}",
+    [
+      *(CLI, "build", "--dataset", dataset),
+      *(
+        ["--vocab", vocabulary]
+        if vocabulary
+        else ["--train-vocab", VOCABULARY_SIZE]
+      ),
+      *("--matcher", "two_tower", *seed),
+    ],
+    makes=dataset / MANIFEST_FILE,
+    keep=True,
+  )
+  if settings.unseen:
+    run.step(
+      "build_unseen",
+      f"instructions and requests of {settings.unseen}",
+      [
+        *(CLI, "build", "--dataset", settings.unseen, "--vocab", own),
+        *("--families", SEQUENTIAL.family, *seed),
+      ],
+      makes=settings.unseen / MANIFEST_FILE,
+      keep=True,
     )
 
-
-def _write(
-  settings: Settings, records: dict[str, Any], command: str
-) -> dict[str, Any]:
-  out = settings.out
-  rows = numbers.collect(settings)
-  found = _sections(settings, rows)
-  title = f"InstructRec's experiments on {settings.dataset.name}"
-  notes = _notes(settings, records)
-  numbers.write_csv(rows, out / "tables.csv")
-  with storage.staged_file(out / "report.md") as partial:
-    partial.write_text(markdown.markdown(title, notes, found), encoding="utf-8")
-  page.write(
-    out / "report.html",
-    title=title,
-    notes=notes,
-    sections=found,
-    training_log=settings.model / "metrics.jsonl",
+  # Tables 2, 3 and 5.
+  run.step(
+    "statistics",
+    "Tables 2 and 5: what the dataset and its annotations count",
+    [CLI, "statistics", "--dataset", dataset, "--json"],
+    makes=out / "statistics.json",
+    reads=_built(dataset),
+    prints=True,
   )
-  manifest = {
-    "command": command,
-    "code": provenance.code(),
-    **provenance.environment(),
-    "seed": settings.seed,
-    "data": {
-      str(path): storage.sha256_of(path) for path in _data_files(settings)
-    },
-    "written": {
-      name: storage.sha256_of(out / name)
-      for name in ("tables.csv", "report.md", "report.html")
-    },
-    "lacking": {s.title: list(s.lacking) for s in found if s.lacking},
-    "steps": records,
+  sheet = out / "quality_sheet.csv"
+  run.step(
+    "quality_sheet",
+    "Table 3: a sheet for people to fill",
+    [CLI, "annotate", "--dataset", dataset, "--sheet", sheet, *seed],
+    makes=sheet,
+    reads=_built(dataset),
+    # What people have filled in is never replaced.
+    keep=True,
+  )
+
+  _train(
+    run,
+    "train",
+    "the model, on all instructions",
+    settings,
+    mixture="instructrec_all_v1",
+    model=model,
+    steps=settings.steps,
+    validation=SEQUENTIAL,
+  )
+
+  # A chat model is asked once a dataset, so that its caps hold; the tables
+  # read the answers that are kept, and may ask no more.
+  tables = [e for e in settings.experiments if e.scenarios]
+  chat = (*settings.chat, "--max-requests", 0) if settings.chat else ()
+  asked = [s for e in tables if e.asks_chat for s in e.scenarios]
+  if chat and asked:
+    _evaluate(
+      run,
+      "chat",
+      f"the chat model's answers, of {dataset}",
+      settings,
+      scenarios=asked,
+      rankers=["random"],
+      chat=(*settings.chat, *settings.chat_caps),
+    )
+
+  # Tables 6 to 10, what the paper does not have, and the whole catalogue.
+  for table in tables:
+    names = ", ".join(scenario.name for scenario in table.scenarios)
+    _evaluate(
+      run,
+      table.name,
+      f"{table.title}: {names}",
+      settings,
+      scenarios=table.scenarios,
+      rankers=_rankers(table.scenarios, settings),
+      chat=chat if table.asks_chat else (),
+    )
+    ranked[table.name] = table.title
+
+  # Table 11.
+  if settings.unseen and not missing_ranker(SEQUENTIAL, settings.all_names):
+    if chat:
+      _evaluate(
+        run,
+        "chat_unseen",
+        f"the chat model's answers, of {settings.unseen}",
+        settings,
+        dataset=settings.unseen,
+        scenarios=[SEQUENTIAL],
+        rankers=["random"],
+        chat=(*settings.chat, *settings.chat_caps),
+      )
+    _evaluate(
+      run,
+      "table_11",
+      "Table 11: another domain",
+      settings,
+      dataset=settings.unseen,
+      scenarios=[SEQUENTIAL],
+      rankers=settings.ranker_names,
+      chat=chat,
+    )
+    ranked["table_11"] = "Table 11"
+
+  # HR@1 by popularity, of Table 6's requests.
+  names = [name for name in settings.ranker_names if name != "zero_shot"]
+  names = applicable(names, [SEQUENTIAL])
+  if names and not missing_data(dataset, SEQUENTIAL):
+    run.step(
+      "deciles",
+      "HR@1 by the popularity of what was bought",
+      [
+        *("instructrec_jax.reproduction.deciles", "--dataset", dataset),
+        *("--model", model, "--rankers", ",".join(names)),
+        *(*_limit(settings), *seed, "--out", out / "deciles.json"),
+      ],
+      makes=out / "deciles.json",
+      reads=_built(dataset),
+      after=["train"],
+    )
+
+  # Figure 3.
+  if not missing_data(dataset, HELD_OUT):
+    for number, added in enumerate(LADDER, start=1):
+      rung, folder = f"ladder_{number}", out / "ladder" / str(number)
+      _train(
+        run,
+        f"{rung}_train",
+        f"Figure 3, rung {number}: {added}",
+        settings,
+        mixture=f"instructrec_ladder{number}_v1",
+        model=folder,
+        steps=settings.ladder_steps,
+      )
+      _evaluate(
+        run,
+        rung,
+        f"Figure 3, rung {number}: held out, {HELD_OUT.name}",
+        settings,
+        scenarios=[HELD_OUT],
+        rankers=["model"],
+        model=folder,
+        after=f"{rung}_train",
+      )
+      ranked[rung] = f"Figure 3, rung {number}"
+  return ranked
+
+
+def gin_files(recipe: pathlib.Path) -> list[pathlib.Path]:
+  """Returns a gin file and all that it includes, as `train` looks for them."""
+  found = [recipe]
+  for name in re.findall(
+    r"^include ['\"](.+)['\"]", recipe.read_text(encoding="utf-8"), re.MULTILINE
+  ):
+    for folder in (pathlib.Path(), recipe.parent, search_path()):
+      if (folder / name).is_file():
+        found += gin_files(folder / name)
+        break
+  return list(dict.fromkeys(found))
+
+
+def _train(
+  run: Run,
+  name: str,
+  title: str,
+  settings: Settings,
+  *,
+  mixture: str,
+  model: pathlib.Path,
+  steps: int | None,
+  validation: Scenario | None = None,
+) -> None:
+  """Trains by the recipe, on a mixture."""
+  dataset = settings.dataset
+  bound: dict[str, str | int] = {
+    "MODEL_DIR": str(model),
+    "MIXTURE": mixture,
+    "DATASET": str(dataset),
+    "SEED": settings.seed,
   }
-  storage.write_json(out / "manifest.json", manifest)
-  return manifest
-
-
-def _sections(settings: Settings, rows: list[dict[str, Any]]) -> list[Section]:
-  folder = DatasetFolder.open(settings.dataset)
-  dataset = paper.same_dataset(folder.statistics)
-  unseen = None
-  if settings.unseen:
-    unseen = paper.same_dataset(DatasetFolder.open(settings.unseen).statistics)
-  tables = [
-    sections_lib.of_experiment(experiment, settings, dataset=dataset)
-    for experiment in settings.experiments
-  ]
-  last = [t for t in tables if not t.title.startswith("Table")]
-  return [
-    *counts.sections(settings),
-    *(t for t in tables if t not in last),
-    sections_lib.unseen(settings, dataset=unseen),
-    sections_lib.ladder(settings),
-    *last,
-    behaviour.section(settings),
-    _consistency(settings, rows),
-  ]
-
-
-def _consistency(settings: Settings, rows: Sequence[dict[str, Any]]) -> Section:
-  """Are there numbers that no ranking can have?"""
-  ours: list[str] = []
-  for table in dict.fromkeys(row["table"] for row in rows):
-    of_table = [r for r in rows if r["table"] == table and r["ranker"]]
-    problems = impossible(of_table, candidates=numbers.candidates(settings))
-    ours += [f"{table}: {problem}" for problem in problems]
-  ranked = sum(bool(row["ranker"]) for row in rows)
-  return Section(
-    "Consistency",
-    "what HR@K and NDCG@K of one ranking cannot be at once",
+  if steps:
+    bound["TRAIN_STEPS"] = steps
+  if validation:
+    requests = dataset / "requests" / f"{validation.name}_validation.parquet"
+    bound["VALIDATION_REQUESTS"] = str(requests)
+  run.step(
+    name,
+    title,
     [
-      Grid(
-        heading,
-        ["", "what is impossible"],
-        [Row([str(n), problem]) for n, problem in enumerate(problems, start=1)]
-        or [Row(["-", "nothing"])],
-      )
-      for heading, problems in (
-        (f"of the {ranked:,} figures here", ours),
-        ("of the paper's, as printed", paper.contradictions()),
-      )
+      *(CLI, "train", "--gin_file", settings.recipe),
+      *(f"--gin.{macro}={json.dumps(value)}" for macro, value in bound.items()),
     ],
+    makes=model / "metrics.jsonl",
+    clear=model,
+    reads=[*gin_files(settings.recipe), *_built(dataset)],
   )
 
 
-def _notes(settings: Settings, records: dict[str, Any]) -> list[str]:
-  seconds = [record.get("seconds", 0) for record in records.values()]
-  cpu = [record.get("cpu_seconds", 0) for record in records.values()]
-  requests = f"all requests, but for {CATALOGUE_SAMPLE} of the whole catalogue"
-  if settings.limit:
-    requests = f"at most {settings.limit:,} requests"
-  commits = {str(r["code"]["commit"]) for r in records.values() if "code" in r}
-  return [
-    f"The model is of {settings.recipe}, trained for {_last_step(settings):,} "
-    f"steps; each scenario is ranked on {requests}, all rankers on the same "
-    f"ones; seed {settings.seed}. The {len(records)} steps took "
-    f"{sum(seconds) / 60:.0f} minutes and {sum(cpu) / 60:.0f} of processor "
-    "time.",
-    "Rows of the paper are of a model of 3 billion parameters and, unless it "
-    "says otherwise, of other data: they stand beside ours, not against them. "
-    f"{report.CAPTION[0].upper()}{report.CAPTION[1:]}",
-    "manifest.json has, for the step that tables.csv names with each number, "
-    f"the command, the commit ({', '.join(sorted(commits))}) and the hashes of "
-    "what it read.",
-  ]
+def _evaluate(
+  run: Run,
+  name: str,
+  title: str,
+  settings: Settings,
+  *,
+  scenarios: Sequence[Scenario],
+  rankers: Sequence[str],
+  dataset: pathlib.Path | None = None,
+  model: pathlib.Path | None = None,
+  chat: Sequence[Any] = (),
+  after: str = "train",
+) -> None:
+  """Ranks scenarios; by the main model, on the dataset, if nothing is said."""
+  dataset, out = dataset or settings.dataset, settings.out / "results" / name
+  rankers = applicable([*rankers, *(["chat"] if chat else [])], scenarios)
+  names = [scenario.name for scenario in scenarios]
+  options = [*_limit(settings), *chat]
+  if settings.zero_shot and not {"all", "zero_shot"}.isdisjoint(rankers):
+    options += ["--zero-shot", settings.zero_shot]
+  run.step(
+    name,
+    title,
+    [
+      *(CLI, "evaluate", "--dataset", dataset),
+      *("--model", model or settings.model),
+      *("--scenarios", ",".join(names), "--rankers", ",".join(rankers)),
+      *(*options, "--seed", settings.seed, "--out", out, "--force"),
+    ],
+    makes=out / "results.json",
+    clear=out,
+    reads=[
+      *_built(dataset),
+      *(dataset / "requests" / f"{name}_test.parquet" for name in names),
+    ],
+    after=[after],
+  )
 
 
-def _last_step(settings: Settings) -> int:
-  log = (settings.model / "metrics.jsonl").read_text(encoding="utf-8")
-  return json.loads(log.splitlines()[-1])["step"]
+def _rankers(scenarios: Sequence[Scenario], settings: Settings) -> list[str]:
+  if scenarios[0].candidates != "catalogue":
+    return list(settings.ranker_names)
+  # Of thousands of titles, a model finds the top sooner than it scores all.
+  names = find_rankers(
+    settings.ranker_names,
+    folder=DatasetFolder.open(settings.dataset),
+    model=settings.dataset,
+    zero_shot=settings.zero_shot,
+  )
+  kept = [name for name in names if name not in READERS]
+  if {"model", "catalogue"}.isdisjoint(names):
+    return kept
+  return [*kept, "catalogue"]
 
 
-def _data_files(settings: Settings) -> list[pathlib.Path]:
-  folders = [f for f in (settings.dataset, settings.unseen) if f]
-  names = ("manifest.json", experiments.MANIFEST_FILE, plan.ANNOTATIONS_FILE)
-  paths = [folder / name for folder in folders for name in names]
-  return [settings.recipe, *(path for path in paths if path.exists())]
+def _built(dataset: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files that identify what a built folder holds."""
+  return [dataset / "manifest.json", dataset / MANIFEST_FILE]
+
+
+def _limit(settings: Settings) -> list[Any]:
+  return ["--limit", settings.limit] if settings.limit else []

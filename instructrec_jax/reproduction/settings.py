@@ -10,12 +10,9 @@ from instructrec_jax.evaluation.rankers import TRAINED, find_rankers
 from instructrec_jax.reproduction.experiments import (
   MANIFEST_FILE,
   Experiment,
-  experiments,
+  find_experiments,
 )
 from instructrec_jax.text.vocabulary import Vocabulary
-
-# Pieces of a vocabulary that is trained because there is none.
-VOCABULARY_SIZE = 4000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,8 +30,8 @@ class Settings:
       available, those that are trained among them.
     unseen: a dataset folder of another domain, for Table 11.
     zero_shot: folder of a model that was not tuned, for a row of its own.
-    chat: options of `evaluate` that name a chat model, GPT-3.5's part: of whom
-      to ask, and about how many requests.
+    chat: options of `evaluate` that name a chat model, in GPT-3.5's place, and
+      how many requests it is asked.
     chat_caps: options of what it may cost, in each dataset folder.
     vocabulary: SentencePiece model to build with; one is trained if None and
       the folder has none.
@@ -56,7 +53,7 @@ class Settings:
   seed: int = 0
 
   def check(self) -> None:
-    """Raises InputError before anything is started, if something is wrong."""
+    """Raises InputError if something is wrong, before anything is started."""
     folder = DatasetFolder.open(self.dataset)
     if self.unseen:
       DatasetFolder.open(self.unseen)
@@ -96,7 +93,7 @@ class Settings:
 
   @property
   def ranker_names(self) -> tuple[str, ...]:
-    """What `evaluate --rankers` is told."""
+    """The value of `evaluate --rankers`."""
     return self.rankers or ("all", *TRAINED)
 
   @property
@@ -107,7 +104,7 @@ class Settings:
   @property
   def experiments(self) -> list[Experiment]:
     """The tables; the dataset folder must be built."""
-    return experiments(self.dataset, self.all_names)
+    return find_experiments(self.dataset, self.all_names)
 
   @property
   def model(self) -> pathlib.Path:

@@ -207,7 +207,8 @@ class CatalogueSearch:
         slots_of[number, of_search] = slots[number, here]
         paths[number, here] = slots_of[number][trie.paths(nodes[number, here])]
       used += max(map(len, chosen))
-      layout: Any = TriePaths(slots, paths, trie.depths[nodes])
+      depths = trie.depths[nodes]
+      layout = TriePaths(*map(jnp.asarray, (slots, paths, depths)))
       cache, log_p = self._decode(
         self._params,
         cache,

@@ -17,6 +17,7 @@ import numpy as np
 import pydantic
 import scipy.stats
 
+from instructrec_jax import paper as paper_lib
 from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
@@ -34,8 +35,8 @@ QUESTIONS = {
 }
 # Of the paper's Table 3, by kind and in the order of `QUESTIONS`.
 PAPER = {
-  "preference": (0.93, 0.87, 0.88, 0.48),
-  "intention": (0.90, 0.22, 0.69, 0.69),
+  kind: tuple(shares[question] for question in QUESTIONS)
+  for kind, shares in paper_lib.results()["quality"].items()
 }
 _COLUMNS = ("kind", "user", "position", "information", "text", "target")
 _YES, _NO = ("yes", "y", "1", "true"), ("no", "n", "0", "false")

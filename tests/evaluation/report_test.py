@@ -180,10 +180,10 @@ def test_p_is_the_corrected_one():
   assert "p < .012" in report.markdown(results)
 
 
-def test_what_cannot_be_ends_the_page():
+def test_inconsistent_metrics_end_the_page():
   results = small_results()
-  assert "cannot be" not in report.markdown(results)
+  assert "inconsistent" not in report.markdown(results)
   results["impossible"] = ["sequential, model: HR@1 is 1.2000."]
   assert report.markdown(results).endswith(
-    "so there is a mistake in the program: sequential, model: HR@1 is 1.2000.\n"
+    "Internal error: inconsistent metrics: sequential, model: HR@1 is 1.2000.\n"
   )

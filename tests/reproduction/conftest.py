@@ -5,16 +5,19 @@ import dataclasses
 import importlib
 import pathlib
 import unittest.mock
+from typing import NamedTuple
 
 import jax
 import pytest
 
+from instructrec_jax import storage
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.instructions.templates import (
   dump_templates,
   load_templates,
 )
 from instructrec_jax.reproduction.reproduce import reproduce
+from instructrec_jax.reproduction.run import step_key
 from instructrec_jax.reproduction.settings import Settings
 from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.teacher.annotate import annotate_offline
@@ -71,6 +74,27 @@ class InProcess:
       _jax("jax_disable_most_optimizations", True, otherwise=False),
     ):
       return importlib.import_module(argv[0]).main(list(argv[1:]))
+
+
+class Step(NamedTuple):
+  """What `Run.step` was called with."""
+
+  name: str
+  argv: list[str]
+  key: str
+
+
+class Recorder:
+  """A `Run` that runs nothing, but notes the steps in their order."""
+
+  def __init__(self):
+    self.steps: dict[str, Step] = {}
+
+  def step(self, name, title, argv, *, makes, reads=(), after=(), **_):
+    argv = [str(word) for word in argv]
+    hashes = {str(path): storage.sha256_of(path) for path in reads}
+    key = step_key(argv, hashes, {n: self.steps[n].key for n in after})
+    self.steps[name] = Step(name, argv, key)
 
 
 @contextlib.contextmanager

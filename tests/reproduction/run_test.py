@@ -1,4 +1,4 @@
-"""Tests for instructrec_jax/reproduction/execution.py, on made-up steps."""
+"""Tests for instructrec_jax/reproduction/run.py, on made-up steps."""
 
 import json
 import os
@@ -10,8 +10,7 @@ import time
 import pytest
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.reproduction.execution import Runner
-from instructrec_jax.reproduction.steps import Step
+from instructrec_jax.reproduction.run import Run
 
 # Notes each start; the second time, it comes to its end.
 STEP = """
@@ -25,39 +24,26 @@ out.write_text("done")
 """
 
 
-def _steps(out, *, option="wait"):
-  def step(name, *, wait="", needs=()):
-    path = out / name
-    return Step(
-      name,
-      "a step",
-      ("a_step", str(out / "starts"), str(path), wait or "go"),
-      proof=path,
-      outputs=(path,),
-      needs=needs,
-    )
+def _run(out, *, option="wait"):
+  """Runs three steps, each after the one before it; returns their records."""
 
-  return [
-    step("first"),
-    step("second", wait=option, needs=("first",)),
-    step("third", needs=("second",)),
-  ]
+  def step(name, *, wait="go", after=()):
+    path = out / name
+    argv = ["a_step", out / "starts", path, wait]
+    run.step(name, "a step", argv, makes=path, clear=path, after=after)
+
+  with Run(out) as run:
+    step("first")
+    step("second", wait=option, after=["first"])
+    step("third", after=["second"])
+  return run.records
 
 
 @pytest.fixture
 def out(tmp_path, monkeypatch):
   (tmp_path / "a_step.py").write_text(STEP)
-  monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+  monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
   return tmp_path / "out"
-
-
-def _run(out, steps):
-  runner = Runner(out)
-  try:
-    runner.run(steps)
-  finally:
-    runner.close()
-  return runner.records
 
 
 def _starts(out):
@@ -76,7 +62,7 @@ def _start_and_wait_for(out, name):
       "t = importlib.util.module_from_spec(spec)\n"
       "spec.loader.exec_module(t)\n"
       "out = pathlib.Path(sys.argv[1])\n"
-      "t._run(out, t._steps(out))",
+      "t._run(out)",
       str(out),
     ],
     cwd=here,
@@ -93,7 +79,7 @@ def _wait_till_free(out):
   """Returns when what was killed, the step too, has died."""
   for _ in range(100):
     try:
-      Runner(out).close()
+      Run(out).__exit__()
       return
     except InputError:
       time.sleep(0.1)
@@ -105,7 +91,7 @@ def test_a_killed_run_goes_on_with_the_step_that_it_was_in(out):
   os.killpg(process.pid, signal.SIGKILL)
   process.wait()
   _wait_till_free(out)
-  records = _run(out, _steps(out))
+  records = _run(out)
   assert _starts(out) == ["first", "second", "second", "third"]
   assert records["first"]["attempts"] == records["third"]["attempts"] == 1
   assert records["second"]["attempts"] == 2
@@ -115,48 +101,71 @@ def test_nobody_else_works_in_the_folder_meanwhile(out):
   process = _start_and_wait_for(out, "second")
   try:
     with pytest.raises(InputError, match="at work here"):
-      Runner(out)
+      Run(out)
     # Nor while a step lives that a killed run has left behind.
     process.kill()
     process.wait()
     with pytest.raises(InputError, match="at work here"):
-      Runner(out)
+      Run(out)
   finally:
     os.killpg(process.pid, signal.SIGKILL)
   _wait_till_free(out)
 
 
-def test_what_stands_is_not_repeated(out):
-  _run(out, _steps(out, option="go"))
-  _run(out, _steps(out, option="go"))
+def test_a_finished_step_is_not_repeated(out):
+  _run(out, option="go")
+  _run(out, option="go")
   assert _starts(out) == ["first", "second", "third"]
 
 
 def test_other_inputs_clear_the_outputs_of_all_that_follow(out):
-  _run(out, _steps(out, option="go"))
-  _run(out, _steps(out, option="stay"))
+  _run(out, option="go")
+  _run(out, option="stay")
   # The third is told nothing new, but reads what the second writes.
   assert _starts(out) == ["first", "second", "third", "second", "third"]
 
 
 def test_an_output_that_was_edited_is_made_again(out):
-  _run(out, _steps(out, option="go"))
+  _run(out, option="go")
   (out / "second").write_text("edited")
-  _run(out, _steps(out, option="go"))
+  _run(out, option="go")
   assert _starts(out) == ["first", "second", "third", "second"]
   assert (out / "second").read_text() == "done"
 
 
-def test_what_others_have_made_is_taken(out, tmp_path):
+def test_what_others_have_made_is_kept(out, tmp_path):
   made = tmp_path / "made"
-  step = Step("make", "", ("a_step", "-", "-"), proof=made, unless=made)
   made.write_text("by hand")
-  assert _run(out, [step])["make"]["state"] == "found"
+  with Run(out) as run:
+    run.step("make", "", ["a_step", "-", "-"], makes=made, keep=True)
+  assert run.records["make"]["state"] == "found"
+  assert made.read_text() == "by hand"
+
+
+@pytest.mark.parametrize(("grows", "state"), [(True, 2), (False, None)])
+def test_a_growing_output_of_a_killed_step_is_completed(out, grows, state):
+  """A file that is there from the start does not say that a step is done."""
+
+  def make(execute):
+    with Run(out, execute=execute) as run:
+      run.step("make", "", ["m"], makes=out / "made", keep=True, grows=grows)
+    return run.records["make"]
+
+  def killed(argv, **_):
+    (out / "made").write_text("half")
+    raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    make(killed)
+  record = make(lambda argv, **_: 0)
+  assert record.get("attempts") == state
 
 
 def test_a_step_that_fails_is_told_with_its_last_line(out):
-  step = Step("bad", "", ("no_such_module",), proof=out / "bad")
-  with pytest.raises(InputError, match="bad failed: .*No module named"):
-    _run(out, [step])
+  with (
+    Run(out) as run,
+    pytest.raises(InputError, match="bad failed: .*No module named"),
+  ):
+    run.step("bad", "", ["no_such_module"], makes=out / "bad")
   record = json.loads((out / "steps" / "bad.json").read_text())
   assert record["state"] == "started"

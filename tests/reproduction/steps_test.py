@@ -1,4 +1,4 @@
-"""Tests for instructrec_jax/reproduction/plan.py."""
+"""Tests for the steps of instructrec_jax/reproduction/reproduce.py."""
 
 import collections
 import dataclasses
@@ -7,13 +7,10 @@ import pytest
 
 from instructrec_jax.evaluation.rankers import with_rankers
 from instructrec_jax.instructions.scenarios import SCENARIOS, find_scenarios
-from instructrec_jax.reproduction import (
-  behaviour,
-  commands,
-  numbers,
-  plan,
-  sections,
-)
+from instructrec_jax.reproduction import report
+from instructrec_jax.reproduction.reproduce import gin_files, run_steps
+
+from .conftest import Recorder
 
 CHAT = ("--chat-model", "gpt-9", "--chat-limit", "5")
 CAPS = ("--max-usd", "3", "--prices", "1", "2")
@@ -27,8 +24,13 @@ def _options(step):
 @pytest.fixture
 def steps(reproduced):
   def steps(**change):
-    settings = dataclasses.replace(reproduced.settings, **change)
-    return {step.name: step for step in plan.experiment_steps(settings)}
+    recorder = Recorder()
+    ranked = run_steps(
+      recorder, dataclasses.replace(reproduced.settings, **change)
+    )
+    # What was left out is looked for by nobody.
+    assert ranked.keys() <= recorder.steps.keys()
+    return recorder.steps
 
   return steps
 
@@ -100,10 +102,9 @@ def test_a_whole_catalogue_is_searched_not_scored(steps):
   ],
 )
 def test_each_step_has_rankers_for_its_scenarios(
-  reproduced, steps, tmp_path, rankers, without
+  steps, tmp_path, rankers, without
 ):
-  change = {"rankers": tuple(rankers.split(",")), "zero_shot": tmp_path}
-  found = steps(**change)
+  found = steps(rankers=tuple(rankers.split(",")), zero_shot=tmp_path)
   assert steps().keys() - found.keys() == set(without.split())
   for name, step in found.items():
     options = _options(step)
@@ -115,25 +116,22 @@ def test_each_step_has_rankers_for_its_scenarios(
         [name for name in names if name != "all"],
       )
       assert all(names), name
-  # What was left out is looked for by nobody.
-  settings = dataclasses.replace(reproduced.settings, **change)
-  assert {step for step, _ in numbers.ranking_steps(settings)} <= found.keys()
 
 
 def test_what_no_ranker_ranks_is_named(reproduced):
   settings = dataclasses.replace(reproduced.settings, rankers=("tem",))
   table = settings.experiments[0]
   for section in (
-    sections.of_experiment(table, settings, dataset=None),
-    sections.unseen(settings, dataset=None),
-    behaviour.section(settings),
+    report.ranking_section(table, None, None),
+    report.unseen_section(settings, None),
+    report.behaviour_section(settings, None),
   ):
-    assert not section.grids
+    assert not section.tables
     assert section.lacking[0].startswith("sequential: ")
 
 
 def test_a_recipe_is_all_the_files_that_it_includes(root):
-  files = commands.gin_files(root / "gin" / "experiment" / "mini.gin")
+  files = gin_files(root / "gin" / "experiment" / "mini.gin")
   assert [file.name for file in files] == [
     "mini.gin",
     "mini.gin",
