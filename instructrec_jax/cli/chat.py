@@ -73,7 +73,7 @@ class ChatRanker(Caps):
   chat_model: str | None = None
   """its name, such as gpt-4o-mini"""
   chat_base_url: BaseUrl | None = None
-  chat_limit: opt.Count = 500
+  chat_limit: int = 500
   """requests of each scenario, the paper's 500"""
 
   def for_evaluate(self, seed: int) -> Any:
