@@ -52,6 +52,7 @@ setuptools.setup(
     "sentencepiece>=0.2.1",
     "scipy>=1.14",
     "seqio==0.0.20",
+    "shtab>=1.7",
     "tensorboardX>=2.6.4",
     "tensorstore>=0.1.70",
     # Not tensorflow-cpu: tensorflow-text requires this one, and both would

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from instructrec_jax.baselines.chat_answers import (
+from instructrec_jax.baselines.chat import (
   RankedAnswer,
   normalised,
   read_ranking,

@@ -1,322 +1,277 @@
 """Has a teacher write users' preferences and intentions, each paid for once.
 
-The offline teacher uses rules and needs no key. The others ask a chat model
+The offline teacher uses rules and needs no key. The other asks a chat model
 over the OpenAI API, of OpenAI or any server that speaks it (--base-url), whose
 key is in OPENAI_API_KEY. Answers go to annotations.sqlite in the dataset
 folder; a run that is stopped or killed goes on where it was.
 """
 
-import argparse
 import dataclasses
-import json
-import pathlib
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-# What rules have no use for.
-_OF_CHAT = (
-  *("model", "base_url", "batch", "jsonl_out", "jsonl_in"),
-  *("requests_per_minute", "tokens_per_minute"),
-  *("dry_run", "prices", "max_usd", "max_requests", "judge"),
-)
+from instructrec_jax.cli import options as opt
+from instructrec_jax.cli.chat import BaseUrl, Caps
+from instructrec_jax.errors import InputError
 
 EXAMPLE = "instructrec annotate --dataset data/games --teacher offline"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  parser.add_argument("--dataset", type=pathlib.Path, required=True)
-  parser.add_argument(
-    "--teacher",
-    choices=("offline", "openai"),
-    default="offline",
-    help="rules, or a chat model (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--training-targets",
-    type=int,
-    default=1,
-    metavar="N",
-    help="training targets a user that get an intention, beside the held-out "
-    "ones (default: %(default)s)",
-  )
-  asked = parser.add_argument_group("the chat model")
-  asked.add_argument("--model", help="its name, such as gpt-4o-mini")
-  asked.add_argument("--base-url", help="of the server (default: OpenAI's)")
-  asked.add_argument(
-    "--batch", action="store_true", help="OpenAI's Batch API, at half price"
-  )
-  asked.add_argument(
-    "--jsonl-out",
-    type=pathlib.Path,
-    metavar="FILE",
-    help="write the requests for `vllm run-batch -i FILE`, and send nothing",
-  )
-  asked.add_argument(
-    "--jsonl-in",
-    type=pathlib.Path,
-    metavar="FILE",
-    help="take the answers from what `vllm run-batch -o FILE` wrote",
-  )
-  asked.add_argument("--temperature", type=float, default=0.4)
-  asked.add_argument("--max-tokens", type=int, default=512, help="an answer")
-  asked.add_argument("--workers", type=int, default=64)
-  asked.add_argument("--requests-per-minute", type=float, metavar="N")
-  asked.add_argument("--tokens-per-minute", type=float, metavar="N")
-  money = parser.add_argument_group("money")
-  money.add_argument(
-    "--dry-run", action="store_true", help="only estimate tokens and price"
-  )
-  money.add_argument(
-    "--prices",
-    type=float,
-    nargs=2,
-    metavar=("IN", "OUT"),
-    help="dollars for a million tokens of prompts and of answers",
-  )
-  money.add_argument("--max-usd", type=float, help="needs --prices")
-  money.add_argument("--max-requests", type=int, help="retries count")
-  share = parser.add_argument_group("sharing")
-  share.add_argument(
-    "--export", type=pathlib.Path, metavar="FILE", help="write answers, Parquet"
-  )
-  share.add_argument(
-    "--import",
-    dest="import_from",
-    type=pathlib.Path,
-    metavar="FILE",
-    help="take answers that somebody exported",
-  )
-  quality = parser.add_argument_group("quality, as the paper's Table 3")
-  quality.add_argument(
-    "--judge", action="store_true", help="the model reviews a sample"
-  )
-  quality.add_argument(
-    "--sheet", type=pathlib.Path, metavar="CSV", help="a sample for people"
-  )
-  quality.add_argument(
-    "--read-sheet",
-    type=pathlib.Path,
-    metavar="CSV",
-    help="tabulate a sheet that people filled with yes and no",
-  )
-  quality.add_argument(
-    "--samples", type=int, default=100, help="of each kind (default: 100)"
-  )
-  parser.add_argument("--force", action="store_true", help="replace FILEs")
-  parser.add_argument("--seed", type=int, default=0, help="of waiting times")
-  parser.add_argument("--json", action="store_true", help="print the summary")
+@dataclass(frozen=True, kw_only=True)
+class Chat:
+  """The chat model."""
+
+  model: str = ""
+  """its name, such as gpt-4o-mini"""
+  base_url: BaseUrl | None = None
+  batch: bool = False
+  """OpenAI's Batch API, at half price"""
+  jsonl_out: opt.File | None = None
+  """write the requests for `vllm run-batch -i FILE`, and send nothing"""
+  jsonl_in: opt.File | None = None
+  """take the answers from what `vllm run-batch -o FILE` wrote"""
+  temperature: Annotated[float, opt.Arg(least=0)] = 0.4
+  """of sampling"""
+  max_tokens: opt.Count = 512
+  """tokens of an answer"""
+  workers: opt.Count = 64
+  """requests in flight"""
+
+  @property
+  def price_share(self) -> float:
+    """What is paid of the prices: the Batch API costs half."""
+    return 0.5 if self.batch else 1.0
+
+  @property
+  def parameters(self) -> dict[str, float | int | str]:
+    """What the API is told besides the prompt."""
+    return {
+      "temperature": self.temperature,
+      "max_completion_tokens": self.max_tokens,
+    }
 
 
-def run(args: argparse.Namespace) -> None:
-  """Annotates, or estimates, or moves annotations, and prints what is there."""
-  from instructrec_jax.errors import InputError
+@dataclass(frozen=True, kw_only=True)
+class Money(Caps):
+  """Limits of the chat model's rate and price."""
+
+  dry_run: bool = False
+  """only estimate tokens and price"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing:
+  """Sharing."""
+
+  export: opt.File | None = None
+  """write answers, Parquet"""
+  import_from: Annotated[opt.File | None, opt.Arg(flag="--import")] = None
+  """take answers that somebody exported"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Quality:
+  """Quality, as the paper's Table 3."""
+
+  judge: bool = False
+  """the chat model reviews a sample"""
+  sheet: Annotated[opt.File | None, opt.Arg(metavar="CSV")] = None
+  """write a sample for people to review"""
+  read_sheet: Annotated[opt.File | None, opt.Arg(metavar="CSV")] = None
+  """tabulate a sheet that people filled with yes and no"""
+  samples: opt.Count = 100
+  """annotations of each kind to review"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  dataset: opt.Dataset
+  teacher: Literal["offline", "openai"] = "offline"
+  """rules, or a chat model"""
+  training_targets: opt.CountOrZero = 1
+  """training targets a user that get an intention, beside the held-out ones"""
+  chat: Chat
+  money: Money
+  sharing: Sharing
+  quality: Quality
+  force: opt.Force = False
+  """replace FILEs"""
+  seed: opt.Seed = 0
+  """seed of waiting times and samples"""
+  json: opt.Json = False
+
+
+def run(options: Options) -> tuple[Any, str]:
+  """Annotates, or estimates, or moves annotations."""
   from instructrec_jax.teacher import annotate, exchange, review
 
-  if args.export:
-    rows = exchange.export_annotations(
-      args.dataset, args.export, force=args.force
+  dataset, sharing, quality = options.dataset, options.sharing, options.quality
+  if path := sharing.export:
+    rows = exchange.export_annotations(dataset, path, force=options.force)
+    text = f"{path}: {rows:,} annotations"
+    return {"out": str(path), "annotations": rows}, text
+  if path := sharing.import_from:
+    taken = exchange.import_annotations(dataset, path)
+    return taken, (
+      f"{path}: {taken['taken']:,} of {taken['rows']:,} annotations taken; "
+      f"{taken['elsewhere']:,} are about users or items that are not here"
     )
-    print(f"{args.export}: {rows:,} annotations")
-    return
-  if args.import_from:
-    taken = exchange.import_annotations(args.dataset, args.import_from)
-    print(json.dumps(taken) if args.json else _imported(args, taken))
-    return
-  if args.read_sheet:
-    rows = review.read_sheet(args.read_sheet)
-    print(json.dumps(rows) if args.json else review.format_table(rows))
-    return
-  if args.sheet:
-    _write_sheet(args)
-    return
-  if args.teacher == "offline":
-    if given := [name for name in _OF_CHAT if getattr(args, name)]:
-      raise InputError(
-        f"--{given[0].replace('_', '-')} is of a chat model, and the teacher "
-        "is offline: add --teacher openai."
-      )
+  if quality.read_sheet:
+    rows = review.read_sheet(quality.read_sheet)
+    return rows, review.format_table(rows)
+  if path := quality.sheet:
+    samples = _samples(options)
+    review.write_sheet(samples, path, force=options.force)
+    return {"out": str(path), "annotations": len(samples)}, (
+      f"{path}: {len(samples)} annotations; fill in yes or no, then run "
+      f"`instructrec annotate --dataset {dataset} --read-sheet {path}`"
+    )
+  if options.teacher == "offline":
+    _refuse_chat_options(options)
     found = annotate.annotate_offline(
-      args.dataset, training_targets=args.training_targets
+      dataset, training_targets=options.training_targets
     )
-  elif not args.model:
+  elif not options.chat.model:
     raise InputError("--teacher openai needs --model, such as gpt-4o-mini.")
-  elif args.dry_run:
-    _print_estimate(args)
-    return
-  elif args.judge:
-    _judge(args)
-    return
+  elif options.money.dry_run:
+    return _estimate(options)
+  elif quality.judge:
+    return _judge(options)
   else:
     found = annotate.annotate_with(
-      _transport(args),
-      args.dataset,
-      model=args.model,
-      parameters=_parameters(args),
-      training_targets=args.training_targets,
+      _transport(options),
+      dataset,
+      model=options.chat.model,
+      parameters=options.chat.parameters,
+      training_targets=options.training_targets,
     )
   if "tally" in found:
-    found["tally"] = _counts(found["tally"])
-  print(json.dumps(found) if args.json else summary(found))
+    # Statuses are counted by name, beside the tally's other counts.
+    tally = dict(vars(found["tally"]))
+    statuses = tally.pop("statuses")
+    found["tally"] = {str(name): n for name, n in statuses.items()} | tally
+  return found, summary(found)
 
 
-def _transport(args: argparse.Namespace) -> Callable[..., Any]:
+def _refuse_chat_options(options: Options) -> None:
+  """Raises InputError if an option without a default asks for a chat model."""
+  for group in (options.chat, options.money, options.quality):
+    for field in dataclasses.fields(group):
+      is_chats = group is not options.quality or field.name == "judge"
+      if is_chats and not field.default and getattr(group, field.name):
+        raise InputError(
+          f"--{field.name.replace('_', '-')} is of a chat model, and the "
+          "teacher is offline: add --teacher openai."
+        )
+
+
+def _transport(options: Options) -> Callable[..., Any]:
   """Returns what sends requests: live, in batches, or through files."""
   import openai
 
   from instructrec_jax.teacher import batch, jsonl, online
-  from instructrec_jax.teacher.pace import Pace
 
-  if args.jsonl_out:
+  chat = options.chat
+  if path := chat.jsonl_out:
     return lambda requests, store: jsonl.FileTally(
       written=jsonl.write_requests(
-        requests, args.jsonl_out, store=store, force=args.force
+        requests, path, store=store, force=options.force
       )
     )
-  if args.jsonl_in:
+  if path := chat.jsonl_in:
     return lambda requests, store: jsonl.read_answers(
-      args.jsonl_in, requests, store=store
+      path, requests, store=store
     )
-  budget = _budget(args)
-  if args.batch:
+  budget = options.money.budget(share=chat.price_share)
+  if chat.batch:
     client = openai.OpenAI(
-      api_key=online.find_key(args.base_url), base_url=args.base_url
+      api_key=online.find_key(chat.base_url), base_url=chat.base_url
     )
     return lambda requests, store: batch.run_batches(
       requests,
       store=store,
       client=client,
-      state_path=args.dataset / batch.FILE,
+      state_path=options.dataset / batch.FILE,
       reserve=budget.reserve,
     )
-  client = online.make_client(args.base_url)
-  pace = Pace(
-    requests_per_minute=args.requests_per_minute,
-    tokens_per_minute=args.tokens_per_minute,
-  )
+  client = online.make_client(chat.base_url)
+  pace = options.money.pace()
   return lambda requests, store: online.answer_all(
     requests,
     store=store,
     client=client,
     budget=budget,
     pace=pace,
-    limits=online.Limits(workers=args.workers),
-    seed=args.seed,
+    limits=online.Limits(workers=chat.workers),
+    seed=options.seed,
   )
 
 
-def _budget(args: argparse.Namespace) -> Any:
-  from instructrec_jax.teacher.budget import Budget
-
-  return Budget(
-    prices=_prices(args),
-    max_usd=args.max_usd,
-    max_requests=args.max_requests,
-  )
-
-
-def _prices(args: argparse.Namespace) -> Any:
-  from instructrec_jax.teacher.budget import Prices
-
-  if args.prices is None:
-    return None
-  # The Batch API costs half.
-  share = 0.5 if args.batch else 1.0
-  return Prices(*(share * price for price in args.prices))
-
-
-def _parameters(args: argparse.Namespace) -> dict[str, float | int | str]:
-  return {
-    "temperature": args.temperature,
-    "max_completion_tokens": args.max_tokens,
-  }
-
-
-def _print_estimate(args: argparse.Namespace) -> None:
+def _estimate(options: Options) -> tuple[Any, str]:
+  """Returns what the open requests would cost."""
   from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.teacher.annotate import open_requests
   from instructrec_jax.teacher.annotations import open_store
   from instructrec_jax.teacher.budget import estimate
   from instructrec_jax.teacher.jsonl import unanswered
 
-  if args.judge:
-    _, requests = _to_judge(args)
-    with open_store(DatasetFolder.open(args.dataset)) as store:
+  if options.quality.judge:
+    requests = _judge_requests(options, _samples(options))
+    with open_store(DatasetFolder.open(options.dataset)) as store:
       requests = list(unanswered(requests, store))
   else:
     requests = open_requests(
-      args.dataset,
-      model=args.model,
-      parameters=_parameters(args),
-      training_targets=args.training_targets,
+      options.dataset,
+      model=options.chat.model,
+      parameters=options.chat.parameters,
+      training_targets=options.training_targets,
     )
-  found = estimate(requests, _prices(args))
-  print(json.dumps(dataclasses.asdict(found)) if args.json else found.sentence)
+  prices = options.money.paid_prices(share=options.chat.price_share)
+  found = estimate(requests, prices)
+  return dataclasses.asdict(found), found.sentence
 
 
-def _write_sheet(args: argparse.Namespace) -> None:
-  from instructrec_jax.data.folder import DatasetFolder
-  from instructrec_jax.teacher import review
-
-  samples = review.draw_samples(
-    DatasetFolder.open(args.dataset), count=args.samples, seed=args.seed
-  )
-  review.write_sheet(samples, args.sheet, force=args.force)
-  print(
-    f"{args.sheet}: {len(samples)} annotations; fill in yes or no, then run "
-    f"`instructrec annotate --dataset {args.dataset} --read-sheet "
-    f"{args.sheet}`"
-  )
-
-
-def _judge(args: argparse.Namespace) -> None:
+def _judge(options: Options) -> tuple[Any, str]:
   """Lets the model answer Table 3's questions about a sample."""
   from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.teacher import review
   from instructrec_jax.teacher.annotations import open_store
   from instructrec_jax.teacher.jsonl import unanswered
 
-  samples, requests = _to_judge(args)
-  with open_store(DatasetFolder.open(args.dataset)) as store:
-    _transport(args)(unanswered(requests, store), store)
+  samples = _samples(options)
+  requests = _judge_requests(options, samples)
+  with open_store(DatasetFolder.open(options.dataset)) as store:
+    _transport(options)(unanswered(requests, store), store)
     texts = store.texts(request.key for request in requests)
-  rows = review.judged(
-    samples,
-    {
-      place: texts[request.key]
-      for place, request in enumerate(requests)
-      if request.key in texts
-    },
-  )
-  print(json.dumps(rows) if args.json else review.format_table(rows))
+  answers = {
+    place: texts[request.key]
+    for place, request in enumerate(requests)
+    if request.key in texts
+  }
+  rows = review.judged(samples, answers)
+  return rows, review.format_table(rows)
 
 
-def _to_judge(args: argparse.Namespace) -> tuple[list[Any], list[Any]]:
-  """Returns a sample of annotations, and what the model is asked of each."""
+def _samples(options: Options) -> list[Any]:
   from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.teacher import review
 
-  samples = review.draw_samples(
-    DatasetFolder.open(args.dataset), count=args.samples, seed=args.seed
+  return review.draw_samples(
+    DatasetFolder.open(options.dataset),
+    count=options.quality.samples,
+    seed=options.seed,
   )
-  return samples, [
-    review.judge_request(s, model=args.model, parameters=_parameters(args))
-    for s in samples
+
+
+def _judge_requests(options: Options, samples: list[Any]) -> list[Any]:
+  from instructrec_jax.teacher import review
+
+  chat = options.chat
+  return [
+    review.judge_request(each, model=chat.model, parameters=chat.parameters)
+    for each in samples
   ]
-
-
-def _counts(tally: Any) -> dict[str, Any]:
-  """Returns a transport's numbers; of statuses, each by its name."""
-  counts = dict(vars(tally))
-  statuses = counts.pop("statuses")
-  return {**{str(name): count for name, count in statuses.items()}, **counts}
-
-
-def _imported(args: argparse.Namespace, taken: dict[str, int]) -> str:
-  return (
-    f"{args.import_from}: {taken['taken']:,} of {taken['rows']:,} annotations "
-    f"taken; {taken['elsewhere']:,} are about users or items that are not here"
-  )
 
 
 def summary(found: dict[str, Any]) -> str:

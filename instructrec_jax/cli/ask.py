@@ -5,10 +5,12 @@ model ranks the candidates by the log-likelihood of their titles. Without
 --model the instruction alone is printed, its length estimated.
 """
 
-import argparse
-import json
-import pathlib
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from instructrec_jax.cli import options as opt
+from instructrec_jax.errors import InputError
 
 if TYPE_CHECKING:
   from instructrec_jax.instructions.recommend import Recommendation
@@ -17,117 +19,86 @@ EXAMPLE = (
   'instructrec ask "I want something scary for tonight" --model runs/games '
   '--history "Resident Evil 4" --candidates "FIFA 15" "The Evil Within"'
 )
+_RANKED = "what is ranked"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  parser.add_argument("words", nargs="?", default="", help="what the user says")
-  parser.add_argument(
-    "--model", type=pathlib.Path, help="folder of `train` or `export`"
-  )
-  parser.add_argument(
-    "--history",
-    nargs="+",
-    default=[],
-    metavar="TITLE",
-    help="what the user bought, oldest first",
-  )
-  choice = parser.add_mutually_exclusive_group()
-  choice.add_argument(
-    "--candidates", nargs="+", default=[], metavar="TITLE", help="to rank"
-  )
-  choice.add_argument(
-    "--candidates-file",
-    type=pathlib.Path,
-    metavar="FILE",
-    help="to rank: a title a line, or the column `title` of a .parquet file",
-  )
-  choice.add_argument(
-    "--dataset",
-    type=pathlib.Path,
-    help="rank this dataset folder's whole catalogue, less the history",
-  )
-  parser.add_argument("--preference", help="the user's lasting taste")
-  parser.add_argument("--context", help="where, when or what for")
-  parser.add_argument(
-    "--kind",
-    choices=("auto", "preference", "vague", "specific"),
-    default="auto",
-    help="of the words (default: %(default)s, by rules)",
-  )
-  parser.add_argument("--template", help="a name, instead of the first to fit")
-  parser.add_argument(
-    "--templates",
-    nargs="+",
-    metavar="YAML",
-    help="to choose from (default: an export's own, else the package's)",
-  )
-  parser.add_argument(
-    "--input-length",
-    type=int,
-    default=512,
-    help="tokens that the encoder takes (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--top", type=int, default=10, help="to print (default: %(default)s)"
-  )
-  parser.add_argument("--json", action="store_true")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  words: Annotated[str, opt.Arg(is_positional=True)] = ""
+  """what the user says"""
+  model: opt.Model | None = None
+  history: Annotated[tuple[str, ...], opt.Arg(metavar="TITLE")] = ()
+  """what the user bought, oldest first"""
+  candidates: Annotated[
+    tuple[str, ...], opt.Arg(metavar="TITLE", either=_RANKED)
+  ] = ()
+  """titles to rank"""
+  candidates_file: Annotated[opt.File | None, opt.Arg(either=_RANKED)] = None
+  """to rank: a title a line, or the column `title` of a .parquet file"""
+  dataset: Annotated[opt.Dataset | None, opt.Arg(either=_RANKED)] = None
+  """rank this dataset folder's whole catalogue, less the history"""
+  preference: Annotated[str | None, opt.Arg(metavar="TEXT")] = None
+  """the user's lasting taste"""
+  context: Annotated[str | None, opt.Arg(metavar="TEXT")] = None
+  """where, when or what for"""
+  kind: Literal["auto", "preference", "vague", "specific"] = "auto"
+  """of the words; auto is by rules"""
+  template: str | None = None
+  """a name, instead of the first to fit"""
+  templates: opt.Templates | None = None
+  """to choose from (default: an export's own, else the package's)"""
+  input_length: opt.InputLength = 512
+  top: opt.Count = 10
+  """ranks to print"""
+  json: opt.Json = False
 
 
-def run(args: argparse.Namespace) -> None:
-  """Prints the instruction and the ranking."""
-  from instructrec_jax.errors import InputError
+def run(options: Options) -> tuple[Any, str]:
+  """Composes the instruction and ranks."""
   from instructrec_jax.instructions.recommend import recommend
   from instructrec_jax.instructions.templates import load_templates
 
-  if args.top < 1:
-    raise InputError(f"--top is {args.top}: at least 1 is needed.")
-  candidates, catalogue = args.candidates, ()
-  if args.candidates_file:
-    candidates = _read_titles(args.candidates_file)
-  if args.dataset:
+  candidates, catalogue = options.candidates, ()
+  if options.candidates_file:
+    candidates = _read_titles(options.candidates_file)
+  if options.dataset:
     from instructrec_jax.data.folder import DatasetFolder
 
-    catalogue = [item.title for item in DatasetFolder.open(args.dataset).items]
+    catalogue = [i.title for i in DatasetFolder.open(options.dataset).items]
   ranker = vocabulary = None
-  templates = load_templates(*args.templates or ())
-  if args.model:
+  templates = load_templates(*options.templates or ())
+  if options.model:
     # Only here is jax needed.
     from instructrec_jax.checkpoints.export_folder import is_export
     from instructrec_jax.serving.recommender import Recommender
 
-    if not (candidates or catalogue or is_export(args.model)):
+    if not (candidates or catalogue or is_export(options.model)):
       raise InputError(
         "--model ranks candidates: name them with --candidates, "
         "--candidates-file or --dataset, or name an export with a catalogue."
       )
-    recommender = Recommender.load(args.model, templates=args.templates)
+    recommender = Recommender.load(options.model, templates=options.templates)
     ranker, vocabulary = recommender.ranker, recommender.vocabulary
     catalogue = catalogue or recommender.titles
     templates = recommender.templates
   found = recommend(
-    args.words,
+    options.words,
     ranker=ranker,
     vocabulary=vocabulary,
-    history=args.history,
+    history=options.history,
     candidates=candidates,
     catalogue=catalogue,
-    preference=args.preference,
-    context=args.context,
-    kind=args.kind,
-    template=args.template,
+    preference=options.preference,
+    context=options.context,
+    kind=options.kind,
+    template=options.template,
     templates=templates,
-    budget=args.input_length,
+    budget=options.input_length,
   )
-  if args.json:
-    print(json.dumps(found.to_json(top=args.top), ensure_ascii=False))
-  else:
-    print("\n".join(_lines(found, top=args.top)))
+  return found.to_json(top=options.top), _text(found, top=options.top)
 
 
-def _read_titles(path: pathlib.Path) -> list[str]:
-  from instructrec_jax.errors import InputError
-
+def _read_titles(path: Path) -> list[str]:
   if not path.is_file():
     raise InputError(f"{path}: no such file of titles.")
   try:
@@ -148,7 +119,7 @@ def _read_titles(path: pathlib.Path) -> list[str]:
   return titles
 
 
-def _lines(found: "Recommendation", *, top: int) -> list[str]:
+def _text(found: "Recommendation", *, top: int) -> str:
   composed = found.composed
   operations = ", ".join(composed.operations)
   lines = [
@@ -161,10 +132,11 @@ def _lines(found: "Recommendation", *, top: int) -> list[str]:
     lines.append(f"(items of the history not shown: {composed.items_dropped})")
   if composed.candidates and "candidates" not in composed.form.slots:
     lines.append("(the candidates are ranked without being listed)")
+  if found.ranking:
+    lines.append("")
   for rank, each in enumerate(found.ranking[:top], start=1):
-    lines += [""] * (rank == 1)
     lines.append(
       f"{rank:3}  {each.log_likelihood:9.3f}  {each.probability:6.1%}  "
       f"{each.title}"
     )
-  return lines
+  return "\n".join(lines)

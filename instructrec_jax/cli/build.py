@@ -6,92 +6,54 @@ evaluation scenario become Parquet. What needs a preference or an intention is
 written for those users and targets that have one: run `annotate` before.
 """
 
-import argparse
-import json
-import pathlib
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from instructrec_jax.cli import options as opt
 
 EXAMPLE = "instructrec build --dataset data/games --vocab spiece.model"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  parser.add_argument("--dataset", type=pathlib.Path, required=True)
-  vocabulary = parser.add_mutually_exclusive_group()
-  vocabulary.add_argument(
-    "--vocab", type=pathlib.Path, help="SentencePiece model, such as Flan-T5's"
-  )
-  vocabulary.add_argument(
-    "--train-vocab",
-    type=int,
-    metavar="SIZE",
-    help="train a vocabulary of SIZE pieces on these instructions instead",
-  )
-  parser.add_argument(
-    "--templates",
-    nargs="+",
-    default=["package"],
-    metavar="YAML",
-    help="files of templates, or the words package (the default) and pairwise; "
-    "a later file's template replaces an earlier one of the same name",
-  )
-  parser.add_argument(
-    "--families",
-    type=lambda text: tuple(text.split(",")),
-    default=(),
-    help="comma-separated, such as p1_i0_t3,p1_i1_t3 (default: all)",
-  )
-  parser.add_argument(
-    "--cold-items",
-    choices=("paper", "strict"),
-    default="paper",
-    help="strict keeps the items that product search is tested on out of every "
-    "training text (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--matcher",
-    choices=("tfidf", "bm25", "two_tower"),
-    default="tfidf",
-    help="whose best items are the hard negatives; two_tower, the paper's, is "
-    "trained first (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--rows-per-target",
-    type=int,
-    default=1,
-    help="instructions of each target and family (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--input-length",
-    type=int,
-    default=512,
-    help="tokens that the encoder takes (default: %(default)s)",
-  )
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--force", action="store_true", help="build it again")
-  parser.add_argument("--json", action="store_true", help="print the manifest")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  dataset: opt.Dataset
+  vocab: Annotated[opt.File | None, opt.Arg(either="vocabulary")] = None
+  """SentencePiece model, such as Flan-T5's"""
+  train_vocab: Annotated[
+    opt.Count | None, opt.Arg(metavar="SIZE", either="vocabulary")
+  ] = None
+  """train a vocabulary of SIZE pieces on these instructions instead"""
+  templates: opt.Templates = ("package",)
+  families: opt.Names = ()
+  """such as p1_i0_t3,p1_i1_t3, comma-separated (default: all)"""
+  cold_items: Literal["paper", "strict"] = "paper"
+  """strict keeps the items that product search is tested on out of every
+  training text"""
+  matcher: Literal["tfidf", "bm25", "two_tower"] = "tfidf"
+  """ranker whose best items are the hard negatives; two_tower, the paper's, is
+  trained first"""
+  rows_per_target: opt.Count = 1
+  """instructions of each target and family"""
+  input_length: opt.InputLength = 512
+  seed: opt.Seed = 0
+  force: opt.Force = False
+  """build it again"""
+  json: opt.Json = False
 
 
-def run(args: argparse.Namespace) -> None:
-  """Builds and prints what was written."""
-  from instructrec_jax.seqio_bridge.build import Options, build
+def run(options: Options) -> tuple[Any, str]:
+  """Builds; returns the manifest."""
+  from instructrec_jax.seqio_bridge import build
 
-  manifest = build(
-    args.dataset,
-    vocabulary=args.vocab,
-    train_vocabulary_size=args.train_vocab,
-    options=Options(
-      templates=tuple(args.templates),
-      families=args.families,
-      rows_per_target=args.rows_per_target,
-      input_length=args.input_length,
-      cold_items=args.cold_items,
-      matcher=args.matcher,
-      seed=args.seed,
-    ),
-    force=args.force,
+  apart = ("dataset", "vocab", "train_vocab", "force", "json")
+  manifest = build.build(
+    options.dataset,
+    vocabulary=options.vocab,
+    train_vocabulary_size=options.train_vocab,
+    options=build.Options(**opt.arguments(options, *apart)),
+    force=options.force,
   )
-  print(json.dumps(manifest) if args.json else summary(manifest))
+  return manifest, summary(manifest)
 
 
 def summary(manifest: dict[str, Any]) -> str:

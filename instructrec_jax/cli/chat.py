@@ -1,74 +1,106 @@
-"""Options of the ranker `chat`, for the subcommands that evaluate."""
+"""What asking a chat model may cost, and the ranker `chat`.
 
-import argparse
+Not a subcommand: options that `annotate`, `evaluate` and `reproduce` share.
+"""
+
 import functools
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from instructrec_jax.cli import options as opt
+
+BaseUrl = Annotated[
+  str, opt.Arg("the server's address (default: OpenAI's)", metavar="URL")
+]
 
 
-def add_chat_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares whom to ask, and what it may cost."""
-  chat = parser.add_argument_group(
-    "the ranker chat",
-    "A chat model, asked about a sample once --rankers names it (all,chat). "
-    "The key is in OPENAI_API_KEY; answers are kept in the dataset folder, so "
-    "none is paid for twice.",
-  )
-  chat.add_argument("--chat-model", help="its name, such as gpt-4o-mini")
-  chat.add_argument("--chat-base-url", help="of the server (default: OpenAI's)")
-  chat.add_argument(
-    "--chat-limit",
-    type=int,
-    default=500,
-    metavar="N",
-    help="requests of each scenario (default: the paper's %(default)s)",
-  )
-  chat.add_argument("--requests-per-minute", type=float, metavar="N")
-  chat.add_argument("--tokens-per-minute", type=float, metavar="N")
-  chat.add_argument(
-    "--prices",
-    type=float,
-    nargs=2,
-    metavar=("IN", "OUT"),
-    help="dollars for a million tokens of prompts and of answers",
-  )
-  chat.add_argument("--max-usd", type=float, help="needs --prices")
-  chat.add_argument("--max-requests", type=int, help="retries count")
+@dataclass(frozen=True, kw_only=True)
+class Caps:
+  """Limits of a chat model's rate and price."""
+
+  requests_per_minute: float | None = None
+  """requests that are sent in a minute"""
+  tokens_per_minute: float | None = None
+  """tokens that are sent in a minute"""
+  prices: Annotated[
+    tuple[float, float] | None, opt.Arg(metavar=("IN", "OUT"), least=0)
+  ] = None
+  """dollars for a million tokens of prompts and of answers"""
+  max_usd: Annotated[float | None, opt.Arg(metavar="USD", least=0)] = None
+  """stop before this is spent; needs --prices"""
+  max_requests: opt.CountOrZero | None = None
+  """stop after so many requests; retries count"""
+
+  def paid_prices(self, *, share: float = 1.0) -> Any:
+    """Returns a `share` of the `Prices`, or None if there are none."""
+    from instructrec_jax.teacher.budget import Prices
+
+    return self.prices and Prices(*(share * price for price in self.prices))
+
+  def budget(self, *, share: float = 1.0) -> Any:
+    """Returns the `Budget`, which pays a `share` of the prices.
+
+    Raises:
+      InputError: a cap in dollars has no prices.
+    """
+    from instructrec_jax.teacher.budget import Budget
+
+    return Budget(
+      prices=self.paid_prices(share=share),
+      max_usd=self.max_usd,
+      max_requests=self.max_requests,
+    )
+
+  def pace(self) -> Any:
+    """Returns the `Pace` that requests are sent at."""
+    from instructrec_jax.teacher.budget import Pace
+
+    return Pace(
+      requests_per_minute=self.requests_per_minute,
+      tokens_per_minute=self.tokens_per_minute,
+    )
 
 
-def chat_options(args: argparse.Namespace) -> Any:
-  """Returns `ChatOptions` for `evaluate`, or None without a chat model.
+@dataclass(frozen=True, kw_only=True)
+class ChatRanker(Caps):
+  """The ranker chat.
 
-  Raises:
-    InputError: a cap in dollars has no prices, a cap is negative, or nothing
-      may be asked.
+  A chat model, asked about a sample once --rankers names it (all,chat). The key
+  is in OPENAI_API_KEY; answers are kept in the dataset folder, so none is paid
+  for twice.
   """
-  if not args.chat_model:
-    return None
-  from instructrec_jax.baselines.chat import ChatOptions
-  from instructrec_jax.teacher import online
-  from instructrec_jax.teacher.budget import Budget, Prices
-  from instructrec_jax.teacher.pace import Pace
 
-  prices = Prices(*args.prices) if args.prices else None
-  # The caps are of all scenarios together.
-  answer = functools.partial(
-    online.answer_all,
-    budget=Budget(
-      prices=prices, max_usd=args.max_usd, max_requests=args.max_requests
-    ),
-    pace=Pace(
-      requests_per_minute=args.requests_per_minute,
-      tokens_per_minute=args.tokens_per_minute,
-    ),
-    # A poor answer is an answer: asking again would flatter the model.
-    limits=online.Limits(bad_answers=1),
-    seed=args.seed,
-  )
-  return ChatOptions(
-    model=args.chat_model,
-    limit=args.chat_limit,
-    prices=prices,
-    send=lambda requests, store: answer(
-      requests, store=store, client=online.make_client(args.chat_base_url)
-    ),
-  )
+  chat_model: str | None = None
+  """its name, such as gpt-4o-mini"""
+  chat_base_url: BaseUrl | None = None
+  chat_limit: int = 500
+  """requests of each scenario, the paper's 500"""
+
+  def for_evaluate(self, seed: int) -> Any:
+    """Returns `ChatOptions`, or None without a chat model.
+
+    Raises:
+      InputError: a cap in dollars has no prices.
+    """
+    if not self.chat_model:
+      return None
+    from instructrec_jax.baselines.chat import ChatOptions
+    from instructrec_jax.teacher import online
+
+    # One budget and one pace for all scenarios together.
+    answer = functools.partial(
+      online.answer_all,
+      budget=self.budget(),
+      pace=self.pace(),
+      # A malformed answer counts: asking again would flatter the model.
+      limits=online.Limits(bad_answers=1),
+      seed=seed,
+    )
+    return ChatOptions(
+      model=self.chat_model,
+      limit=self.chat_limit,
+      prices=self.paid_prices(),
+      send=lambda requests, store: answer(
+        requests, store=store, client=online.make_client(self.chat_base_url)
+      ),
+    )

@@ -5,12 +5,11 @@ folder above it, or a Hugging Face folder with safetensors; which one is found
 out. Only parameters are taken, no optimizer. One array is in memory at a time.
 """
 
-import argparse
-import json
 import math
-import pathlib
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
-from instructrec_jax.cli.sizes import named_size
+from instructrec_jax.cli import options as opt
 
 EXAMPLE = (
   "instructrec convert flan_t5_xl/checkpoint_1138000 models/flan-t5-xl --to "
@@ -18,74 +17,56 @@ EXAMPLE = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  parser.add_argument("source", type=pathlib.Path, metavar="SOURCE")
-  parser.add_argument("dest", type=pathlib.Path, metavar="DEST")
-  parser.add_argument(
-    "--to",
-    choices=("ours", "hf", "t5x"),
-    required=True,
-    help="ours: a MODEL_DIR for score, ask, evaluate and INITIAL_CHECKPOINT; "
-    "hf: config.json and safetensors; t5x: DEST/checkpoint_STEP",
-  )
-  parser.add_argument(
-    "--dtype",
-    choices=("float32", "bfloat16"),
-    default="float32",
-    help="of the arrays on disk (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--activations",
-    choices=("float32", "bfloat16"),
-    help="what our model computes in (default: the source's, else float32)",
-  )
-  parser.add_argument(
-    "--vocabulary",
-    type=pathlib.Path,
-    metavar="FILE",
-    help="SentencePiece model; needed for ours where SOURCE has none",
-  )
-  parser.add_argument(
-    "--size",
-    help="of gin/model (small, xl, ...): refuse a source of another size",
-  )
-  parser.add_argument(
-    "--step", help="of SOURCE's checkpoints, or best (default: the latest)"
-  )
-  parser.add_argument("--force", action="store_true", help="replace DEST")
-  parser.add_argument("--json", action="store_true")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  source: Annotated[opt.Folder, opt.Arg(is_positional=True)]
+  """checkpoint to read"""
+  dest: Annotated[opt.Folder, opt.Arg(is_positional=True)]
+  """folder to write"""
+  to: Literal["ours", "hf", "t5x"]
+  """ours: a MODEL_DIR for score, ask, evaluate and INITIAL_CHECKPOINT; hf:
+  config.json and safetensors; t5x: DEST/checkpoint_STEP"""
+  dtype: Literal["float32", "bfloat16"] = "float32"
+  """of the arrays on disk"""
+  activations: Literal["float32", "bfloat16"] | None = None
+  """what our model computes in (default: the source's, else float32)"""
+  vocabulary: opt.File | None = None
+  """SentencePiece model; needed for ours where SOURCE has none"""
+  size: str | None = None
+  """of gin/model (small, xl, ...): refuse a source of another size"""
+  step: opt.Step | None = None
+  force: opt.Force = False
+  """replace DEST"""
+  json: opt.Json = False
 
 
-def run(args: argparse.Namespace) -> None:
-  """Converts, and says what was written."""
+def run(options: Options) -> tuple[Any, str]:
+  """Converts; returns what was written."""
   from instructrec_jax.checkpoints.conversion import convert
+  from instructrec_jax.cli.gin_config import named_size
 
   weights = convert(
-    args.source,
-    args.dest,
-    to=args.to,
-    dtype=args.dtype,
-    activation_dtype=args.activations,
-    vocabulary=args.vocabulary,
-    size=None if args.size is None else named_size(args.size),
-    step=args.step,
-    force=args.force,
+    options.source,
+    options.dest,
+    to=options.to,
+    dtype=options.dtype,
+    activation_dtype=options.activations,
+    vocabulary=options.vocabulary,
+    size=None if options.size is None else named_size(options.size),
+    step=options.step,
+    force=options.force,
   )
   config = weights.config
   parameters = sum(math.prod(leaf.shape) for leaf in weights.leaves.values())
-  if args.json:
-    fields = {
-      "out": str(args.dest),
-      "format": args.to,
-      "dtype": args.dtype,
-      "step": weights.step,
-      "parameters": parameters,
-    }
-    print(json.dumps(fields))
-    return
-  print(
-    f"{args.dest}: {parameters:,} parameters in {args.dtype}, step "
+  written = {
+    "out": str(options.dest),
+    "format": options.to,
+    "dtype": options.dtype,
+    "step": weights.step,
+    "parameters": parameters,
+  }
+  return written, (
+    f"{options.dest}: {parameters:,} parameters in {options.dtype}, step "
     f"{weights.step} (embedding {config.vocab_size} x {config.emb_dim}, "
     f"{config.num_encoder_layers} + {config.num_decoder_layers} layers, "
     f"{config.num_heads} heads, mlp {config.mlp_dim})"

@@ -4,51 +4,32 @@ Rates and rows of its tasks, token lengths, how full packed rows get, and
 examples as text and as model features.
 """
 
-import argparse
-import json
-import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+from instructrec_jax.cli import options as opt
 
 EXAMPLE = "instructrec inspect instructrec_all_v1 --dataset data/games"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  parser.add_argument("mixture", help="a SeqIO mixture or task")
-  parser.add_argument("--dataset", type=pathlib.Path, required=True)
-  parser.add_argument(
-    "--split", default="train", choices=("train", "validation", "test")
-  )
-  parser.add_argument(
-    "--sample",
-    type=int,
-    default=2000,
-    help="examples to measure (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--examples", type=int, default=2, help="to show (default: %(default)s)"
-  )
-  parser.add_argument(
-    "--input-length", type=int, default=512, help="default: %(default)s"
-  )
-  parser.add_argument(
-    "--target-length", type=int, default=64, help="default: %(default)s"
-  )
-  parser.add_argument("--seed", type=int, default=0)
-  parser.add_argument("--json", action="store_true")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  mixture: opt.Mixture
+  dataset: opt.Dataset
+  split: opt.Split = "train"
+  sample: opt.Count = 2000
+  """examples to measure"""
+  examples: opt.CountOrZero = 2
+  """examples to show"""
+  input_length: opt.InputLength = 512
+  target_length: opt.TargetLength = 64
+  seed: opt.Seed = 0
+  json: opt.Json = False
 
 
-def run(args: argparse.Namespace) -> None:
-  """Prints the findings."""
+def run(options: Options) -> tuple[Any, str]:
+  """Measures the mixture."""
   from instructrec_jax.seqio_bridge import inspection
 
-  found = inspection.inspect_mixture(
-    mixture=args.mixture,
-    dataset=args.dataset,
-    split=args.split,
-    sample=args.sample,
-    examples=args.examples,
-    input_length=args.input_length,
-    target_length=args.target_length,
-    seed=args.seed,
-  )
-  print(json.dumps(found) if args.json else inspection.format_inspection(found))
+  found = inspection.inspect_mixture(**opt.arguments(options, "json"))
+  return found, inspection.format_inspection(found)

@@ -1,17 +1,20 @@
 """The `instructrec` command: one file a subcommand, loaded when it is named.
 
-Each subcommand module has `EXAMPLE` (a command line), `add_arguments(parser)`
-and `run(args)`. A module that sets `TAKES_EXTRA = True` gets the arguments
-that its parser does not know as `args.extra` (gin's `--gin.MACRO=VALUE`).
+Each subcommand module has a docstring and an `EXAMPLE` for its --help,
+`Options` (a dataclass, see `options`) and `run(options)`, which returns None
+or a pair: what --json prints, and the text that people get instead.
 """
 
-import argparse
 import errno
 import importlib
+import importlib.metadata
+import json
 import os
 import sys
 from collections.abc import Sequence
+from types import ModuleType
 
+from instructrec_jax.cli import options as opt
 from instructrec_jax.errors import InputError
 
 # In the order of the pipeline: name -> what `instructrec --help` says of it.
@@ -29,66 +32,118 @@ SUBCOMMANDS = {
   "convert": "a checkpoint: T5X's, Hugging Face's or ours -> another of them",
   "score": "requests -> log-likelihoods and ranks per candidate",
   "evaluate": "rankers on the same candidates -> the HR/NDCG table",
+  "compare": "two evaluations, or two rankers -> differences and p-values",
   "reproduce": "the paper's tables and figure for a dataset folder, a report",
   "ask": "a user's own words -> the model instruction and a ranking",
   "export": "a trained model -> a folder that opens with jax alone",
   "serve": "a trained model over HTTP, and a page to ask it",
 }
+SHELLS = ("bash", "zsh")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
   """Runs one subcommand; returns the process's exit status."""
-  argv = list(sys.argv[1:] if argv is None else argv)
-  if not argv or argv[0] not in SUBCOMMANDS:
-    return _overview(argv)
-  # TensorFlow greets at length otherwise; errors still show.
+  name, *words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+  # TensorFlow logs at length otherwise; errors still show.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-  command = importlib.import_module(f"instructrec_jax.cli.{argv[0]}")
-  parser = argparse.ArgumentParser(
-    prog=f"instructrec {argv[0]}",
-    description=command.__doc__,
-    epilog=f"example:\n  {command.EXAMPLE}",
-    formatter_class=argparse.RawDescriptionHelpFormatter,
-    allow_abbrev=False,
-  )
-  command.add_arguments(parser)
-  if getattr(command, "TAKES_EXTRA", False):
-    args, args.extra = parser.parse_known_args(argv[1:])
-  else:
-    args = parser.parse_args(argv[1:])
+  prog = "instructrec"
   try:
-    if (seed := getattr(args, "seed", 0)) < 0:
-      raise InputError(f"--seed is {seed}: a number from 0 is needed.")
-    return command.run(args) or 0
+    if name not in SUBCOMMANDS:
+      print(_without_subcommand(name, words))
+      return 0
+    prog += f" {name}"
+    command = _load(name)
+    parser = _parser(command, prog)
+    options = opt.parse(parser, command.Options, words)
+    found = command.run(options)
+    if found is not None:
+      data, text = found
+      print(json.dumps(data, ensure_ascii=False) if options.json else text)
+    return 0
   except InputError as error:
-    print(f"instructrec {argv[0]}: {error}", file=sys.stderr)
+    print(f"{prog}: {error}", file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print(f"\ninstructrec {argv[0]}: interrupted.", file=sys.stderr)
+    print(f"\n{prog}: interrupted.", file=sys.stderr)
     return 130
   except BrokenPipeError:
-    # `instructrec ... | head` is not an error of ours.
+    # `instructrec ... | head` is no error.
     sys.stderr.close()
     return 0
   except OSError as error:
-    # A path that cannot be read or written, or a full disk; others are ours.
+    # A path that cannot be read or written, or a full disk; any other is a
+    # fault of the program.
     if error.filename is None and error.errno != errno.ENOSPC:
       raise
     where = f"{error.filename}: " if error.filename is not None else ""
-    print(f"instructrec {argv[0]}: {where}{error.strerror}.", file=sys.stderr)
+    print(f"{prog}: {where}{error.strerror}.", file=sys.stderr)
     return 2
 
 
-def _overview(argv: Sequence[str]) -> int:
-  asked = bool(argv) and argv[0] in ("-h", "--help")
-  out = sys.stdout if asked or not argv else sys.stderr
-  if argv and not asked:
-    print(f"instructrec: no subcommand {argv[0]!r}.\n", file=out)
-  print("usage: instructrec SUBCOMMAND [options]\n", file=out)
-  for name, summary in SUBCOMMANDS.items():
-    print(f"  {name:<11} {summary}", file=out)
-  print("\n`instructrec SUBCOMMAND --help` shows an example.", file=out)
-  return 0 if asked or not argv else 2
+def _load(name: str) -> ModuleType:
+  return importlib.import_module(f"instructrec_jax.cli.{name}")
+
+
+def _parser(command: ModuleType, prog: str) -> opt.Parser:
+  return opt.Parser(
+    prog=prog,
+    description=command.__doc__,
+    epilog=f"example:\n  {command.EXAMPLE}",
+  )
+
+
+def _without_subcommand(name: str, words: list[str]) -> str:
+  """Returns what `instructrec --help` and its like print."""
+  if name in ("-h", "--help"):
+    lines = (f"  {name:<11} {about}" for name, about in SUBCOMMANDS.items())
+    return "\n".join(
+      [
+        "usage: instructrec SUBCOMMAND [options]\n",
+        *lines,
+        "\n`instructrec SUBCOMMAND --help` shows options and an example.",
+        "--version prints the version; --print-completion "
+        f"{{{','.join(SHELLS)}}} a\nscript that completes subcommands and "
+        "options in that shell.",
+      ]
+    )
+  if name == "--version":
+    return f"instructrec {_version()}"
+  if name.partition("=")[0] == "--print-completion":
+    shell = name.partition("=")[2] or " ".join(words)
+    if shell not in SHELLS:
+      raise InputError(
+        f"--print-completion is {shell!r}: one of {', '.join(SHELLS)} is known."
+      )
+    return _completion(shell)
+  known = [*SUBCOMMANDS, "--help", "--version", "--print-completion"]
+  hint = opt.did_you_mean(name, known)
+  what = "option" if name.startswith("-") else "subcommand"
+  raise InputError(
+    f"there is no {what} {name!r}{hint}; `instructrec --help` lists all."
+  )
+
+
+def _version() -> str:
+  try:
+    return importlib.metadata.version("instructrec-jax")
+  except importlib.metadata.PackageNotFoundError:
+    return "(run from a clone)"
+
+
+def _completion(shell: str) -> str:
+  """Returns a script that completes every subcommand and its options."""
+  import shtab
+
+  parser = opt.Parser(prog="instructrec")
+  subparsers = parser.add_subparsers()
+  for name, about in SUBCOMMANDS.items():
+    each = subparsers.add_parser(name, help=about)
+    opt.declare(each, _load(name).Options)
+    for action in each._actions:
+      is_folder = action.metavar == "DIR"
+      if is_folder or action.metavar in ("FILE", "YAML", "GIN", "CSV"):
+        vars(action)["complete"] = shtab.DIRECTORY if is_folder else shtab.FILE
+  return shtab.complete(parser, shell)
 
 
 if __name__ == "__main__":

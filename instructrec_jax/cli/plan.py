@@ -1,17 +1,17 @@
-"""Reckons what a training step needs of each device's memory.
+"""Estimates the memory that a training step needs on each device.
 
 Needs no devices, and takes seconds: shapes alone are counted, without
 rematerialisation, with a minimal and with a full one (gin's REMAT_POLICY).
 With --compile the step is compiled for as many simulated devices, and XLA's own
-figures stand beside: minutes for the larger sizes, but no more memory.
+figures are shown beside: minutes for the larger sizes, but no more memory.
 """
 
-import argparse
 import dataclasses
-import json
 import re
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
+from instructrec_jax.cli import options as opt
 from instructrec_jax.errors import InputError
 
 EXAMPLE = "instructrec plan --size xl --mesh 4x2 --batch 128 --memory 80GiB"
@@ -20,107 +20,82 @@ _UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 _UNITS |= {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  model = parser.add_mutually_exclusive_group(required=True)
-  model.add_argument("--size", help="of gin/model: small, xl, ...")
-  model.add_argument(
-    "--gin_file",
-    action="append",
-    metavar="FILE",
-    help="or a model of your own, such as a run's config.gin",
-  )
-  parser.add_argument(
-    "--mesh",
-    default="1x1",
-    help="devices of data x model (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--batch",
-    type=int,
-    default=128,
-    help="packed rows a step, over all devices (default: %(default)s)",
-  )
-  for name, default, what in (
-    ("--input-length", 512, "tokens of a packed row"),
-    ("--target-length", 64, "tokens of its answers"),
-    ("--microbatches", 1, "parts that a batch is taken in"),
-  ):
-    parser.add_argument(
-      name, type=int, default=default, help=f"{what} (default: %(default)s)"
-    )
-  parser.add_argument(
-    "--zero", action="store_true", help="split the state over data too"
-  )
-  parser.add_argument(
-    "--optimizer", choices=("adafactor", "adamw"), default="adafactor"
-  )
-  parser.add_argument(
-    "--dtype",
-    choices=("float32", "bfloat16"),
-    help="of activations (default: the model's)",
-  )
-  parser.add_argument(
-    "--memory", type=str, help="of a device, such as 80GiB: does it fit?"
-  )
-  parser.add_argument(
-    "--remat",
-    choices=("none", "minimal", "full"),
-    help="only this one (default: all)",
-  )
-  parser.add_argument(
-    "--compile", action="store_true", help="show XLA's figures beside"
-  )
-  parser.add_argument("--json", action="store_true", help="print bytes")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  size: Annotated[str | None, opt.Arg(either="model")] = None
+  """of gin/model: small, xl, ..."""
+  gin_file: Annotated[opt.GinFiles, opt.Arg(either="model")] = ()
+  """or a model of your own, such as a run's config.gin"""
+  mesh: Annotated[str, opt.Arg(metavar="DxM")] = "1x1"
+  """devices of data x model"""
+  batch: opt.Count = 128
+  """packed rows a step, over all devices"""
+  input_length: opt.InputLength = 512
+  """tokens of a packed row"""
+  target_length: opt.TargetLength = 64
+  """tokens of its answers"""
+  microbatches: opt.Count = 1
+  """parts that a batch is split into"""
+  zero: bool = False
+  """shard the state over the data axis too"""
+  optimizer: Literal["adafactor", "adamw"] = "adafactor"
+  """whose state is counted"""
+  dtype: Literal["float32", "bfloat16"] | None = None
+  """of activations (default: the model's)"""
+  memory: Annotated[str | None, opt.Arg(metavar="SIZE")] = None
+  """of a device, such as 80GiB: does it fit?"""
+  remat: Literal["none", "minimal", "full"] | None = None
+  """only this one (default: all)"""
+  compile: bool = False
+  """show XLA's figures beside"""
+  json: opt.Json = False
 
 
-def run(args: argparse.Namespace) -> None:
-  """Prints a line for each rematerialisation."""
-  memory = None if args.memory is None else parse_memory(args.memory)
-  for name in ("batch", "input_length", "target_length", "microbatches"):
-    if getattr(args, name) < 1:
-      raise InputError(
-        f"--{name.replace('_', '-')} is {getattr(args, name)}: a positive "
-        "number is needed."
-      )
+def run(options: Options) -> tuple[Any, str]:
+  """Plans; returns a row for each rematerialisation policy."""
+  if options.size is None and not options.gin_file:
+    raise InputError("name a model: --size, or --gin_file.")
+  memory = parse_memory(options.memory) if options.memory is not None else None
   from instructrec_jax import mesh as mesh_lib
+  from instructrec_jax.cli import gin_config
   from instructrec_jax.seq2seq.config import REMAT_POLICIES
   from instructrec_jax.training import memory_plan, optimizer
 
-  # Now, while jax has not looked for devices.
-  devices = _simulated(mesh_lib.parse_shape(args.mesh)) if args.compile else []
-  mesh = mesh_lib.abstract_mesh(args.mesh)
-  config = _config(args)
-  options: dict[str, Any] = dict(
-    batch_size=args.batch,
-    input_length=args.input_length,
-    target_length=args.target_length,
-    microbatches=args.microbatches,
-    zero=args.zero,
+  mesh = mesh_lib.abstract_mesh(options.mesh)
+  compiled_for = None
+  if options.compile:
+    # Before anything makes jax look for devices.
+    devices = _simulated_devices(mesh.size)
+    compiled_for = mesh_lib.make_mesh(options.mesh, devices=devices)
+  if options.size is not None:
+    config = gin_config.named_size(options.size)
+  else:
+    config = gin_config.configured_model(options.gin_file)
+  if options.dtype is not None:
+    config = config.replace(dtype=options.dtype)
+  config.validate()
+  transform = getattr(optimizer, options.optimizer)()
+  step: dict[str, Any] = dict(
+    batch_size=options.batch,
+    input_length=options.input_length,
+    target_length=options.target_length,
+    microbatches=options.microbatches,
+    zero=options.zero,
   )
-  transform = getattr(optimizer, args.optimizer)()
   plans = []
-  for policy in [args.remat] if args.remat else REMAT_POLICIES:
-    of_policy = config.replace(remat_policy=policy)
-    plan = memory_plan.plan_memory(of_policy, transform, mesh=mesh, **options)
-    line = {"remat": policy, **dataclasses.asdict(plan), "total": plan.total}
+  for policy in [options.remat] if options.remat else REMAT_POLICIES:
+    model = config.replace(remat_policy=policy)
+    plan = memory_plan.plan_memory(model, transform, mesh=mesh, **step)
+    row = {"remat": policy, **dataclasses.asdict(plan), "total": plan.total}
     if memory is not None:
-      line["fits"] = plan.total <= memory
-    if args.compile:
-      line["compiled"] = memory_plan.compile_step(
-        of_policy,
-        transform,
-        mesh=mesh_lib.make_mesh(args.mesh, devices=devices),
-        **options,
+      row["fits"] = plan.total <= memory
+    if compiled_for:
+      row["compiled"] = memory_plan.compile_step(
+        model, transform, mesh=compiled_for, **step
       )
-      line["planned"] = {name: getattr(plan, name) for name in line["compiled"]}
-    plans.append(line)
-  if args.json:
-    print(json.dumps(plans))
-    return
-  _print_table(plans, args)
-  if args.compile:
-    _print_compiled(plans)
+      row["planned"] = {name: getattr(plan, name) for name in row["compiled"]}
+    plans.append(row)
+  return plans, "\n".join(_table(plans, options))
 
 
 def parse_memory(text: str) -> int:
@@ -138,32 +113,19 @@ def parse_memory(text: str) -> int:
   return int(float(match[1]) * _UNITS[match[2]])
 
 
-def _config(args: argparse.Namespace):
-  from instructrec_jax.cli import sizes, train
-
-  if args.size is not None:
-    config = sizes.named_size(args.size)
-  else:
-    config = train.configured_model(args.gin_file)
-  if args.dtype is not None:
-    config = config.replace(dtype=args.dtype)
-  return config.validate()
-
-
-def _simulated(shape: tuple[int, int]) -> list[Any]:
-  """Returns CPU devices, as many as the mesh has.
+def _simulated_devices(count: int) -> list[Any]:
+  """Returns CPU devices.
 
   Raises:
-    InputError: this process has begun with fewer.
+    InputError: jax is initialised with fewer in this process.
   """
   import jax
 
-  count = abs(shape[0]) * shape[1]
   try:
     jax.config.update("jax_num_cpu_devices", count)
     jax.config.update("jax_platforms", "cpu")
   except RuntimeError:
-    # jax is at work already, in a test for instance.
+    # jax is initialised already, in a test for instance.
     pass
   devices = jax.devices("cpu")
   if len(devices) < count:
@@ -175,40 +137,35 @@ def _simulated(shape: tuple[int, int]) -> list[Any]:
   return devices[:count]
 
 
-def _print_table(plans: list[dict[str, Any]], args: argparse.Namespace) -> None:
-  data, model = map(int, args.mesh.split("x"))
-  print(
-    f"GiB a device, of {data * model} ({data} data x {model} model): "
-    f"{args.batch} rows of {args.input_length} + {args.target_length} tokens "
-    f"in {args.microbatches} part{'s' * (args.microbatches > 1)}, "
-    f"{args.optimizer}{', zero' if args.zero else ''}\n"
-  )
+def _table(plans: list[dict[str, Any]], options: Options) -> list[str]:
+  data, model = map(int, options.mesh.split("x"))
   columns = ("parameters", "optimizer", "gradients", "activations")
   columns += ("batch", "working", "total")
-  print(f"{'remat':<8}" + "".join(f"{name:>13}" for name in columns))
+  lines = [
+    f"GiB a device, of {data * model} ({data} data x {model} model): "
+    f"{options.batch} rows of {options.input_length} + "
+    f"{options.target_length} tokens in {options.microbatches} "
+    f"part{'s' * (options.microbatches > 1)}, {options.optimizer}"
+    f"{', zero' if options.zero else ''}\n",
+    f"{'remat':<8}" + "".join(f"{name:>13}" for name in columns),
+  ]
   for plan in plans:
-    line = "".join(f"{_gib(plan[name]):>13}" for name in columns)
+    sizes = "".join(f"{plan[name] / 2**30:>13.3f}" for name in columns)
     verdict = ""
     if "fits" in plan:
-      verdict = f"  {'fits' if plan['fits'] else 'does not fit'} {args.memory}"
-    print(f"{plan['remat']:<8}{line}{verdict}")
-
-
-def _print_compiled(plans: list[dict[str, Any]]) -> None:
-  print("\nAs compiled by XLA for simulated devices\n")
-  names = ("planned", "compiled")
-  print(
-    f"{'remat':<8}{'bytes of':<12}"
-    + "".join(f"{name:>18}" for name in (*names, "compiled/planned"))
-  )
-  for plan in plans:
-    for what, compiled in plan["compiled"].items():
-      planned = plan["planned"][what]
-      print(
-        f"{plan['remat']:<8}{what:<12}{planned:>18,}{compiled:>18,}"
-        f"{compiled / planned:>18.4f}"
-      )
-
-
-def _gib(count: int) -> str:
-  return f"{count / 2**30:.3f}"
+      verdict = f"  {'fits' if plan['fits'] else 'does not fit'}"
+      verdict += f" {options.memory}"
+    lines.append(f"{plan['remat']:<8}{sizes}{verdict}")
+  if options.compile:
+    columns = ("planned", "compiled", "compiled/planned")
+    lines += ["\nAs compiled by XLA for simulated devices\n"]
+    lines += [f"{'remat':<8}{'bytes of':<12}"]
+    lines[-1] += "".join(f"{name:>18}" for name in columns)
+    for plan in plans:
+      for what, compiled in plan["compiled"].items():
+        planned = plan["planned"][what]
+        lines.append(
+          f"{plan['remat']:<8}{what:<12}{planned:>18,}{compiled:>18,}"
+          f"{compiled / planned:>18.4f}"
+        )
+  return lines

@@ -5,137 +5,97 @@ time order and split leave-one-out or by global time, and negatives drawn once
 for all rankers.
 """
 
-import argparse
 import json
-import pathlib
 import sys
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from instructrec_jax.cli import options as opt
 
 EXAMPLE = (
   "instructrec prepare --format amazon2018 --reviews Video_Games_5.json.gz "
   "--metadata meta_Video_Games.json.gz --out data/games"
 )
 
-_COLUMNS = {
-  "user": "user_id",
-  "item": "item_id",
-  "time": "timestamp",
-  "rating": "rating",
-  "title": "title",
-  "categories": "categories",
-}
+_Column = Annotated[str, opt.Arg("name of this column")]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the options of `instructrec prepare`."""
-  parser.add_argument(
-    "--format",
-    required=True,
-    metavar="FORMAT",
-    help="amazon2014, amazon2018, amazon2023, csv, parquet or synthetic",
-  )
-  parser.add_argument(
-    "--out", type=pathlib.Path, required=True, help="the folder to make"
-  )
-  for name, what in (
-    ("reviews", "Amazon's reviews, plain or gzip"),
-    ("metadata", "Amazon's items, plain or gzip"),
-    ("interactions", "interactions of csv (plain or gzip) or parquet"),
-    ("items", "items of csv or parquet; csv joins categories by |"),
-  ):
-    parser.add_argument(f"--{name}", type=pathlib.Path, help=what)
-  for column, default in _COLUMNS.items():
-    parser.add_argument(
-      f"--{column}-column",
-      default=default,
-      metavar="NAME",
-      help="of csv or parquet (default: %(default)s)",
-    )
-  parser.add_argument(
-    "--users", type=int, default=3000, help="shoppers of the synthetic shop"
-  )
-  parser.add_argument(
-    "--min-count",
-    type=int,
-    default=5,
-    help="interactions that every user and item must have; 0 for any",
-  )
-  parser.add_argument(
-    "--max-items",
-    type=int,
-    default=20,
-    help="last items of each user that are kept; 0 for all",
-  )
-  parser.add_argument(
-    "--split",
-    default="leave-one-out",
-    choices=("leave-one-out", "global-time"),
-    help="what is held out: each user's last two items, or what happened "
-    "after two moments (default: %(default)s)",
-  )
-  parser.add_argument(
-    "--expect",
-    choices=("games", "cds"),
-    help="fail unless the counts are those of the paper's Table 5",
-  )
-  parser.add_argument("--seed", type=int, default=0, help="of the negatives")
-  parser.add_argument(
-    "--strict", action="store_true", help="stop at the first broken line"
-  )
-  parser.add_argument(
-    "--force",
-    action="store_true",
-    help="replace --out, if it is a dataset folder without annotations",
-  )
-  parser.add_argument(
-    "--json", action="store_true", help="print JSON, not a table"
-  )
+@dataclass(frozen=True, kw_only=True)
+class Columns:
+  """Columns of csv or parquet."""
+
+  user_column: _Column = "user_id"
+  item_column: _Column = "item_id"
+  time_column: _Column = "timestamp"
+  rating_column: _Column = "rating"
+  title_column: _Column = "title"
+  categories_column: _Column = "categories"
 
 
-def run(args: argparse.Namespace) -> None:
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  format: Literal[
+    "amazon2014", "amazon2018", "amazon2023", "csv", "parquet", "synthetic"
+  ]
+  """of the files; synthetic makes up a shop"""
+  out: opt.Out
+  reviews: opt.File | None = None
+  """Amazon's reviews, plain or gzip"""
+  metadata: opt.File | None = None
+  """Amazon's items, plain or gzip"""
+  interactions: opt.File | None = None
+  """interactions of csv (plain or gzip) or parquet"""
+  items: opt.File | None = None
+  """items of csv or parquet; csv joins categories by |"""
+  columns: Columns
+  users: opt.Count = 3000
+  """shoppers of the synthetic shop"""
+  min_count: opt.CountOrZero = 5
+  """interactions that every user and item must have; 0 for any"""
+  max_items: opt.CountOrZero = 20
+  """last items of each user that are kept; 0 for all"""
+  split: Literal["leave-one-out", "global-time"] = "leave-one-out"
+  """what is held out: each user's last two items, or what happened after two
+  moments"""
+  expect: Literal["games", "cds"] | None = None
+  """fail unless the counts are those of the paper's Table 5"""
+  seed: opt.Seed = 0
+  """seed of the negatives"""
+  strict: bool = False
+  """stop at the first broken line"""
+  force: opt.Force = False
+  """replace --out, if it is a dataset folder without annotations"""
+  json: opt.Json = False
+
+
+def run(options: Options) -> None:
   """Runs `data.prepare.prepare` and prints the paper's Table 5."""
   from instructrec_jax.data import statistics, tables
   from instructrec_jax.data.prepare import prepare
 
+  names = opt.arguments(options.columns).items()
   folder = prepare(
-    out=args.out,
-    format=args.format,
-    reviews=args.reviews,
-    metadata=args.metadata,
-    interactions=args.interactions,
-    items=args.items,
+    **opt.arguments(options, "columns", "expect", "json"),
     columns=tables.Columns(
-      **{name: getattr(args, f"{name}_column") for name in _COLUMNS}
+      **{option.removesuffix("_column"): name for option, name in names}
     ),
-    users=args.users,
-    min_count=args.min_count,
-    max_items=args.max_items,
-    split=args.split,
-    seed=args.seed,
-    strict=args.strict,
-    force=args.force,
   )
-  for line in _warnings(folder.manifest):
-    print(line, file=sys.stderr)
-  if args.json:
-    print(
-      json.dumps({**folder.statistics, "counts": folder.manifest["counts"]})
-    )
-  else:
-    print(_steps(folder.manifest["counts"]))
-    print(statistics.table(args.out.name, folder.statistics))
-    print(f"written: {args.out}")
-  if args.expect:
-    statistics.check_published(folder.statistics, args.expect)
-
-
-def _warnings(manifest: dict[str, Any]) -> list[str]:
-  """Returns what went wrong without stopping the run."""
-  told = []
+  manifest = folder.manifest
   for path, broken in manifest["broken_lines"].items():
-    told.append(f"{path}: {broken['count']:,} broken lines skipped, such as")
-    told += [f"  {where}" for where in broken["first"]]
-  return told + manifest["notes"]
+    lines = [f"{path}: {broken['count']:,} broken lines skipped, such as"]
+    lines += [f"  {where}" for where in broken["first"]]
+    print("\n".join(lines), file=sys.stderr)
+  for note in manifest["notes"]:
+    print(note, file=sys.stderr)
+  if options.json:
+    print(json.dumps({**folder.statistics, "counts": manifest["counts"]}))
+  else:
+    print(_steps(manifest["counts"]))
+    print(statistics.table(options.out.name, folder.statistics))
+    print(f"written: {options.out}")
+  # Last: the folder is written, and its counts shown, even if they differ.
+  if options.expect:
+    statistics.check_published(folder.statistics, options.expect)
 
 
 def _steps(counts: dict[str, Any]) -> str:

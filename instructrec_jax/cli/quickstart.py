@@ -7,13 +7,22 @@ the other subcommands; README walks through the same steps on real data. In
 the end a server of the model is asked, as any program would ask it.
 """
 
-import argparse
+import contextlib
 import functools
-import pathlib
+import json
 import re
 import shutil
+import subprocess
+import sys
 import time
-from typing import Any
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from instructrec_jax.cli import options as opt
+from instructrec_jax.errors import InputError
 
 EXAMPLE = "instructrec quickstart --out runs/quickstart"
 
@@ -30,116 +39,67 @@ BATCH_SIZE = 16
 LEARNING_RATE = 1e-2
 VALIDATION_USERS = 300
 WORKED_EXAMPLES = 3
-# Of fewer shoppers the 5-core may leave nothing.
-FEWEST_USERS = 200
-MADE = {"shop", "packed", "model", "results", "answers.json", "report.html"}
+OUTPUTS = {"shop", "packed", "model", "results", "answers.json", "report.html"}
+# Two opposite wishes: kinds of product, and where the shop has them.
+WISHES = {"Rope": "Climbing", "Kayak": "Water Sports"}
+# A question of each kind. The model has only learned what the last one means,
+# but in words that the other two share with it.
+QUESTIONS = {
+  "preference": "I like {department} and {kind}.",
+  "vague": "I want something for {department} this weekend, a {kind}",
+  "specific": "{department}, {kind}",
+}
+_READY = "serving on "
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  parser.add_argument(
-    "--out",
-    type=pathlib.Path,
-    default=pathlib.Path("runs/quickstart"),
-    help="folder for everything that is made (default: %(default)s)",
-  )
-  for name, default, what in (
-    ("--users", 3000, "shoppers"),
-    ("--steps", 600, "training steps"),
-    ("--test-users", 1000, "whom the rankers are compared on"),
-    ("--seed", 0, "of everything that is random"),
-  ):
-    parser.add_argument(
-      name, type=int, default=default, help=f"{what} (default: %(default)s)"
-    )
-  parser.add_argument("--force", action="store_true", help="replace --out")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  out: opt.Out = Path("runs/quickstart")
+  """folder for everything that is made"""
+  # Of fewer the 5-core may leave nothing.
+  users: Annotated[opt.Count, opt.Arg(least=200)] = 3000
+  """shoppers"""
+  steps: opt.Count = 600
+  """training steps"""
+  test_users: opt.Count = 1000
+  """shoppers that rankers are compared on"""
+  seed: opt.Seed = 0
+  force: opt.Force = False
+  """replace --out, if quickstart made it"""
 
 
-def run(args: argparse.Namespace) -> None:
-  """Runs the pipeline and prints the table."""
-  quickstart(
-    out=args.out,
-    users=args.users,
-    steps=args.steps,
-    test_users=args.test_users,
-    seed=args.seed,
-    force=args.force,
-  )
-
-
-def quickstart(
-  *,
-  out: pathlib.Path,
-  users: int = 3000,
-  steps: int = 600,
-  test_users: int = 1000,
-  seed: int = 0,
-  force: bool = False,
-) -> dict[str, Any]:
-  """Makes OUT/{shop,packed,model,results}, OUT/{answers.json,report.html}.
-
-  Args:
-    out: a folder that does not exist yet, unless `force`.
-    users: shoppers in the synthetic shop.
-    steps: training steps.
-    test_users: shoppers that the rankers are compared on.
-    seed: of everything that is random.
-    force: replace `out`, if it is empty or of quickstart.
-
-  Returns:
-    The results, as `evaluation.evaluate.evaluate` returns them.
-
-  Raises:
-    InputError: a number is too small, or `out` exists and either `force` is
-      not set or it holds something else.
-  """
+def run(options: Options) -> None:
+  """Makes OUT/{shop,packed,model,results}, OUT/{answers.json,report.html}."""
   from instructrec_jax import storage
   from instructrec_jax.data.prepare import prepare
-  from instructrec_jax.errors import InputError
   from instructrec_jax.evaluation import report
   from instructrec_jax.evaluation.evaluate import evaluate
   from instructrec_jax.evaluation.html_report import write_html_report
   from instructrec_jax.evaluation.validation import make_validator
+  from instructrec_jax.requests import read_requests
+  from instructrec_jax.scoring.reranker import T5Ranker
   from instructrec_jax.seq2seq.config import T5Config
-  from instructrec_jax.seqio_bridge.build import Options, build
+  from instructrec_jax.seqio_bridge import build
   from instructrec_jax.seqio_bridge.pack import pack_mixture
   from instructrec_jax.teacher.annotate import annotate_offline
   from instructrec_jax.training import loop, optimizer
 
-  for name, value, least in (
-    ("users", users, FEWEST_USERS),
-    ("steps", steps, 1),
-    ("test-users", test_users, 1),
-    ("seed", seed, 0),
-  ):
-    if value < least:
-      raise InputError(f"--{name} is {value}: at least {least} is needed.")
-  if out.exists():
-    if not force:
-      raise InputError(
-        f"{out} exists already: name another place with --out, or pass "
-        "--force to replace it."
-      )
-    if not _is_replaceable(out):
-      raise InputError(
-        f"{out} holds something else than quickstart makes: name another "
-        "place with --out."
-      )
-    shutil.rmtree(out)
+  out, steps, seed = options.out, options.steps, options.seed
+  _clear(out, force=options.force)
   started = time.monotonic()
 
   _say("1/7 prepare: a shop of shoppers with planted tastes")
   shop = out / "shop"
-  prepare(format="synthetic", users=users, out=shop, seed=seed)
+  prepare(format="synthetic", users=options.users, out=shop, seed=seed)
 
   _say("2/7 annotate: preferences and intentions, by rules")
   annotate_offline(shop)
 
   _say("3/7 build: instructions from templates")
-  build(
+  build.build(
     shop,
     train_vocabulary_size=VOCABULARY_SIZE,
-    options=Options(families=FAMILIES, seed=seed),
+    options=build.Options(families=FAMILIES, seed=seed),
   )
 
   _say("4/7 pack: the mixture of all these instructions")
@@ -153,6 +113,7 @@ def quickstart(
   )
 
   _say(f"5/7 train: a tiny T5 from random weights, {steps} steps")
+  model = out / "model"
   config = T5Config(
     vocab_size=packed.manifest["model_vocab_size"],
     emb_dim=128,
@@ -170,7 +131,7 @@ def quickstart(
     seed=seed,
   )
   loop.train(
-    model_dir=out / "model",
+    model_dir=model,
     config=config,
     data=packed,
     optimizer=optimizer.adafactor(
@@ -183,24 +144,37 @@ def quickstart(
     validate=functools.partial(validate, config),
   )
 
-  _say(f"6/7 evaluate: every ranker on the same {test_users} shoppers")
+  _say(f"6/7 evaluate: every ranker on the same {options.test_users} shoppers")
   results = evaluate(
     dataset=shop,
     out=out / "results",
-    model=out / "model",
+    model=model,
     scenarios=SCENARIOS,
-    limit=test_users,
+    limit=options.test_users,
     seed=seed,
   )
   print(report.markdown(results))
-
+  requests = list(
+    read_requests(
+      shop / "requests" / "sequential_test.parquet", limit=WORKED_EXAMPLES
+    )
+  )
+  scores = T5Ranker.load(model).score(requests)
   page = out / "report.html"
   write_html_report(
     page,
     title="instructrec quickstart",
     results=results,
-    training_log=out / "model" / "metrics.jsonl",
-    examples=_worked_examples(out),
+    training_log=model / "metrics.jsonl",
+    examples=[
+      {
+        "instruction": request.instruction,
+        "candidates": request.candidates,
+        "scores": of_request,
+        "target": request.target,
+      }
+      for request, of_request in zip(requests, scores, strict=True)
+    ],
     notes=[
       "A made-up shop, whose shoppers are loyal to a brand and a finish and "
       "move through kinds of product in a fixed order. The model is a T5 of "
@@ -209,74 +183,157 @@ def quickstart(
       "is what Bayes' rule gets from the shop's own rules.",
     ],
   )
+
   _say("7/7 ask: a server, three kinds of question, each for two wishes")
-  storage.write_json(out / "answers.json", _ask(out))
+  answers = _ask_server(model, shop)
+  _print_answers(answers)
+  storage.write_json(out / "answers.json", answers)
   minutes = (time.monotonic() - started) / 60
   print(
     f"{page} has the table, the curves and worked examples "
     f"({minutes:.1f} minutes).\nNext: look into what the model was trained "
     f"on,\n  instructrec inspect instructrec_all_v1 --dataset {shop}\n"
     "ask the model yourself, on a page of your own machine,\n"
-    f"  instructrec serve --model {out / 'model'} --dataset {shop}\n"
+    f"  instructrec serve --model {model} --dataset {shop}\n"
     'or take your own reviews through the same steps (README, "Real data").'
   )
-  return results
-
-
-def _is_replaceable(out: pathlib.Path) -> bool:
-  """Whether a folder is empty, or has what quickstart makes and no more."""
-  if not out.is_dir():
-    return False
-  names = {path.name for path in out.iterdir()}
-  # A killed run leaves .NAME.partial.
-  made = {re.sub(r"^\.(.+)\.(partial|old)", r"\1", name) for name in names}
-  synthetic = (out / "shop" / "planted.json").exists()
-  return made <= MADE and (synthetic or names <= {".shop.partial"})
-
-
-def _worked_examples(out: pathlib.Path) -> list[dict[str, Any]]:
-  """Ranks the first few test requests, for people to look at."""
-  from instructrec_jax.requests import read_requests
-  from instructrec_jax.scoring.reranker import T5Ranker
-
-  requests = list(
-    read_requests(
-      out / "shop" / "requests" / "sequential_test.parquet",
-      limit=WORKED_EXAMPLES,
-    )
-  )
-  scores = T5Ranker.load(out / "model").score(requests)
-  return [
-    {
-      "instruction": request.instruction,
-      "candidates": request.candidates,
-      "scores": of_request,
-      "target": request.target,
-    }
-    for request, of_request in zip(requests, scores, strict=True)
-  ]
-
-
-def _ask(out: pathlib.Path) -> list[dict[str, Any]]:
-  """Asks a server of the model; prints the answers and what words do."""
-  from instructrec_jax.cli import questions
-
-  answers = questions.ask_server(model=out / "model", dataset=out / "shop")
-  for kind in questions.QUESTIONS:
-    for answer in answers:
-      if answer["kind"] != kind:
-        continue
-      print(f'"{answer["query"]}"  ({kind}, {answer["template"]})')
-      for rank, result in enumerate(answer["results"][:3], start=1):
-        title = answer["documents"][result["index"]]
-        print(f"  {rank}. {title:<24} {result['relevance_score']:.2f}")
-    wished, other = questions.WISHES
-    print(
-      f"  {wished} is {questions.shift(answers, kind):.1f} nats further ahead "
-      f"of {other} if it is asked for\n"
-    )
-  return answers
 
 
 def _say(step: str) -> None:
   print(f"\n{step}", flush=True)
+
+
+def _clear(out: Path, *, force: bool) -> None:
+  """Removes what an earlier quickstart has left.
+
+  Raises:
+    InputError: `out` exists, and either `force` is not set or the folder has
+      something that quickstart does not make.
+  """
+  if not out.exists():
+    return
+  if not force:
+    raise InputError(
+      f"{out} exists already: name another place with --out, or pass "
+      "--force to replace it."
+    )
+  names = {path.name for path in out.iterdir()} if out.is_dir() else {"file"}
+  # A killed run leaves .NAME.partial.
+  finals = {re.sub(r"^\.(.+)\.(partial|old)", r"\1", name) for name in names}
+  is_synthetic = (out / "shop" / "planted.json").exists()
+  if not finals <= OUTPUTS or not (is_synthetic or names <= {".shop.partial"}):
+    raise InputError(
+      f"{out} holds something else than quickstart makes: name another "
+      "place with --out."
+    )
+  shutil.rmtree(out)
+
+
+def _ask_server(model: Path, shop: Path) -> list[dict[str, Any]]:
+  """Asks both wishes of a shopper in each kind of question.
+
+  Returns:
+    For each question, its `kind`, the `wish`, the `query`, the model
+    `instruction`, the candidates as `documents` and the `results` of
+    /v1/rerank, the best first.
+
+  Raises:
+    InputError: the server does not start.
+  """
+  history, documents = _shopper(shop)
+  answers = []
+  with _serving(model, shop) as url:
+    for kind, words in QUESTIONS.items():
+      for wish, department in WISHES.items():
+        body = {
+          "query": words.format(kind=wish, department=department),
+          "documents": documents,
+          "history": history,
+          "kind": kind,
+        }
+        request = urllib.request.Request(
+          f"{url}/v1/rerank",
+          json.dumps(body).encode(),
+          {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=300) as response:
+          answers.append({**body, "wish": wish, **json.load(response)})
+  return answers
+
+
+def _shopper(shop: Path) -> tuple[list[str], list[str]]:
+  """Returns a shopper's purchases, and an item of each of ten kinds."""
+  from instructrec_jax.data.folder import DatasetFolder
+
+  folder = DatasetFolder.open(shop)
+  history = [folder.items[item] for item in folder.sequences.user(0)]
+  # All of the brand that the shopper bought first; the kinds that are wished
+  # for come first to be among the ten.
+  brand = history[0].title.split()[0]
+  offered = {
+    item.categories[-1]: item.title
+    for item in folder.items
+    if item.title.startswith(brand) and item not in history
+  }
+  kinds = [*WISHES, *(kind for kind in offered if kind not in WISHES)][:10]
+  return [item.title for item in history], sorted(offered[k] for k in kinds)
+
+
+@contextlib.contextmanager
+def _serving(model: Path, shop: Path) -> Iterator[str]:
+  """Runs `instructrec serve` on a free port of this machine."""
+  command = [sys.executable, "-m", "instructrec_jax.cli.main", "serve"]
+  options = ["--model", model, "--dataset", shop, "--port", "0"]
+  with subprocess.Popen(
+    [*command, *map(str, options)], stdout=subprocess.PIPE, text=True
+  ) as process:
+    assert process.stdout is not None
+    try:
+      said = (line.strip() for line in process.stdout)
+      url = next((line for line in said if line.startswith(_READY)), None)
+      if url is None:
+        raise InputError("the server did not start; its error is above.")
+      yield url.removeprefix(_READY).split()[0]
+    finally:
+      process.terminate()
+
+
+def _print_answers(answers: list[dict[str, Any]]) -> None:
+  first, second = WISHES
+  for kind in QUESTIONS:
+    for answer in answers:
+      if answer["kind"] == kind:
+        print(f'"{answer["query"]}"  ({kind}, {answer["template"]})')
+        for rank, result in enumerate(answer["results"][:3], start=1):
+          title = answer["documents"][result["index"]]
+          print(f"  {rank}. {title:<24} {result['relevance_score']:.2f}")
+    print(
+      f"  {first} is {shift(answers, kind):.1f} nats further ahead of {second} "
+      "if it is asked for\n"
+    )
+
+
+def shift(answers: list[dict[str, Any]], kind: str) -> float:
+  """Returns how much a question's wish moves the ranking, in nats.
+
+  Args:
+    answers: as `answers.json` has them.
+    kind: of the question.
+
+  Returns:
+    The first wish's lead over the second's when the first is asked for, less
+    its lead when the second is: positive if the words move the ranking their
+    way.
+  """
+  first, second = WISHES
+  lead = {}
+  for answer in answers:
+    if answer["kind"] == kind:
+      scores = {
+        wish: result["log_likelihood"]
+        for result in answer["results"]
+        for wish in WISHES
+        if wish in answer["documents"][result["index"]].split()
+      }
+      lead[answer["wish"]] = scores[first] - scores[second]
+  return lead[first] - lead[second]

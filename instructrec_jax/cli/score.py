@@ -7,11 +7,11 @@ sum (the paper's), mean (per token), byte, pmi (less the log-likelihood under
 the empty instruction), ghost_free (mean of tokens with P < 0.99).
 """
 
-import argparse
-import json
-import pathlib
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from instructrec_jax.scoring.normalisation import Normalisation
+from instructrec_jax.cli import options as opt
+from instructrec_jax.errors import InputError
 
 EXAMPLE = (
   "instructrec score --requests requests.jsonl --model runs/games --out "
@@ -19,57 +19,32 @@ EXAMPLE = (
 )
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  for name, what in (
-    ("--requests", ".parquet or .jsonl file of instruction and candidates"),
-    ("--model", "folder of `train`"),
-    ("--out", ".parquet or .jsonl file to write"),
-  ):
-    parser.add_argument(name, type=pathlib.Path, required=True, help=what)
-  parser.add_argument(
-    "--step", help="a checkpoint's number, or best (default: the latest)"
-  )
-  parser.add_argument("--limit", type=int, help="only the first so many")
-  parser.add_argument(
-    "--batch-tokens",
-    type=int,
-    help="tokens in a batch, about (default: what suits the device)",
-  )
-  parser.add_argument(
-    "--normalisation",
-    choices=tuple(map(str, Normalisation)),
-    default="sum",
-    help="of the scores (default: %(default)s)",
-  )
-  parser.add_argument("--force", action="store_true", help="replace --out")
-  parser.add_argument("--json", action="store_true")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  requests: opt.File
+  """.parquet or .jsonl file of instruction and candidates"""
+  model: opt.Model
+  out: opt.File
+  """.parquet or .jsonl file to write"""
+  step: opt.Step | None = None
+  limit: opt.Count | None = None
+  """only the first so many requests"""
+  batch_tokens: opt.BatchTokens | None = None
+  normalisation: Literal["sum", "mean", "byte", "pmi", "ghost_free"] = "sum"
+  """of the scores"""
+  force: opt.Force = False
+  json: opt.Json = False
 
 
-def run(args: argparse.Namespace) -> None:
-  """Scores a file."""
-  from instructrec_jax.errors import InputError
+def run(options: Options) -> tuple[Any, str]:
+  """Scores a file; returns how many requests it has."""
+  step = options.step
+  if step not in (None, "best"):
+    if not step.isdecimal():
+      raise InputError(f"--step is {step!r}: a number or best is needed.")
+    step = int(step)
   from instructrec_jax.scoring.stream import score_file
 
-  step = args.step
-  if step not in (None, "best"):
-    try:
-      step = int(step)
-    except ValueError:
-      raise InputError(
-        f"--step is {step!r}: a number or best is needed."
-      ) from None
-  count = score_file(
-    requests=args.requests,
-    model=args.model,
-    out=args.out,
-    step=step,
-    limit=args.limit,
-    batch_tokens=args.batch_tokens,
-    normalisation=args.normalisation,
-    force=args.force,
-  )
-  if args.json:
-    print(json.dumps({"requests": count, "out": str(args.out)}))
-  else:
-    print(f"{args.out}: scores of {count:,} requests")
+  count = score_file(**opt.arguments(options, "step", "json"), step=step)
+  scored = {"requests": count, "out": str(options.out)}
+  return scored, f"{options.out}: scores of {count:,} requests"

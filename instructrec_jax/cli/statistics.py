@@ -1,20 +1,21 @@
 """Prints a dataset folder's numbers as the paper's Table 5 and Table 2."""
 
-import argparse
-import json
-import pathlib
+from dataclasses import dataclass
+from typing import Any
+
+from instructrec_jax.cli import options as opt
 
 EXAMPLE = "instructrec statistics --dataset data/instruments"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  parser.add_argument("--dataset", type=pathlib.Path, required=True)
-  parser.add_argument("--json", action="store_true", help="print JSON")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  dataset: opt.Dataset
+  json: opt.Json = False
 
 
-def run(args: argparse.Namespace) -> None:
-  """Counts and prints."""
+def run(options: Options) -> tuple[Any, str]:
+  """Counts."""
   from instructrec_jax.data import statistics as data_statistics
   from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.instructions import statistics
@@ -22,14 +23,14 @@ def run(args: argparse.Namespace) -> None:
   from instructrec_jax.teacher.annotate import summarise
   from instructrec_jax.teacher.plan import plan
 
-  folder = DatasetFolder.open(args.dataset)
+  folder = DatasetFolder.open(options.dataset)
   built = folder.path / "templates.yaml"
   found = statistics.instruction_statistics(
     load_templates(built if built.exists() else "package"),
     summarise(folder, plan(folder)),
   )
-  if args.json:
-    print(json.dumps({"table_5": folder.statistics, "table_2": found}))
-  else:
-    print(data_statistics.table(folder.path.name, folder.statistics))
-    print(f"\n{statistics.table(found)}")
+  table_5 = data_statistics.table(folder.path.name, folder.statistics)
+  return (
+    {"table_5": folder.statistics, "table_2": found},
+    f"{table_5}\n\n{statistics.table(found)}",
+  )

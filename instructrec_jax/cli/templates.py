@@ -1,13 +1,13 @@
 """Lists the instruction templates with their aspects and a rendered example."""
 
-import argparse
 import collections
-import json
-import sys
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from instructrec_jax.cli import options as opt
 
 if TYPE_CHECKING:
-  from instructrec_jax.instructions.templates import Form, Template
+  from instructrec_jax.instructions.templates import Template
 
 EXAMPLE = "instructrec templates --file my_templates.yaml"
 
@@ -98,52 +98,47 @@ package's three of T1, D01 to D03.
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-  """Declares the subcommand's options."""
-  parser.add_argument(
-    "--file",
-    nargs="+",
-    default=[],
-    metavar="YAML",
-    help=(
-      "templates to add to the package's, or to replace them by name; "
-      "'pairwise' has the package's T1"
-    ),
-  )
-  form = parser.add_mutually_exclusive_group()
-  form.add_argument("--json", action="store_true")
-  form.add_argument(
-    "--markdown",
-    action="store_true",
-    help="a page of tables, such as docs/templates.md",
-  )
+@dataclass(frozen=True, kw_only=True)
+class Options:
+  file: Annotated[tuple[str, ...], opt.Arg(metavar="YAML")] = ()
+  """templates to add to the package's, or to replace them by name; 'pairwise'
+  has the package's T1"""
+  json: Annotated[opt.Json, opt.Arg(either="form")] = False
+  markdown: Annotated[bool, opt.Arg(either="form")] = False
+  """a page of tables, such as docs/templates.md"""
 
 
-def run(args: argparse.Namespace) -> None:
-  """Prints the templates."""
+def run(options: Options) -> tuple[Any, str]:
+  """Renders the templates."""
   from instructrec_jax.instructions.templates import load_templates
 
-  entries = [_entry(t) for t in load_templates("package", *args.file)]
-  if args.json:
-    print(json.dumps(entries, ensure_ascii=False))
-  elif args.markdown:
-    sys.stdout.write(_markdown(entries))
-  else:
-    for entry in entries:
-      print(
-        f"{entry['name']}  {entry['aspects']}  {entry['strategy']}, answers "
-        f"{entry['response']}\n     {entry['example']}\n"
-        f"     -> {entry['target']}"
-      )
-    print(_counts(entries))
+  entries = [_entry(each) for each in load_templates("package", *options.file)]
+  if options.markdown:
+    return entries, _markdown(entries)
+  lines = [
+    f"{entry['name']}  {entry['aspects']}  {entry['strategy']}, answers "
+    f"{entry['response']}\n     {entry['example']}\n"
+    f"     -> {entry['target']}"
+    for entry in entries
+  ]
+  return entries, "\n".join([*lines, _counts(entries)])
 
 
 def _entry(template: "Template") -> dict[str, Any]:
-  from instructrec_jax.instructions.render import render, response
+  from instructrec_jax.instructions.render import Slots, render, response
 
   # Of all forms the one that shows most, with a query in the user's words.
   form = max(template.forms, key=lambda f: (f.with_preference, f.query == "I1"))
-  slots = _slots(form)
+  others = _OTHERS[:1] if template.task_form == "T1" else _OTHERS
+  slots = Slots(
+    history=_HISTORY,
+    candidates=(*others[:2], _TARGET, *others[2:]),
+    candidate=_TARGET,
+    target=_TARGET,
+    preference=_PREFERENCE,
+    query=_QUERIES[form.query] if form.query else "",
+    context="It is for a long winter",
+  )
   return {
     "name": template.name,
     "group": template.group,
@@ -156,21 +151,6 @@ def _entry(template: "Template") -> dict[str, Any]:
     "example": render(form, slots, count_tokens=lambda text: 0).text,
     "target": response(form, slots, target=_TARGET),
   }
-
-
-def _slots(form: "Form") -> Any:
-  from instructrec_jax.instructions.render import Slots
-
-  others = _OTHERS[:1] if form.template.task_form == "T1" else _OTHERS
-  return Slots(
-    history=_HISTORY,
-    candidates=(*others[:2], _TARGET, *others[2:]),
-    candidate=_TARGET,
-    target=_TARGET,
-    preference=_PREFERENCE,
-    query=_QUERIES[form.query] if form.query else "",
-    context="It is for a long winter",
-  )
 
 
 def _counts(entries: list[dict[str, Any]]) -> str:
@@ -197,4 +177,4 @@ def _markdown(entries: list[dict[str, Any]]) -> str:
         lines.append(
           "| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |"
         )
-  return "\n".join(lines) + "\n"
+  return "\n".join(lines)

@@ -16,7 +16,7 @@ import tqdm
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher import chat_api
-from instructrec_jax.teacher.budget import Budget, most_tokens
+from instructrec_jax.teacher.budget import Budget, Pace, most_tokens
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 from instructrec_jax.teacher.chat_api import (
   Outcome,
@@ -25,7 +25,6 @@ from instructrec_jax.teacher.chat_api import (
   make_client,
 )
 from instructrec_jax.teacher.jsonl import unanswered
-from instructrec_jax.teacher.pace import Pace
 from instructrec_jax.teacher.store import Store
 
 __all__ = ["Limits", "Tally", "answer_all", "find_key", "make_client"]

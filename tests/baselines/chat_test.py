@@ -6,8 +6,12 @@ import types
 import numpy as np
 import pytest
 
-from instructrec_jax.baselines.chat import ChatOptions, ChatRanker, conduct
-from instructrec_jax.baselines.chat_answers import read_ranking
+from instructrec_jax.baselines.chat import (
+  ChatOptions,
+  ChatRanker,
+  conduct,
+  read_ranking,
+)
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError

@@ -6,8 +6,6 @@ import pytest
 
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.prepare import prepare
-from instructrec_jax.evaluation.selection import SELECT
-from instructrec_jax.scoring.normalisation import Normalisation
 
 
 @pytest.fixture(scope="module")
@@ -52,12 +50,6 @@ def test_what_only_a_model_can_choose_needs_one(shop, tmp_path, capsys, option):
   assert run("--dataset", shop, "--out", out, *option) == 2
   assert "--model" in capsys.readouterr().err
   assert not out.exists()
-
-
-def test_every_normalisation_is_offered(capsys):
-  with pytest.raises(SystemExit):
-    run("--help")
-  assert ",".join([*Normalisation, SELECT]) in capsys.readouterr().out
 
 
 def test_bad_input_exits_2_with_one_sentence(tmp_path, capsys):

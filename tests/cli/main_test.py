@@ -21,11 +21,6 @@ def test_the_overview_lists_every_subcommand(capsys):
   assert all(name in shown for name in SUBCOMMANDS)
 
 
-def test_an_unknown_subcommand_ends_with_2(capsys):
-  assert main(["recommend"]) == 2
-  assert "no subcommand 'recommend'" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
   ("arguments", "says"),
   [

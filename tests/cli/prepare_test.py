@@ -1,27 +1,11 @@
 """Tests for instructrec_jax/cli/prepare.py."""
 
-import argparse
 import json
 
 import pytest
 
-from instructrec_jax.cli import prepare
 from instructrec_jax.cli.main import main
-from instructrec_jax.data import prepare as prepare_lib
-from instructrec_jax.data import statistics, tables
 from instructrec_jax.data.folder import DatasetFolder
-
-
-def test_the_columns_have_the_same_defaults_everywhere():
-  assert tables.Columns(**prepare._COLUMNS) == tables.Columns()
-
-
-def test_the_choices_are_those_of_the_library():
-  parser = argparse.ArgumentParser()
-  prepare.add_arguments(parser)
-  choices = {a.dest: a.choices for a in parser._actions}
-  assert choices["split"] == prepare_lib.SPLIT_BY
-  assert choices["expect"] == tuple(statistics.PUBLISHED)
 
 
 def test_global_time_and_what_was_expected(tmp_path, capsys):

@@ -4,8 +4,8 @@ import pathlib
 
 import pytest
 
+from instructrec_jax.cli.gin_config import configured_model
 from instructrec_jax.cli.main import main
-from instructrec_jax.cli.train import configured_model
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.reproduction import reproduce as reproduction
 from instructrec_jax.reproduction.settings import Settings
@@ -79,7 +79,7 @@ def test_wrong_input_is_refused_before_anything_is_started(
     ([], "no key"),
     (["--chat-limit", "0"], "--chat-limit is 0"),
     (["--max-usd", "3"], "needs --prices"),
-    (["--max-requests", "-1"], "cannot be negative"),
+    (["--max-requests", "-1"], "--max-requests is -1"),
   ],
 )
 def test_a_chat_models_options_are_checked_before_anything_is_started(

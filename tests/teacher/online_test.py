@@ -5,14 +5,13 @@ import types
 import pytest
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher.budget import Budget, Prices, most_tokens
+from instructrec_jax.teacher.budget import Budget, Pace, Prices, most_tokens
 from instructrec_jax.teacher.chat_api import (
   KEY_VARIABLE,
   make_client,
   retry_after,
 )
 from instructrec_jax.teacher.online import Limits, answer_all
-from instructrec_jax.teacher.pace import Pace
 from instructrec_jax.teacher.store import Store
 
 from .online_requests import make_requests

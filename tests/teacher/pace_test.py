@@ -1,4 +1,4 @@
-from instructrec_jax.teacher.pace import Pace
+from instructrec_jax.teacher.budget import Pace
 
 
 def _sent_at(count, *, tokens=1, **rates) -> list[float]:

@@ -1,0 +1,144 @@
+"""Gin files and bindings, parsed with errors that are one sentence."""
+
+import logging
+import pathlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import gin
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.gin_files import search_path
+
+# Included by each file of gin/model, never used alone.
+_ARCHITECTURE = "t5_1_1"
+# Parts of gin's own errors at call time; others are not the user's to mend.
+_GIN_ERRORS = ("supplied by Gin", "Required bindings")
+
+
+def named_size(name: str) -> Any:
+  """Returns the `T5Config` of gin/model/NAME.gin.
+
+  Raises:
+    InputError: there is no such file.
+  """
+  files = (search_path() / "gin" / "model").glob("*.gin")
+  names = sorted({file.stem for file in files} - {_ARCHITECTURE})
+  if name not in names:
+    raise InputError(f"--size is {name!r}: one of {', '.join(names)} is known.")
+  return configured_model([f"{search_path()}/gin/model/{name}.gin"])
+
+
+def configured_model(files: Sequence[str]) -> Any:
+  """Returns the `T5Config` that gin files bind.
+
+  Raises:
+    InputError: gin refuses them, or they bind none.
+  """
+  parse(files)
+  return call(gin.get_configurable("config.T5Config"))
+
+
+def parse(
+  files: Sequence[str],
+  bindings: Sequence[str] = (),
+  search_paths: Sequence[str] = (),
+) -> None:
+  """Parses files, then bindings, in place of what was parsed before.
+
+  Files and what they include are looked for in the working directory, in
+  `search_paths`, beside the files and where the package has its own.
+
+  Raises:
+    InputError: gin refuses them, they bind no model, or a binding sets a macro
+      that the files do not have.
+  """
+  if not files:
+    raise InputError(
+      "no gin file: pass --gin_file gin/model/mini.gin --gin_file "
+      "gin/run/train.gin, say."
+    )
+  gin.clear_config()
+  beside = [str(pathlib.Path(file).parent) for file in files]
+  for folder in [*search_paths, *beside, str(search_path())]:
+    gin.add_config_file_search_path(folder)
+  # gin logs an error for each folder that a file is not in.
+  logging.disable(logging.ERROR)
+  try:
+    gin.parse_config_files_and_bindings(
+      list(files), None, finalize_config=False
+    )
+  except Exception as error:
+    # Nearly every built-in exception, depending on what is wrong.
+    raise InputError(f"gin: {_first_lines(error)}") from None
+  finally:
+    logging.disable(logging.NOTSET)
+  for binding in bindings:
+    name, equals, _ = binding.partition("=")
+    name = name.strip()
+    if not equals:
+      raise InputError(
+        f"unknown option '--gin.{binding}'; bindings are given as "
+        "--gin.NAME=VALUE."
+      )
+    if name.isidentifier():
+      macro(name, required=False)
+    try:
+      gin.parse_config(binding)
+    except Exception as error:
+      reason = _first_lines(error)
+      if "malformed" in reason:
+        reason = f"texts need quotes of their own: --gin.{name}='\"...\"'."
+      raise InputError(f"--gin.{binding}: {reason}") from None
+  _value(
+    "config.T5Config.emb_dim",
+    "there is no model: add --gin_file gin/model/mini.gin, say.",
+  )
+
+
+def macro(name: str, *, required: bool = True) -> Any:
+  """Returns a macro's value.
+
+  Raises:
+    InputError: no file binds it, or it is `required` and still to be bound.
+  """
+  value = _value(
+    f"{name}/macro.value",
+    f"the gin files given bind no macro {name}; gin/run/train.gin and "
+    "gin/model/ have those that `instructrec train` knows.",
+  )
+  # gin keeps %gin.REQUIRED as a reference of its own.
+  if required and type(value).__name__ == "ConfigurableReference":
+    raise InputError(
+      f"the gin macro {name} is required: pass --gin.{name}=VALUE (texts in "
+      "quotes of their own: '\"...\"')."
+    )
+  return value
+
+
+def call(configurable: Callable[..., Any], **arguments: Any) -> Any:
+  """Calls what gin configures, without the lines that gin adds to errors.
+
+  Raises:
+    InputError: the function's own, or gin lacks one of its arguments.
+  """
+  try:
+    return configurable(**arguments)
+  except InputError as error:
+    raise InputError(str(error).splitlines()[0]) from None
+  except (RuntimeError, TypeError) as error:
+    if any(mark in str(error) for mark in _GIN_ERRORS):
+      raise InputError(f"gin: {_first_lines(error)}") from None
+    raise
+
+
+def _value(parameter: str, if_unbound: str) -> Any:
+  try:
+    return gin.query_parameter(parameter)
+  except ValueError:
+    raise InputError(if_unbound) from None
+
+
+def _first_lines(error: BaseException) -> str:
+  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  return " ".join(lines[:3]) if lines else type(error).__name__
