@@ -165,7 +165,7 @@ def _transport(args: argparse.Namespace) -> Callable[..., Any]:
   import openai
 
   from instructrec_jax.teacher import batch, jsonl, online
-  from instructrec_jax.teacher.pace import Pace
+  from instructrec_jax.teacher.budget import Pace
 
   if args.jsonl_out:
     return lambda requests, store: jsonl.FileTally(

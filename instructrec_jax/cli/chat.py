@@ -46,8 +46,7 @@ def chat_options(args: argparse.Namespace) -> Any:
     return None
   from instructrec_jax.baselines.chat import ChatOptions
   from instructrec_jax.teacher import online
-  from instructrec_jax.teacher.budget import Budget, Prices
-  from instructrec_jax.teacher.pace import Pace
+  from instructrec_jax.teacher.budget import Budget, Pace, Prices
 
   prices = Prices(*args.prices) if args.prices else None
   # The caps are of all scenarios together.

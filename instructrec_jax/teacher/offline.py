@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
-from instructrec_jax.teacher.prompts import (
+from instructrec_jax.teacher.questions import (
   PreferenceQuestion,
   Question,
   chat_request,

@@ -10,11 +10,13 @@ import pytest
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import ChatRequest, Status
 from instructrec_jax.teacher.jsonl import (
-  parse_result,
+  ResultLine,
   read_answers,
   write_requests,
 )
 from instructrec_jax.teacher.store import Store
+
+from .samples import billed
 
 _SCHEMA = {
   "type": "object",
@@ -100,11 +102,11 @@ def test_round_trip_in_any_order_asks_nothing_twice(tmp_path, store, questions):
   rows = _rows(store)
   for request in requests:
     assert json.loads(rows[request.key][0]) == {"text": request.user}
-  assert store.usage() == (35, 25)
+  assert billed(store) == (35, 25)
   assert write_requests(requests, tmp_path / "again.jsonl", store=store) == 0
   # Reading the file again changes nothing.
   assert read_answers(out, requests, store=store).unknown == 5
-  assert store.usage() == (35, 25)
+  assert billed(store) == (35, 25)
 
 
 def test_each_line_gets_its_own_verdict(tmp_path, store, questions):
@@ -171,13 +173,19 @@ def test_only_what_may_pass_is_worth_another_try(status, permanent):
     "response": {"status_code": status, "body": body},
     "error": None,
   }
-  result = parse_result(json.dumps(line).encode(), where="f")
-  assert (result.error, result.permanent) == ("no", permanent)
+  result = ResultLine.parse(json.dumps(line).encode(), where="f")
+  answer = result.answer(_request(0))
+  assert (answer.status, answer.error) == (Status.FAILED, "no")
+  assert result.permanent == permanent
 
 
 def test_an_expired_line_may_be_tried_again():
   error = {"code": "batch_expired", "message": "This request expired."}
   line = {"custom_id": "a", "response": None, "error": error}
-  result = parse_result(json.dumps(line).encode(), where="f")
-  assert (result.completion, result.permanent) == (None, False)
-  assert result.error == "This request expired."
+  result = ResultLine.parse(json.dumps(line).encode(), where="f")
+  answer = result.answer(_request(0))
+  assert (answer.status, answer.error) == (
+    Status.FAILED,
+    "This request expired.",
+  )
+  assert not result.permanent

@@ -5,19 +5,22 @@ import subprocess
 import sys
 import time
 
-from instructrec_jax.teacher.chat_api import KEY_VARIABLE, make_client
-from instructrec_jax.teacher.online import answer_all
+from instructrec_jax.teacher.online import (
+  KEY_VARIABLE,
+  answer_all,
+  make_client,
+)
 from instructrec_jax.teacher.store import Store
 
-from .online_requests import make_requests
 from .openai_server import KEY
+from .samples import billed, make_requests
 
 HERE = pathlib.Path(__file__).parent
 REQUESTS, WORKERS, KILLS = 600, 16, 10
 _CHILD = f"""
 import sys
 sys.path.insert(0, sys.argv[1])
-from online_requests import make_requests
+from samples import make_requests
 from instructrec_jax.teacher import online, store
 with store.Store(sys.argv[3], dataset="d") as kept:
   online.answer_all(
@@ -57,7 +60,7 @@ def test_kills_cost_at_most_what_is_in_flight(
     requests = make_requests(REQUESTS)
     answer_all(requests, store=store, client=make_client(openai_server().url))
     assert killed.count() == store.count() == {"answered": REQUESTS}
-    assert killed.usage() == store.usage()
+    assert billed(killed) == billed(store)
     # A killed run has no subjects here: compare what the answers say.
     assert _answers(path) == _answers(undisturbed)
 

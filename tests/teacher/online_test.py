@@ -5,18 +5,18 @@ import types
 import pytest
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher.budget import Budget, Prices, most_tokens
-from instructrec_jax.teacher.chat_api import (
+from instructrec_jax.teacher.budget import Budget, Pace, Prices, most_tokens
+from instructrec_jax.teacher.online import (
   KEY_VARIABLE,
+  Limits,
+  answer_all,
   make_client,
   retry_after,
 )
-from instructrec_jax.teacher.online import Limits, answer_all
-from instructrec_jax.teacher.pace import Pace
 from instructrec_jax.teacher.store import Store
 
-from .online_requests import make_requests
 from .openai_server import KEY
+from .samples import make_requests
 
 FAST = Limits(first_pause=0.01, timeout=2.0)
 
