@@ -2,7 +2,7 @@
 
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,14 +22,18 @@ from instructrec_jax.teacher.questions import (
   chat_request,
   plan,
 )
-from instructrec_jax.teacher.store import Store, Subject, unanswered
+from instructrec_jax.teacher.store import (
+  ROWS_PER_COMMIT,
+  Store,
+  Subject,
+  unanswered,
+)
 
 # Of LC-Rec's teacher, from the same group; the paper does not say.
 PARAMETERS: Mapping[str, float | int | str] = {
   "temperature": 0.4,
   "max_completion_tokens": 512,
 }
-_ROWS_PER_COMMIT = 1000
 
 Send = Callable[[Iterable[ChatRequest], Store], Any]
 """A transport: puts answers to requests into a store; returns its tally."""
@@ -56,10 +60,10 @@ def annotate_offline(
   with open_store(folder) as store:
     known = store.answered_keys()
     total = len(questions.preferences) + len(questions.intentions)
-    progress = tqdm.tqdm(
-      questions, total=total, desc="annotations", disable=None
+    progress = iter(
+      tqdm.tqdm(questions, total=total, desc="annotations", disable=None)
     )
-    for chunk in _chunks(progress):
+    while chunk := list(itertools.islice(progress, ROWS_PER_COMMIT)):
       answers = [(question, *offline.answer(question)) for question in chunk]
       store.put_all(
         [(r, a) for _, r, a in answers if r.key not in known],
@@ -92,11 +96,10 @@ def annotate_with(
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
   with open_store(folder) as store:
-    for chunk in _chunks(questions):
-      store.add_subjects(
-        _subject(q, chat_request(q, model=model, parameters=parameters))
-        for q in chunk
-      )
+    store.add_subjects(
+      _subject(q, chat_request(q, model=model, parameters=parameters))
+      for q in questions
+    )
     requests = (
       chat_request(q, model=model, parameters=parameters) for q in questions
     )
@@ -175,9 +178,3 @@ def summarise(folder: DatasetFolder, questions: Plan) -> dict[str, Any]:
 
 def _mean_words(texts: Sequence[str]) -> float:
   return float(np.mean([len(text.split()) for text in texts] or [0]))
-
-
-def _chunks(questions: Iterable[Question]) -> Iterator[list[Question]]:
-  iterator = iter(questions)
-  while chunk := list(itertools.islice(iterator, _ROWS_PER_COMMIT)):
-    yield chunk

@@ -28,12 +28,11 @@ from instructrec_jax.teacher.batch_state import BatchState
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 from instructrec_jax.teacher.jsonl import (
   ENDPOINT,
-  ROWS_PER_COMMIT,
   ResultLine,
   request_line,
 )
 from instructrec_jax.teacher.online import address, rejected_key
-from instructrec_jax.teacher.store import Store, unanswered
+from instructrec_jax.teacher.store import ROWS_PER_COMMIT, Store, unanswered
 
 FILE = "annotations.batches.sqlite"
 TEACHER = "openai_batch"

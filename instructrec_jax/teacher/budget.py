@@ -180,7 +180,13 @@ class Pace:
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
   ):
-    """Sets the rates; None is unlimited."""
+    """Sets the rates; None or 0 is unlimited.
+
+    Raises:
+      InputError: a rate is negative.
+    """
+    if (requests_per_minute or 0) < 0 or (tokens_per_minute or 0) < 0:
+      raise InputError("requests and tokens a minute cannot be negative.")
     self._rates = (requests_per_minute, tokens_per_minute)
     self.restart()
 

@@ -24,12 +24,11 @@ from instructrec_jax.teacher.chat import (
   Status,
   read_answer,
 )
-from instructrec_jax.teacher.store import Store, unanswered
+from instructrec_jax.teacher.store import ROWS_PER_COMMIT, Store, unanswered
 
 ENDPOINT = "/v1/chat/completions"
 TEACHER = "vllm_jsonl"
 """What the store calls this transport."""
-ROWS_PER_COMMIT = 1000
 
 
 @dataclasses.dataclass

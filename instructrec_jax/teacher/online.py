@@ -2,7 +2,7 @@
 
 The openai client's own retries are off: the caps are exact only if each send,
 a retry too, is reserved before and settled after, and a server's Retry-After
-must hold back all workers, not the one that was told.
+must hold back all workers, not only the one that received it.
 """
 
 import asyncio

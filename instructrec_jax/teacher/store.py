@@ -22,6 +22,7 @@ from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 
 VERSION = 1
 FILE = "annotations.sqlite"
+ROWS_PER_COMMIT = 1000
 
 _TABLES = """
 CREATE TABLE requests (

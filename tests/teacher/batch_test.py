@@ -20,36 +20,16 @@ from instructrec_jax.teacher.batch import (
   run_batches,
 )
 from instructrec_jax.teacher.batch_state import BatchState
-from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
+from instructrec_jax.teacher.chat import ChatAnswer, Status
 from instructrec_jax.teacher.store import Store
 
 _HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(_HERE))
 from batch_server import KEY, BatchServer, done, expired  # noqa: E402
-from samples import billed  # noqa: E402
+from samples import SCHEMA, billed, make_requests  # noqa: E402
 
-_SCHEMA = {
-  "type": "object",
-  "properties": {"text": {"type": "string"}},
-  "required": ["text"],
-  "additionalProperties": False,
-}
 _THREE = Limits(requests=3)
-
-
-def make_request(number: int, *, model: str = "gpt") -> ChatRequest:
-  return ChatRequest(
-    model=model,
-    system="Write a preference.",
-    user=f"Guitar\u2028strings, number {number:02}",
-    schema_name="preference",
-    schema=_SCHEMA,
-    parameters={"temperature": 0.4},
-    prompt_version="v1",
-  )
-
-
-REQUESTS = [make_request(n) for n in range(8)]
+REQUESTS = make_requests(8)
 TEXTS = [request.user for request in REQUESTS]
 
 
@@ -144,7 +124,7 @@ def test_what_is_open_or_answered_is_not_submitted(server, store, places):
 
 def test_batches_are_cut_by_bytes_and_by_model(server, places):
   line = len(batch.request_line(REQUESTS[0]))
-  others = [make_request(n, model="other") for n in range(2)]
+  others = make_requests(2, model="other")
   _submit(
     places, [*others, *REQUESTS], limits=Limits(requests=3, bytes=2 * line)
   )
@@ -153,7 +133,7 @@ def test_batches_are_cut_by_bytes_and_by_model(server, places):
     for b in server.batches.values()
   ]
   # A line of the other model is a little too long for two of it.
-  assert models == [["gpt"] * 2] * 4 + [["other"]] * 2
+  assert models == [["m"] * 2] * 4 + [["other"]] * 2
   assert max(map(len, server.files.values())) == 2 * line
 
 
@@ -256,7 +236,7 @@ def test_polls_outlast_a_server_that_is_down_for_a_while(server, store, places):
   _assert_all_answered(store.path)
   server.polls_down = 99
   with pytest.raises(InputError, match="cannot be reached .*to go on"):
-    _run(places, [make_request(9)])
+    _run(places, make_requests(9)[8:])
   server.polls_down = 0
   assert _run(places, []).statuses == {Status.ANSWERED: 1}
 
@@ -305,13 +285,13 @@ def test_an_open_batch_of_an_earlier_version_is_collected(
   file = server.store_file(batch.request_line(REQUESTS[0]))
   server.create({"input_file_id": file["id"]})
   fields = {
-    "model": "gpt",
-    "system": "Write a preference.",
+    "model": "m",
+    "system": "What is wanted?",
     "user": TEXTS[0],
-    "schema_name": "preference",
-    "schema": _SCHEMA,
-    "parameters": {"temperature": 0.4},
-    "prompt_version": "v1",
+    "schema_name": "intention",
+    "schema": SCHEMA,
+    "parameters": {"max_completion_tokens": 64},
+    "prompt_version": "1",
   }
   with contextlib.closing(sqlite3.connect(places["state_path"])) as db, db:
     db.executescript(_OLD_STATE)

@@ -1,5 +1,6 @@
 import asyncio
 import dataclasses
+import selectors
 import threading
 
 import pytest
@@ -94,24 +95,28 @@ def test_wrong_caps_are_refused():
     Budget(max_usd=1.0)
   with pytest.raises(InputError, match="negative"):
     Budget(max_requests=-1)
+  with pytest.raises(InputError, match="negative"):
+    Pace(tokens_per_minute=-1)
 
 
 class _SimulatedTime(asyncio.SelectorEventLoop):
   """An event loop in which waiting takes no time, but the clock goes on."""
 
   def __init__(self):
-    super().__init__()
     self.now = 0.0
-    select = self._selector.select
+    selector = selectors.DefaultSelector()
+    select = selector.select
 
-    def skip(timeout):
+    def skip(timeout=None):
       # Real clocks never stand still: rounded timers rely on it.
       self.now += (timeout or 0.0) + 1e-6
       return select(0)
 
-    self._selector.select = skip
+    selector.select = skip
+    super().__init__(selector)
 
   def time(self) -> float:
+    """Returns the simulated seconds."""
     return self.now
 
 

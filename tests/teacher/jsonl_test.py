@@ -8,7 +8,7 @@ import sqlite3
 import pytest
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher.chat import ChatRequest, Status
+from instructrec_jax.teacher.chat import Status
 from instructrec_jax.teacher.jsonl import (
   ResultLine,
   read_answers,
@@ -16,26 +16,7 @@ from instructrec_jax.teacher.jsonl import (
 )
 from instructrec_jax.teacher.store import Store
 
-from .samples import billed
-
-_SCHEMA = {
-  "type": "object",
-  "properties": {"text": {"type": "string"}},
-  "required": ["text"],
-  "additionalProperties": False,
-}
-
-
-def _request(number: int) -> ChatRequest:
-  return ChatRequest(
-    model="some/model",
-    system="Write a preference.",
-    user=f"Guitar strings, number {number}",
-    schema_name="preference",
-    schema=_SCHEMA,
-    parameters={"temperature": 0.4, "max_completion_tokens": 64},
-    prompt_version="v1",
-  )
+from .samples import billed, make_requests
 
 
 def _vllm_line(line: dict, text: str = "") -> dict:
@@ -83,7 +64,7 @@ def store(tmp_path):
 @pytest.fixture
 def questions(tmp_path, store):
   """Five requests, and the lines that ask them."""
-  requests = [_request(n) for n in range(5)]
+  requests = make_requests(5)
   path = tmp_path / "in.jsonl"
   assert write_requests([*requests, requests[0]], path, store=store) == 5
   return requests, [json.loads(line) for line in path.open()]
@@ -174,7 +155,7 @@ def test_only_what_may_pass_is_worth_another_try(status, permanent):
     "error": None,
   }
   result = ResultLine.parse(json.dumps(line).encode(), where="f")
-  answer = result.answer(_request(0))
+  answer = result.answer(make_requests(1)[0])
   assert (answer.status, answer.error) == (Status.FAILED, "no")
   assert result.permanent == permanent
 
@@ -183,7 +164,7 @@ def test_an_expired_line_may_be_tried_again():
   error = {"code": "batch_expired", "message": "This request expired."}
   line = {"custom_id": "a", "response": None, "error": error}
   result = ResultLine.parse(json.dumps(line).encode(), where="f")
-  answer = result.answer(_request(0))
+  answer = result.answer(make_requests(1)[0])
   assert (answer.status, answer.error) == (
     Status.FAILED,
     "This request expired.",

@@ -5,14 +5,29 @@ import sqlite3
 
 from instructrec_jax.teacher.chat import ChatRequest
 
-# Not `strict_schema(IntentionAnswer)`, whose module is slow to import.
-_VIEWS = ("user_view", "item_view")
 SCHEMA = {
   "type": "object",
-  "properties": {view: {"type": "string"} for view in _VIEWS},
-  "required": list(_VIEWS),
+  "properties": {"text": {"type": "string"}},
+  "required": ["text"],
   "additionalProperties": False,
 }
+
+
+def make_requests(count: int, *, model: str = "m") -> list[ChatRequest]:
+  """Returns distinct requests, always the same."""
+  return [
+    ChatRequest(
+      model=model,
+      system="What is wanted?",
+      # U+2028, which some readers take for the end of a line.
+      user=f"Guitar\u2028strings, number {number:02}",
+      schema_name="intention",
+      schema=SCHEMA,
+      parameters={"max_completion_tokens": 64},
+      prompt_version="1",
+    )
+    for number in range(count)
+  ]
 
 
 def billed(store) -> tuple[int, int]:
@@ -22,19 +37,3 @@ def billed(store) -> tuple[int, int]:
       "SELECT coalesce(sum(prompt_tokens), 0), "
       "coalesce(sum(completion_tokens), 0) FROM requests"
     ).fetchone()
-
-
-def make_requests(count: int) -> list[ChatRequest]:
-  """Returns distinct requests, always the same."""
-  return [
-    ChatRequest(
-      model="m",
-      system="What is wanted?",
-      user=f"review {number}",
-      schema_name="intention",
-      schema=SCHEMA,
-      parameters={"max_completion_tokens": 64},
-      prompt_version="1",
-    )
-    for number in range(count)
-  ]
