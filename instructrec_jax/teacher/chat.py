@@ -177,7 +177,9 @@ def schema_problem(text: str, schema: Mapping[str, Any]) -> str | None:
   if not schema:
     return None if text.strip() else "the answer is empty"
   try:
-    _answer_model(json.dumps(schema)).model_validate_json(text)
+    _answer_model(
+      tuple((name, kind["type"]) for name, kind in schema["properties"].items())
+    ).model_validate_json(text)
   except pydantic.ValidationError as error:
     first = error.errors(include_url=False, include_input=False)[0]
     where = "".join(f"{place}: " for place in first["loc"])
@@ -186,12 +188,11 @@ def schema_problem(text: str, schema: Mapping[str, Any]) -> str | None:
 
 
 @functools.cache
-def _answer_model(schema: str) -> type[pydantic.BaseModel]:
-  """Makes the model from the schema, which old requests bring along."""
+def _answer_model(
+  types: tuple[tuple[str, str], ...],
+) -> type[pydantic.BaseModel]:
+  """Makes a model from a stored request's schema, whatever its version."""
   kinds = {"string": str, "boolean": bool}
-  fields: dict[str, Any] = {
-    name: (kinds[field["type"]], ...)
-    for name, field in json.loads(schema)["properties"].items()
-  }
+  fields: dict[str, Any] = {name: (kinds[type], ...) for name, type in types}
   config = pydantic.ConfigDict(extra="forbid", strict=True)
   return pydantic.create_model("Answer", __config__=config, **fields)

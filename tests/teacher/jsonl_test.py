@@ -16,32 +16,17 @@ from instructrec_jax.teacher.jsonl import (
 )
 from instructrec_jax.teacher.store import Store
 
+from .batch_server import done
 from .samples import billed, make_requests
 
 
 def _vllm_line(line: dict, text: str = "") -> dict:
   """Answers a line as vllm.entrypoints.openai.run_batch does."""
-  body = line["body"]
   assert line["method"] == "POST" and line["url"] == "/v1/chat/completions"
-  text = text or json.dumps({"text": body["messages"][1]["content"]})
-  message = {"role": "assistant", "content": text}
-  completion = {
-    "id": "chatcmpl-1",
-    "object": "chat.completion",
-    "model": body["model"],
-    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 7, "completion_tokens": 5},
-  }
-  return {
-    "id": "vllm-1",
-    "custom_id": line["custom_id"],
-    "response": {
-      "status_code": 200,
-      "request_id": "vllm-batch-1",
-      "body": completion,
-    },
-    "error": None,
-  }
+  row = done(line)
+  if text:
+    row["response"]["body"]["choices"][0]["message"]["content"] = text
+  return row
 
 
 def _write(path, rows) -> None:

@@ -9,20 +9,11 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 from instructrec_jax.teacher.store import Store, Subject, unanswered
 
-from .samples import billed
+from .samples import billed, make_requests
 
 
 def _request(user="a", **changes) -> ChatRequest:
-  base = ChatRequest(
-    model="m",
-    system="s",
-    user=user,
-    schema_name="n",
-    schema={"properties": {}},
-    parameters={},
-    prompt_version="1",
-  )
-  return dataclasses.replace(base, **changes)
+  return dataclasses.replace(make_requests(1)[0], user=user, **changes)
 
 
 def _answer(request, text="{}", status=Status.ANSWERED, **more) -> ChatAnswer:
