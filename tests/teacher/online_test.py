@@ -24,7 +24,8 @@ from instructrec_jax.teacher.store import Store
 from .openai_server import KEY
 from .samples import billed, make_requests
 
-FAST = Limits(first_pause=0.01, timeout=2.0)
+# A loaded machine may take seconds for the first answer.
+FAST = Limits(first_pause=0.01, timeout=20.0)
 
 
 @pytest.fixture(autouse=True)
