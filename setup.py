@@ -29,6 +29,7 @@ setuptools.setup(
     ]
   },
   install_requires=[
+    "aiolimiter>=1.2",
     "fastapi>=0.115",
     "flax>=0.12.8,<0.13",
     "gin-config>=0.5.0",

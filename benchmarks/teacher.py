@@ -18,9 +18,13 @@ import tempfile
 import time
 
 from instructrec_jax.teacher.chat import ChatRequest
-from instructrec_jax.teacher.chat_api import KEY_VARIABLE, make_client
-from instructrec_jax.teacher.online import Limits, answer_all
-from instructrec_jax.teacher.prompts import IntentionAnswer, strict_schema
+from instructrec_jax.teacher.online import (
+  KEY_VARIABLE,
+  Limits,
+  answer_all,
+  make_client,
+)
+from instructrec_jax.teacher.questions import IntentionAnswer, strict_schema
 from instructrec_jax.teacher.store import Store
 
 SERVER = (

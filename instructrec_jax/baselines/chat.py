@@ -1,33 +1,33 @@
-"""A chat model as a ranker, zero-shot: GPT-3.5's role in the paper's tables.
+"""A chat model as a zero-shot ranker, as GPT-3.5 in the paper's tables.
 
-It reads the instruction that the model is asked with, and the candidates as a
-numbered list in an order of its own. Each request is sent once, whatever the
-answer is worth, and every answer is kept in the dataset folder.
+Its prompt is the instruction, then the candidates as a numbered list in a
+random order. Each request is sent once, whatever the answer says, and every
+answer is stored in the dataset folder.
+
+Answers are parsed strictly: a line counts if it is a candidate's title, up to
+case, white space and a leading number or bullet. Similar titles are not
+matched: they are as often two products as one.
 """
 
 import collections
 import dataclasses
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
-from instructrec_jax.baselines.chat import (
-  RankedAnswer,
-  normalised,
-  read_ranking,
-)
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.render import SEPARATOR
 from instructrec_jax.instructions.requests import MOST_SHOWN
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.storage import sha256_of
 from instructrec_jax.teacher.annotate import Send
+from instructrec_jax.teacher.annotations import open_store
 from instructrec_jax.teacher.budget import Estimate, Prices, estimate
 from instructrec_jax.teacher.chat import ChatRequest, Status
-from instructrec_jax.teacher.store import Store
 
 FILE = "chat_rankings.sqlite"
 # Of the wording: another one makes other requests.
@@ -39,8 +39,10 @@ given what is known of the customer or of the wish, and a numbered list of \
 candidates. Whatever you are told about choosing one, rank all of them: write \
 down the title of every candidate, the one that answers best first, one title \
 a line, each exactly as it is listed, and nothing else."""
-_BYTES_A_TOKEN = 3
-_TOKENS_A_LINE = 8
+_BYTES_PER_TOKEN = 3
+_TOKENS_PER_LINE = 8
+# "1. ", "2) ", "[3] ", "- " and the like.
+_NUMBERING = re.compile(r"(?:[-*•]|[(\[]?\d{1,3}[.):\]]+)\s+")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,9 +52,9 @@ class ChatOptions:
   Attributes:
     model: as the server calls it.
     send: a transport with its caps, which hold for all scenarios together.
-      It sends what the store does not hold, and sends nothing again because
+      It sends what the store has no answer to, and sends nothing again because
       of what an answer says.
-    limit: a random sample of so many requests of each scenario; the paper
+    limit: size of the random sample of each scenario's requests; the paper
       asks 500.
     prices: for estimates.
   """
@@ -68,8 +70,29 @@ class ChatOptions:
       raise InputError(f"--chat-limit is {self.limit}: ask at least 1.")
 
 
+@dataclasses.dataclass(frozen=True)
+class RankedAnswer:
+  """A parsed answer.
+
+  Attributes:
+    scores: of the candidates; those that are not named tie below the others.
+    status: outcome of the request.
+    lines: how many the answer has.
+    illegal: lines that name no candidate.
+    duplicates: lines that name a candidate again.
+    complete: whether all candidates are named.
+  """
+
+  scores: Float[np.ndarray, " candidates"]
+  status: Status
+  lines: int
+  illegal: int
+  duplicates: int
+  complete: bool
+
+
 class ChatRanker:
-  """Asks a chat model for rankings.
+  """Ranks candidates by a chat model's answers.
 
   Attributes:
     name: the model's.
@@ -77,11 +100,11 @@ class ChatRanker:
   """
 
   def __init__(self, options: ChatOptions, folder: DatasetFolder, *, seed: int):
-    """Takes whom to ask, and the folder whose file keeps the answers.
+    """Prepares; sends nothing.
 
     Args:
       options: of the chat model.
-      folder: of the requests.
+      folder: of the requests; its file `FILE` stores the answers.
       seed: of the candidates' orders.
     """
     self.name, self.limit = options.model, options.limit
@@ -92,25 +115,25 @@ class ChatRanker:
   def estimate(self, requests: Sequence[RankingRequest]) -> Estimate:
     """Adds up what `rank` would send; sends nothing."""
     questions = [self.question(request) for request in requests]
-    with self._store() as store:
+    with open_store(self._folder, FILE) as store:
       known = store.answered_keys()
     return estimate(
       [q for q in questions if q.key not in known], self._options.prices
     )
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
-    """Returns each candidate's place in the answer, negative."""
+    """Returns each candidate's negated rank in the answer."""
     return [answer.scores for answer in self.rank(requests)]
 
   def rank(self, requests: Sequence[RankingRequest]) -> list[RankedAnswer]:
-    """Has requests answered that the store does not hold, and reads all.
+    """Sends the requests that the store has no answer to, and parses all.
 
     Raises:
       InputError: the server refuses, or a cap is reached; what was answered
-        until then is kept.
+        until then is stored.
     """
     questions = [self.question(request) for request in requests]
-    with self._store() as store:
+    with open_store(self._folder, FILE) as store:
       known = store.answered_keys()
       stopped = ""
       if any(question.key not in known for question in questions):
@@ -130,7 +153,7 @@ class ChatRanker:
     return answers
 
   def question(self, request: RankingRequest) -> ChatRequest:
-    """Words a request: what it says, then its candidates in another order."""
+    """Makes the prompt: the instruction, then shuffled candidates."""
     titles = {normalised(title): title for title in request.candidates}
     order = self._rng(request).permutation(len(titles))
     listed = list(titles.values())
@@ -144,36 +167,30 @@ class ChatRanker:
       schema={},
       parameters={
         "temperature": 0.0,
-        # Room for every title, and for some words that nobody asked for.
+        # Enough for every title, and for some words that nobody asked for.
         "max_completion_tokens": 64
-        + size // _BYTES_A_TOKEN
-        + _TOKENS_A_LINE * len(listed),
+        + size // _BYTES_PER_TOKEN
+        + _TOKENS_PER_LINE * len(listed),
       },
       prompt_version=VERSION,
     )
 
   def _rng(self, request: RankingRequest) -> np.random.Generator:
-    """Of the request's id, not of its place: a resumed run asks the same."""
+    """Seeds by the request's id, so that a resumed run asks the same."""
     digest = hashlib.sha256(request.request_id.encode()).digest()
     return np.random.default_rng(
       [self._seed, int.from_bytes(digest[:8], "little")]
     )
 
-  def _store(self) -> Store:
-    return Store(
-      self._folder.path / FILE,
-      dataset=sha256_of(self._folder.path / "manifest.json"),
-    )
-
 
 def conduct(answers: Sequence[RankedAnswer]) -> dict[str, Any]:
-  """Counts what answers were worth.
+  """Counts how well answers follow the requested format.
 
   Returns:
     `lines` of all answers; `illegal`, the share of them that names no
     candidate; `duplicates`, lines that name one again; how many answers are
     `incomplete`; and why: `refused`, `truncated` by the limit on tokens,
-    `failed` or empty, and `short` where nothing but the model is to blame.
+    `failed` or empty, and `short` for complete answers without all candidates.
   """
   of_status = collections.Counter(answer.status for answer in answers)
   lines = sum(answer.lines for answer in answers)
@@ -194,8 +211,52 @@ def conduct(answers: Sequence[RankedAnswer]) -> dict[str, Any]:
   }
 
 
+def read_ranking(
+  text: str, titles: Sequence[str], *, status: Status
+) -> RankedAnswer:
+  """Parses an answer; candidates of the same title get the same score.
+
+  Args:
+    text: one title a line, the best first.
+    titles: of the candidates.
+    status: a refusal names nothing, whatever it says; of a truncated answer
+      the last line is left out.
+  """
+  lines = [line for line in map(normalised, text.splitlines()) if line]
+  if status is Status.TRUNCATED:
+    lines = lines[:-1]
+  elif status is not Status.ANSWERED:
+    lines = []
+  known = [normalised(title) for title in titles]
+  places: dict[str, int] = {}
+  illegal = duplicates = 0
+  for line in lines:
+    # Unchanged first: titles may begin with a number.
+    named = line if line in known else _NUMBERING.sub("", line, count=1)
+    if named not in known:
+      illegal += 1
+    elif named in places:
+      duplicates += 1
+    else:
+      places[named] = len(places)
+  scores = [-float(places.get(title, len(titles))) for title in known]
+  return RankedAnswer(
+    scores=np.array(scores),
+    status=status,
+    lines=len(lines),
+    illegal=illegal,
+    duplicates=duplicates,
+    complete=len(places) == len(set(known)),
+  )
+
+
+def normalised(title: str) -> str:
+  """Returns a title without differences of case and white space."""
+  return " ".join(title.split()).casefold()
+
+
 def _without_list(request: RankingRequest) -> str:
-  """Returns the instruction; candidates that it lists are listed elsewhere."""
+  """Returns the instruction without the candidates that it lists."""
   for count in (len(request.candidates), MOST_SHOWN):
     listed = SEPARATOR.join(request.candidates[:count])
     if request.instruction.count(listed) == 1:

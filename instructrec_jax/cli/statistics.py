@@ -21,7 +21,7 @@ def run(options: Options) -> tuple[Any, str]:
   from instructrec_jax.instructions import statistics
   from instructrec_jax.instructions.templates import load_templates
   from instructrec_jax.teacher.annotate import summarise
-  from instructrec_jax.teacher.plan import plan
+  from instructrec_jax.teacher.questions import plan
 
   folder = DatasetFolder.open(options.dataset)
   built = folder.path / "templates.yaml"

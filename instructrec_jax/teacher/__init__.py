@@ -1,6 +1,7 @@
 """The teacher: preferences and intentions that a language model writes.
 
-`prompts` makes questions of a dataset folder, a transport (`online`, `batch`,
-or the rules of `offline`) gets them answered, `store` keeps every answer, and
-`annotations` reads them back for the instructions (paper section 2.2.1).
+`questions` makes requests from a dataset folder, a transport (`online`,
+`batch`, `jsonl`, or the rules of `offline`) has them answered, `store` keeps
+every answer, and `annotations` reads them for the instructions (paper section
+2.2.1).
 """

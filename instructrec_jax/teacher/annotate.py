@@ -1,8 +1,8 @@
-"""Has a dataset folder's questions answered, each of them once."""
+"""Annotates a dataset folder: each of its questions is answered once."""
 
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,26 +16,33 @@ from instructrec_jax.teacher.annotations import (
   open_store,
 )
 from instructrec_jax.teacher.chat import ChatRequest
-from instructrec_jax.teacher.jsonl import unanswered
-from instructrec_jax.teacher.plan import Plan, plan
-from instructrec_jax.teacher.prompts import Question, chat_request
-from instructrec_jax.teacher.store import Store, Subject
+from instructrec_jax.teacher.questions import (
+  Plan,
+  Question,
+  chat_request,
+  plan,
+)
+from instructrec_jax.teacher.store import (
+  ROWS_PER_COMMIT,
+  Store,
+  Subject,
+  unanswered,
+)
 
-# Of LC-Rec's teacher, from the same group; the paper does not tell.
+# Of LC-Rec's teacher, from the same group; the paper does not say.
 PARAMETERS: Mapping[str, float | int | str] = {
   "temperature": 0.4,
   "max_completion_tokens": 512,
 }
-_AT_ONCE = 1000
 
 Send = Callable[[Iterable[ChatRequest], Store], Any]
-"""A transport: gets requests answered into a store; returns its tally."""
+"""A transport: puts answers to requests into a store; returns its tally."""
 
 
 def annotate_offline(
   dataset: pathlib.Path, *, training_targets: int = 1
 ) -> dict[str, Any]:
-  """Answers all questions by rules; what is answered already stays.
+  """Answers all questions by rules; existing answers stay.
 
   Args:
     dataset: a folder of `prepare`.
@@ -53,16 +60,16 @@ def annotate_offline(
   with open_store(folder) as store:
     known = store.answered_keys()
     total = len(questions.preferences) + len(questions.intentions)
-    progress = tqdm.tqdm(
-      questions, total=total, desc="annotations", disable=None
+    progress = iter(
+      tqdm.tqdm(questions, total=total, desc="annotations", disable=None)
     )
-    for chunk in _chunks(progress):
+    while chunk := list(itertools.islice(progress, ROWS_PER_COMMIT)):
       answers = [(question, *offline.answer(question)) for question in chunk]
       store.put_all(
         [(r, a) for _, r, a in answers if r.key not in known],
         teacher=offline.TEACHER,
       )
-      store.add_subjects(subject(q, r) for q, r, _ in answers)
+      store.add_subjects(_subject(q, r) for q, r, _ in answers)
   return summarise(folder, questions)
 
 
@@ -74,26 +81,25 @@ def annotate_with(
   parameters: Mapping[str, float | int | str] = PARAMETERS,
   training_targets: int = 1,
 ) -> dict[str, Any]:
-  """Has all questions answered that the store does not hold, by a transport.
+  """Sends all questions that the store has no answer to.
 
   Args:
     send: the transport.
     dataset: a folder of `prepare`.
-    model: that is asked.
+    model: as the server calls it.
     parameters: of sampling.
     training_targets: as in `annotate_offline`.
 
   Returns:
-    The summary; see `summarise`; with the transport's tally as `tally`.
+    The summary of `summarise`, with the transport's tally as `tally`.
   """
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
   with open_store(folder) as store:
-    for chunk in _chunks(questions):
-      store.add_subjects(
-        subject(q, chat_request(q, model=model, parameters=parameters))
-        for q in chunk
-      )
+    store.add_subjects(
+      _subject(q, chat_request(q, model=model, parameters=parameters))
+      for q in questions
+    )
     requests = (
       chat_request(q, model=model, parameters=parameters) for q in questions
     )
@@ -121,20 +127,19 @@ def open_requests(
     return list(unanswered(requests, store))
 
 
-def subject(question: Question, request: ChatRequest) -> Subject:
-  """Returns whom and what a question is about."""
+def _subject(question: Question, request: ChatRequest) -> Subject:
   return Subject(question.kind, question.user, question.position, request.key)
 
 
 def summarise(folder: DatasetFolder, questions: Plan) -> dict[str, Any]:
-  """Counts what a folder's store is good for (paper Table 2).
+  """Counts the annotations in a folder's store (paper Table 2).
 
   Returns:
-    `users` and `targets` that were asked about; `users_without_history` and
-    `targets_without_review`, which could not be; `quality` by field and
-    verdict; `teachers`; `preferences` and `intentions`, how many usable texts
-    there are; `words`, their mean number of words; `coverage`, the share of
-    users and of targets with at least one usable text.
+    `users` and `targets` to annotate; `users_without_history` and
+    `targets_without_review`, which no question fits; `quality` by field and
+    verdict; `teachers`; `preferences` and `intentions`, the numbers of usable
+    texts; `words`, their mean number of words; `coverage`, the share of users
+    and of targets with at least one usable text.
   """
   annotations = Annotations.load(folder)
   preferences = [
@@ -173,9 +178,3 @@ def summarise(folder: DatasetFolder, questions: Plan) -> dict[str, Any]:
 
 def _mean_words(texts: Sequence[str]) -> float:
   return float(np.mean([len(text.split()) for text in texts] or [0]))
-
-
-def _chunks(questions: Iterable[Question]) -> Iterator[list[Question]]:
-  iterator = iter(questions)
-  while chunk := list(itertools.islice(iterator, _AT_ONCE)):
-    yield chunk

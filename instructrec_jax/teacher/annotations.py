@@ -1,16 +1,44 @@
-"""The teacher's answers, as the instructions use them."""
+"""The teacher's answers: checked text by text, for use in the instructions.
+
+Nothing is ever replaced by filler: a text that fails a check is missing.
+"""
 
 import collections
 import dataclasses
+import enum
+import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.storage import sha256_of
-from instructrec_jax.teacher.quality import Quality, read_texts
+from instructrec_jax.teacher.chat import Status
 from instructrec_jax.teacher.store import FILE, Store
 
 PREFERENCES = ("general", "long_term", "short_term")
 VIEWS = ("user_view", "item_view")
+
+_WORD = re.compile(r"\w+")
+_FIRST_PERSON = re.compile(r"\b(i|i'm|i've|i'd|my|mine|me|myself)\b")
+_THIRD_PERSON = re.compile(r"^(the|this) (user|customer|shopper|buyer)\b")
+_TITLE_RUN = 4
+
+
+class Quality(enum.StrEnum):
+  """Verdict on one text of an answer."""
+
+  OK = "ok"
+  EMPTY = "empty"
+  """The teacher had nothing to say."""
+  TITLE_LEAK = "title_leak"
+  """The intention names its target."""
+  WRONG_PERSONA = "wrong_persona"
+  """A preference that says "I", or an intention about "the user"."""
+  REFUSED = "refused"
+  TRUNCATED = "truncated"
+  MALFORMED = "malformed"
+  FAILED = "failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,8 +46,8 @@ class Annotations:
   """Usable texts of a dataset folder's store.
 
   Attributes:
-    preferences: by user and by where the history ended that the teacher saw:
-      the texts in the order of `PREFERENCES`, those set aside left out.
+    preferences: by user and by the end of the history that the teacher saw:
+      the usable texts in the order of `PREFERENCES`.
     intentions: by user and position: the texts by view.
     quality: how many texts of each field got each verdict.
     teachers: how many answers came from which teacher and model.
@@ -32,18 +60,17 @@ class Annotations:
 
   @classmethod
   def none(cls) -> "Annotations":
-    """What a folder has that was never annotated."""
+    """Returns those of a folder that was never annotated."""
     return cls({}, {}, {}, {})
 
   @classmethod
   def load(cls, folder: DatasetFolder) -> "Annotations":
-    """Reads a folder's store; of two answers the later good one counts.
+    """Reads a folder's store; of two usable answers the later one counts.
 
     Raises:
       InputError: the store is damaged, or belongs to another dataset.
     """
-    path = folder.path / FILE
-    if not path.exists():
+    if not (folder.path / FILE).exists():
       return cls.none()
     with open_store(folder) as store:
       return _collect(store, folder)
@@ -51,11 +78,11 @@ class Annotations:
   def preference(
     self, user: int, *, before: int
   ) -> tuple[int, tuple[str, ...]]:
-    """Returns the latest history's end before a target, and its texts.
+    """Returns the latest end of a history before a target, and its texts.
 
     Args:
       user: user number.
-      before: position of the target that they are to serve.
+      before: position of the target.
     """
     by_end = self.preferences.get(user, {})
     end = max((end for end in by_end if end <= before), default=0)
@@ -70,22 +97,19 @@ class Annotations:
     return {"quality": self.quality, "teachers": self.teachers}
 
 
-def open_store(folder: DatasetFolder) -> Store:
-  """Opens, or makes, the store of a dataset folder.
+def open_store(folder: DatasetFolder, name: str = FILE) -> Store:
+  """Opens, or makes, a store of a dataset folder.
 
   Raises:
     InputError: the store is damaged, or belongs to another dataset.
   """
   return Store(
-    folder.path / FILE, dataset=sha256_of(folder.path / "manifest.json")
+    folder.path / name, dataset=sha256_of(folder.path / "manifest.json")
   )
 
 
 def _collect(store: Store, folder: DatasetFolder) -> Annotations:
-  titles = [item.title for item in folder.items]
-  preferences: dict[int, dict[int, tuple[str, ...]]] = collections.defaultdict(
-    dict
-  )
+  preferences = collections.defaultdict(dict)
   intentions: dict[tuple[int, int], dict[str, str]] = {}
   quality = collections.defaultdict(collections.Counter)
   teachers = collections.Counter()
@@ -95,7 +119,7 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
       continue
     target = ""
     if kind == "intention":
-      target = titles[int(folder.sequences.user(user)[position])]
+      target = folder.items[int(folder.sequences.user(user)[position])].title
     judged = read_texts(
       kind, status=answer.status, text=answer.text, title=target
     )
@@ -116,3 +140,58 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
     {name: dict(counts) for name, counts in sorted(quality.items())},
     dict(teachers),
   )
+
+
+def read_texts(
+  kind: str, *, status: Status, text: str, title: str = ""
+) -> dict[str, tuple[Quality, str]]:
+  """Checks each text of an answer.
+
+  Args:
+    kind: "preference" or "intention".
+    status: of the answer.
+    text: the raw answer.
+    title: of an intention's target.
+
+  Returns:
+    By field: the verdict and the text, as one line. An answer that gives no
+    texts has its verdict under "answer".
+  """
+  if status != Status.ANSWERED:
+    return {"answer": (Quality(status.value), "")}
+  fields: Mapping[str, str] = json.loads(text)
+  judged = {}
+  for name, value in fields.items():
+    line = " ".join(value.split())
+    judged[name] = (judge(kind, line, title=title), line)
+  return judged
+
+
+def judge(kind: str, text: str, *, title: str = "") -> Quality:
+  """Checks one text; see `Quality`."""
+  if not text:
+    return Quality.EMPTY
+  lowered = text.lower().replace("’", "'")
+  if kind == "preference":
+    if _FIRST_PERSON.search(lowered):
+      return Quality.WRONG_PERSONA
+  elif _THIRD_PERSON.search(lowered):
+    return Quality.WRONG_PERSONA
+  elif names_title(text, title):
+    return Quality.TITLE_LEAK
+  return Quality.OK
+
+
+def names_title(text: str, title: str) -> bool:
+  """Whether a text names a title: a run of its words, or all if it is short.
+
+  Runs of four words count: "for PlayStation 4" is in many titles and names
+  none.
+  """
+  words = _WORD.findall(title.lower())
+  if not words:
+    return False
+  said = f" {' '.join(_WORD.findall(text.lower()))} "
+  size = min(_TITLE_RUN, len(words))
+  runs = (words[i : i + size] for i in range(len(words) - size + 1))
+  return any(f" {' '.join(run)} " in said for run in runs)

@@ -2,14 +2,16 @@
 
 What is to be sent is written down first, in a small SQLite file beside the
 store. A batch there is intended (about to be created) or open (created, not
-collected); a request is in one of these, or waits to be tried again. What is
-answered is the store's and leaves the file. Each batch carries a tag at the
+collected); a request is in one of these, or waits for a retry. Answered
+requests are in the store and leave the file. Each batch carries a tag at the
 server, so that a new process can find out whether a batch that a killed one
-intended came to be.
+intended was created.
 """
 
 import collections
+import contextlib
 import dataclasses
+import io
 import itertools
 import operator
 import pathlib
@@ -22,26 +24,32 @@ import tqdm
 from openai.types import Batch
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher import batch_api
-from instructrec_jax.teacher.batch_api import BatchApi, ServerUnavailable
 from instructrec_jax.teacher.batch_state import BatchState
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 from instructrec_jax.teacher.jsonl import (
+  ENDPOINT,
   ResultLine,
-  judge,
-  parse_result,
   request_line,
-  unanswered,
 )
-from instructrec_jax.teacher.store import Store
+from instructrec_jax.teacher.online import address, rejected_key
+from instructrec_jax.teacher.store import ROWS_PER_COMMIT, Store, unanswered
 
 FILE = "annotations.batches.sqlite"
 TEACHER = "openai_batch"
 """What the store calls this transport."""
+TAG = "instructrec_batch"
+"""The field of a batch's metadata that holds its tag."""
 
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _QUEUE_FULL = "token_limit_exceeded"
-_ROWS_AT_ONCE = 1000
+_TRANSIENT = (
+  openai.APIConnectionError,
+  openai.InternalServerError,
+  openai.RateLimitError,
+)
+# Of creating a batch, and of polls in a row that reach no server.
+_TRIES = 5
+_PAUSE_SECONDS = 5.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -56,12 +64,9 @@ class Limits:
   attempts: int = 3
 
 
-_DEFAULT_LIMITS = Limits()
-
-
 @dataclasses.dataclass
 class BatchTally:
-  """What submitting and collecting did, in requests.
+  """Counts of submitted and collected requests.
 
   Attributes:
     submitted: put into new batches; those tried again count again.
@@ -70,7 +75,7 @@ class BatchTally:
     requeued: ended without an answer, and to be tried again.
     deferred: never begun, since the server's queue was full; to be tried again.
     unknown: lines for none of the requests of their batch.
-    broken: lines that are no answers at all.
+    broken: lines that cannot be parsed.
     open: still in batches.
     running: those of `open` that the server is done with.
   """
@@ -88,63 +93,15 @@ class BatchTally:
   running: int = 0
 
   def add(self, later: "BatchTally") -> None:
-    """Adds what happened later; what is open is as it was then."""
+    """Adds later counts; `open` and `running` are replaced."""
     for field in dataclasses.fields(self):
       old, new = getattr(self, field.name), getattr(later, field.name)
-      now = field.name in ("open", "running")
-      setattr(self, field.name, new if now else old + new)
+      replaced = field.name in ("open", "running")
+      setattr(self, field.name, new if replaced else old + new)
 
 
-def submit(
-  requests: Iterable[ChatRequest],
-  *,
-  store: Store,
-  client: openai.OpenAI,
-  state_path: pathlib.Path,
-  reserve: Callable[[ChatRequest], bool] = lambda _: True,
-  limits: Limits = _DEFAULT_LIMITS,
-) -> BatchTally:
-  """Creates batches of what is neither answered nor in a batch already.
-
-  Args:
-    requests: may repeat themselves; they are asked once. They are held in
-      memory.
-    store: its answers are not asked for again.
-    client: of the server.
-    state_path: of the file that says what was sent; see `FILE`.
-    reserve: asked for each request before anything is sent; from the first
-      False on none is.
-    limits: of a batch.
-
-  Raises:
-    InputError: the server refuses, or another process uses the state file.
-  """
-  with _Batches(store, client, state_path, limits) as batches:
-    return batches.submit(requests, reserve)
-
-
-def collect(
-  *,
-  store: Store,
-  client: openai.OpenAI,
-  state_path: pathlib.Path,
-  limits: Limits = _DEFAULT_LIMITS,
-) -> BatchTally:
-  """Fetches the answers of batches that have ended; costs nothing.
-
-  Requests without an answer wait for the next `submit`; those that were tried
-  often enough, that would fail again or that someone cancelled are stored as
-  failed.
-
-  Args: as `submit`.
-
-  Raises:
-    InputError: as `submit`.
-  """
-  with _Batches(store, client, state_path, limits) as batches:
-    tally = BatchTally()
-    batches.collect(tally)
-    return tally
+class ServerUnavailable(InputError):
+  """No answer from the server; the same again may work later."""
 
 
 def run_batches(
@@ -154,108 +111,134 @@ def run_batches(
   client: openai.OpenAI,
   state_path: pathlib.Path,
   reserve: Callable[[ChatRequest], bool] = lambda _: True,
-  limits: Limits = _DEFAULT_LIMITS,
+  limits: Limits = Limits(),
   poll_seconds: float = 60.0,
   progress: bool = True,
 ) -> BatchTally:
   """Submits and collects until every request has an answer or has failed.
 
-  What is to be tried again is submitted once no batch is open any more. A
-  killed run is continued by calling this again.
+  Retries are submitted once no batch is open any more. A killed run is
+  continued by calling this again.
 
-  Args: as `submit`, and
-    poll_seconds: between two looks at the batches.
+  Args:
+    requests: duplicates are asked once. They are held in memory.
+    store: its answers are not asked for again.
+    client: of the server.
+    state_path: of the file that says what was sent; see `FILE`.
+    reserve: called for each request before anything is sent; from the first
+      False on none is.
+    limits: of a batch.
+    poll_seconds: between two polls of the open batches.
     progress: shows a bar on stderr, if that is a terminal.
 
   Raises:
-    InputError: as `submit`; or the server's queue has no room for any of the
-      batches.
+    InputError: the server refuses, another process uses the state file, or the
+      server's queue has no capacity for any of the batches.
   """
   requests, total = list(requests), BatchTally()
-  disable = None if progress else True
   with (
-    _Batches(store, client, state_path, limits) as batches,
-    tqdm.tqdm(desc="batched requests", disable=disable) as bar,
+    Batches(store, client, state_path, limits) as batches,
+    tqdm.tqdm(
+      desc="batched requests", disable=None if progress else True
+    ) as bar,
   ):
     while True:
       total.add(batches.submit(requests, reserve))
       if not total.open:
         return total
       bar.total = total.statuses.total() + total.open
-      ended = _await_all(batches, total, bar, poll_seconds)
+      ended = _collect_all(batches, bar, poll_seconds)
+      total.add(ended)
       if ended.deferred and not (ended.statuses or ended.requeued):
         raise InputError(
-          f"{client.base_url}: the server's queue of batched tokens has no "
+          f"{address(client)}: the server's queue of batched tokens has no "
           f"room for these {ended.deferred} requests; wait, or make batches "
           f"of fewer than {limits.requests} requests."
         )
-      waiting = batches.waiting_keys()
+      waiting = batches.state.keys(waiting=True)
       requests = [r for r in requests if r.key in waiting]
 
 
-def _await_all(
-  batches: "_Batches", total: BatchTally, bar: tqdm.tqdm, seconds: float
+def _collect_all(
+  batches: "Batches", bar: tqdm.tqdm, seconds: float
 ) -> BatchTally:
-  """Collects until no batch is open; adds what that brings, and returns it."""
-  ended, unreached, before = BatchTally(), 0, total.statuses.total()
+  """Polls until no batch is open."""
+  tally, failed_polls, before = BatchTally(), 0, bar.n
   while True:
     try:
-      batches.collect(ended)
-      unreached = 0
+      batches.collect(tally)
+      failed_polls = 0
     except ServerUnavailable:
-      unreached += 1
-      if unreached == batch_api.TRIES:
+      failed_polls += 1
+      if failed_polls == _TRIES:
         raise
     else:
-      bar.n = before + ended.statuses.total() + ended.running
+      bar.n = before + tally.statuses.total() + tally.running
       bar.refresh()
-      if not ended.open:
-        total.add(ended)
-        return ended
+      if not tally.open:
+        return tally
     time.sleep(seconds)
 
 
-class _Batches:
-  """Moves requests between the state, the server and the store."""
+class Batches:
+  """Moves requests between the state, the server and the store.
+
+  Attributes:
+    state: the file of what was sent.
+  """
 
   def __init__(
     self,
     store: Store,
     client: openai.OpenAI,
     state_path: pathlib.Path,
-    limits: Limits,
+    limits: Limits = Limits(),
   ):
-    self._store = store
-    self._server = BatchApi(client)
-    self._state = BatchState(state_path)
-    self._limits = limits
+    """Opens the state; see `run_batches` for the arguments.
 
-  def __enter__(self) -> "_Batches":
+    Raises:
+      InputError: another process uses the state file, or it is another file.
+    """
+    self._store, self._limits = store, limits
+    self._server = BatchApi(client)
+    self.state = BatchState(state_path)
+
+  def __enter__(self) -> "Batches":
+    """Settles whether batches that a killed process intended were created."""
     try:
-      self._recover()
+      if intended := self.state.batches(created=False):
+        existing = self._server.tagged()
+        if any(tag not in existing for tag, _ in intended):
+          # The killed process may have asked for it this very moment.
+          time.sleep(_PAUSE_SECONDS)
+          existing = self._server.tagged()
+        for tag, _ in intended:
+          if tag in existing:
+            self.state.created(tag, existing[tag])
+          else:
+            self.state.end(tag, tried=False)
     except BaseException:
-      self._state.close()
+      self.state.close()
       raise
     return self
 
   def __exit__(self, *error: object) -> None:
-    self._state.close()
-
-  def waiting_keys(self) -> set[str]:
-    return self._state.keys(waiting=True)
+    """Closes the state."""
+    self.state.close()
 
   def submit(
     self,
     requests: Iterable[ChatRequest],
-    reserve: Callable[[ChatRequest], bool],
+    reserve: Callable[[ChatRequest], bool] = lambda _: True,
   ) -> BatchTally:
-    busy = self._state.keys(waiting=False)
+    """Creates batches of what is neither answered nor in a batch already."""
+    busy = self.state.keys(waiting=False)
     todo = [r for r in unanswered(requests, self._store) if r.key not in busy]
     allowed = list(itertools.takewhile(reserve, todo))
     for chunk in _split(allowed, self._limits):
       tag = uuid.uuid4().hex
-      self._state.intend(tag, chunk)
-      self._state.created(tag, self._server.create(tag, chunk))
+      self.state.intend(tag, chunk)
+      self.state.created(tag, self._server.create(tag, chunk))
     return BatchTally(
       submitted=len(allowed),
       over_cap=len(todo) - len(allowed),
@@ -263,45 +246,41 @@ class _Batches:
     )
 
   def collect(self, tally: BatchTally) -> None:
-    """Adds to the tally as it goes, so that an error takes nothing from it."""
+    """Fetches the answers of batches that have ended; costs nothing.
+
+    Requests without an answer wait for the next `submit`; those that were
+    tried often enough, that would fail again or that someone cancelled are
+    stored as failed.
+
+    Args:
+      tally: added to as answers are stored, so that an error loses no counts.
+    """
     tally.running = 0
-    for tag, batch_id in self._state.batches(created=True):
+    for tag, batch_id in self.state.batches(created=True):
       batch = self._server.batch(batch_id)
       if batch.status in _ENDED:
         self._collect(tag, batch, tally)
       elif counts := batch.request_counts:
         tally.running += counts.completed + counts.failed
-    tally.open = len(self._state.keys(waiting=False))
-
-  def _recover(self) -> None:
-    """Settles whether batches that a killed process intended came to be."""
-    if intended := self._state.batches(created=False):
-      existing = self._server.tagged()
-      if any(tag not in existing for tag, _ in intended):
-        # The killed process may have asked for it this very moment.
-        time.sleep(batch_api.PAUSE_SECONDS)
-        existing = self._server.tagged()
-      for tag, _ in intended:
-        if tag in existing:
-          self._state.created(tag, existing[tag])
-        else:
-          self._state.end(tag, tried=False)
+    tally.open = len(self.state.keys(waiting=False))
 
   def _collect(self, tag: str, batch: Batch, tally: BatchTally) -> None:
-    """Stores what an ended batch brought; then, not before, lets it go."""
-    asked = self._state.requests(tag)
+    """Stores an ended batch's answers; only then removes it from the state."""
+    asked = self.state.requests(tag)
     problems = (batch.errors and batch.errors.data) or []
     if any(problem.code == _QUEUE_FULL for problem in problems):
       tally.deferred += len(asked)
-      self._state.end(tag, tried=False)
+      self.state.end(tag, tried=False)
       return
     results = self._results(batch, asked, tally)
     words = "; ".join(p.message or p.code or "" for p in problems[:3])
-    none = ResultLine("", None, words or f"no line in the {batch.status} batch")
+    words = words or f"no line in the {batch.status} batch"
     final: list[tuple[ChatRequest, ChatAnswer]] = []
     for key, (request, attempts) in asked.items():
-      result = results.get(key, none)
-      answer = judge(request, result, attempts=attempts)
+      result = results.get(key) or ResultLine(
+        custom_id=key, response=None, error=words
+      )
+      answer = result.answer(request, attempts=attempts)
       if (
         answer.status != Status.FAILED
         or result.permanent
@@ -309,9 +288,11 @@ class _Batches:
         or batch.status == "cancelled"
       ):
         final.append((request, answer))
-    for start in range(0, len(final), _ROWS_AT_ONCE):
-      self._store.put_all(final[start : start + _ROWS_AT_ONCE], teacher=TEACHER)
-    self._state.end(tag, settled=[request.key for request, _ in final])
+    for start in range(0, len(final), ROWS_PER_COMMIT):
+      self._store.put_all(
+        final[start : start + ROWS_PER_COMMIT], teacher=TEACHER
+      )
+    self.state.end(tag, settled=[request.key for request, _ in final])
     tally.statuses.update(answer.status for _, answer in final)
     tally.requeued += len(asked) - len(final)
 
@@ -322,13 +303,13 @@ class _Batches:
     for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
       for number, line in enumerate(self._server.lines(file_id), start=1):
         try:
-          result = parse_result(line, where=f"{file_id}, line {number}")
+          result = ResultLine.parse(line, where=f"{file_id}, line {number}")
         except InputError:
           # Its request counts as unanswered, and the others are paid for.
           tally.broken += 1
           continue
-        if result.key in asked and result.key not in results:
-          results[result.key] = result
+        if result.custom_id in asked and result.custom_id not in results:
+          results[result.custom_id] = result
         else:
           tally.unknown += 1
     return results
@@ -351,3 +332,84 @@ def _split(
       chunk.append(request)
       size += length
     yield chunk
+
+
+class BatchApi:
+  """Calls to the server; their errors become one sentence."""
+
+  def __init__(self, client: openai.OpenAI):
+    """Takes the client; its own retries serve all calls but one."""
+    self._client = client
+
+  def create(self, tag: str, requests: Iterable[ChatRequest]) -> str:
+    """Uploads the requests and creates a batch of them; returns its id.
+
+    Raises:
+      InputError: the server refuses, or cannot be reached; in a rare case the
+        batch exists all the same.
+    """
+    with self._clear_errors():
+      file = self._client.files.create(
+        file=(f"{tag}.jsonl", b"".join(map(request_line, requests))),
+        purpose="batch",
+      )
+      # The client must not try again by itself: when an answer is lost, the
+      # batch may be there, and a second one would be paid as well.
+      batches = self._client.with_options(max_retries=0).batches
+      for attempt in range(_TRIES):
+        try:
+          return batches.create(
+            input_file_id=file.id,
+            endpoint=ENDPOINT,
+            completion_window="24h",
+            metadata={TAG: tag},
+          ).id
+        except _TRANSIENT:
+          time.sleep(_PAUSE_SECONDS * 2**attempt)
+          if batch_id := self.tagged().get(tag):
+            return batch_id
+          if attempt == _TRIES - 1:
+            raise
+    raise AssertionError("unreachable")
+
+  def tagged(self) -> dict[str, str]:
+    """Returns the ids of all batches of ours, by tag."""
+    with self._clear_errors():
+      return {
+        batch.metadata[TAG]: batch.id
+        for batch in self._client.batches.list(limit=100)
+        if batch.metadata and TAG in batch.metadata
+      }
+
+  def batch(self, batch_id: str) -> Batch:
+    """Returns a batch's status and files."""
+    with self._clear_errors():
+      return self._client.batches.retrieve(batch_id)
+
+  def lines(self, file_id: str) -> Iterator[bytes]:
+    """Yields a file's lines, without blank ones."""
+    with self._clear_errors():
+      content = self._client.files.content(file_id).content
+    # Not `iter_lines`: to it U+2028 within an answer would end a line.
+    return (line for line in io.BytesIO(content) if line.strip())
+
+  @contextlib.contextmanager
+  def _clear_errors(self) -> Iterator[None]:
+    url = address(self._client)
+    try:
+      yield
+    except (openai.AuthenticationError, openai.PermissionDeniedError) as error:
+      raise InputError(rejected_key(self._client, error)) from None
+    except _TRANSIENT as error:
+      raise ServerUnavailable(
+        f"{url}: the server cannot be reached ({self._words(error)}); run the "
+        "same again to go on."
+      ) from None
+    except openai.OpenAIError as error:
+      raise InputError(
+        f"{url}: the server refuses a batch ({self._words(error)})."
+      ) from None
+
+  def _words(self, error: Exception) -> str:
+    words = " ".join(str(error).split()).replace(self._client.api_key, "...")
+    return words[:200].rstrip(".")

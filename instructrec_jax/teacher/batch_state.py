@@ -1,4 +1,4 @@
-"""What was sent in batches, in a small SQLite file beside the store."""
+"""Requests sent in batches, in a small SQLite file beside the store."""
 
 import dataclasses
 import json
@@ -22,17 +22,17 @@ CREATE INDEX IF NOT EXISTS requests_by_tag ON requests (tag);
 
 
 class BatchState:
-  """The open file of what was sent; no other process can open it meanwhile."""
+  """The open file of what was sent; locked against other processes."""
 
   def __init__(self, path: pathlib.Path):
     """Opens or makes the file.
 
     Raises:
-      InputError: another process has it open, or it is no such file.
+      InputError: another process has it open, or it is another kind of file.
     """
     self._db = sqlite3.connect(path, timeout=0)
     try:
-      # Answered requests leave the file, and it gives their room back.
+      # Answered requests leave the file, which then shrinks.
       self._db.execute("PRAGMA auto_vacuum = FULL")
       # Freed by the system when the process dies, however it does.
       self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -45,11 +45,11 @@ class BatchState:
       ) from None
 
   def close(self) -> None:
-    """Lets other processes have it."""
+    """Closes and unlocks the file."""
     self._db.close()
 
   def keys(self, *, waiting: bool) -> set[str]:
-    """Returns the keys that wait to be tried again, or those in batches."""
+    """Returns the keys that wait for a retry, or those in batches."""
     null = "IS NULL" if waiting else "IS NOT NULL"
     rows = self._db.execute(f"SELECT key FROM requests WHERE tag {null}")
     return {key for (key,) in rows}
@@ -88,7 +88,7 @@ class BatchState:
   def end(
     self, tag: str, *, settled: Iterable[str] = (), tried: bool = True
   ) -> None:
-    """Forgets a batch and what is settled of it; the rest waits.
+    """Deletes a batch and its settled requests; the rest waits.
 
     Args:
       tag: of the batch.

@@ -1,19 +1,23 @@
-"""What a teacher may cost: estimated before sending, capped while sending."""
+"""What may be sent: cost estimates, exact caps, and rates a minute."""
 
+import asyncio
 import dataclasses
 import json
 import threading
 from collections.abc import Iterable
+
+import aiolimiter
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import ChatRequest
 
 # English has about 4 bytes a token, titles and other languages fewer; a
 # letter of another script is up to 4 bytes.
-_BYTES_A_TOKEN = 3
-_TOKENS_OF_FORM = 16
-_DEFAULT_ANSWER = 512
+_BYTES_PER_TOKEN = 3
+_TOKENS_OF_FORMAT = 16
+_DEFAULT_COMPLETION_TOKENS = 512
 _MILLION = 1_000_000
+_MINUTE = 60.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -24,30 +28,30 @@ class Prices:
   completion: float
 
   def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-    """Returns what so many tokens cost."""
+    """Returns the price of so many tokens."""
     return (
       self.prompt * prompt_tokens + self.completion * completion_tokens
     ) / _MILLION
 
 
 def most_tokens(request: ChatRequest) -> tuple[int, int]:
-  """Returns how many tokens of prompt and answer a request takes at most.
+  """Returns upper bounds on a request's prompt and completion tokens.
 
-  The prompt's are estimated from its bytes, the schema counted in, and on the
-  high side; the answer's are the limit that the request sets.
+  The prompt's is estimated from its bytes and its schema's, on the high side;
+  the completion's is the limit that the request sets.
   """
   text = request.system + request.user + json.dumps(dict(request.schema))
-  prompt = -(-len(text.encode()) // _BYTES_A_TOKEN) + _TOKENS_OF_FORM
+  prompt = -(-len(text.encode()) // _BYTES_PER_TOKEN) + _TOKENS_OF_FORMAT
   limit = request.parameters.get(
     "max_completion_tokens",
-    request.parameters.get("max_tokens", _DEFAULT_ANSWER),
+    request.parameters.get("max_tokens", _DEFAULT_COMPLETION_TOKENS),
   )
   return prompt, int(limit)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Estimate:
-  """What requests would take, if every answer were as long as it may be."""
+  """Upper bounds on the tokens and the price of requests."""
 
   requests: int
   prompt_tokens: int
@@ -70,7 +74,7 @@ class Estimate:
 def estimate(
   requests: Iterable[ChatRequest], prices: Prices | None = None
 ) -> Estimate:
-  """Adds up requests; costs nothing and sends nothing."""
+  """Adds up requests; sends nothing."""
   count = prompt = completion = 0
   for request in requests:
     tokens = most_tokens(request)
@@ -85,12 +89,13 @@ class Budget:
   """Caps that are never exceeded: each send is reserved before it is made.
 
   A reservation is for the most that a request can cost; once answered, it is
-  settled for what was billed. A send that may have been billed without a bill,
-  such as one whose connection broke, counts in full. Safe to use from several
-  threads.
+  replaced by the amount billed. A send that may have been billed without our
+  seeing the bill, such as one whose connection broke, counts in full. Safe to
+  use from several threads.
 
   Attributes:
     sends: reservations made, retries among them.
+    usd: spent so far, by the prices given; 0 without prices.
   """
 
   def __init__(
@@ -115,28 +120,24 @@ class Budget:
     self._prices, self._max_usd = prices, max_usd
     self._max_requests = max_requests
     self._lock = threading.Lock()
-    self._spent = self._reserved = 0.0
+    self._reserved = 0.0
+    self.usd = 0.0
     self.sends = 0
 
   @property
-  def usd(self) -> float:
-    """What was spent so far, by the prices given; 0 without prices."""
-    return self._spent
-
-  @property
   def sends_are_used_up(self) -> bool:
-    """Whether the cap on requests allows no further send, whatever comes in."""
+    """Whether the cap on requests is reached, whatever sends are billed."""
     return self._max_requests is not None and self.sends >= self._max_requests
 
   def reserve(self, request: ChatRequest) -> bool:
     """Reserves one send of a request; False if a cap does not allow it."""
-    price = self._most(request)
+    price = self._upper_bound(request)
     with self._lock:
       if self.sends_are_used_up:
         return False
       if (
         self._max_usd is not None
-        and self._spent + self._reserved + price > self._max_usd
+        and self.usd + self._reserved + price > self._max_usd
       ):
         return False
       self.sends += 1
@@ -144,24 +145,81 @@ class Budget:
       return True
 
   def settle(
-    self, request: ChatRequest, prompt_tokens: int, completion_tokens: int
+    self, request: ChatRequest, billed: tuple[int, int] | None
   ) -> None:
-    """Puts what was billed in the place of a reservation."""
-    spent = 0.0
-    if self._prices is not None:
-      spent = self._prices.usd(prompt_tokens, completion_tokens)
-    self._spend(request, spent)
+    """Replaces a reservation by the cost of its send.
 
-  def forfeit(self, request: ChatRequest) -> None:
-    """Counts a reservation as spent, for want of a bill."""
-    self._spend(request, self._most(request))
-
-  def _spend(self, request: ChatRequest, usd: float) -> None:
+    Args:
+      request: that was reserved.
+      billed: prompt and completion tokens; None counts the reservation in
+        full, for want of a bill.
+    """
+    most = spent = self._upper_bound(request)
+    if billed is not None and self._prices is not None:
+      spent = self._prices.usd(*billed)
     with self._lock:
-      self._reserved -= self._most(request)
-      self._spent += usd
+      self._reserved -= most
+      self.usd += spent
 
-  def _most(self, request: ChatRequest) -> float:
+  def _upper_bound(self, request: ChatRequest) -> float:
     if self._prices is None:
       return 0.0
     return self._prices.usd(*most_tokens(request))
+
+
+class Pace:
+  """Limits on the requests and tokens sent a minute; first come, first served.
+
+  Each bucket holds the allowance of one second, or one request, so that a run
+  starts at its rate and not with a burst of a whole minute.
+  """
+
+  def __init__(
+    self,
+    *,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+  ):
+    """Sets the rates; None or 0 is unlimited.
+
+    Raises:
+      InputError: a rate is negative.
+    """
+    if (requests_per_minute or 0) < 0 or (tokens_per_minute or 0) < 0:
+      raise InputError("requests and tokens a minute cannot be negative.")
+    self._rates = (requests_per_minute, tokens_per_minute)
+    self.restart()
+
+  def restart(self) -> None:
+    """Prepares for another event loop, which limiters cannot be shared with."""
+    # aiolimiter wakes the smallest first, so long requests would starve
+    # without a queue in front of it.
+    self._queue = asyncio.Lock()
+    self._limiters = [
+      _limiter(rate / _MINUTE) if rate else None for rate in self._rates
+    ]
+
+  @property
+  def is_limited(self) -> bool:
+    """Whether anything ever has to wait."""
+    return any(self._rates)
+
+  async def wait(self, tokens: int) -> None:
+    """Waits until one more request may be sent.
+
+    Args:
+      tokens: of its prompt and completion, at most.
+    """
+    async with self._queue:
+      for limiter, amount in zip(self._limiters, (1, tokens), strict=True):
+        while limiter and amount > 0:
+          # No more than the capacity can be acquired at once.
+          part = min(amount, limiter.max_rate)
+          await limiter.acquire(part)
+          amount -= part
+
+
+def _limiter(rate: float) -> aiolimiter.AsyncLimiter:
+  """Returns a bucket that leaks `rate` a second."""
+  capacity = max(1.0, rate)
+  return aiolimiter.AsyncLimiter(capacity, capacity / rate)

@@ -1,4 +1,4 @@
-"""A question to a chat model and its answer, whatever carries them."""
+"""A request to a chat model and its answer, independent of the transport."""
 
 import dataclasses
 import enum
@@ -6,11 +6,16 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
+
+import pydantic
+
+RETRYABLE = frozenset({408, 409, 425, 429})
+"""Statuses below 500 after which the same request may succeed later."""
 
 
 class Status(enum.StrEnum):
-  """What came of a request."""
+  """Outcome of a request."""
 
   ANSWERED = "answered"
   REFUSED = "refused"
@@ -18,21 +23,21 @@ class Status(enum.StrEnum):
   TRUNCATED = "truncated"
   """The answer hit the limit on its tokens."""
   MALFORMED = "malformed"
-  """The answer is not of the schema that was asked for."""
+  """The answer does not match the schema that was asked for."""
   FAILED = "failed"
   """No answer after all attempts."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ChatRequest:
-  """One question, complete: equal questions are asked, and paid, once.
+  """One complete request; equal ones are sent, and paid, once.
 
   Attributes:
     model: as the server calls it.
-    system: what the model is told of its task.
-    user: the text that it works on.
-    schema_name: name of the answer's form.
-    schema: the strict JSON schema of the answer; empty for plain words.
+    system: the system message.
+    user: the user message.
+    schema_name: name of the answer's schema.
+    schema: the strict JSON schema of the answer; empty for plain text.
     parameters: of sampling, such as temperature and max_completion_tokens.
     prompt_version: of the wording; a new one makes new requests.
   """
@@ -47,7 +52,7 @@ class ChatRequest:
 
   @functools.cached_property
   def key(self) -> str:
-    """The hash of all of it, in hexadecimal."""
+    """SHA-256 of all fields, in hexadecimal."""
     text = json.dumps(dataclasses.asdict(self), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -78,11 +83,11 @@ class ChatAnswer:
 
   Attributes:
     key: of the request.
-    status: judged from the transport's side and the schema.
+    status: from the finish reason, the refusal and the schema.
     text: the raw answer, "" if there is none.
     finish_reason: as the server gave it.
     prompt_tokens: as billed; 0 if unknown.
-    completion_tokens: the same.
+    completion_tokens: as billed; 0 if unknown.
     attempts: how often the request was sent.
     error: what went wrong, in one line, without any key.
   """
@@ -97,28 +102,55 @@ class ChatAnswer:
   error: str = ""
 
 
+def _without_surrogates(text: Any) -> Any:
+  """Replaces lone surrogates, which a cut answer may end with."""
+  return (
+    text.encode(errors="replace").decode() if isinstance(text, str) else text
+  )
+
+
+class _Message(pydantic.BaseModel):
+  content: Annotated[
+    str | None, pydantic.BeforeValidator(_without_surrogates)
+  ] = None
+  refusal: Any = None
+
+
+class _Choice(pydantic.BaseModel):
+  message: _Message
+  finish_reason: str | None = None
+
+
+class _Usage(pydantic.BaseModel):
+  prompt_tokens: int | None = None
+  completion_tokens: int | None = None
+
+
+class _Completion(pydantic.BaseModel):
+  """What is read of a chat completion; openai's own type demands far more."""
+
+  choices: list[_Choice] = pydantic.Field(min_length=1)
+  usage: _Usage | None = None
+
+
 def read_answer(
-  request: ChatRequest, completion: Mapping[str, Any], *, attempts: int = 1
+  request: ChatRequest, completion: Any, *, attempts: int = 1
 ) -> ChatAnswer:
-  """Judges a chat completion, as JSON from any transport.
+  """Reads a chat completion, as JSON from any transport.
 
   Raises:
-    ValueError: it is no chat completion at all.
+    ValueError: it is not a chat completion.
   """
   try:
-    choice = completion["choices"][0]
-    message, reason = choice["message"], choice.get("finish_reason") or ""
-    text, refusal = message.get("content") or "", message.get("refusal")
-    usage = completion.get("usage") or {}
-    tokens = [
-      int(usage.get(name) or 0)
-      for name in ("prompt_tokens", "completion_tokens")
-    ]
-  except (KeyError, IndexError, TypeError, AttributeError, ValueError):
+    found = _Completion.model_validate(completion)
+  except pydantic.ValidationError:
     raise ValueError("the server's answer is no chat completion") from None
+  message, usage = found.choices[0].message, found.usage or _Usage()
+  reason, text = found.choices[0].finish_reason or "", message.content or ""
   error = ""
-  if refusal or reason == "content_filter":
-    status, error = Status.REFUSED, " ".join(str(refusal or reason).split())
+  if message.refusal or reason == "content_filter":
+    status = Status.REFUSED
+    error = " ".join(str(message.refusal or reason).split())
   elif reason == "length":
     status = Status.TRUNCATED
   elif (problem := schema_problem(text, request.schema)) is not None:
@@ -130,30 +162,37 @@ def read_answer(
     status=status,
     text=text,
     finish_reason=reason,
-    prompt_tokens=tokens[0],
-    completion_tokens=tokens[1],
+    prompt_tokens=usage.prompt_tokens or 0,
+    completion_tokens=usage.completion_tokens or 0,
     attempts=attempts,
     error=error[:200],
   )
 
 
 def schema_problem(text: str, schema: Mapping[str, Any]) -> str | None:
-  """Says how an answer breaks a flat schema of texts and booleans, if it does.
+  """Returns how an answer violates a flat schema of strings and booleans.
 
-  Servers other than OpenAI's may take `strict` for a hint.
+  Some servers do not enforce `strict`.
   """
   if not schema:
     return None if text.strip() else "the answer is empty"
   try:
-    value = json.loads(text)
-  except ValueError:
-    return "the answer is not JSON"
-  if not isinstance(value, dict):
-    return "the answer is no JSON object"
-  if value.keys() != schema["properties"].keys():
-    return f"the answer has the fields {', '.join(sorted(value)) or 'none'}"
-  kinds = {"string": str, "boolean": bool}
-  for name, field in schema["properties"].items():
-    if not isinstance(value[name], kinds[field["type"]]):
-      return f"the answer's {name} is no {field['type']}"
+    _answer_model(
+      tuple((name, kind["type"]) for name, kind in schema["properties"].items())
+    ).model_validate_json(text)
+  except pydantic.ValidationError as error:
+    first = error.errors(include_url=False, include_input=False)[0]
+    where = "".join(f"{place}: " for place in first["loc"])
+    return f"the answer does not match its schema: {where}{first['msg']}"
   return None
+
+
+@functools.cache
+def _answer_model(
+  types: tuple[tuple[str, str], ...],
+) -> type[pydantic.BaseModel]:
+  """Makes a model from a stored request's schema, whatever its version."""
+  kinds = {"string": str, "boolean": bool}
+  fields: dict[str, Any] = {name: (kinds[type], ...) for name, type in types}
+  config = pydantic.ConfigDict(extra="forbid", strict=True)
+  return pydantic.create_model("Answer", __config__=config, **fields)

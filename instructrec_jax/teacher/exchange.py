@@ -1,9 +1,10 @@
-"""Annotations as a Parquet file: to share them, and to reuse others' for free.
+"""Annotations as a Parquet file: export, and import without cost.
 
 Users and items are named by their identifiers, so that a file fits any dataset
 folder that was prepared from the same reviews.
 """
 
+import dataclasses
 import datetime
 import json
 import pathlib
@@ -48,8 +49,8 @@ def export_annotations(
 ) -> int:
   """Writes a folder's answers, one row a subject; returns how many.
 
-  `item_id` is the last item that a preference has seen, and the target of an
-  intention, so that another folder can tell whether it means the same.
+  `item_id` is the last item of a preference's history, and the target of an
+  intention, so that an import can check that it is the same item.
 
   Raises:
     InputError: there are none, or `path` exists and `force` is not set.
@@ -72,11 +73,8 @@ def export_annotations(
     )
   if path.exists() and not force:
     raise InputError(f"{path} exists: pass --force to replace it.")
-  frame = pl.DataFrame(
-    {name: [row[name] for row in rows] for name in _COLUMNS}, schema=_COLUMNS
-  )
   with storage.staged_file(path) as partial:
-    frame.write_parquet(partial)
+    pl.DataFrame(rows, schema=_COLUMNS).write_parquet(partial)
   return len(rows)
 
 
@@ -103,19 +101,19 @@ def import_annotations(
       f"{path}: not a Parquet file ({str(error).splitlines()[0]})."
     ) from None
   if "answered_at" not in frame.columns:
-    times = [
+    old = [
       (_EPOCH + datetime.timedelta(microseconds=row)).isoformat()
       for row in range(frame.height)
     ]
-    frame = frame.with_columns(pl.Series("answered_at", times, pl.String))
+    frame = frame.with_columns(pl.Series("answered_at", old, pl.String))
   if dict(frame.schema) != _COLUMNS:
     raise InputError(
       f"{path}: not a file of `instructrec annotate --export`; its columns "
       f"must be {', '.join(_COLUMNS)}."
     )
   numbers = {name: user for user, name in enumerate(_user_ids(folder))}
-  taken: dict[str, list[tuple[ChatRequest, ChatAnswer]]] = {}
-  times_of: dict[str, list[str]] = {}
+  answers: dict[str, list[tuple[ChatRequest, ChatAnswer]]] = {}
+  times: dict[str, list[str]] = {}
   subjects = []
   for number, row in enumerate(frame.iter_rows(named=True), 1):
     user = numbers.get(row["user_id"])
@@ -128,12 +126,12 @@ def import_annotations(
       request, answer = _read(row)
     except (ValueError, TypeError) as error:
       raise InputError(f"{path}, row {number}: {error}.") from None
-    taken.setdefault(row["teacher"], []).append((request, answer))
-    times_of.setdefault(row["teacher"], []).append(row["answered_at"])
+    answers.setdefault(row["teacher"], []).append((request, answer))
+    times.setdefault(row["teacher"], []).append(row["answered_at"])
     subjects.append(Subject(row["kind"], user, row["position"], request.key))
   with open_store(folder) as store:
-    for teacher, answers in taken.items():
-      store.put_all(answers, teacher=teacher, times=times_of[teacher])
+    for teacher, found in answers.items():
+      store.put_all(found, teacher=teacher, times=times[teacher])
     store.add_subjects(subjects)
   return {
     "rows": frame.height,
@@ -144,15 +142,9 @@ def import_annotations(
 
 def _read(row: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
   datetime.datetime.fromisoformat(row["answered_at"])
-  request = ChatRequest(
-    model=row["model"],
-    system=row["system"],
-    user=row["user"],
-    schema_name=row["schema_name"],
-    schema=json.loads(row["schema"]),
-    parameters=json.loads(row["parameters"]),
-    prompt_version=row["prompt_version"],
-  )
+  names = [field.name for field in dataclasses.fields(ChatRequest)]
+  parsed = {name: json.loads(row[name]) for name in ("schema", "parameters")}
+  request = ChatRequest(**{name: row[name] for name in names} | parsed)
   return request, ChatAnswer(
     key=request.key,
     status=Status(row["status"]),
@@ -171,7 +163,7 @@ def _user_ids(folder: DatasetFolder) -> list[str]:
 
 
 def _item_id(folder: DatasetFolder, row: dict[str, Any]) -> str | None:
-  """Names the item that a row's place stands for; None if there is none."""
+  """Returns the id of a row's item; None if the folder has none there."""
   place = row["position"] - (row["kind"] == "preference")
   items = folder.sequences.user(row["user_number"])
   if not 0 <= place < len(items):

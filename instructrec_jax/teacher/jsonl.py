@@ -1,6 +1,6 @@
-"""Questions and answers as lines of JSON: OpenAI's Batch files, and vLLM's.
+"""Requests and answers as lines of JSON: OpenAI's Batch files, and vLLM's.
 
-`vllm run-batch -i in.jsonl -o out.jsonl` takes and writes the same lines as the
+`vllm run-batch -i in.jsonl -o out.jsonl` reads and writes the same lines as the
 Batch API, so a GPU of one's own answers without any server.
 """
 
@@ -12,36 +12,34 @@ import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import pydantic
 import tqdm
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import (
+  RETRYABLE,
   ChatAnswer,
   ChatRequest,
   Status,
   read_answer,
 )
-from instructrec_jax.teacher.store import Store
+from instructrec_jax.teacher.store import ROWS_PER_COMMIT, Store, unanswered
 
 ENDPOINT = "/v1/chat/completions"
 TEACHER = "vllm_jsonl"
 """What the store calls this transport."""
 
-_ROWS_AT_ONCE = 1000
-# Refusals that may pass; any other 4xx comes again with the same request.
-_PASSING = frozenset({408, 409, 425, 429})
-
 
 @dataclasses.dataclass
 class FileTally:
-  """What a file of requests or of answers holds.
+  """Counts of a file of requests or of answers.
 
   Attributes:
     written: requests that were put into it.
     statuses: how many answers have each status.
-    unknown: lines for none of the requests that were open: others', repeated
-      ones, or answered before.
+    unknown: lines for none of the open requests: foreign, repeated, or
+      answered before.
     missing: open requests without a line.
   """
 
@@ -53,25 +51,71 @@ class FileTally:
   missing: int = 0
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class ResultLine:
-  """A line of answers.
+class _Response(pydantic.BaseModel):
+  status_code: pydantic.StrictInt
+  body: Any = None
+
+
+class ResultLine(pydantic.BaseModel):
+  """A line of answers, as OpenAI or vLLM writes it.
 
   Attributes:
-    key: of the request that it claims to answer.
-    completion: the chat completion, as JSON; None if there is none.
-    error: why there is none, in one line.
-    permanent: the same request would fail again.
+    custom_id: key of the request that it claims to answer.
+    response: status and body, if the request reached the model.
+    error: why there is no answer, in one of the vendors' forms.
   """
 
-  key: str
-  completion: Mapping[str, Any] | None
-  error: str = ""
-  permanent: bool = False
+  custom_id: pydantic.StrictStr
+  response: _Response | None
+  error: Any = None
+
+  @classmethod
+  def parse(cls, line: bytes, *, where: str) -> "ResultLine":
+    """Reads one line.
+
+    Args:
+      line: of the file.
+      where: file and line, for the message.
+
+    Raises:
+      InputError: the line is broken.
+    """
+    try:
+      # Not `model_validate_json`: it rejects a whole line, whose answer is
+      # paid for, because of half a character in its text.
+      return cls.model_validate(json.loads(line))
+    except ValueError:
+      raise InputError(
+        f"{where}: not a line of answers; a whole JSON object with `custom_id` "
+        "and `response` is expected, as the Batch API and `vllm run-batch` "
+        "write it."
+      ) from None
+
+  @property
+  def permanent(self) -> bool:
+    """Whether the same request would fail again."""
+    status = self.response.status_code if self.response else 0
+    return 400 <= status < 500 and status not in RETRYABLE
+
+  def answer(self, request: ChatRequest, *, attempts: int = 1) -> ChatAnswer:
+    """Makes the answer to the line's request; FAILED if it holds none."""
+    status = self.response.status_code if self.response else 0
+    body = self.response.body if self.response else None
+    if not self.error and status == 200:
+      try:
+        return read_answer(request, body, attempts=attempts)
+      except ValueError as problem:
+        error = str(problem)
+    else:
+      error = _message(self.error) or _message(body) or f"status {status}"
+      error = " ".join(error.split())[:200]
+    return ChatAnswer(
+      request.key, Status.FAILED, attempts=attempts, error=error
+    )
 
 
 def request_line(request: ChatRequest) -> bytes:
-  """Returns the line that asks a request, with its key as the custom id."""
+  """Returns the line of a request, with its key as the custom id."""
   line = {
     "custom_id": request.key,
     "method": "POST",
@@ -81,62 +125,6 @@ def request_line(request: ChatRequest) -> bytes:
   return json.dumps(line, ensure_ascii=False).encode() + b"\n"
 
 
-def parse_result(line: bytes, *, where: str) -> ResultLine:
-  """Reads one line of answers.
-
-  Args:
-    line: as OpenAI or vLLM wrote it.
-    where: file and line, for the message.
-
-  Raises:
-    InputError: the line is broken.
-  """
-  try:
-    row = json.loads(line)
-    key, response, error = row["custom_id"], row["response"], row.get("error")
-    status = response["status_code"] if response else 0
-    body = response.get("body") if response else None
-    if not isinstance(key, str) or not isinstance(status, int):
-      raise ValueError
-  except (ValueError, KeyError, TypeError, AttributeError):
-    raise InputError(
-      f"{where}: not a line of answers; a whole JSON object with `custom_id` "
-      "and `response` is expected, as the Batch API and `vllm run-batch` "
-      "write it."
-    ) from None
-  if not error and status == 200:
-    return ResultLine(key, body if isinstance(body, dict) else {})
-  text = _message(error) or _message(body) or f"status {status}"
-  permanent = 400 <= status < 500 and status not in _PASSING
-  return ResultLine(key, None, " ".join(text.split())[:200], permanent)
-
-
-def judge(
-  request: ChatRequest, result: ResultLine, *, attempts: int = 1
-) -> ChatAnswer:
-  """Makes a line the answer to its request; FAILED if it holds none."""
-  error = result.error
-  if result.completion is not None:
-    try:
-      return read_answer(request, result.completion, attempts=attempts)
-    except ValueError as problem:
-      error = str(problem)
-  return ChatAnswer(
-    key=request.key, status=Status.FAILED, attempts=attempts, error=error
-  )
-
-
-def unanswered(
-  requests: Iterable[ChatRequest], store: Store
-) -> Iterator[ChatRequest]:
-  """Yields each distinct request that the store has no answer to."""
-  seen = store.answered_keys()
-  for request in requests:
-    if request.key not in seen:
-      seen.add(request.key)
-      yield request
-
-
 def write_requests(
   requests: Iterable[ChatRequest],
   path: pathlib.Path,
@@ -144,10 +132,10 @@ def write_requests(
   store: Store,
   force: bool = False,
 ) -> int:
-  """Writes what the store has no answer to, one line each.
+  """Writes the requests that the store has no answer to, one line each.
 
   Args:
-    requests: may repeat themselves; they are asked once.
+    requests: duplicates are written once.
     path: of the file, written whole or not at all.
     store: its answers are not asked for again.
     force: replace `path` if it exists.
@@ -172,11 +160,7 @@ def write_requests(
 
 
 def read_answers(
-  path: pathlib.Path,
-  requests: Iterable[ChatRequest],
-  *,
-  store: Store,
-  teacher: str = TEACHER,
+  path: pathlib.Path, requests: Iterable[ChatRequest], *, store: Store
 ) -> FileTally:
   """Puts a file of answers, in any order, into the store.
 
@@ -186,20 +170,18 @@ def read_answers(
     path: what `vllm run-batch` wrote.
     requests: those that the file answers; more do no harm.
     store: where the answers go.
-    teacher: what the store shall call who answered.
 
   Raises:
     InputError: the file is missing, or a line of it is broken; lines before
       it may be stored by then, and reading them again does no harm.
   """
-  path = pathlib.Path(path)
   if not path.is_file():
     raise InputError(f"{path}: no such file of answers.")
   asked = {request.key: request for request in unanswered(requests, store)}
   tally = FileTally()
   answers = _file_answers(path, asked, tally)
-  while chunk := list(itertools.islice(answers, _ROWS_AT_ONCE)):
-    store.put_all(chunk, teacher=teacher)
+  while chunk := list(itertools.islice(answers, ROWS_PER_COMMIT)):
+    store.put_all(chunk, teacher=TEACHER)
     tally.statuses.update(answer.status for _, answer in chunk)
   tally.missing = len(asked)
   return tally
@@ -208,19 +190,19 @@ def read_answers(
 def _file_answers(
   path: pathlib.Path, asked: dict[str, ChatRequest], tally: FileTally
 ) -> Iterator[tuple[ChatRequest, ChatAnswer]]:
-  """Yields the answers; takes their requests out of `asked`."""
+  """Yields the answers; removes their requests from `asked`."""
   with path.open("rb") as file:
     for number, line in enumerate(
       tqdm.tqdm(file, desc="answers", disable=None), start=1
     ):
       if not line.strip():
         continue
-      result = parse_result(line, where=f"{path}, line {number}")
-      request = asked.pop(result.key, None)
+      result = ResultLine.parse(line, where=f"{path}, line {number}")
+      request = asked.pop(result.custom_id, None)
       if request is None:
         tally.unknown += 1
       else:
-        yield request, judge(request, result)
+        yield request, result.answer(request)
 
 
 def _message(error: Any) -> str:

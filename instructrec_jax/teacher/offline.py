@@ -1,8 +1,8 @@
 """The offline teacher: rules instead of a model, so no key and no cost.
 
-It lets every part of the pipeline run, and says in every row that it is made
-by rules. Tastes come from categories and from words that titles share;
-intentions are the customer's own sentences, picked from the review.
+It lets every part of the pipeline run, and marks every row as made by rules.
+Preferences come from categories and from words that titles share; intentions
+are the customer's own sentences, picked from the review.
 """
 
 import collections
@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
-from instructrec_jax.teacher.prompts import (
+from instructrec_jax.teacher.questions import (
   PreferenceQuestion,
   Question,
   chat_request,
@@ -57,7 +57,7 @@ def answer(question: Question) -> tuple[ChatRequest, ChatAnswer]:
 
 
 def preference(question: PreferenceQuestion) -> dict[str, str]:
-  """Describes a taste by what the user's items have in common."""
+  """Describes a preference by what the user's items have in common."""
   titles, labels = question.titles, question.labels
   if not labels:
     labels = [()] * len(titles)
@@ -83,7 +83,7 @@ def preference(question: PreferenceQuestion) -> dict[str, str]:
 
 
 def intention(review: str) -> dict[str, str]:
-  """Picks the sentence about the user's wish, and one about the item."""
+  """Picks the sentence about the user's need, and one about the item."""
   sentences = [
     sentence
     for sentence in _SENTENCE.split(review)

@@ -1,49 +1,55 @@
 """Requests over HTTP, many at a time, to any server that speaks OpenAI's API.
 
-The client's own retries are off: there is one layer of them, here.
+The openai client's own retries are off: the caps are exact only if each send,
+a retry too, is reserved before and settled after, and a server's Retry-After
+must hold back all workers, not only the one that received it.
 """
 
 import asyncio
 import collections
 import contextlib
 import dataclasses
+import email.utils
+import os
 import random
 import time
-from collections.abc import Iterable, Iterator
+import urllib.parse
+from collections.abc import Coroutine, Iterable, Iterator
+from typing import Any
 
 import openai
 import tqdm
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher import chat_api
 from instructrec_jax.teacher.budget import Budget, Pace, most_tokens
-from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
-from instructrec_jax.teacher.chat_api import (
-  Outcome,
-  Reply,
-  find_key,
-  make_client,
+from instructrec_jax.teacher.chat import (
+  RETRYABLE,
+  ChatAnswer,
+  ChatRequest,
+  Status,
+  read_answer,
 )
-from instructrec_jax.teacher.jsonl import unanswered
-from instructrec_jax.teacher.store import Store
+from instructrec_jax.teacher.store import Store, unanswered
 
-__all__ = ["Limits", "Tally", "answer_all", "find_key", "make_client"]
-
+KEY_VARIABLE = "OPENAI_API_KEY"
 TEACHER = "openai"
 
-_LONGEST_PAUSE_SECONDS = 60.0
-_LOOK_AGAIN_SECONDS = 0.05
+# Of the request itself: too long, or a text that a filter stops.
+_INVALID_REQUEST = frozenset({400, 413, 422})
+_LONGEST_RETRY_AFTER_SECONDS = 600.0
+_LONGEST_BACKOFF_SECONDS = 60.0
+_POLL_SECONDS = 0.05
 # Workers that start together would go on sending in bursts.
 _BETWEEN_STARTS_SECONDS = 0.003
 # A model may answer better when asked again, but each answer is paid for.
 _ASKED_AGAIN = (Status.MALFORMED, Status.TRUNCATED)
-# So many refused requests before any answer: it is not the requests.
-_REFUSED_AT_FIRST = 8
+# After so many rejections and no answer, the cause is not a single request.
+_REJECTED_AT_FIRST = 8
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-  """How hard to try.
+  """Concurrency, retries and timeouts.
 
   Attributes:
     workers: requests in flight.
@@ -64,7 +70,7 @@ class Limits:
 
 @dataclasses.dataclass
 class Tally:
-  """What a run did.
+  """Counts of a run.
 
   Attributes:
     statuses: answers that went into the store, by status.
@@ -87,6 +93,157 @@ class Tally:
   stopped: str = ""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reply:
+  """Outcome of one send.
+
+  Attributes:
+    answer: if there is one.
+    error: why there is none; a whole sentence where it is fatal.
+    retry: the same request may succeed later.
+    fatal: any request would fail.
+    pause: seconds to wait before anything is sent, as the server asks.
+    billed: prompt and completion tokens; None if the server may have counted
+      some without saying how many.
+  """
+
+  answer: ChatAnswer | None = None
+  error: str = ""
+  retry: bool = False
+  fatal: bool = False
+  pause: float = 0.0
+  billed: tuple[int, int] | None = None
+
+
+def make_client(base_url: str | None = None) -> openai.AsyncOpenAI:
+  """Returns a client without retries of its own; the key is in the environment.
+
+  Raises:
+    InputError: there is no key, and the server is not on this machine.
+  """
+  return openai.AsyncOpenAI(
+    api_key=find_key(base_url), base_url=base_url, max_retries=0
+  )
+
+
+def find_key(base_url: str | None) -> str:
+  """Returns the key; a server on this machine needs none.
+
+  Raises:
+    InputError: there is none.
+  """
+  key = os.environ.get(KEY_VARIABLE, "").strip()
+  host = urllib.parse.urlsplit(base_url or "").hostname
+  if not key and host not in ("localhost", "127.0.0.1", "::1"):
+    raise InputError(
+      f"no key: set {KEY_VARIABLE} in the environment, or use --base-url with "
+      "a server on this machine, or --teacher offline."
+    )
+  return key or "none"
+
+
+def address(client: openai.OpenAI | openai.AsyncOpenAI) -> str:
+  """Returns a client's URL for messages, without secrets that it may hold."""
+  return str(client.base_url.copy_with(userinfo=b"", query=None))
+
+
+def rejected_key(
+  client: openai.OpenAI | openai.AsyncOpenAI, error: openai.APIStatusError
+) -> str:
+  """Returns the sentence for a key that the server rejects.
+
+  It leaves out the server's words, which quote parts of the key.
+  """
+  return (
+    f"{address(client)}: the server refuses the key (status "
+    f"{error.status_code}); set {KEY_VARIABLE} to one that it takes."
+  )
+
+
+async def send(
+  client: openai.AsyncOpenAI,
+  request: ChatRequest,
+  *,
+  attempt: int,
+  timeout: float,
+) -> Reply:
+  """Sends a request once.
+
+  Args:
+    client: without retries of its own.
+    request: what to ask.
+    attempt: which one it is, from 1.
+    timeout: seconds until the whole answer is there; the client's own timeout
+      bounds each read alone.
+  """
+  try:
+    async with asyncio.timeout(timeout):
+      # Not `chat.completions.create`: it walks through each body to check
+      # its types, a third of the time that a request takes.
+      completion: Any = await client.post(
+        "/chat/completions", body=request.body(), cast_to=object
+      )
+    answer = read_answer(request, completion, attempts=attempt)
+  except openai.APIStatusError as error:
+    return _rejection(client, error)
+  except (TimeoutError, openai.APITimeoutError):
+    return Reply(error="no answer in time", retry=True)
+  except openai.APIConnectionError:
+    return Reply(error="the connection failed", retry=True)
+  except ValueError as error:
+    return Reply(error=str(error), retry=True)
+  tokens = (answer.prompt_tokens, answer.completion_tokens)
+  return Reply(answer, billed=tokens if any(tokens) else None)
+
+
+def _rejection(
+  client: openai.AsyncOpenAI, error: openai.APIStatusError
+) -> Reply:
+  """Classifies an error status; vendors bill none of them."""
+  status, url, free = error.status_code, address(client), (0, 0)
+  words = " ".join(str(error.message).split())
+  words = words.removeprefix(f"Error code: {status} - ")
+  words = f"status {status}: {words.replace(client.api_key, '...')}"[:200]
+  pause = retry_after(error)
+  if error.code == "insufficient_quota":
+    sentence = f"{url}: the account's quota is used up ({words})."
+  elif status in RETRYABLE or status >= 500:
+    if pause <= _LONGEST_RETRY_AFTER_SECONDS:
+      return Reply(
+        error=f"status {status}", retry=True, pause=pause, billed=free
+      )
+    sentence = (
+      f"{url}: the server asks to wait {pause:,.0f} seconds (status {status}); "
+      "what was answered is stored, so run the same again then."
+    )
+  elif status in _INVALID_REQUEST:
+    return Reply(error=words, billed=free)
+  elif status in (401, 403):
+    sentence = rejected_key(client, error)
+  else:
+    sentence = _rejects_all(client, words)
+  return Reply(error=sentence, fatal=True, billed=free)
+
+
+def _rejects_all(client: openai.AsyncOpenAI, words: str) -> str:
+  return (
+    f"{address(client)}: the server refuses the request ({words}); check "
+    "--model and --base-url."
+  )
+
+
+def retry_after(error: openai.APIStatusError) -> float:
+  """Returns the seconds that the server asks to wait, 0 if it does not say."""
+  value = error.response.headers.get("retry-after", "")
+  try:
+    if value.replace(".", "", 1).isdigit():
+      return float(value)
+    moment = email.utils.parsedate_to_datetime(value)
+  except ValueError:
+    return 0.0
+  return max(moment.timestamp() - time.time(), 0.0)
+
+
 def answer_all(
   requests: Iterable[ChatRequest],
   *,
@@ -101,13 +258,13 @@ def answer_all(
   """Sends what has no answer yet, and stores each answer as it comes.
 
   Args:
-    requests: read as workers get free, so they may be made on the way. Those
-      that repeat themselves or are answered in the store are not sent.
+    requests: read as workers become free, so they may be generated lazily.
+      Duplicates and those that are answered in the store are not sent.
     store: where answers go. A kill loses at most what is in flight.
     client: of `make_client`; closed in the end.
     budget: caps; none if None.
-    pace: as fast as it goes if None.
-    limits: how hard to try.
+    pace: unlimited if None.
+    limits: concurrency, retries and timeouts.
     total: of the progress bar.
     seed: of the retries' random waiting times.
 
@@ -115,53 +272,53 @@ def answer_all(
     InputError: the server refuses the key, the model or the requests, or too
       many sends fail in a row. What was answered until then is stored.
   """
-  run = _Run(store, client, budget or Budget(), pace or Pace(), limits, seed)
+  pace = pace or Pace()
+  pace.restart()
+  run = _Run(
+    store, client, budget or Budget(), pace, limits, random.Random(seed)
+  )
   with tqdm.tqdm(total=total, desc="requests", disable=None) as bar:
     asyncio.run(run.work(unanswered(requests, store), bar))
   return run.tally
 
 
+@dataclasses.dataclass
 class _Run:
-  """One run's workers and what they share.
+  """One run's workers and what they share; see `answer_all`.
 
-  A run that must end early lets what is in flight come in: it is paid for.
+  A run that must end early still stores what is in flight: it is paid for.
   """
 
-  def __init__(
-    self,
-    store: Store,
-    client: openai.AsyncOpenAI,
-    budget: Budget,
-    pace: Pace,
-    limits: Limits,
-    seed: int,
-  ):
-    self.tally = Tally()
-    self._store, self._client = store, client
-    self._budget, self._pace = budget, pace
-    self._limits = limits
-    self._random = random.Random(seed)
-    self._in_flight = self._failures = self._refused = 0
-    self._answered = False
-    self._last_refusal = ""
-    self._resume_at = 0.0
-    self._error: Exception | None = None
-    self._over = asyncio.Event()
+  store: Store
+  client: openai.AsyncOpenAI
+  budget: Budget
+  pace: Pace
+  limits: Limits
+  random: random.Random
+  tally: Tally = dataclasses.field(default_factory=Tally)
+  over: asyncio.Event = dataclasses.field(default_factory=asyncio.Event)
+  error: Exception | None = None
+  in_flight: int = 0
+  failures: int = 0
+  rejected: int = 0
+  last_rejection: str = ""
+  any_answer: bool = False
+  resume_at: float = 0.0
 
   async def work(self, requests: Iterator[ChatRequest], bar: tqdm.tqdm) -> None:
     """Lets workers share the requests.
 
     Raises:
-      InputError: the first thing that ended the run, after all came in.
+      InputError: what ended the run first, after all in flight is stored.
     """
-    async with self._client, asyncio.TaskGroup() as workers:
-      for _ in range(self._limits.workers):
+    async with self.client, asyncio.TaskGroup() as workers:
+      for _ in range(self.limits.workers):
         workers.create_task(self._worker(requests, bar))
         await self._sleep(_BETWEEN_STARTS_SECONDS)
-    if self._last_refusal and not self._answered:
-      self._stop(self._refuses())
-    if self._error is not None:
-      raise self._error
+    if self.last_rejection and not self.any_answer:
+      self._stop(InputError(_rejects_all(self.client, self.last_rejection)))
+    if self.error is not None:
+      raise self.error
 
   async def _worker(
     self, requests: Iterator[ChatRequest], bar: tqdm.tqdm
@@ -170,37 +327,48 @@ class _Run:
       for request in requests:
         answer = await self._answer(request)
         if answer is not None:
-          self._store.put(request, answer, teacher=TEACHER)
+          self.store.put(request, answer, teacher=TEACHER)
           self.tally.statuses[answer.status.value] += 1
           bar.update()
-        self.tally.usd = self._budget.usd
+        self.tally.usd = self.budget.usd
         if self.tally.usd:
           bar.set_postfix(usd=f"{self.tally.usd:.2f}", refresh=False)
-        if self._over.is_set():
+        if self.over.is_set():
           return
     except Exception as error:
-      # Of the store, or of what makes the requests; others' answers may yet
-      # be stored.
+      # Of the store, or of what makes the requests; the other workers' answers
+      # may yet be stored.
       self._stop(error)
 
   async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
     """Sends a request until it is answered, or has been tried often enough.
 
     Returns:
-      None if the run is over before there is anything to keep.
+      None if the run is over before there is anything to store.
     """
-    answers, reply, attempt = [], None, 0
-    while attempt < self._limits.attempts:
+    answers: list[ChatAnswer] = []
+    error, attempt = "", 0
+    while attempt < self.limits.attempts:
       if attempt:
-        await self._sleep(self._backoff(attempt))
-      found = await self._send(request, attempt + 1)
-      if found is None:
+        # Full jitter, so that the workers' retries spread out.
+        longest = self.limits.first_pause * 2 ** (attempt - 1)
+        longest = min(longest, _LONGEST_BACKOFF_SECONDS)
+        await self._sleep(self.random.uniform(0, longest))
+      reply = await self._send(request, attempt + 1)
+      if reply is None:
         break
-      reply, attempt = found, attempt + 1
-      if reply.answer is not None:
+      attempt += 1
+      if reply.answer is None:
+        error = reply.error
+        if not reply.retry:
+          break
+      else:
         answers.append(reply.answer)
-      if self._is_settled(reply, len(answers)):
-        break
+        if (
+          reply.answer.status not in _ASKED_AGAIN
+          or len(answers) == self.limits.bad_answers
+        ):
+          break
     if answers:
       return dataclasses.replace(
         answers[-1],
@@ -208,20 +376,9 @@ class _Run:
         prompt_tokens=sum(each.prompt_tokens for each in answers),
         completion_tokens=sum(each.completion_tokens for each in answers),
       )
-    if reply is None or self._over.is_set():
+    if not attempt or self.over.is_set():
       return None
-    return ChatAnswer(
-      request.key, Status.FAILED, attempts=attempt, error=reply.error
-    )
-
-  def _is_settled(self, reply: Reply, answers: int) -> bool:
-    """Says whether a request need not be sent again."""
-    if reply.answer is None:
-      return reply.outcome is not Outcome.PASSING
-    return (
-      reply.answer.status not in _ASKED_AGAIN
-      or answers == self._limits.bad_answers
-    )
+    return ChatAnswer(request.key, Status.FAILED, attempts=attempt, error=error)
 
   async def _send(self, request: ChatRequest, attempt: int) -> Reply | None:
     """Sends a request once, when pace and caps allow it.
@@ -229,83 +386,80 @@ class _Run:
     Returns:
       None if the run is over before.
     """
-    await self._sleep(self._pace.take(sum(most_tokens(request))))
-    while (pause := self._resume_at - time.monotonic()) > 0:
-      if self._over.is_set():
+    if self.pace.is_limited:
+      await self._until_over(self.pace.wait(sum(most_tokens(request))))
+    while (pause := self.resume_at - time.monotonic()) > 0:
+      if self.over.is_set():
         break
       await self._sleep(pause)
     if not await self._reserve(request):
       return None
     self.tally.sent += 1
     self.tally.retries += attempt > 1
-    self._in_flight += 1
+    self.in_flight += 1
     try:
-      reply = await chat_api.send(
-        self._client, request, attempt=attempt, timeout=self._limits.timeout
+      reply = await send(
+        self.client, request, attempt=attempt, timeout=self.limits.timeout
       )
     finally:
-      self._in_flight -= 1
-    self._book(request, reply)
-    self._judge(reply)
+      self.in_flight -= 1
+    self.budget.settle(request, reply.billed)
+    if reply.billed is not None:
+      self.tally.prompt_tokens += reply.billed[0]
+      self.tally.completion_tokens += reply.billed[1]
+    if reply.answer is None:
+      self._count_failure(reply)
+    else:
+      self.failures, self.any_answer = 0, True
     return reply
 
   async def _reserve(self, request: ChatRequest) -> bool:
-    """Waits for room under the caps while others may still make some."""
-    while not self._over.is_set():
-      if self._budget.reserve(request):
+    """Waits under the caps while sends in flight may turn out cheaper."""
+    while not self.over.is_set():
+      if self.budget.reserve(request):
         return True
-      if not self._in_flight or self._budget.sends_are_used_up:
+      if not self.in_flight or self.budget.sends_are_used_up:
         self.tally.stopped = "the cap on dollars or requests is reached"
-        self._over.set()
-      await self._sleep(_LOOK_AGAIN_SECONDS)
+        self.over.set()
+      await self._sleep(_POLL_SECONDS)
     return False
 
-  def _book(self, request: ChatRequest, reply: Reply) -> None:
-    if reply.billed is None:
-      self._budget.forfeit(request)
-    else:
-      self._budget.settle(request, *reply.billed)
-      self.tally.prompt_tokens += reply.billed[0]
-      self.tally.completion_tokens += reply.billed[1]
-
-  def _judge(self, reply: Reply) -> None:
-    """Ends the run if what came of a send says that others would fail too."""
-    if reply.outcome is Outcome.ANSWERED:
-      self._failures, self._answered = 0, True
-      return
-    if reply.outcome is Outcome.HOPELESS:
+  def _count_failure(self, reply: Reply) -> None:
+    """Ends the run if the other requests would fail too."""
+    if reply.fatal:
       self._stop(InputError(reply.error))
-    if reply.outcome is Outcome.UNFIT:
-      self._refused, self._last_refusal = self._refused + 1, reply.error
-      if self._refused >= _REFUSED_AT_FIRST and not self._answered:
-        self._stop(self._refuses())
-    # One who is asked to wait speaks for all: the limit is the account's.
-    self._resume_at = max(self._resume_at, time.monotonic() + reply.pause)
-    self._failures += 1
-    if self._failures >= self._limits.failures_in_a_row:
+    elif not reply.retry:
+      self.rejected, self.last_rejection = self.rejected + 1, reply.error
+      if self.rejected >= _REJECTED_AT_FIRST and not self.any_answer:
+        self._stop(InputError(_rejects_all(self.client, reply.error)))
+    # All workers pause: the limit is the account's.
+    self.resume_at = max(self.resume_at, time.monotonic() + reply.pause)
+    self.failures += 1
+    if self.failures >= self.limits.failures_in_a_row:
       self._stop(
         InputError(
-          f"{chat_api.address(self._client)}: {self._failures} sends in a row "
-          f"failed ({reply.error}); what was answered is stored, so run the "
-          "same again when the server is well."
+          f"{address(self.client)}: {self.failures} sends in a row failed "
+          f"({reply.error}); what was answered is stored, so run the same "
+          "again when the server is well."
         )
       )
 
-  def _refuses(self) -> InputError:
-    return InputError(chat_api.refused(self._client, self._last_refusal))
-
   def _stop(self, error: Exception) -> None:
     """Ends the run; the first error counts."""
-    self._error = self._error or error
-    self._over.set()
+    self.error = self.error or error
+    self.over.set()
 
   async def _sleep(self, seconds: float) -> None:
     """Sleeps, until the run is over at most."""
-    if seconds > 0 and not self._over.is_set():
+    if seconds > 0 and not self.over.is_set():
       with contextlib.suppress(TimeoutError):
-        await asyncio.wait_for(self._over.wait(), seconds)
+        await asyncio.wait_for(self.over.wait(), seconds)
 
-  def _backoff(self, attempt: int) -> float:
-    """Full jitter: retries of many workers spread out."""
-    longest = self._limits.first_pause * 2 ** (attempt - 1)
-    return self._random.uniform(0, min(longest, _LONGEST_PAUSE_SECONDS))
+  async def _until_over(self, waiting: Coroutine[Any, Any, None]) -> None:
+    """Waits for something, until the run is over at most."""
+    tasks = [asyncio.create_task(each) for each in (waiting, self.over.wait())]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    if tasks[0].done():
+      tasks[0].result()
+    for task in tasks:
+      task.cancel()

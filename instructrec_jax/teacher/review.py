@@ -1,4 +1,4 @@
-"""Are the annotations any good? The paper's four questions (its Table 3).
+"""Quality of the annotations: the paper's four questions (its Table 3).
 
 A random sample goes to a chat model as judge, or to people as a sheet (CSV)
 that they fill with yes and no. Shares come with Wilson's 95% intervals: at the
@@ -23,8 +23,7 @@ from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.teacher.chat import ChatRequest
-from instructrec_jax.teacher.plan import plan
-from instructrec_jax.teacher.prompts import strict_schema
+from instructrec_jax.teacher.questions import Question, plan, strict_schema
 
 VERSION = "judge-1"
 QUESTIONS = {
@@ -54,7 +53,7 @@ class Verdict(pydantic.BaseModel):
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
-  """An annotation with what it was made of, and what was bought then.
+  """An annotation with its source and the target item.
 
   Attributes:
     kind: "preference" or "intention".
@@ -82,50 +81,41 @@ def draw_samples(
     InputError: the folder has no annotations.
   """
   annotations = Annotations.load(folder)
-  titles = [item.title for item in folder.items]
-  everything: dict[str, list[Sample]] = collections.defaultdict(list)
-  rng = np.random.default_rng(seed)
+  samples: dict[str, list[Sample]] = collections.defaultdict(list)
+
+  def add(question: Question, information: str, texts: Iterable[str]) -> None:
+    item = int(folder.sequences.user(question.user)[question.position])
+    target = folder.items[item].title
+    samples[question.kind] += [
+      Sample(
+        question.kind,
+        question.user,
+        question.position,
+        information,
+        text,
+        target,
+      )
+      for text in texts
+    ]
+
   questions = plan(folder)
   for question in questions.preferences:
     _, texts = annotations.preference(question.user, before=question.position)
-    for text in texts:
-      everything["preference"].append(
-        _sample(folder, titles, question, "; ".join(question.titles), text)
-      )
+    add(question, "; ".join(question.titles), texts)
   for question in questions.intentions:
-    by_view = annotations.intentions.get((question.user, question.position))
-    for text in (by_view or {}).values():
-      everything["intention"].append(
-        _sample(folder, titles, question, question.review, text)
-      )
-  if not everything:
+    views = annotations.intentions.get((question.user, question.position), {})
+    add(question, question.review, views.values())
+  if not any(samples.values()):
     raise InputError(
       f"{folder.path}: no annotations to review; run `instructrec annotate` "
       "first."
     )
+  rng = np.random.default_rng(seed)
   return [
-    samples[index]
-    for samples in everything.values()
-    for index in np.sort(rng.permutation(len(samples))[:count])
+    of_kind[index]
+    for of_kind in samples.values()
+    for index in np.sort(rng.permutation(len(of_kind))[:count])
   ]
-
-
-def _sample(
-  folder: DatasetFolder,
-  titles: Sequence[str],
-  question: Any,
-  information: str,
-  text: str,
-) -> Sample:
-  item = int(folder.sequences.user(question.user)[question.position])
-  return Sample(
-    question.kind,
-    question.user,
-    question.position,
-    information,
-    text,
-    titles[item],
-  )
 
 
 def judge_request(
@@ -134,7 +124,7 @@ def judge_request(
   model: str,
   parameters: Mapping[str, float | int | str],
 ) -> ChatRequest:
-  """Asks a chat model the four questions about one annotation."""
+  """Returns the request that asks the four questions about one annotation."""
   asked = "\n".join(f"{name}: {words}" for name, words in QUESTIONS.items())
   return ChatRequest(
     model=model,
@@ -158,11 +148,7 @@ def judge_request(
 def judged(
   samples: Sequence[Sample], answers: Mapping[int, str]
 ) -> list[dict[str, Any]]:
-  """Tabulates a judge's raw answers, by the sample's place.
-
-  Returns:
-    As `tabulate`.
-  """
+  """Tabulates a judge's raw answers, by the index of the sample."""
   return tabulate(
     (samples[place].kind, json.loads(text)) for place, text in answers.items()
   )
@@ -201,7 +187,7 @@ def tabulate(
 def write_sheet(
   samples: Sequence[Sample], path: pathlib.Path, *, force: bool = False
 ) -> None:
-  """Writes a sheet for people: a row a sample, an empty column a question.
+  """Writes a sheet for people: a row per sample, a column per question.
 
   Raises:
     InputError: `path` exists and `force` is not set.
@@ -221,10 +207,7 @@ def write_sheet(
 
 
 def read_sheet(path: pathlib.Path) -> list[dict[str, Any]]:
-  """Tabulates a sheet that people filled with yes and no; blanks are left out.
-
-  Returns:
-    As `tabulate`.
+  """Tabulates a sheet that people filled with yes and no, blanks left out.
 
   Raises:
     InputError: the file is missing, another one, or a cell is neither.

@@ -1,8 +1,8 @@
 """Every answer that was ever paid for, in one SQLite file.
 
-Table `requests` has a row for each distinct question, by the hash of all that
-it consists of; another model or wording makes other rows. Table `subjects`
-says whom and what the questions were about. Killing the process loses at most
+Table `requests` has a row for each distinct request, by the hash of all its
+fields; another model or wording makes other rows. Table `subjects` says which
+users and positions the requests are about. Killing the process loses at most
 what was in flight.
 """
 
@@ -22,6 +22,7 @@ from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 
 VERSION = 1
 FILE = "annotations.sqlite"
+ROWS_PER_COMMIT = 1000
 
 _TABLES = """
 CREATE TABLE requests (
@@ -52,16 +53,20 @@ CREATE TABLE subjects (
 ) WITHOUT ROWID;
 CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
 """
+_BY_SUBJECT = """
+FROM subjects s JOIN requests r USING (key)
+ORDER BY s.kind, s.user, s.position, r.answered_at, s.key
+"""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Subject:
-  """Whom and what a question is about.
+  """The user and the position that a request is about.
 
   Attributes:
     kind: "preference" or "intention".
     user: user number.
-    position: of a preference, where the history that it was made of ends
+    position: of a preference, the end of the history that it was made of
       (the first item that it has not seen); of an intention, its target's.
     key: of the request.
   """
@@ -74,13 +79,13 @@ class Subject:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class StoredAnswer:
-  """An answer with what it is about.
+  """An answer with one of the subjects that share it.
 
   Attributes:
-    subject: one of those who share the answer.
+    subject: what it is about.
     teacher: "offline" for rules, or the transport.
     model: that answered.
-    status: what came of it.
+    status: outcome of the request.
     text: the raw answer.
   """
 
@@ -99,16 +104,17 @@ class Store:
 
     Args:
       path: of the file.
-      dataset: what users and positions count in; a file of another dataset is
-        refused.
+      dataset: hash of the dataset that users and positions belong to; a file
+        of another dataset is refused.
 
     Raises:
       InputError: it is no such file, or another dataset's.
     """
-    self.path = pathlib.Path(path)
+    self.path = path
     self._lock = threading.Lock()
     try:
       self._db = sqlite3.connect(self.path, check_same_thread=False)
+      self._db.row_factory = sqlite3.Row
       self._db.execute("PRAGMA journal_mode = WAL")
       # A killed process loses nothing; only a power cut could.
       self._db.execute("PRAGMA synchronous = NORMAL")
@@ -135,7 +141,7 @@ class Store:
         [("version", str(VERSION)), ("dataset", dataset)],
       )
       self._db.commit()
-    return dict(self._db.execute("SELECT name, value FROM about").fetchall())
+    return dict(self._db.execute("SELECT name, value FROM about"))
 
   def __enter__(self) -> "Store":
     """Returns itself."""
@@ -153,7 +159,7 @@ class Store:
   def put(
     self, request: ChatRequest, answer: ChatAnswer, *, teacher: str
   ) -> None:
-    """Keeps an answer; `put_all` of one."""
+    """Stores one answer; see `put_all`."""
     self.put_all([(request, answer)], teacher=teacher)
 
   def put_all(
@@ -163,12 +169,12 @@ class Store:
     teacher: str,
     times: Iterable[str] | None = None,
   ) -> None:
-    """Keeps answers in one transaction.
+    """Stores answers in one transaction.
 
-    A failed request can be answered later; what is answered is never replaced.
+    A failed request can be answered later; an answer is never replaced.
 
     Args:
-      answers: with what they answer.
+      answers: with their requests.
       teacher: who answered.
       times: when each was answered, ISO 8601 in UTC; now if None.
     """
@@ -213,7 +219,7 @@ class Store:
       )
 
   def add_subjects(self, subjects: Iterable[Subject]) -> None:
-    """Notes whom requests are about; known ones are left as they are."""
+    """Stores what requests are about; known subjects stay as they are."""
     with self._transaction() as db:
       db.executemany(
         "INSERT OR IGNORE INTO subjects VALUES (?, ?, ?, ?)",
@@ -222,77 +228,65 @@ class Store:
 
   def answered_keys(self) -> set[str]:
     """Returns the keys of requests that need not be sent again."""
-    with self._lock:
-      rows = self._db.execute(
-        "SELECT key FROM requests WHERE status != ?", (Status.FAILED,)
-      ).fetchall()
+    rows = self._query(
+      "SELECT key FROM requests WHERE status != ?", Status.FAILED
+    )
     return {key for (key,) in rows}
 
   def texts(self, keys: Iterable[str]) -> dict[str, str]:
-    """Returns the raw answers of requests that were answered well."""
-    wanted = set(keys)
-    with self._lock:
-      rows = self._db.execute(
-        "SELECT key, answer FROM requests WHERE status = ?",
-        (Status.ANSWERED,),
-      ).fetchall()
-    return {key: text for key, text in rows if key in wanted}
+    """Returns the raw answers of the requests with status ANSWERED."""
+    found = self.found(keys)
+    return {
+      k: t for k, (status, t) in found.items() if status is Status.ANSWERED
+    }
 
   def found(self, keys: Iterable[str]) -> dict[str, tuple[Status, str]]:
-    """Returns what came of requests that were sent, and the raw answers."""
+    """Returns status and raw answer of those requests that were sent."""
     wanted = set(keys)
-    with self._lock:
-      rows = self._db.execute(
-        "SELECT key, status, answer FROM requests"
-      ).fetchall()
+    rows = self._query("SELECT key, status, answer FROM requests")
     return {k: (Status(status), a) for k, status, a in rows if k in wanted}
-
-  def usage(self) -> tuple[int, int]:
-    """Returns all prompt and completion tokens that were ever billed."""
-    with self._lock:
-      return self._db.execute(
-        "SELECT coalesce(sum(prompt_tokens), 0), "
-        "coalesce(sum(completion_tokens), 0) FROM requests"
-      ).fetchone()
 
   def count(self) -> dict[str, int]:
     """Returns how many requests have each status."""
-    with self._lock:
-      return dict(
-        self._db.execute(
-          "SELECT status, count(*) FROM requests GROUP BY status"
-        ).fetchall()
-      )
+    rows = self._query("SELECT status, count(*) FROM requests GROUP BY status")
+    return {status: count for status, count in rows}
 
   def answers(self) -> Iterator[StoredAnswer]:
     """Yields every answer once for each of its subjects, in their order.
 
     Of several answers on one subject the latest comes last.
     """
-    with self._lock:
-      rows = self._db.execute(
-        "SELECT s.kind, s.user, s.position, s.key, r.teacher, r.model, "
-        "r.status, r.answer FROM subjects s JOIN requests r USING (key) "
-        "ORDER BY s.kind, s.user, s.position, r.answered_at, s.key"
-      ).fetchall()
+    rows = self._query(
+      "SELECT s.kind, s.user, s.position, s.key, r.teacher, r.model, "
+      f"r.status, r.answer {_BY_SUBJECT}"
+    )
     for kind, user, position, key, teacher, model, status, text in rows:
       subject = Subject(kind, user, position, key)
       yield StoredAnswer(subject, teacher, model, Status(status), text)
 
   def rows(self) -> Iterator[dict[str, Any]]:
     """Yields all columns of every subject with an answer, for export."""
+    rows = self._query(
+      f"SELECT s.kind, s.user AS user_number, s.position, r.* {_BY_SUBJECT}"
+    )
+    yield from map(dict, rows)
+
+  def _query(self, sql: str, *values: str) -> list[sqlite3.Row]:
     with self._lock:
-      cursor = self._db.execute(
-        "SELECT s.kind, s.user AS user_number, s.position, r.* "
-        "FROM subjects s JOIN requests r USING (key) "
-        "ORDER BY s.kind, s.user, s.position, r.answered_at, s.key"
-      )
-      names = [column[0] for column in cursor.description]
-      rows = cursor.fetchall()
-    for row in rows:
-      yield dict(zip(names, row, strict=True))
+      return self._db.execute(sql, values).fetchall()
 
   @contextlib.contextmanager
   def _transaction(self) -> Iterator[sqlite3.Connection]:
     with self._lock, self._db:
       yield self._db
+
+
+def unanswered(
+  requests: Iterable[ChatRequest], store: Store
+) -> Iterator[ChatRequest]:
+  """Yields each distinct request that the store has no answer to."""
+  seen = store.answered_keys()
+  for request in requests:
+    if request.key not in seen:
+      seen.add(request.key)
+      yield request

@@ -1,4 +1,4 @@
-"""Tests for instructrec_jax/baselines/{chat,chat_answers}.py."""
+"""Tests for instructrec_jax/baselines/chat.py."""
 
 import dataclasses
 import types
@@ -188,6 +188,19 @@ def test_prompts_have_their_own_order_and_no_mark_of_the_target(folder):
   blind = [dataclasses.replace(r, target=(r.target + 1) % 4) for r in batch]
   assert [q.key for q in ask(0, blind)] == [q.key for q in first]
   assert "response_format" not in first[0].body()
+
+
+def test_rankings_paid_for_by_the_first_version_are_found(folder):
+  request = RankingRequest(
+    request_id="sequential-3",
+    instruction="Bought: Axe. Take one of these: Red Kite; Tent. Which?",
+    candidates=("Red Kite", "Tent"),
+    target=0,
+  )
+  options = ChatOptions(model="gpt-4o-mini", send=None)
+  assert ChatRanker(options, folder, seed=0).question(request).key == (
+    "7459b9d5a7ac8482195ece8e12d649ee166e647b920bfc48380953cf184e6658"
+  )
 
 
 def test_nothing_is_asked_twice_whatever_the_answer_was(folder):

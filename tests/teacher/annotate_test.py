@@ -5,7 +5,7 @@ import pytest
 
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher import prompts
+from instructrec_jax.teacher import questions
 from instructrec_jax.teacher.annotate import annotate_offline, annotate_with
 from instructrec_jax.teacher.annotations import Annotations, open_store
 from instructrec_jax.teacher.chat import ChatAnswer, Status
@@ -81,7 +81,7 @@ def test_another_teacher_is_asked_anew_and_the_old_answers_stay(
   if change == "model":
     options["model"] = "n"
   elif change == "version":
-    monkeypatch.setattr(prompts, "VERSION", "2")
+    monkeypatch.setattr(questions, "VERSION", "2")
   else:
     options["parameters"] = {"temperature": 1.0}
   again = Transport()

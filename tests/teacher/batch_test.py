@@ -12,48 +12,30 @@ import openai
 import pytest
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher import batch, batch_api, batch_state
+from instructrec_jax.teacher import batch
 from instructrec_jax.teacher.batch import (
+  Batches,
+  BatchTally,
   Limits,
-  collect,
   run_batches,
-  submit,
 )
-from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
+from instructrec_jax.teacher.batch_state import BatchState
+from instructrec_jax.teacher.chat import ChatAnswer, Status
 from instructrec_jax.teacher.store import Store
 
 _HERE = pathlib.Path(__file__).parent
 sys.path.insert(0, str(_HERE))
 from batch_server import KEY, BatchServer, done, expired  # noqa: E402
+from samples import SCHEMA, billed, make_requests  # noqa: E402
 
-_SCHEMA = {
-  "type": "object",
-  "properties": {"text": {"type": "string"}},
-  "required": ["text"],
-  "additionalProperties": False,
-}
 _THREE = Limits(requests=3)
-
-
-def make_request(number: int, *, model: str = "gpt") -> ChatRequest:
-  return ChatRequest(
-    model=model,
-    system="Write a preference.",
-    user=f"Guitar\u2028strings, number {number:02}",
-    schema_name="preference",
-    schema=_SCHEMA,
-    parameters={"temperature": 0.4},
-    prompt_version="v1",
-  )
-
-
-REQUESTS = [make_request(n) for n in range(8)]
+REQUESTS = make_requests(8)
 TEXTS = [request.user for request in REQUESTS]
 
 
 @pytest.fixture(autouse=True)
 def no_pause(monkeypatch):
-  monkeypatch.setattr(batch_api, "PAUSE_SECONDS", 0.01)
+  monkeypatch.setattr(batch, "_PAUSE_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -85,6 +67,18 @@ def _run(places, requests=REQUESTS, **options):
   )
 
 
+def _submit(places, requests=REQUESTS, **limits) -> BatchTally:
+  with Batches(**places, **limits) as batches:
+    return batches.submit(requests)
+
+
+def _collect(places) -> BatchTally:
+  tally = BatchTally()
+  with Batches(**places) as batches:
+    batches.collect(tally)
+  return tally
+
+
 def _rows(path) -> dict[str, tuple[str, str, int]]:
   """Returns the text, status and attempts of each question."""
   with contextlib.closing(sqlite3.connect(path)) as db:
@@ -105,7 +99,7 @@ def test_every_answer_finds_its_request(server, store, places):
   assert (tally.open, tally.requeued, tally.unknown) == (0, 0, 0)
   assert [len(b["lines"]) for b in server.batches.values()] == [3, 3, 2]
   _assert_all_answered(store.path)
-  assert store.usage() == (8 * 7, 8 * 5)
+  assert billed(store) == (8 * 7, 8 * 5)
   # Again costs nothing.
   assert _run(places).submitted == 0
   assert len(server.batches) == 3
@@ -118,28 +112,28 @@ def test_what_is_open_or_answered_is_not_submitted(server, store, places):
     ChatAnswer(REQUESTS[0].key, Status.ANSWERED, '{"text": ""}'),
     teacher="openai",
   )
-  assert submit(REQUESTS[:4], **places).submitted == 3
-  assert collect(**places).open == 3
-  again = submit(REQUESTS, **places)
+  assert _submit(places, REQUESTS[:4]).submitted == 3
+  assert _collect(places).open == 3
+  again = _submit(places)
   assert (again.submitted, again.open) == (4, 7)
   assert sorted(server.submitted()) == TEXTS[1:]
   server.open_polls = 0
-  ended = collect(**places)
+  ended = _collect(places)
   assert ended.statuses == {Status.ANSWERED: 7} and not ended.open
 
 
 def test_batches_are_cut_by_bytes_and_by_model(server, places):
   line = len(batch.request_line(REQUESTS[0]))
-  others = [make_request(n, model="other") for n in range(2)]
-  submit(
-    [*others, *REQUESTS], **places, limits=Limits(requests=3, bytes=2 * line)
+  others = make_requests(2, model="other")
+  _submit(
+    places, [*others, *REQUESTS], limits=Limits(requests=3, bytes=2 * line)
   )
   models = [
     [line["body"]["model"] for line in b["lines"]]
     for b in server.batches.values()
   ]
   # A line of the other model is a little too long for two of it.
-  assert models == [["gpt"] * 2] * 4 + [["other"]] * 2
+  assert models == [["m"] * 2] * 4 + [["other"]] * 2
   assert max(map(len, server.files.values())) == 2 * line
 
 
@@ -242,7 +236,7 @@ def test_polls_outlast_a_server_that_is_down_for_a_while(server, store, places):
   _assert_all_answered(store.path)
   server.polls_down = 99
   with pytest.raises(InputError, match="cannot be reached .*to go on"):
-    _run(places, [make_request(9)])
+    _run(places, make_requests(9)[8:])
   server.polls_down = 0
   assert _run(places, []).statuses == {Status.ANSWERED: 1}
 
@@ -258,28 +252,67 @@ def test_a_refused_key_is_one_sentence_without_the_key(places, tmp_path):
 
 
 def test_an_unknown_batch_is_one_sentence(server, places):
-  submit(REQUESTS, **places)
+  _submit(places)
   server.batches.clear()
   with pytest.raises(InputError, match="no such batch"):
-    collect(**places)
+    _collect(places)
 
 
 def test_two_processes_do_not_share_the_state(places, tmp_path):
-  with contextlib.closing(batch_state.BatchState(places["state_path"])):
+  with contextlib.closing(BatchState(places["state_path"])):
     with pytest.raises(InputError, match="another process"):
-      submit(REQUESTS, **places)
-  submit(REQUESTS, **places)
+      _submit(places)
+  _submit(places)
+
+
+# Of the first version.
+_OLD_STATE = """
+CREATE TABLE batches (tag TEXT PRIMARY KEY, batch_id TEXT);
+CREATE TABLE requests (
+  key TEXT PRIMARY KEY,
+  tag TEXT,
+  attempts INTEGER NOT NULL,
+  request TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX requests_by_tag ON requests (tag);
+INSERT INTO batches VALUES ('t', 'batch_0');
+"""
+
+
+def test_an_open_batch_of_an_earlier_version_is_collected(
+  server, store, places
+):
+  file = server.store_file(batch.request_line(REQUESTS[0]))
+  server.create({"input_file_id": file["id"]})
+  fields = {
+    "model": "m",
+    "system": "What is wanted?",
+    "user": TEXTS[0],
+    "schema_name": "intention",
+    "schema": SCHEMA,
+    "parameters": {"max_completion_tokens": 64},
+    "prompt_version": "1",
+  }
+  with contextlib.closing(sqlite3.connect(places["state_path"])) as db, db:
+    db.executescript(_OLD_STATE)
+    db.execute(
+      "INSERT INTO requests VALUES (?, 't', 1, ?)",
+      (REQUESTS[0].key, json.dumps(fields)),
+    )
+  assert _run(places, REQUESTS[:1]).submitted == 0
+  _assert_all_answered(store.path, TEXTS[:1])
+  assert len(server.batches) == 1
 
 
 _CHILD = """
 import functools, os, pathlib, signal, sys
 sys.path.insert(0, sys.argv[1])
 import openai
-from instructrec_jax.teacher import batch, batch_api, batch_state, store
+from instructrec_jax.teacher import batch, batch_state, store
 import batch_test
 url, folder, owner, method, calls = sys.argv[2:]
 State = batch_state.BatchState
-owners = {"state": State, "server": batch_api.BatchApi, "store": store.Store}
+owners = {"state": State, "server": batch.BatchApi, "store": store.Store}
 owner, method = owners.get(owner, State), method or "close"
 whole, left = getattr(owner, method), [int(calls)]
 @functools.wraps(whole)
@@ -332,4 +365,4 @@ def test_killed_anywhere_it_goes_on_and_submits_nothing_twice(
   _run(places, limits=_THREE)
   assert sorted(server.submitted()) == TEXTS
   _assert_all_answered(store.path)
-  assert store.usage() == (8 * 7, 8 * 5)
+  assert billed(store) == (8 * 7, 8 * 5)

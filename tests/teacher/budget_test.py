@@ -1,4 +1,6 @@
+import asyncio
 import dataclasses
+import selectors
 import threading
 
 import pytest
@@ -6,6 +8,7 @@ import pytest
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.budget import (
   Budget,
+  Pace,
   Prices,
   estimate,
   most_tokens,
@@ -51,11 +54,11 @@ def test_caps_hold_when_many_threads_reserve():
   assert len(allowed) == budget.sends == 100
 
 
-def test_settled_sends_make_room_again():
+def test_settled_sends_free_their_reservation():
   most = PRICES.usd(*most_tokens(REQUEST))
   budget = Budget(prices=PRICES, max_usd=1.2 * most)
   assert budget.reserve(REQUEST) and not budget.reserve(REQUEST)
-  budget.settle(REQUEST, 10, 1)
+  budget.settle(REQUEST, (10, 1))
   assert budget.usd == pytest.approx(20 / 1e6)
   assert budget.reserve(REQUEST)
 
@@ -65,7 +68,7 @@ def test_a_send_without_a_bill_counts_in_full():
   budget = Budget(prices=PRICES, max_usd=2.5 * most)
   for _ in range(2):
     assert budget.reserve(REQUEST)
-    budget.forfeit(REQUEST)
+    budget.settle(REQUEST, None)
   assert budget.usd == pytest.approx(2 * most)
   assert not budget.reserve(REQUEST)
 
@@ -92,3 +95,86 @@ def test_wrong_caps_are_refused():
     Budget(max_usd=1.0)
   with pytest.raises(InputError, match="negative"):
     Budget(max_requests=-1)
+  with pytest.raises(InputError, match="negative"):
+    Pace(tokens_per_minute=-1)
+
+
+class _SimulatedTime(asyncio.SelectorEventLoop):
+  """An event loop in which waiting takes no time, but the clock goes on."""
+
+  def __init__(self):
+    self.now = 0.0
+    selector = selectors.DefaultSelector()
+    select = selector.select
+
+    def skip(timeout=None):
+      # Real clocks never stand still: rounded timers rely on it.
+      self.now += (timeout or 0.0) + 1e-6
+      return select(0)
+
+    selector.select = skip
+    super().__init__(selector)
+
+  def time(self) -> float:
+    """Returns the simulated seconds."""
+    return self.now
+
+
+def _sent_at(count, *, tokens=(1,), workers=1, **rates) -> list[float]:
+  """Returns when workers that do nothing but wait would send, in order."""
+  pace, times, numbers = Pace(**rates), [], iter(range(count))
+  with asyncio.Runner(loop_factory=_SimulatedTime) as runner:
+
+    async def work():
+      for number in numbers:
+        await pace.wait(tokens[number % len(tokens)])
+        times.append((runner.get_loop().time(), number))
+
+    async def work_all():
+      await asyncio.gather(*(work() for _ in range(workers)))
+
+    runner.run(work_all())
+  assert [number for _, number in times] == list(range(count))
+  return [time for time, _ in times]
+
+
+@pytest.mark.parametrize("workers", [1, 8])
+def test_requests_keep_to_their_rate(workers):
+  times = _sent_at(300, workers=workers, requests_per_minute=120)
+  for start in times:
+    # A second's allowance may have been saved up.
+    assert sum(start <= t < start + 60 for t in times) <= 120 + 2
+  assert 298 / 2 <= times[-1] < 300 / 2 + 1
+
+
+@pytest.mark.parametrize("tokens", [(1000,), (100, 1900), (4000, 0, 0, 0)])
+def test_tokens_keep_to_theirs_whatever_their_sizes(tokens):
+  times = _sent_at(40, tokens=tokens, workers=4, tokens_per_minute=60_000)
+  assert 36 <= times[-1] <= 40
+
+
+def test_the_stricter_rate_counts():
+  slow = _sent_at(
+    30, tokens=(10,), requests_per_minute=60, tokens_per_minute=6e6
+  )
+  assert 28 <= slow[-1] <= 30
+
+
+def test_workers_that_come_at_once_wait_behind_each_other():
+  # Long requests are not overtaken, although each is more than a second's.
+  times = _sent_at(4, tokens=(3000,), workers=4, tokens_per_minute=60_000)
+  assert times == pytest.approx([2, 5, 8, 11], abs=1e-3)
+  times = _sent_at(4, workers=4, requests_per_minute=60)
+  assert times == pytest.approx([0, 1, 2, 3], abs=1e-3)
+
+
+def test_a_pace_serves_one_run_after_another():
+  pace = Pace(requests_per_minute=1e6, tokens_per_minute=1e6)
+  for _ in range(2):
+    pace.restart()
+    asyncio.run(pace.wait(5))
+
+
+def test_without_rates_nothing_waits():
+  assert not Pace().is_limited
+  assert _sent_at(1000)[-1] < 0.1

@@ -1,11 +1,12 @@
 import dataclasses
 import json
+import re
 
 import pytest
 
 from instructrec_jax.teacher import chat
 from instructrec_jax.teacher.chat import ChatRequest, Status
-from instructrec_jax.teacher.prompts import IntentionAnswer, strict_schema
+from instructrec_jax.teacher.questions import IntentionAnswer, strict_schema
 
 REQUEST = ChatRequest(
   model="teacher-1",
@@ -66,6 +67,7 @@ def test_body_asks_for_strict_structured_output():
     (_completion('["a"]'), Status.MALFORMED),
     (_completion('{"user_view": "a"}'), Status.MALFORMED),
     (_completion('{"user_view": "a", "item_view": 3}'), Status.MALFORMED),
+    (_completion(json.dumps(ANSWER | {"more": ""})), Status.MALFORMED),
   ],
 )
 def test_each_kind_of_answer_gets_its_status(completion, status):
@@ -83,3 +85,20 @@ def test_each_kind_of_answer_gets_its_status(completion, status):
 def test_what_is_no_completion_is_no_answer(nonsense):
   with pytest.raises(ValueError, match="no chat completion"):
     chat.read_answer(REQUEST, nonsense)
+
+
+def test_half_a_character_costs_no_paid_answer():
+  answer = chat.read_answer(REQUEST, _completion("Cut \ud83d", reason="length"))
+  assert (answer.status, answer.text) == (Status.TRUNCATED, "Cut ?")
+
+
+@pytest.mark.parametrize(
+  ("text", "says"),
+  [
+    ("I want", "JSON"),
+    ('{"user_view": 1, "item_view": ""}', "user_view: .*string"),
+    ('{"user_view": ""}', "item_view: .*required"),
+  ],
+)
+def test_a_malformed_answer_says_where(text, says):
+  assert re.search(says, str(chat.schema_problem(text, REQUEST.schema)))

@@ -8,57 +8,25 @@ import sqlite3
 import pytest
 
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher.chat import ChatRequest, Status
+from instructrec_jax.teacher.chat import Status
 from instructrec_jax.teacher.jsonl import (
-  parse_result,
+  ResultLine,
   read_answers,
   write_requests,
 )
 from instructrec_jax.teacher.store import Store
 
-_SCHEMA = {
-  "type": "object",
-  "properties": {"text": {"type": "string"}},
-  "required": ["text"],
-  "additionalProperties": False,
-}
-
-
-def _request(number: int) -> ChatRequest:
-  return ChatRequest(
-    model="some/model",
-    system="Write a preference.",
-    user=f"Guitar strings, number {number}",
-    schema_name="preference",
-    schema=_SCHEMA,
-    parameters={"temperature": 0.4, "max_completion_tokens": 64},
-    prompt_version="v1",
-  )
+from .batch_server import done
+from .samples import billed, make_requests
 
 
 def _vllm_line(line: dict, text: str = "") -> dict:
   """Answers a line as vllm.entrypoints.openai.run_batch does."""
-  body = line["body"]
   assert line["method"] == "POST" and line["url"] == "/v1/chat/completions"
-  text = text or json.dumps({"text": body["messages"][1]["content"]})
-  message = {"role": "assistant", "content": text}
-  completion = {
-    "id": "chatcmpl-1",
-    "object": "chat.completion",
-    "model": body["model"],
-    "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
-    "usage": {"prompt_tokens": 7, "completion_tokens": 5},
-  }
-  return {
-    "id": "vllm-1",
-    "custom_id": line["custom_id"],
-    "response": {
-      "status_code": 200,
-      "request_id": "vllm-batch-1",
-      "body": completion,
-    },
-    "error": None,
-  }
+  row = done(line)
+  if text:
+    row["response"]["body"]["choices"][0]["message"]["content"] = text
+  return row
 
 
 def _write(path, rows) -> None:
@@ -81,7 +49,7 @@ def store(tmp_path):
 @pytest.fixture
 def questions(tmp_path, store):
   """Five requests, and the lines that ask them."""
-  requests = [_request(n) for n in range(5)]
+  requests = make_requests(5)
   path = tmp_path / "in.jsonl"
   assert write_requests([*requests, requests[0]], path, store=store) == 5
   return requests, [json.loads(line) for line in path.open()]
@@ -100,11 +68,11 @@ def test_round_trip_in_any_order_asks_nothing_twice(tmp_path, store, questions):
   rows = _rows(store)
   for request in requests:
     assert json.loads(rows[request.key][0]) == {"text": request.user}
-  assert store.usage() == (35, 25)
+  assert billed(store) == (35, 25)
   assert write_requests(requests, tmp_path / "again.jsonl", store=store) == 0
   # Reading the file again changes nothing.
   assert read_answers(out, requests, store=store).unknown == 5
-  assert store.usage() == (35, 25)
+  assert billed(store) == (35, 25)
 
 
 def test_each_line_gets_its_own_verdict(tmp_path, store, questions):
@@ -171,13 +139,19 @@ def test_only_what_may_pass_is_worth_another_try(status, permanent):
     "response": {"status_code": status, "body": body},
     "error": None,
   }
-  result = parse_result(json.dumps(line).encode(), where="f")
-  assert (result.error, result.permanent) == ("no", permanent)
+  result = ResultLine.parse(json.dumps(line).encode(), where="f")
+  answer = result.answer(make_requests(1)[0])
+  assert (answer.status, answer.error) == (Status.FAILED, "no")
+  assert result.permanent == permanent
 
 
 def test_an_expired_line_may_be_tried_again():
   error = {"code": "batch_expired", "message": "This request expired."}
   line = {"custom_id": "a", "response": None, "error": error}
-  result = parse_result(json.dumps(line).encode(), where="f")
-  assert (result.completion, result.permanent) == (None, False)
-  assert result.error == "This request expired."
+  result = ResultLine.parse(json.dumps(line).encode(), where="f")
+  answer = result.answer(make_requests(1)[0])
+  assert (answer.status, answer.error) == (
+    Status.FAILED,
+    "This request expired.",
+  )
+  assert not result.permanent

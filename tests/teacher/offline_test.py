@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from instructrec_jax.teacher import offline
 from instructrec_jax.teacher.chat import Status, schema_problem
-from instructrec_jax.teacher.prompts import (
+from instructrec_jax.teacher.questions import (
   IntentionQuestion,
   PreferenceQuestion,
 )

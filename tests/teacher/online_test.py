@@ -1,4 +1,10 @@
 import dataclasses
+import pathlib
+import random
+import signal
+import sqlite3
+import subprocess
+import sys
 import time
 import types
 
@@ -6,18 +12,20 @@ import pytest
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.budget import Budget, Pace, Prices, most_tokens
-from instructrec_jax.teacher.chat_api import (
+from instructrec_jax.teacher.online import (
   KEY_VARIABLE,
+  Limits,
+  answer_all,
   make_client,
   retry_after,
 )
-from instructrec_jax.teacher.online import Limits, answer_all
 from instructrec_jax.teacher.store import Store
 
-from .online_requests import make_requests
 from .openai_server import KEY
+from .samples import billed, make_requests
 
-FAST = Limits(first_pause=0.01, timeout=2.0)
+# A loaded machine may take seconds for the first answer.
+FAST = Limits(first_pause=0.01, timeout=20.0)
 
 
 @pytest.fixture(autouse=True)
@@ -248,3 +256,55 @@ def test_what_is_in_flight_comes_in_when_the_requests_end_badly(
   with pytest.raises(InputError, match="a broken file"):
     _answer(broken(), server, store)
   assert store.count() == {"answered": 5}
+
+
+HERE = pathlib.Path(__file__).parent
+REQUESTS, WORKERS, KILLS = 600, 16, 10
+_CHILD = f"""
+import sys
+sys.path.insert(0, sys.argv[1])
+from samples import make_requests
+from instructrec_jax.teacher import online, store
+with store.Store(sys.argv[3], dataset="d") as kept:
+  online.answer_all(
+    make_requests({REQUESTS}),
+    store=kept,
+    client=online.make_client(sys.argv[2]),
+    limits=online.Limits(workers={WORKERS}, first_pause=0.01),
+  )
+"""
+
+
+def test_kills_cost_at_most_what_is_in_flight(openai_server, tmp_path):
+  server = openai_server(latency=0.05)
+  path = tmp_path / "killed.sqlite"
+  command = [sys.executable, "-c", _CHILD, str(HERE), server.url, str(path)]
+  rng = random.Random(0)
+  for _ in range(KILLS):
+    wanted = server.received.total() + rng.randint(1, 40)
+    child = subprocess.Popen(command)
+    deadline = time.monotonic() + 60
+    while server.received.total() < wanted:
+      assert child.poll() is None and time.monotonic() < deadline
+      time.sleep(0.01)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+  subprocess.run(command, check=True)
+  assert server.received.total() <= REQUESTS + KILLS * WORKERS
+
+  undisturbed = tmp_path / "undisturbed.sqlite"
+  with (
+    Store(undisturbed, dataset="d") as store,
+    Store(path, dataset="d") as killed,
+  ):
+    requests = make_requests(REQUESTS)
+    answer_all(requests, store=store, client=make_client(openai_server().url))
+    assert killed.count() == store.count() == {"answered": REQUESTS}
+    assert billed(killed) == billed(store)
+    # A killed run has no subjects here: compare what the answers say.
+    assert _answers(path) == _answers(undisturbed)
+
+
+def _answers(path: pathlib.Path) -> list[tuple]:
+  with sqlite3.connect(path) as db:
+    return db.execute("SELECT key, status, answer FROM requests").fetchall()

@@ -76,6 +76,20 @@ def test_a_judge_is_asked_the_same_and_its_answers_counted(folder):
   ]
 
 
+def test_verdicts_paid_for_by_the_first_version_are_found():
+  sample = review.Sample(
+    "intention", 3, 2, "Great. I needed it.", "I want it.", "Tuner"
+  )
+  request = review.judge_request(
+    sample,
+    model="gpt-4o-mini",
+    parameters={"temperature": 0.4, "max_completion_tokens": 512},
+  )
+  assert request.key == (
+    "cfc7ceaa84cd3a91f0d6af62d436a0ec97ba7974843078dca1179892d52067de"
+  )
+
+
 def test_wrong_sheets_are_refused(folder, tmp_path):
   path = tmp_path / "sheet.csv"
   with pytest.raises(InputError, match="cannot be read"):

@@ -1,24 +1,19 @@
+import contextlib
 import dataclasses
+import sqlite3
 import threading
 
 import pytest
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
-from instructrec_jax.teacher.store import Store, Subject
+from instructrec_jax.teacher.store import Store, Subject, unanswered
+
+from .samples import billed, make_requests
 
 
 def _request(user="a", **changes) -> ChatRequest:
-  base = ChatRequest(
-    model="m",
-    system="s",
-    user=user,
-    schema_name="n",
-    schema={"properties": {}},
-    parameters={},
-    prompt_version="1",
-  )
-  return dataclasses.replace(base, **changes)
+  return dataclasses.replace(make_requests(1)[0], user=user, **changes)
 
 
 def _answer(request, text="{}", status=Status.ANSWERED, **more) -> ChatAnswer:
@@ -51,7 +46,7 @@ def test_a_failed_request_is_open_and_can_be_answered(store):
   store.put(request, _answer(request, prompt_tokens=7), teacher="online")
   assert store.answered_keys() == {request.key}
   # Both attempts were billed.
-  assert store.usage() == (9, 0)
+  assert billed(store) == (9, 0)
 
 
 @pytest.mark.parametrize(
@@ -99,6 +94,48 @@ def test_answers_survive_reopening(tmp_path):
     store.put(request, _answer(request), teacher="online")
   with Store(path, dataset="d") as store:
     assert store.answered_keys() == {request.key}
+
+
+# Of the first version.
+_OLD_STORE = """
+CREATE TABLE requests (
+  key TEXT PRIMARY KEY, teacher TEXT NOT NULL, model TEXT NOT NULL,
+  prompt_version TEXT NOT NULL, schema_name TEXT NOT NULL,
+  schema TEXT NOT NULL, parameters TEXT NOT NULL, system TEXT NOT NULL,
+  user TEXT NOT NULL, status TEXT NOT NULL, answer TEXT NOT NULL,
+  finish_reason TEXT NOT NULL, prompt_tokens INTEGER NOT NULL,
+  completion_tokens INTEGER NOT NULL, attempts INTEGER NOT NULL,
+  error TEXT NOT NULL, answered_at TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE subjects (
+  key TEXT NOT NULL, kind TEXT NOT NULL, user INTEGER NOT NULL,
+  position INTEGER NOT NULL, PRIMARY KEY (kind, user, position, key)
+) WITHOUT ROWID;
+CREATE TABLE about (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+INSERT INTO about VALUES ('version', '1'), ('dataset', 'd');
+"""
+
+
+def test_a_store_of_an_earlier_version_is_read_and_continued(tmp_path):
+  path, requests = tmp_path / "a.sqlite", [_request(u) for u in "abc"]
+  with contextlib.closing(sqlite3.connect(path)) as db, db:
+    db.executescript(_OLD_STORE)
+    for request, status in zip(requests, ("answered", "failed"), strict=False):
+      row = (request.key, *"tm1n{{su", status, "x", "stop", 3, 2, 6, "", "2026")
+      db.execute(f"INSERT INTO requests VALUES ({','.join('?' * 17)})", row)
+      db.execute(
+        "INSERT INTO subjects VALUES (?, 'preference', 0, 3)", (request.key,)
+      )
+  with Store(path, dataset="d") as store:
+    assert list(unanswered(requests, store)) == requests[1:]
+    for request in requests:
+      store.put(request, _answer(request, "new", prompt_tokens=7), teacher="t")
+    assert {a.subject.key: a.text for a in store.answers()} == {
+      requests[0].key: "x",
+      requests[1].key: "new",
+    }
+    assert store.count() == {"answered": 3}
+    assert billed(store) == (3 + 10 + 7, 4)
 
 
 def test_another_datasets_file_is_refused(tmp_path):

@@ -2,13 +2,13 @@ import json
 
 import pytest
 
-from instructrec_jax.teacher.chat import Status
-from instructrec_jax.teacher.quality import (
+from instructrec_jax.teacher.annotations import (
   Quality,
   judge,
   names_title,
   read_texts,
 )
+from instructrec_jax.teacher.chat import Status
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,13 @@ import polars as pl
 import pytest
 
 from instructrec_jax.data.prepare import prepare
-from instructrec_jax.teacher.plan import annotated_positions, plan
-from instructrec_jax.teacher.prompts import (
+from instructrec_jax.teacher.questions import (
   MAX_REVIEW_CHARACTERS,
   IntentionQuestion,
   PreferenceQuestion,
+  annotated_positions,
   chat_request,
+  plan,
 )
 
 
@@ -118,3 +119,27 @@ def test_users_keep_their_order(marked):
   half = len(marked.sequences)
   assert users[:half] == list(range(half))
   assert np.all(np.diff(users[half:]) >= 0)
+
+
+_PARAMETERS = {"temperature": 0.4, "max_completion_tokens": 512}
+
+
+@pytest.mark.parametrize(
+  ("question", "key"),
+  [
+    (
+      PreferenceQuestion(
+        user=3, position=2, titles=["Guitar “Strings”", "Tuner"]
+      ),
+      "9867365249b9f1c1ecfdcf2605b3575f6d5b7c623e7069ff51b1870ceaa79fe9",
+    ),
+    (
+      IntentionQuestion(3, 2, "Great. I needed it."),
+      "19412104a850ed4796434f0c3708d8d84953250a869e7209f81fba92d0d336aa",
+    ),
+  ],
+)
+def test_answers_paid_for_by_the_first_version_are_found(question, key):
+  # Keys of the first version: another key would pay for all answers again.
+  request = chat_request(question, model="gpt-4o-mini", parameters=_PARAMETERS)
+  assert request.key == key
