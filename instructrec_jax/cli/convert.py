@@ -1,8 +1,9 @@
 """Converts a checkpoint between ours, T5X and Hugging Face.
 
-SOURCE is a MODEL_DIR of ours, a T5X checkpoint_STEP (legacy or orbax) or the
-folder above it, or a Hugging Face folder with safetensors; which one is found
-out. Only parameters are taken, no optimizer. One array is in memory at a time.
+SOURCE is a MODEL_DIR or an export of ours, a T5X checkpoint_STEP (legacy or
+orbax) or the folder above it, or a Hugging Face folder with safetensors; the
+format is detected. Only parameters are converted, no optimizer. One array is in
+memory at a time.
 """
 
 import argparse
@@ -26,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     "--to",
     choices=("ours", "hf", "t5x"),
     required=True,
-    help="ours: a MODEL_DIR for score, ask, evaluate and INITIAL_CHECKPOINT; "
+    help="ours: an export for score, ask, evaluate and INITIAL_CHECKPOINT; "
     "hf: config.json and safetensors; t5x: DEST/checkpoint_STEP",
   )
   parser.add_argument(

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import InputError
-from instructrec_jax.training.checkpoint import Checkpoints
 from instructrec_jax.training.state import TrainState
 
 METRIC = "validation/hr@1"
