@@ -184,8 +184,8 @@ def _vocabulary(
   vocabulary = Vocabulary.load(path)
   rows = weights.config.vocab_size
   model_folder.check_vocabulary(weights.config, vocabulary)
-  # One that lies beside the weights may be smaller: VOCAB_SIZE of ours can be
-  # bound to more than is needed.
+  # The vocabulary stored with the weights may be smaller: gin can bind a
+  # larger VOCAB_SIZE than is needed.
   if named is not None and vocabulary.model_vocab_size != rows:
     raise InputError(
       f"{path}: its {vocabulary.num_pieces + vocabulary.extra_ids:,} ids ask "

@@ -261,7 +261,7 @@ def _config(
   activation = fields.get("feed_forward_proj", "relu")
   if activation == "relu":
     raise t5_1_0_error(where, '"feed_forward_proj" is "relu"')
-  # "tie_word_embeddings" does not tell: transformers 5 always writes true.
+  # "tie_word_embeddings" is no evidence: transformers 5 always writes true.
   if _HEAD not in tensors:
     raise t5_1_0_error(folder, f"there is no {_HEAD}")
   if activation != "gated-gelu":

@@ -54,7 +54,7 @@ class Weights:
     config: the model's sizes.
     leaves: by parameter name; exactly those of `config`.
     step: the training step, 0 where the format has none.
-    vocabulary: the SentencePiece model that lies beside it, if one does.
+    vocabulary: the SentencePiece model stored with it, if there is one.
   """
 
   where: pathlib.Path

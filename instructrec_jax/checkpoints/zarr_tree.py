@@ -52,7 +52,7 @@ def open_orbax(folder: pathlib.Path, *, under: str = "") -> dict[str, Leaf]:
 
 
 def open_zarr(folder: pathlib.Path, name: str) -> Leaf:
-  """Returns an array that lies in a subfolder of its own.
+  """Returns an array that is stored in a subfolder of its own.
 
   Raises:
     InputError: it is missing or damaged.

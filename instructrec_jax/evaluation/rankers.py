@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from instructrec_jax.baselines.cooccurrence import CooccurrenceRanker
 from instructrec_jax.baselines.lexical import LexicalRanker
 from instructrec_jax.baselines.planted import PlantedRanker
-from instructrec_jax.baselines.popularity import PopularityRanker
-from instructrec_jax.baselines.random_order import RandomRanker
+from instructrec_jax.baselines.popularity import PopularityRanker, RandomRanker
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.labels import LabelRanker
@@ -109,7 +108,7 @@ def load_ranker(
     folder: the dataset, which keeps what is trained.
     model: of the rankers that are one.
     zero_shot: of the ranker of that name.
-    text_encoder: see `tower_options.TowerOptions`.
+    text_encoder: see `tower_ranker.TowerOptions`.
 
   Raises:
     InputError: what it needs is missing or damaged.
@@ -124,8 +123,10 @@ def load_ranker(
     return _fit_towers(name, folder=folder, text_encoder=text_encoder)
   if name in TRAINED:
     # Only from here on is jax needed.
-    from instructrec_jax.baselines.bert4rec import BERT4RecRanker
-    from instructrec_jax.baselines.sasrec import SASRecRanker
+    from instructrec_jax.baselines.sequential import (
+      BERT4RecRanker,
+      SASRecRanker,
+    )
 
     trained = {"sasrec": SASRecRanker, "bert4rec": BERT4RecRanker}
     return trained[name].fit(folder)
@@ -150,10 +151,12 @@ def load_ranker(
 def _fit_towers(
   name: str, *, folder: DatasetFolder, text_encoder: str | None
 ) -> Ranker:
-  from instructrec_jax.baselines.dssm import DSSMRanker
-  from instructrec_jax.baselines.tem import TEMRanker
-  from instructrec_jax.baselines.tower_options import TowerOptions
-  from instructrec_jax.baselines.two_tower import TwoTowerRanker
+  from instructrec_jax.baselines.tower_ranker import TowerOptions
+  from instructrec_jax.baselines.towers import (
+    DSSMRanker,
+    TEMRanker,
+    TwoTowerRanker,
+  )
   from instructrec_jax.evaluation.searches import SearchMaterial
 
   options = TowerOptions(text_encoder=text_encoder)

@@ -196,7 +196,7 @@ def test_a_damaged_array_is_named_and_leaves_nothing(tmp_path, ours):
   assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-def test_what_is_no_checkpoint_is_told(tmp_path):
+def test_what_is_no_checkpoint_is_refused(tmp_path):
   (tmp_path / "empty").mkdir()
   with pytest.raises(InputError, match="no checkpoint: there is neither"):
     convert(tmp_path / "empty", tmp_path / "out", to="ours")

@@ -127,7 +127,7 @@ def test_a_missing_chunk_is_no_zeros(legacy):
     leaf.read()
 
 
-def test_a_chunk_that_is_cut_short_is_told(legacy):
+def test_a_truncated_chunk_is_refused(legacy):
   chunk = legacy / QUERY / "0.0"
   chunk.write_bytes(chunk.read_bytes()[:-9])
   leaf = open_t5x(legacy).leaves[PARAMETER]
@@ -135,14 +135,14 @@ def test_a_chunk_that_is_cut_short_is_told(legacy):
     leaf.read()
 
 
-def test_a_missing_folder_is_told(legacy):
+def test_a_missing_folder_is_refused(legacy):
   for file in (legacy / QUERY).iterdir():
     file.unlink()
   with pytest.raises(InputError, match=f"{QUERY} is missing or damaged"):
     open_t5x(legacy)
 
 
-def test_a_cut_msgpack_is_told(legacy):
+def test_a_truncated_msgpack_is_refused(legacy):
   path = legacy / "checkpoint"
   for kept in (0, 1, 100):
     path.write_bytes(path.read_bytes()[:kept])
