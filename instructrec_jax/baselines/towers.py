@@ -106,8 +106,9 @@ class TEMTowers(nn.Module):
     x_BxLxD = jnp.concatenate([bought_BxHxD, asked_BxD[:, None]], axis=1)
     mask_BxL = jnp.pad(history_BxH > 0, ((0, 0), (0, 1)), constant_values=True)
     x_BxLxD = self.first_norm(x_BxLxD + self.places)
+    mask_Bx1x1xL = mask_BxL[:, None, None, :]
     for block in self.blocks:
-      x_BxLxD = block(x_BxLxD, mask_BxL[:, None, None, :], fixed=not training)
+      x_BxLxD = block(x_BxLxD, mask_Bx1x1xL, fixed=not training)
     return self.last_norm(x_BxLxD[:, -1])
 
   def items(
@@ -159,11 +160,12 @@ class TwoTowers(nn.Module):
   ) -> Float[Array, "B D"]:
     """Encodes queries; see `TowerRanker.towers`."""
     history_BxH = queries.history
+    mask_BxH = history_BxH > 0
     bought, _ = self.offered(
       history_BxH.reshape(-1), item_text, training=training
     )
     bought_BxHxD = bought.reshape(*history_BxH.shape, -1)
-    weights_BxH = jnp.where(history_BxH > 0, jnp.exp(self.ages), 0.0)
+    weights_BxH = jnp.where(mask_BxH, jnp.exp(self.ages), 0.0)
     weights_BxH /= weights_BxH.sum(1, keepdims=True) + 1e-6
     joined_BxD = self.joined(
       jnp.concatenate(
