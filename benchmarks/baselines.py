@@ -68,10 +68,9 @@ def main() -> None:
 
 
 def _fit(name: str, folder, *, loss, seed: int):
-  from instructrec_jax.baselines.bert4rec import BERT4RecRanker
   from instructrec_jax.baselines.cooccurrence import CooccurrenceRanker
   from instructrec_jax.baselines.popularity import PopularityRanker
-  from instructrec_jax.baselines.sasrec import SASRecRanker
+  from instructrec_jax.baselines.sequential import BERT4RecRanker, SASRecRanker
 
   trained = {"sasrec": SASRecRanker, "bert4rec": BERT4RecRanker}
   if name in trained:

@@ -28,7 +28,8 @@ class HuggingFace:
     import torch
     import transformers
 
-    from instructrec_jax.checkpoints import weights
+    from instructrec_jax.checkpoints import hugging_face
+    from instructrec_jax.checkpoints.weights import leaves_of
 
     self._torch, self._vocabulary = torch, vocabulary
     torch.set_num_threads(threads)
@@ -51,9 +52,9 @@ class HuggingFace:
     self.model.lm_head.weight = torch.nn.Parameter(
       torch.empty_like(self.model.shared.weight)
     )
-    tensors = weights.to_hugging_face(params, config)
+    tensors = hugging_face.to_state_dict(leaves_of(params))
     self.model.load_state_dict(
-      {name: torch.tensor(tensor) for name, tensor in tensors.items()},
+      {name: torch.tensor(leaf.read()) for name, leaf in tensors.items()},
       strict=False,
     )
     self._device = device

@@ -1,4 +1,4 @@
-"""The item-to-item baseline: who bought this also bought that."""
+"""The item-to-item baseline: co-occurrence in users' histories."""
 
 from collections.abc import Sequence
 
@@ -33,7 +33,7 @@ class CooccurrenceRanker:
       users: how many users bought both items of each pair.
       popularity: how many users bought each item.
     """
-    # A last pair that no lookup equals, so that every insertion point exists.
+    # A sentinel, so that every insertion point exists.
     self._pairs = np.append(pairs, np.iinfo(np.int64).max)
     self._users = np.append(users, 0)
     self._popularity = popularity
@@ -45,7 +45,7 @@ class CooccurrenceRanker:
     """Counts item pairs within each user's training interactions."""
     items, users = training_interactions(sequences, splits)
     keys = []
-    # Partners one step apart, then two, until no user has any so far apart.
+    # Pairs one step apart, then two, up to the longest history.
     for gap in range(1, len(items)):
       same_user = users[gap:] == users[:-gap]
       if not same_user.any():

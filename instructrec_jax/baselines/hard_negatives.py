@@ -1,4 +1,4 @@
-"""Hard negatives: what a matcher would have shown beside the target.
+"""Hard negatives: the items that a matcher retrieves beside the target.
 
 The paper's section 3.3.1 (Table 9) reranks the items that a matching module
 retrieves, with the target forced among them.
@@ -18,14 +18,14 @@ from instructrec_jax.errors import InputError
 
 # Targets between two steps of the progress bar.
 _BLOCK = 2048
-# How far down a matcher's list a target is looked for.
+# Rank in a matcher's list down to which a target is looked for.
 _DEPTH = 100
-# In lists of the target's places.
+# A target that is not among the retrieved items.
 NOT_FOUND = -1
 
 
 class Matcher(Protocol):
-  """Anything that can search the whole catalogue."""
+  """Retrieves from the whole catalogue."""
 
   def retrieve(
     self,
@@ -40,9 +40,8 @@ class Matcher(Protocol):
     Args:
       histories: item numbers, oldest first.
       users: whose they are, for a matcher that knows its users.
-      count: how many items to return for each; equally good ones are in the
-        order of their numbers.
-      exclude: for each history, item numbers that it must not be given.
+      count: items to return for each; ties are in the order of their numbers.
+      exclude: for each history, item numbers not to return.
 
     Raises:
       InputError: the catalogue has fewer items that are not excluded.
@@ -62,29 +61,29 @@ def hard_candidates(
 ) -> tuple[Candidates, Int32[np.ndarray, " n"]]:
   """Puts each target among the matcher's best items for what came before it.
 
-  As with drawn negatives, the user's own items, later ones too, and items that
-  share the target's title are left out. Each list is in random order: the
-  matcher's own would tell the negatives' ranks.
+  As with random negatives, the user's own items, later ones too, and items that
+  share the target's title are left out. Each list is shuffled: the matcher's
+  order would reveal the negatives' ranks.
 
   Args:
     matcher: sees the items before the target.
     sequences: what the targets' positions refer to.
     owned: all items of every user.
     title_groups: a number for each item; items with equal titles share it.
-    targets: the items to hide.
+    targets: the items to rank.
     count: negatives for each target.
     rng: the only source of randomness.
 
   Returns:
-    The candidates, and the target's place in the matcher's own list, from 0
-    on, or `NOT_FOUND`: below count + 1, the list holds it unforced. Places are
-    looked for among the best 100 at least, as far as the catalogue has as many.
+    The candidates, and the target's rank in the matcher's list, from 0, or
+    `NOT_FOUND`; targets of a rank above `count` are forced into the list. Ranks
+    are found among the best 100 at least, if the catalogue has as many.
 
   Raises:
     InputError: the catalogue is too small.
   """
   wanted_N = targets.items(sequences)
-  # A title's items: no item's title is unlike itself.
+  # The items of each title; every group has at least one.
   by_group = np.split(
     np.argsort(title_groups, kind="stable"),
     np.cumsum(np.bincount(title_groups))[:-1],
@@ -121,27 +120,27 @@ def hard_candidates(
       progress.update(len(users))
   found_NxD = np.concatenate(found)
   is_target_NxD = found_NxD == wanted_N[:, None]
-  places_N = np.where(
+  ranks_N = np.where(
     is_target_NxD.any(axis=1), is_target_NxD.argmax(axis=1), NOT_FOUND
   ).astype(np.int32)
   candidates = _force_targets(
     found_NxD[:, : count + 1], users=targets.users, wanted_N=wanted_N, rng=rng
   )
-  return candidates, places_N
+  return candidates, ranks_N
 
 
 def recall(
-  places_N: Int32[np.ndarray, " n"], cutoffs: Sequence[int] = (10, 20, 50, 100)
+  ranks_N: Int32[np.ndarray, " n"], cutoffs: Sequence[int] = (10, 20, 50, 100)
 ) -> dict[int, float]:
-  """Returns by K the share of targets among a matcher's best K items.
+  """Returns recall@K of the targets for each K.
 
   Args:
-    places_N: of `hard_candidates`.
+    ranks_N: of `hard_candidates`.
     cutoffs: K.
   """
-  found_N = places_N != NOT_FOUND
-  count = max(len(places_N), 1)
-  return {k: float((found_N & (places_N < k)).sum() / count) for k in cutoffs}
+  found_N = ranks_N != NOT_FOUND
+  count = max(len(ranks_N), 1)
+  return {k: float((found_N & (ranks_N < k)).sum() / count) for k in cutoffs}
 
 
 def top_items(
@@ -189,7 +188,7 @@ def _force_targets(
   wanted_N: Int32[np.ndarray, " n"],
   rng: np.random.Generator,
 ) -> Candidates:
-  """Replaces the last of each list by a target that it lacks, and shuffles."""
+  """Replaces the last of each list by a target it lacks, and shuffles."""
   retrieved_N = (found_NxC == wanted_N[:, None]).any(axis=1)
   found_NxC[~retrieved_N, -1] = wanted_N[~retrieved_N]
   shuffled_NxC = rng.permuted(found_NxC, axis=1)

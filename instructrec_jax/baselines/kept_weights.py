@@ -1,4 +1,4 @@
-"""Weights that are fitted once and kept in the dataset folder.
+"""A cache of fitted weights in the dataset folder.
 
 baselines/NAME/weights.safetensors  the arrays
                config.json          options, what they were fitted to, versions
@@ -22,27 +22,27 @@ from instructrec_jax.checkpoints import safetensors_file
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 
-# Of what the numbers in a file mean; files of another one are fitted anew.
+# Of the cache's format; entries of another version are fitted again.
 _VERSION = 1
-# Between looks at what the first process has kept.
+# Between two checks whether the first process has written the weights.
 _PAUSE_SECONDS = 0.5
 
 Weights = dict[str, Any]
 
 
-def kept(
+def load_or_fit(
   folder: DatasetFolder,
   name: str,
   *,
   options: dict[str, Any],
   fit: Callable[[], tuple[Weights, dict[str, Any]]],
 ) -> tuple[Weights, dict[str, Any]]:
-  """Returns kept weights, or fits and keeps them.
+  """Returns cached weights, or fits and caches them.
 
   Args:
-    folder: the dataset, which also keeps them.
+    folder: the dataset, which also holds the cache.
     name: of the subfolder of `baselines/`.
-    options: what else the weights depend on, as JSON has it.
+    options: what else the weights depend on, of JSON's types.
     fit: returns weights, float32, and a report on the fit.
 
   Returns:
@@ -55,18 +55,18 @@ def kept(
     "data_sha256": _data_hash(folder),
   }
   if processes.is_first():
-    if not _stand(path, wanted):
+    if not _is_cache_valid(path, wanted):
       _fit(path, wanted, fit)
   else:
-    # Not `processes.wait`, where jax gives up on who is half a minute late.
-    while not _stand(path, wanted):
+    # Not `processes.wait`: jax's barrier times out after half a minute.
+    while not _is_cache_valid(path, wanted):
       time.sleep(_PAUSE_SECONDS)
   report = storage.read_json(path / "config.json")["report"]
   return _read(path / "weights.safetensors"), report
 
 
-def _stand(path: pathlib.Path, wanted: dict[str, Any]) -> bool:
-  """Whether weights are there, whole, and as they are wanted."""
+def _is_cache_valid(path: pathlib.Path, wanted: dict[str, Any]) -> bool:
+  """Whether undamaged weights of these options and data are cached."""
   try:
     config = storage.read_json(path / "config.json")
     if any(config.get(key) != value for key, value in wanted.items()):
@@ -106,7 +106,7 @@ def _read(path: pathlib.Path) -> Weights:
 
 
 def _data_hash(folder: DatasetFolder) -> str:
-  """Hashes all that fitting sees: training items and validation targets."""
+  """Hashes what fitting reads: training items and validation targets."""
   sequences, splits = folder.sequences, folder.splits
   digest = hashlib.sha256(str(len(folder.items)).encode())
   for array in (

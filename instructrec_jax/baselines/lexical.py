@@ -1,4 +1,4 @@
-"""The search baselines: candidates that share words with what is asked.
+"""The lexical search baselines: BM25 and TF-IDF.
 
 Key to shapes. N: requests or histories, I: items, V: words of the catalogue.
 """
@@ -21,7 +21,7 @@ _K1 = 1.2
 _B = 0.75
 # As many as the paper shows the model.
 _HISTORY = 20
-# Bounds the dense blocks: rows, and candidates of all rows together.
+# Bound the dense blocks: rows, and candidates of all rows together.
 _ROWS = 256
 _PAIRS = 1 << 18
 
@@ -32,9 +32,9 @@ class LexicalRanker:
   """Ranks by BM25 or by the cosine of TF-IDF vectors.
 
   A document is an item's title and categories. The search words are the
-  request's query if it has one, without the history, whose words would drown
-  it; else the titles of the last 20 history items, taken as one text. It is a
-  `records.Ranker`, and by the history a `hard_negatives.Matcher`.
+  request's query if it has one, without the history, whose words would
+  dominate it; else the titles of the last 20 history items, taken as one text.
+  It is a `records.Ranker`, and by the history a `hard_negatives.Matcher`.
   """
 
   def __init__(
@@ -49,10 +49,9 @@ class LexicalRanker:
     """Takes the index.
 
     Args:
-      kind: how tables call this ranker.
+      kind: the ranker's name in tables.
       words: a number for each word of the catalogue.
-      documents: [I, V], what one occurrence in the search adds to each item's
-        score, but for `word_weights`.
+      documents: [I, V], term weights of each item, without `word_weights`.
       titles: [I, V], how often each word is in each title.
       word_weights: [V], of the search words.
     """
@@ -166,7 +165,7 @@ def tokenize(text: str) -> list[str]:
 def _count(
   texts: Iterable[list[str]], words: dict[str, int]
 ) -> scipy.sparse.csr_array:
-  """Returns how often each word is in each text; unknown words are dropped."""
+  """Returns the term counts of each text; unknown words are dropped."""
   numbers = [[words[w] for w in text if w in words] for text in texts]
   return _rows(numbers, width=len(words))
 
@@ -185,7 +184,7 @@ def _rows(
 
 
 def _saturate(counts_IxV: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-  """Okapi's share of a word's count, less in documents that are long."""
+  """Applies Okapi's saturation of counts and length normalisation."""
   lengths_I = counts_IxV.sum(axis=1)
   norm_I = _K1 * (1 - _B + _B * lengths_I / (lengths_I.mean() or 1))
   weights = counts_IxV.copy()
@@ -203,7 +202,7 @@ def _scale(
 
 
 def _unit_rows(matrix: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
-  """Divides each row by its length; rows without a word stay empty."""
+  """Divides each row by its L2 norm; empty rows stay empty."""
   lengths = np.sqrt((matrix * matrix).sum(axis=1))
   unit = matrix.copy()
   unit.data /= np.repeat(lengths, np.diff(matrix.indptr))

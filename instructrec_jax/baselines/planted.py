@@ -1,7 +1,7 @@
-"""The ceiling of the synthetic shop: the best that any ranker can do.
+"""The Bayes-optimal ranker of the synthetic shop.
 
-Bayes' rule over the shop's own purchase process: the history gives a posterior
-over the shopper's taste, and the posterior the chance of each candidate.
+Under the shop's own purchase process the history gives a posterior over the
+shopper's taste, and this the probability of each candidate.
 """
 
 import pathlib
@@ -58,11 +58,11 @@ class PlantedRanker:
       owned.append(last)
     posterior_T = np.exp(posterior_T - posterior_T.max())
     posterior_T /= posterior_T.sum()
-    chance_I = posterior_T @ self._next_TxI(last, owned)
-    return np.log(chance_I[candidates])
+    p_I = posterior_T @ self._next_TxI(last, owned)
+    return np.log(p_I[candidates])
 
   def _next_TxI(self, last: int | None, owned: Sequence[int]) -> np.ndarray:
-    """Nobody buys the same thing twice: owned items' chance goes to others."""
-    chance_TxI = self._process.next_TxI(last)
-    left_T = chance_TxI.sum(1) - chance_TxI[:, list(owned)].sum(1)
-    return chance_TxI / left_T[:, None]
+    """Renormalises without owned items, which are never bought again."""
+    p_TxI = self._process.next_TxI(last)
+    left_T = p_TxI.sum(1) - p_TxI[:, list(owned)].sum(1)
+    return p_TxI / left_T[:, None]

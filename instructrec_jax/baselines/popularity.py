@@ -1,4 +1,4 @@
-"""The non-personal baseline: what everybody buys."""
+"""Baselines that do not read the user: random order and popularity."""
 
 from collections.abc import Sequence
 
@@ -9,6 +9,20 @@ from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.sequences import Sequences
 from instructrec_jax.data.splits import Splits
 from instructrec_jax.records import RankingRequest
+
+
+class RandomRanker:
+  """Scores all candidates alike.
+
+  Metrics of ties are expectations over their orders, so these are exactly the
+  expected metrics of a random order, without sampling noise.
+  """
+
+  name = "random"
+
+  def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
+    """Returns zeros for each request."""
+    return [np.zeros(len(request.candidates)) for request in requests]
 
 
 class PopularityRanker:
@@ -24,7 +38,7 @@ class PopularityRanker:
   def fit(
     cls, sequences: Sequences, *, num_items: int, splits: Splits
   ) -> "PopularityRanker":
-    """Counts the training interactions, also of users who test nothing."""
+    """Counts training interactions, of users without test targets too."""
     items, _ = training_interactions(sequences, splits)
     return cls(np.bincount(items, minlength=num_items))
 
@@ -39,7 +53,7 @@ class PopularityRanker:
 def training_interactions(
   sequences: Sequences, splits: Splits
 ) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-  """Returns the items and users of all interactions that may be counted."""
+  """Returns the items and users of all training interactions."""
   training = splits.training_mask(sequences)
   users = np.repeat(np.arange(len(sequences)), sequences.lengths)
   return sequences.items[training], users[training]

@@ -1,4 +1,4 @@
-"""What towers are trained on: who asked for what, and which item it was."""
+"""Training data of towers: users, queries and the items they meant."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -9,19 +9,19 @@ from jaxtyping import Int, Int32
 from instructrec_jax.data.sequences import Sequences
 from instructrec_jax.data.splits import Targets
 
-# A person who is in no sequence: products are searched by nobody in particular.
+# The user of a search without one, as in product search.
 NOBODY = -1
 
 
 @dataclasses.dataclass(frozen=True)
 class Searches:
-  """N searches; without a query, they are what a user bought next.
+  """N searches; with empty queries, next-item prediction.
 
   Attributes:
     users: user numbers, or `NOBODY`.
-    positions: how many items of the user's sequence came before.
-    queries: what was asked for, in words.
-    items: the item numbers that were meant.
+    positions: length of the user's history at the search.
+    queries: their text.
+    items: the target item numbers.
   """
 
   users: Int32[np.ndarray, " n"]
@@ -35,14 +35,14 @@ class Searches:
 
   @classmethod
   def of_targets(cls, targets: Targets, sequences: Sequences) -> "Searches":
-    """Returns targets as searches without words."""
+    """Returns targets as searches without a query."""
     items = targets.items(sequences)
     queries = [""] * len(items)
     return cls(targets.users, targets.positions, queries, items)
 
   @classmethod
   def concatenate(cls, parts: Sequence["Searches"]) -> "Searches":
-    """Returns the searches of all parts, of which there is at least one."""
+    """Returns the searches of all parts, at least one."""
     return cls(
       users=np.concatenate([part.users for part in parts]),
       positions=np.concatenate([part.positions for part in parts]),
@@ -51,7 +51,7 @@ class Searches:
     )
 
   def take(self, rows: Int[np.ndarray, " rows"]) -> "Searches":
-    """Returns some of them, in the order given."""
+    """Returns those of the given rows."""
     return Searches(
       users=self.users[rows],
       positions=self.positions[rows],
@@ -67,18 +67,18 @@ def recent_tokens(
   positions: Int32[np.ndarray, " n"],
   length: int,
 ) -> Int32[np.ndarray, "n length"]:
-  """Returns item number + 1 of what users had last before their positions.
+  """Returns the last tokens of users' histories: item number + 1.
 
   Args:
     sequences: of all users.
     users: user numbers, or `NOBODY`.
-    positions: how many items count as had.
-    length: rows are padded with 0 on the left, or cut there.
+    positions: lengths of the histories.
+    length: rows are padded with 0 or truncated on the left.
   """
   starts_N = sequences.offsets[np.maximum(users, 0)]
-  places_NxL = starts_N[:, None] + positions[:, None] - length
-  places_NxL = places_NxL + np.arange(length)
-  there_NxL = (places_NxL >= starts_N[:, None]) & (users[:, None] >= 0)
-  tokens_NxL = np.zeros(there_NxL.shape, np.int32)
-  tokens_NxL[there_NxL] = sequences.items[places_NxL[there_NxL]] + 1
+  index_NxL = starts_N[:, None] + positions[:, None] - length
+  index_NxL = index_NxL + np.arange(length)
+  mask_NxL = (index_NxL >= starts_N[:, None]) & (users[:, None] >= 0)
+  tokens_NxL = np.zeros(mask_NxL.shape, np.int32)
+  tokens_NxL[mask_NxL] = sequences.items[index_NxL[mask_NxL]] + 1
   return tokens_NxL

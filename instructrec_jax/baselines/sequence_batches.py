@@ -1,9 +1,8 @@
-"""Many short histories in rows of one length, none of them padded apart.
+"""Packs short histories into rows of one length.
 
-Users have some six items and rows have room for fifty, so several histories
-share a row; a segment number keeps them from seeing each other. Item numbers
-are shifted by one: token 0 is padding. B: rows, L: tokens a row, P: tokens
-whose item is to be told.
+Users have some six items and a row holds fifty, so several histories share a
+row, kept apart in attention by segment numbers. Tokens are item numbers plus
+one; token 0 is padding. B: rows, L: tokens a row, P: positions to predict.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -23,7 +22,7 @@ class Example(NamedTuple):
 
   Attributes:
     tokens: what is read, oldest first.
-    targets: the token to tell at each place, or `PADDING` for none.
+    targets: the token to predict at each position, or `PADDING` for none.
   """
 
   tokens: Int32[np.ndarray, " length"]
@@ -31,21 +30,21 @@ class Example(NamedTuple):
 
 
 class Batch(NamedTuple):
-  """Rows of histories, and what to tell about them.
+  """Rows of histories, and the items to predict.
 
   Attributes:
     tokens: item number + 1; `PADDING` where there is none.
-    segments: which history of its row a token belongs to; 0 is none.
+    segments: the number of the token's history; 0 is padding.
     distances: how many tokens of the same history follow.
-    places: of the P tokens, in the rows one after the other.
-    targets: what to tell at each place.
-    weights: 1 for each place, 0 where the list is filled up.
+    positions: of the P predictions, in the flattened rows.
+    targets: the token to predict at each position.
+    weights: 1 for each position, 0 for padding.
   """
 
   tokens: Int32[np.ndarray, "B L"]
   segments: Int32[np.ndarray, "B L"]
   distances: Int32[np.ndarray, "B L"]
-  places: Int32[np.ndarray, " P"]
+  positions: Int32[np.ndarray, " P"]
   targets: Int32[np.ndarray, " P"]
   weights: Float32[np.ndarray, " P"]
 
@@ -53,7 +52,7 @@ class Batch(NamedTuple):
 def pack(
   examples: Iterable[Example], *, rows: int, length: int
 ) -> Iterator[Batch]:
-  """Yields batches of histories in the order in which they come.
+  """Yields batches of histories, in order.
 
   Args:
     examples: none longer than `length`.
@@ -67,12 +66,12 @@ def pack(
     if row == rows:
       yield _finish(*batch)
       batch, row = _empty(rows, length), 0
-    place = slice(used, used + len(tokens))
+    columns = slice(used, used + len(tokens))
     # Tokens, segments, distances, targets.
-    batch[0][row, place] = tokens
-    batch[1][row, place] = segment
-    batch[2][row, place] = np.arange(len(tokens))[::-1]
-    batch[3][row, place] = targets
+    batch[0][row, columns] = tokens
+    batch[1][row, columns] = segment
+    batch[2][row, columns] = np.arange(len(tokens))[::-1]
+    batch[3][row, columns] = targets
     used += len(tokens)
   if used:
     yield _finish(*batch)
@@ -84,8 +83,8 @@ def left_padded(
   """Returns one history a row, its last tokens at the row's end.
 
   Args:
-    histories: tokens, at most `rows` of them; what is too long loses its
-      beginning.
+    histories: tokens, at most `rows` of them; long ones are truncated on the
+      left.
     rows: B; rows without a history are padding.
     length: L.
   """
@@ -106,15 +105,13 @@ def _finish(
   distances: np.ndarray,
   targets: np.ndarray,
 ) -> Batch:
-  places = np.flatnonzero(targets).astype(np.int32)
-  filling = -len(places) % _ROUND
+  positions = np.flatnonzero(targets).astype(np.int32)
+  padding = (0, -len(positions) % _ROUND)
   return Batch(
     tokens,
     segments,
     distances,
-    places=np.pad(places, (0, filling)),
-    targets=np.pad(
-      targets.reshape(-1)[places], (0, filling), constant_values=1
-    ),
-    weights=np.pad(np.ones(len(places), np.float32), (0, filling)),
+    positions=np.pad(positions, padding),
+    targets=np.pad(targets.reshape(-1)[positions], padding, constant_values=1),
+    weights=np.pad(np.ones(len(positions), np.float32), padding),
   )

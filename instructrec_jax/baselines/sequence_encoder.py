@@ -15,16 +15,16 @@ _INIT = nn.initializers.normal(0.02)
 
 @dataclasses.dataclass(frozen=True)
 class EncoderConfig:
-  """What an encoder is made of.
+  """An encoder's sizes.
 
   Attributes:
     tokens: size of the table: padding, the items, and a mask if there is one.
     max_length: the longest history.
-    causal: a token sees what is before it, not what is after.
+    causal: tokens attend to earlier ones only.
     width: of the tokens, D.
-    layers: attention and feed-forward, so many times.
+    layers: of attention and feed-forward.
     heads: of the attention; they divide the width.
-    dropout: share of zeros after every step, in training.
+    dropout: rate after every layer, in training.
   """
 
   tokens: int
@@ -37,10 +37,10 @@ class EncoderConfig:
 
 
 class SequenceEncoder(nn.Module):
-  """Reads histories; the table of tokens is also what answers are scored by.
+  """Encodes histories; the embedding table is also the output layer.
 
-  Places are counted from a history's end, where the next item is told, so a
-  row's room makes no difference.
+  Positions (the parameter `places`) are counted from a history's end, so that
+  the length of the row makes no difference.
   """
 
   config: EncoderConfig
@@ -64,26 +64,26 @@ class SequenceEncoder(nn.Module):
     *,
     training: bool = False,
   ) -> Float[Array, "B L D"]:
-    """Returns what each token's place says about the item to be told there.
+    """Returns each position's hidden state.
 
     Args:
       tokens_BxL: item number + 1, 0 for padding.
-      segments_BxL: tokens see those of the same number alone.
+      segments_BxL: tokens attend to those of the same number only.
       distances_BxL: how many tokens of the same history follow.
-      training: drop out; needs the random stream "dropout".
+      training: apply dropout; needs the random stream "dropout".
     """
     fixed = not training
     x_BxLxD = self.table[tokens_BxL] + self.places[distances_BxL]
     x_BxLxD = self.dropout(self.first_norm(x_BxLxD), deterministic=fixed)
-    sees_BxLxL = segments_BxL[:, :, None] == segments_BxL[:, None, :]
+    mask_BxLxL = segments_BxL[:, :, None] == segments_BxL[:, None, :]
     if self.config.causal:
-      sees_BxLxL &= jnp.tri(tokens_BxL.shape[1], dtype=bool)
+      mask_BxLxL &= jnp.tri(tokens_BxL.shape[1], dtype=bool)
     for block in self.blocks:
-      x_BxLxD = block(x_BxLxD, sees_BxLxL[:, None], fixed=fixed)
+      x_BxLxD = block(x_BxLxD, mask_BxLxL[:, None], fixed=fixed)
     return self.last_norm(x_BxLxD)
 
   def last(self, tokens_BxL: Int[Array, "B L"]) -> Float[Array, "B D"]:
-    """Returns what left-padded rows say at their ends.
+    """Returns the hidden state at the end of left-padded rows.
 
     Args:
       tokens_BxL: one history a row.
@@ -95,7 +95,7 @@ class SequenceEncoder(nn.Module):
 
 
 class Block(nn.Module):
-  """Self-attention, then a feed-forward layer, each beside a shortcut."""
+  """Self-attention and feed-forward with residual connections."""
 
   config: EncoderConfig
 
@@ -103,7 +103,7 @@ class Block(nn.Module):
   def __call__(
     self,
     x_BxLxD: Float[Array, "B L D"],
-    sees_Bx1xLxL: Array,
+    mask_Bx1xLxL: Array,
     *,
     fixed: bool,
   ) -> Float[Array, "B L D"]:
@@ -116,7 +116,7 @@ class Block(nn.Module):
       kernel_init=_INIT,
     )
     normed = nn.LayerNorm()(x_BxLxD)
-    x_BxLxD += dropout(attention(normed, mask=sees_Bx1xLxL))
+    x_BxLxD += dropout(attention(normed, mask=mask_Bx1xLxL))
     hidden = nn.Dense(4 * config.width, kernel_init=_INIT)(
       nn.LayerNorm()(x_BxLxD)
     )

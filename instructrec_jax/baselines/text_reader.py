@@ -1,4 +1,4 @@
-"""Texts -> what a tower reads of them: words of its own, or given vectors."""
+"""Texts -> the inputs of towers: word numbers, or vectors of a given model."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ from jaxtyping import Float32, Int32
 from instructrec_jax.baselines.lexical import tokenize
 from instructrec_jax.errors import InputError
 
-# More words of a text are not read.
-_LONGEST = 32
+# Longer texts are truncated.
+_MAX_WORDS = 32
 
 
 class TextReader(Protocol):
@@ -19,7 +19,7 @@ class TextReader(Protocol):
 
   @property
   def words(self) -> int:
-    """How many word numbers there are; 0 if texts become vectors."""
+    """Size of the vocabulary; 0 if texts become vectors."""
     ...
 
   def read(self, texts: Sequence[str]) -> np.ndarray:
@@ -28,7 +28,7 @@ class TextReader(Protocol):
 
 
 class WordReader:
-  """Numbers a text's words; those it does not know are left out."""
+  """Numbers a text's words; unknown words are dropped."""
 
   def __init__(self, texts: Sequence[str]):
     """Learns the words of all texts."""
@@ -39,15 +39,15 @@ class WordReader:
       longest = max(longest, len(words))
       for word in words:
         self._numbers.setdefault(word, len(self._numbers) + 1)
-    self._longest = min(longest, _LONGEST)
+    self._longest = min(longest, _MAX_WORDS)
 
   @property
   def words(self) -> int:
-    """How many there are; they are numbered from 1."""
+    """Size of the vocabulary; words are numbered from 1."""
     return len(self._numbers)
 
   def read(self, texts: Sequence[str]) -> Int32[np.ndarray, "n words"]:
-    """Returns word numbers, rows filled up with 0."""
+    """Returns word numbers, rows padded with 0."""
     rows = np.zeros((len(texts), self._longest), np.int32)
     for row, text in zip(rows, texts, strict=True):
       known = [
@@ -58,7 +58,7 @@ class WordReader:
 
 
 class SentenceReader:
-  """Vectors of a sentence-transformers model, which is not trained further."""
+  """Vectors of a sentence-transformers model, which stays frozen."""
 
   words = 0
 

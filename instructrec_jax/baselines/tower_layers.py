@@ -1,4 +1,4 @@
-"""What towers are built of: how they read texts, and what they make of it.
+"""The layers of towers: encoders of texts and items.
 
 B: rows, L: words of a text or the width of its given vector, D: width.
 """
@@ -13,13 +13,13 @@ from jaxtyping import Array, Float, Int, Num
 INIT = nn.initializers.normal(0.02)
 
 
-class Questions(NamedTuple):
-  """What is asked, B rows; a tower reads of it what it can.
+class Queries(NamedTuple):
+  """A batch of B queries; a tower reads those fields that it uses.
 
   Attributes:
     text: the query as a `TextReader` reads it.
     history: item number + 1, padded with 0 on the left.
-    user: user number + 1, 0 for nobody.
+    user: user number + 1, 0 if unknown.
   """
 
   text: Num[Array, "B L"]
@@ -28,12 +28,12 @@ class Questions(NamedTuple):
 
 
 class Sizes(NamedTuple):
-  """What a pair of towers has numbers for.
+  """The sizes of embedding tables.
 
   Attributes:
     items: of the catalogue.
     users: of the dataset.
-    words: that a `TextReader` knows.
+    words: of a `TextReader`'s vocabulary; 0 if it gives vectors.
   """
 
   items: int
@@ -42,10 +42,10 @@ class Sizes(NamedTuple):
 
 
 class TextEncoder(nn.Module):
-  """The mean of a text's word vectors, or its given vector in the width.
+  """The mean of a text's word vectors, or its given vector projected to D.
 
   Attributes:
-    words: how many word numbers there are; 0 if texts are given as vectors.
+    words: size of the vocabulary; 0 if texts are given as vectors.
     width: D.
   """
 
@@ -54,7 +54,7 @@ class TextEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, text_BxL: Num[Array, "B L"]) -> Float[Array, "B D"]:
-    """Returns a vector a text; of no word, zeros."""
+    """Returns a vector a text; zeros for a text of no known word."""
     if not self.words:
       return nn.Dense(self.width, use_bias=False)(text_BxL)
     shape = (self.words + 1, self.width)
@@ -66,7 +66,7 @@ class TextEncoder(nn.Module):
 
 
 class Perceptron(nn.Module):
-  """A hidden layer beside a shortcut; at first, only the shortcut."""
+  """A residual hidden layer, initially the identity."""
 
   width: int
   dropout: float
@@ -75,7 +75,7 @@ class Perceptron(nn.Module):
   def __call__(
     self, x_BxD: Float[Array, "B D"], *, training: bool
   ) -> Float[Array, "B D"]:
-    """Returns what the layer makes of vectors."""
+    """Applies the layer."""
     hidden = nn.Dense(2 * self.width)(nn.LayerNorm()(x_BxD))
     hidden = nn.Dropout(self.dropout, deterministic=not training)(
       jax.nn.gelu(hidden)
@@ -86,7 +86,7 @@ class Perceptron(nn.Module):
 
 
 class ItemEncoder(nn.Module):
-  """An item is itself, and what its title says: new items have a title.
+  """Sums an item's embedding and its title's; new items have a title.
 
   Attributes:
     text: reads titles.
@@ -117,20 +117,20 @@ class ItemEncoder(nn.Module):
 
     Args:
       tokens_B: item number + 1, 0 for padding, whose vector is zeros.
-      item_text_IxL: what is read of every title.
-      training: drop out.
+      item_text_IxL: of every title, as a `TextReader` reads it.
+      training: apply dropout.
     """
     rows_B = jnp.maximum(tokens_B - 1, 0)
-    # Whatever is less to read: each title of the catalogue, or of the batch.
+    # Encode the fewer of two: the catalogue's titles, or the batch's.
     if len(item_text_IxL) <= len(tokens_B):
-      said_BxD = self._read(item_text_IxL, training)[rows_B]
+      title_BxD = self._encode(item_text_IxL, training)[rows_B]
     else:
-      said_BxD = self._read(item_text_IxL[rows_B], training)
-    vectors_BxD = self.ids[tokens_B] + said_BxD / self.width**0.5
-    there_Bx1 = tokens_B[:, None] > 0
-    return jnp.where(there_Bx1, vectors_BxD, 0.0), self.bias[tokens_B]
+      title_BxD = self._encode(item_text_IxL[rows_B], training)
+    vectors_BxD = self.ids[tokens_B] + title_BxD / self.width**0.5
+    mask_Bx1 = tokens_B[:, None] > 0
+    return jnp.where(mask_Bx1, vectors_BxD, 0.0), self.bias[tokens_B]
 
-  def _read(
+  def _encode(
     self, text_NxL: Num[Array, "N L"], training: bool
   ) -> Float[Array, "N D"]:
     return self.said(self.text(text_NxL), training=training)

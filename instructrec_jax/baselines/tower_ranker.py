@@ -1,14 +1,13 @@
-"""Two towers as a ranker: what is asked, and what is offered.
+"""A ranker of two towers: one encodes queries, the other items.
 
 Key to shapes. B: searches, K: negatives, I: items, D: width, L: words of a text
 or the width of its given vector.
 """
 
-import abc
 import dataclasses
 import functools
-from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar, Self
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, NamedTuple, Self
 
 import jax
 import jax.numpy as jnp
@@ -18,43 +17,96 @@ from jaxtyping import Array, Float, Int32
 
 from instructrec_jax.baselines import kept_weights
 from instructrec_jax.baselines.hard_negatives import top_items
+from instructrec_jax.baselines.losses import sampled_cross_entropy
 from instructrec_jax.baselines.searches import (
   NOBODY,
   Searches,
   recent_tokens,
 )
 from instructrec_jax.baselines.sequence_batches import left_padded
-from instructrec_jax.baselines.sequence_validation import ndcg_at_10, ranks_of
 from instructrec_jax.baselines.text_reader import (
   SentenceReader,
   TextReader,
   WordReader,
   texts_hash,
 )
-from instructrec_jax.baselines.tower_layers import Questions, Sizes
-from instructrec_jax.baselines.tower_loss import Batch, SearchLoss
-from instructrec_jax.baselines.tower_options import TowerOptions
-from instructrec_jax.baselines.trainer import Params, fit
+from instructrec_jax.baselines.tower_layers import Queries, Sizes
+from instructrec_jax.baselines.trainer import (
+  VALIDATION_LIMIT,
+  FitOptions,
+  Params,
+  catalogue_ndcg,
+  fit,
+)
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.sequences import Sequences
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 
-# Rows that are read at once.
+# Queries or items that are encoded at once.
 _ROWS = 256
-# Searches that validate: all would cost as much time as training does.
-_VALIDATED = 5_000
 
 
-class TowerRanker(abc.ABC):
-  """Ranks by a question's vector times the candidates', plus their bias.
+@dataclasses.dataclass(frozen=True)
+class TowerOptions:
+  """The sizes of a tower ranker, and how it is trained.
 
-  Items are their titles here, as they are for the model: not their
-  categories, which searches are made of (paper section 2.2.1). It is a
+  Attributes:
+    width: of the vectors that are compared.
+    dropout: rate in hidden layers, in training.
+    history: how many of a user's last items are read.
+    batch: searches a step.
+    negatives: uniform items a step, shared by its searches; all items if there
+      are no more.
+    searches_per_epoch: at most.
+    text_encoder: a sentence-transformers model, a folder or a name, whose
+      vectors represent texts; None learns word vectors.
+    training: how long to train, and the learning rate.
+  """
+
+  width: int = 64
+  dropout: float = 0.5
+  history: int = 20
+  batch: int = 256
+  negatives: int = 1024
+  searches_per_epoch: int = 100_000
+  text_encoder: str | None = None
+  training: FitOptions = FitOptions(max_epochs=60, patience=4)
+
+
+class Batch(NamedTuple):
+  """A step's searches.
+
+  Attributes:
+    queries: B rows.
+    items: [B], their targets.
+    item_text: [I, L], every title, as the `TextReader` reads it.
+    pool: item numbers that negatives are sampled from.
+  """
+
+  queries: Queries
+  items: Array | np.ndarray
+  item_text: Array
+  pool: Array
+
+
+class TowerRanker:
+  """Ranks by a query's vector times the candidates', plus their bias.
+
+  Items are represented by their titles, as for the model, not by their
+  categories, which queries are made of (paper section 2.2.1). It is a
   `records.Ranker` and a `hard_negatives.Matcher`.
+
+  Attributes:
+    name: of the ranker, and of the folder of its weights.
+    towers: returns a hashable module with two methods: `queries(queries,
+      item_text, training)` returns vectors [B, D], `items(items, item_text,
+      training)` vectors [B, D] and biases [B]; `item_text` [I, L] is every
+      title, as the `TextReader` reads it.
   """
 
   name: ClassVar[str]
+  towers: ClassVar[Callable[[Sizes, TowerOptions], nn.Module]]
 
   def __init__(
     self,
@@ -64,23 +116,13 @@ class TowerRanker(abc.ABC):
     towers: nn.Module,
     options: TowerOptions,
   ):
-    """Makes a ranker that has no weights yet; see `fit_searches`."""
+    """Makes a ranker without weights; see `fit_searches`."""
     self.params: Params = {}
     self.report: dict[str, Any] = {}
     self.options = options
     self._reader = reader
     self._towers = towers
     self._item_text = jnp.asarray(reader.read(titles))
-
-  @staticmethod
-  @abc.abstractmethod
-  def towers(sizes: Sizes, options: TowerOptions) -> nn.Module:
-    """Returns the towers: a hashable module with two methods.
-
-    `questions(questions, item_text, training)` returns vectors [B, D], and
-    `items(items, item_text, training)` vectors [B, D] and biases [B];
-    `item_text` [I, L] is what is read of every title.
-    """
 
   @classmethod
   def fit_searches(
@@ -98,8 +140,8 @@ class TowerRanker(abc.ABC):
 
     Args:
       folder: the dataset.
-      training: what is learned; only their items are told from each other.
-      validation: what decides when it has been learned well enough.
+      training: to learn from; negatives are sampled from their items.
+      validation: decides when to stop.
       options: other than the ranker's own.
 
     Raises:
@@ -128,7 +170,7 @@ class TowerRanker(abc.ABC):
       towers=cls.towers(sizes, options),
       options=options,
     )
-    ranker.params, ranker.report = kept_weights.kept(
+    ranker.params, ranker.report = kept_weights.load_or_fit(
       folder,
       cls.name,
       options={
@@ -143,7 +185,7 @@ class TowerRanker(abc.ABC):
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns one score a candidate for each request."""
-    vectors_NxD = self._read(
+    vectors_NxD = self._encode(
       self.params,
       queries=[request.query for request in requests],
       tokens=left_padded(
@@ -157,7 +199,7 @@ class TowerRanker(abc.ABC):
     )
     table_IxD, bias_I = self._catalogue
     return [
-      # Not a matrix product: its sums would depend on a candidate's place.
+      # Not a matrix product, whose sums would depend on a candidate's position.
       np.einsum("cd,d->c", table_IxD[items], vector) + bias_I[items]
       for vector, items in zip(
         vectors_NxD,
@@ -180,7 +222,7 @@ class TowerRanker(abc.ABC):
     for start in range(0, len(histories), _ROWS):
       block = slice(start, start + _ROWS)
       tokens = [np.asarray(h, np.int32) + 1 for h in histories[block]]
-      vectors = self._read(
+      vectors = self._encode(
         self.params,
         queries=[""] * len(tokens),
         tokens=left_padded(
@@ -194,23 +236,23 @@ class TowerRanker(abc.ABC):
 
   @functools.cached_property
   def _catalogue(self) -> tuple[np.ndarray, np.ndarray]:
-    return self._read_items(self.params)
+    return self._encode_items(self.params)
 
-  def _read_items(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
+  def _encode_items(self, params: Params) -> tuple[np.ndarray, np.ndarray]:
     """Returns all items' vectors [I, D] and biases [I]."""
     count = len(self._item_text)
     vectors, biases = [], []
     for start in range(0, count, _ROWS):
-      # The last block is read in full as well, as of the last item.
+      # The last block is padded with the last item.
       items = np.minimum(np.arange(start, start + _ROWS), count - 1)
-      vector, bias = _read_items(
+      vector, bias = _encode_items(
         params, items, self._item_text, towers=self._towers
       )
       vectors.append(np.asarray(vector))
       biases.append(np.asarray(bias))
     return np.concatenate(vectors)[:count], np.concatenate(biases)[:count]
 
-  def _read(
+  def _encode(
     self,
     params: Params,
     *,
@@ -218,70 +260,62 @@ class TowerRanker(abc.ABC):
     tokens: Int32[np.ndarray, "n history"],
     users: Int32[np.ndarray, " n"],
   ) -> Float[np.ndarray, "n D"]:
-    """Returns a vector a question."""
+    """Returns a vector a query."""
     count = len(users)
     text = self._reader.read(queries)
     vectors = [np.empty((0, self.options.width), np.float32)]
     for start in range(0, count, _ROWS):
-      # Blocks of one size: a question's neighbours make no difference.
+      # Blocks of one size: a result does not depend on the other queries.
       rows = np.minimum(np.arange(start, start + _ROWS), count - 1)
-      questions = _to_questions(text[rows], tokens[rows], users[rows])
-      read = _read_questions(
-        params, questions, self._item_text, towers=self._towers
+      block = _to_device(text[rows], tokens[rows], users[rows])
+      encoded = _encode_queries(
+        params, block, self._item_text, towers=self._towers
       )
-      vectors.append(np.asarray(read))
+      vectors.append(np.asarray(encoded))
     return np.concatenate(vectors)[:count]
 
   def _train(
     self, sequences: Sequences, training: Searches, validation: Searches
   ) -> tuple[Params, dict[str, Any]]:
     options = self.options
-    pool = np.unique(training.items).astype(np.int32)
+    rng = np.random.default_rng(options.training.seed)
+    rows = rng.permutation(len(validation))[:VALIDATION_LIMIT]
     fitted = fit(
       options.training,
       first=functools.partial(
         _first_params,
-        questions=self._questions(validation.take(np.arange(1)), sequences),
+        queries=self._queries(validation.take(np.arange(1)), sequences),
         item_text=self._item_text,
         towers=self._towers,
       ),
-      loss=SearchLoss(self._towers, options.negatives),
-      batches=functools.partial(
-        self._batches, training, sequences, jnp.asarray(pool)
-      ),
+      loss=_SearchLoss(self._towers, options.negatives),
+      batches=functools.partial(self._batches, training, sequences),
       validate=functools.partial(
-        self._validate, self._drawn(validation), sequences
+        self._validate, validation.take(rows), sequences
       ),
       label=self.name,
     )
     return fitted.params, fitted.report
 
-  def _drawn(self, searches: Searches) -> Searches:
-    rng = np.random.default_rng(self.options.training.seed)
-    return searches.take(rng.permutation(len(searches))[:_VALIDATED])
-
   def _batches(
-    self,
-    searches: Searches,
-    sequences: Sequences,
-    pool: Array,
-    rng: np.random.Generator,
+    self, searches: Searches, sequences: Sequences, rng: np.random.Generator
   ) -> Iterator[Batch]:
     options = self.options
+    pool = jnp.asarray(np.unique(searches.items).astype(np.int32))
     rows = rng.permutation(len(searches))[: options.searches_per_epoch]
-    # Batches of one size, the last filled up with searches of the first.
+    # Batches of one size, the last padded with searches of the first.
     rows = np.resize(rows, -(-len(rows) // options.batch) * options.batch)
     for block in rows.reshape(-1, options.batch):
       chosen = searches.take(block)
       yield Batch(
-        questions=self._questions(chosen, sequences),
+        queries=self._queries(chosen, sequences),
         items=chosen.items,
         item_text=self._item_text,
         pool=pool,
       )
 
-  def _questions(self, searches: Searches, sequences: Sequences) -> Questions:
-    return _to_questions(
+  def _queries(self, searches: Searches, sequences: Sequences) -> Queries:
+    return _to_device(
       self._reader.read(searches.queries),
       self._tokens(searches, sequences),
       searches.users,
@@ -300,57 +334,99 @@ class TowerRanker(abc.ABC):
   def _validate(
     self, searches: Searches, sequences: Sequences, params: Params
   ) -> float:
-    """Returns NDCG@10 in the whole catalogue but the user's history."""
-    vectors_NxD = self._read(
+    """Returns NDCG@10 in the whole catalogue without the user's history."""
+    vectors_NxD = self._encode(
       params,
       queries=searches.queries,
       tokens=self._tokens(searches, sequences),
       users=searches.users,
     )
-    table_IxD, bias_I = self._read_items(params)
-    ranks = []
-    for start in range(0, len(searches), _ROWS):
-      block = slice(start, start + _ROWS)
-      scores = vectors_NxD[block] @ table_IxD.T + bias_I
-      for row, user, position in zip(
-        scores, searches.users[block], searches.positions[block], strict=True
-      ):
-        if user != NOBODY:
-          row[sequences.user(user)[:position]] = -np.inf
-      ranks.append(ranks_of(scores, searches.items[block]))
-    return ndcg_at_10(np.concatenate(ranks))
+    table_IxD, bias_I = self._encode_items(params)
+    return catalogue_ndcg(
+      vectors_NxD,
+      table_IxD,
+      bias_I,
+      histories=[
+        np.empty(0, np.int32)
+        if user == NOBODY
+        else sequences.user(user)[:position]
+        for user, position in zip(
+          searches.users, searches.positions, strict=True
+        )
+      ],
+      targets=searches.items,
+    )
 
 
-def _to_questions(
+@dataclasses.dataclass(frozen=True)
+class _SearchLoss:
+  """Cross-entropy of the target among sampled negatives.
+
+  Attributes:
+    towers: of `TowerRanker.towers`.
+    negatives: how many are sampled from the pool; all of it if it has no more.
+  """
+
+  towers: nn.Module
+  negatives: int
+
+  def __call__(self, params: Params, batch: Batch, key: Array) -> Array:
+    """Returns the mean over a batch; the key is of draws and dropout."""
+    draws_key, queries_key, items_key = jax.random.split(key, 3)
+    pool = batch.pool
+    drawn_K = pool
+    if len(pool) > self.negatives:
+      drawn_K = jax.random.choice(draws_key, pool, (self.negatives,))
+
+    def encode(method: str, inputs: Any, key: Array) -> Any:
+      return self.towers.apply(
+        {"params": params},
+        inputs,
+        batch.item_text,
+        training=True,
+        method=method,
+        rngs={"dropout": key},
+      )
+
+    queries_BxD = encode("queries", batch.queries, queries_key)
+    items = jnp.concatenate([jnp.asarray(batch.items), drawn_K])
+    vectors, biases = encode("items", items, items_key)
+    count = len(batch.items)
+    target_B = (queries_BxD * vectors[:count]).sum(1) + biases[:count]
+    return sampled_cross_entropy(
+      target_B,
+      queries_BxD @ vectors[count:].T + biases[count:],
+      is_target_PxK=jnp.asarray(batch.items)[:, None] == drawn_K,
+      weight=len(pool) / len(drawn_K),
+    ).mean()
+
+
+def _to_device(
   text: np.ndarray, tokens: np.ndarray, users: np.ndarray
-) -> Questions:
-  return Questions(
-    jnp.asarray(text), jnp.asarray(tokens), jnp.asarray(users + 1)
-  )
+) -> Queries:
+  return Queries(jnp.asarray(text), jnp.asarray(tokens), jnp.asarray(users + 1))
 
 
 @functools.partial(jax.jit, static_argnames="towers")
 def _first_params(
-  key: Array, *, questions: Questions, item_text: Array, towers: nn.Module
+  key: Array, *, queries: Queries, item_text: Array, towers: nn.Module
 ) -> Params:
   def both(module: Any) -> None:
-    module.questions(questions, item_text)
+    module.queries(queries, item_text)
     module.items(jnp.zeros(1, jnp.int32), item_text)
 
   return dict(towers.init(key, method=both)["params"])
 
 
 @functools.partial(jax.jit, static_argnames="towers")
-def _read_questions(
-  params: Params, questions: Questions, item_text: Array, *, towers: nn.Module
+def _encode_queries(
+  params: Params, queries: Queries, item_text: Array, *, towers: nn.Module
 ) -> Any:
-  return towers.apply(
-    {"params": params}, questions, item_text, method="questions"
-  )
+  return towers.apply({"params": params}, queries, item_text, method="queries")
 
 
 @functools.partial(jax.jit, static_argnames="towers")
-def _read_items(
+def _encode_items(
   params: Params, items: Array, item_text: Array, *, towers: nn.Module
 ) -> Any:
   return towers.apply({"params": params}, items, item_text, method="items")

@@ -1,22 +1,28 @@
-"""Fits parameters until validation no longer improves."""
+"""Fits parameters until NDCG@10 on validation no longer improves."""
 
 import dataclasses
 import functools
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
 import optax
 import tqdm
+from jaxtyping import Float, Int
 
 Params = dict[str, Any]
+
+# Targets that validate: all would cost as much time as training does.
+VALIDATION_LIMIT = 5_000
+# Users whose whole catalogues are scored at once.
+_USERS_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class FitOptions:
-  """How long and how fast to train.
+  """How long to train, and the learning rate.
 
   Attributes:
     learning_rate: of Adam.
@@ -32,12 +38,12 @@ class FitOptions:
 
 
 class Fitted(NamedTuple):
-  """The best weights that were met.
+  """The best weights of all epochs.
 
   Attributes:
     params: of the model.
-    epochs: after how many they were met.
-    validation: what they reach.
+    epochs: after how many they were reached.
+    validation: their metric.
     seconds: that training took, later epochs included.
   """
 
@@ -77,10 +83,10 @@ def fit(
 
   Args:
     options: how.
-    first: returns random parameters by a key.
-    loss: what is to be as low as possible.
+    first: returns random parameters from a key.
+    loss: to minimise.
     batches: returns an epoch's batches in random order, of few shapes.
-    validate: what is to be as high as possible.
+    validate: the metric to maximise.
     label: for the progress bar.
   """
   start = time.perf_counter()
@@ -118,6 +124,37 @@ def fit(
       break
   progress.close()
   return best._replace(seconds=time.perf_counter() - start)
+
+
+def catalogue_ndcg(
+  vectors: Float[np.ndarray, "n D"],
+  table: Float[np.ndarray, "items D"],
+  bias: Float[np.ndarray, " items"],
+  *,
+  histories: Sequence[np.ndarray],
+  targets: Int[np.ndarray, " n"],
+) -> float:
+  """Returns NDCG@10 of targets among the catalogue without the history.
+
+  Args:
+    vectors: of users or queries.
+    table: the items' vectors.
+    bias: added to the items' scores.
+    histories: the item numbers to leave out for each target.
+    targets: item numbers.
+  """
+  gains = []
+  for start in range(0, len(targets), _USERS_AT_ONCE):
+    block = slice(start, start + _USERS_AT_ONCE)
+    scores = vectors[block] @ table.T + bias
+    for row, history in zip(scores, histories[block], strict=True):
+      row[history] = -np.inf
+    of_target = np.take_along_axis(scores, targets[block][:, None], axis=1)
+    # From 1; all that are not surely lower count as better, so that weights
+    # that are NaN or score everything alike do not look perfect.
+    ranks = (~(scores < of_target)).sum(axis=1)
+    gains.append(np.where(ranks <= 10, 1 / np.log2(1 + ranks), 0))
+  return float(np.concatenate(gains).mean())
 
 
 @functools.partial(jax.jit, static_argnames="loss", donate_argnums=(0, 1))

@@ -8,13 +8,13 @@ import tqdm
 
 from instructrec_jax import storage
 from instructrec_jax.checkpoints import (
-  array_folder,
   export_folder,
   hugging_face,
   model_folder,
   t5x_checkpoint,
+  zarr_tree,
 )
-from instructrec_jax.checkpoints.lazy_weights import (
+from instructrec_jax.checkpoints.weights import (
   Leaf,
   Weights,
   check_shapes,
@@ -25,16 +25,6 @@ from instructrec_jax.seq2seq.config import DTYPES, T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
 
 FORMATS = ("ours", "hf", "t5x")
-# Of T5Config: what a checkpoint's tensors settle.
-_SIZES = (
-  "vocab_size",
-  "emb_dim",
-  "num_heads",
-  "head_dim",
-  "num_encoder_layers",
-  "num_decoder_layers",
-  "mlp_dim",
-)
 
 
 def convert(
@@ -52,10 +42,10 @@ def convert(
   """Converts a checkpoint; holds one array in memory at a time.
 
   Args:
-    source: a MODEL_DIR of ours, a T5X checkpoint_STEP or the folder above it,
-      or a Hugging Face folder; which one is found out.
+    source: a MODEL_DIR or export of ours, a T5X checkpoint_STEP or the folder
+      above it, or a Hugging Face folder; the format is detected.
     dest: the folder to write.
-    to: "ours", "hf" or "t5x".
+    to: "ours" (an export folder), "hf" or "t5x".
     dtype: that the arrays are stored in, "float32" or "bfloat16".
     activation_dtype: that our model.json will say; None leaves what the source
       says, float32 for other formats.
@@ -98,10 +88,25 @@ def convert(
     counted = dataclasses.replace(
       weights,
       leaves={
-        path: _counted(leaf, progress) for path, leaf in weights.leaves.items()
+        name: _counted(leaf, progress) for name, leaf in weights.leaves.items()
       },
     )
-    _WRITERS[to](partial, counted, dtype)
+    if to == "t5x":
+      t5x_checkpoint.write_t5x(partial, counted, dtype=dtype)
+    elif to == "hf":
+      hugging_face.write_hugging_face(partial, counted, dtype=dtype)
+      if weights.vocabulary is not None:
+        shutil.copyfile(
+          weights.vocabulary, partial / hugging_face.VOCABULARY_FILE
+        )
+    else:
+      assert weights.vocabulary is not None
+      model_folder.save_config(partial, config)
+      shutil.copyfile(
+        weights.vocabulary, partial / model_folder.VOCABULARY_FILE
+      )
+      export_folder.write_weights(partial, counted.leaves, dtype=dtype)
+      export_folder.write_manifest(partial, name=dest.name, step=weights.step)
   return weights
 
 
@@ -152,12 +157,8 @@ def _open_ours(source: pathlib.Path, step: int | str | None) -> Weights:
     folder, leaves = source, export_folder.open_leaves(source)
   else:
     folder = source / model_folder.CHECKPOINTS / str(step)
-    leaves = array_folder.open_orbax(folder / "params")
-  check_shapes(
-    folder,
-    {"/".join(path): leaf.shape for path, leaf in leaves.items()},
-    {"/".join(path): shape for path, shape in flat_shapes(config).items()},
-  )
+    leaves = zarr_tree.open_orbax(folder / "params")
+  check_shapes(folder, leaves, flat_shapes(config))
   vocabulary = source / model_folder.VOCABULARY_FILE
   return Weights(
     where=source,
@@ -168,38 +169,10 @@ def _open_ours(source: pathlib.Path, step: int | str | None) -> Weights:
   )
 
 
-def _write_ours(folder: pathlib.Path, weights: Weights, dtype: str) -> None:
-  model_folder.save_config(folder, weights.config)
-  assert weights.vocabulary is not None
-  shutil.copyfile(weights.vocabulary, folder / model_folder.VOCABULARY_FILE)
-  step = folder / model_folder.CHECKPOINTS / str(weights.step)
-  array_folder.write_orbax(step / "params", weights.leaves, dtype=dtype)
-  array_folder.write_checkpoint_metadata(step, items=["params"])
-
-
-def _write_hugging_face(
-  folder: pathlib.Path, weights: Weights, dtype: str
-) -> None:
-  hugging_face.write_hugging_face(folder, weights, dtype=dtype)
-  if weights.vocabulary is not None:
-    shutil.copyfile(weights.vocabulary, folder / hugging_face.VOCABULARY_FILE)
-
-
-def _write_t5x(folder: pathlib.Path, weights: Weights, dtype: str) -> None:
-  t5x_checkpoint.write_t5x(folder, weights, dtype=dtype)
-
-
-_WRITERS = {
-  "ours": _write_ours,
-  "hf": _write_hugging_face,
-  "t5x": _write_t5x,
-}
-
-
 def _vocabulary(
   weights: Weights, named: pathlib.Path | None, *, needed: bool
 ) -> pathlib.Path | None:
-  """Returns the vocabulary to put beside the weights, if it fits them."""
+  """Returns the vocabulary to put beside the weights; checks that it fits."""
   path = named or weights.vocabulary
   if path is None:
     if needed:
@@ -211,8 +184,8 @@ def _vocabulary(
   vocabulary = Vocabulary.load(path)
   rows = weights.config.vocab_size
   model_folder.check_vocabulary(weights.config, vocabulary)
-  # One that lies beside the weights may be smaller: VOCAB_SIZE of ours can be
-  # bound to more than is needed.
+  # The vocabulary stored with the weights may be smaller: gin can bind a
+  # larger VOCAB_SIZE than is needed.
   if named is not None and vocabulary.model_vocab_size != rows:
     raise InputError(
       f"{path}: its {vocabulary.num_pieces + vocabulary.extra_ids:,} ids ask "
@@ -225,7 +198,7 @@ def _vocabulary(
 def _check_size(weights: Weights, size: T5Config) -> None:
   differences = [
     f"{name} is {getattr(weights.config, name)}, not {getattr(size, name)}"
-    for name in _SIZES
+    for name in hugging_face.SIZES
     if getattr(weights.config, name) != getattr(size, name)
   ]
   if differences:

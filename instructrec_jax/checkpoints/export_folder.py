@@ -1,23 +1,27 @@
-"""The part of an export folder that is the model.
+"""The model of an export folder: safetensors, and a manifest of all files.
 
-`serving.model_export` writes the folder, and says what else is in it. Unlike
-a MODEL_DIR's checkpoints, its weights need neither orbax nor tensorstore.
+export.json        its name and training step, and every file's SHA-256
+model.safetensors  the parameters
+
+`instructrec convert --to ours` writes one with model.json and the vocabulary;
+`instructrec export` adds a catalogue and templates (`serving.model_export`).
+Unlike a training checkpoint it is read without orbax or tensorstore.
 """
 
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import numpy as np
 from flax import traverse_util
 
 from instructrec_jax import storage
 from instructrec_jax.checkpoints import safetensors_file
-from instructrec_jax.checkpoints.lazy_weights import (
+from instructrec_jax.checkpoints.weights import (
   Leaf,
-  Path,
   check_shapes,
   flat_shapes,
+  leaves_of,
 )
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq.config import T5Config
@@ -25,11 +29,11 @@ from instructrec_jax.seq2seq.config import T5Config
 MANIFEST_FILE = "export.json"
 WEIGHTS_FILE = "model.safetensors"
 # Of the folder's layout; a reader refuses any other.
-VERSION = 1
+_VERSION = 1
 
 
 def is_export(folder: pathlib.Path) -> bool:
-  """Whether a folder was written by `instructrec export`."""
+  """Whether a folder was written by `instructrec export` or `convert`."""
   return (pathlib.Path(folder) / MANIFEST_FILE).is_file()
 
 
@@ -41,34 +45,28 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
   """
   path = pathlib.Path(folder) / MANIFEST_FILE
   manifest = storage.read_json(path)
-  if not isinstance(manifest, dict) or manifest.get("version") != VERSION:
+  if not isinstance(manifest, dict) or manifest.get("version") != _VERSION:
     raise InputError(
-      f"{path}: not an export of version {VERSION}: export the model again."
+      f"{path}: not an export of version {_VERSION}: export the model again."
     )
   return manifest
 
 
-def check_files(folder: pathlib.Path) -> None:
-  """Compares every file of an export with its hash.
-
-  Raises:
-    InputError: a file is missing or has changed.
-  """
-  folder = pathlib.Path(folder)
-  files = read_manifest(folder).get("files")
-  if not isinstance(files, dict) or WEIGHTS_FILE not in files:
-    raise InputError(
-      f"{folder / MANIFEST_FILE}: it names no files: export the model again."
-    )
-  for name, sha256 in files.items():
-    path = folder / name
-    if not path.is_file():
-      raise InputError(f"{path}: the file is missing: copy the export again.")
-    if storage.sha256_of(path) != sha256:
-      raise InputError(
-        f"{path}: the file is not what {MANIFEST_FILE} says, it is cut short "
-        "or damaged: copy the export again."
-      )
+def write_manifest(
+  folder: pathlib.Path, *, name: str, step: int, items: int = 0
+) -> dict[str, Any]:
+  """Writes and returns export.json, with the hashes of all other files."""
+  manifest = {
+    "version": _VERSION,
+    "name": name,
+    "step": step,
+    "items": items,
+    "files": {
+      path.name: storage.sha256_of(path) for path in sorted(folder.iterdir())
+    },
+  }
+  storage.write_json(folder / MANIFEST_FILE, manifest)
+  return manifest
 
 
 def find_step(folder: pathlib.Path, step: int | str | None) -> int:
@@ -104,45 +102,64 @@ def load_params(
     InputError: a file is damaged, or the weights are of another size.
   """
   leaves = open_leaves(folder)
-  check_shapes(
-    folder,
-    {"/".join(path): leaf.shape for path, leaf in leaves.items()},
-    {"/".join(path): shape for path, shape in flat_shapes(config).items()},
-  )
-  by_path: Any = shardings and traverse_util.flatten_dict(shardings)
+  check_shapes(folder, leaves, flat_shapes(config))
+  by_name: Any = shardings and traverse_util.flatten_dict(shardings, sep="/")
   params = {}
-  for path, leaf in leaves.items():
+  for name, leaf in leaves.items():
     array = leaf.read()
     array = array if dtype is None else array.astype(dtype, copy=False)
-    if by_path:
+    if by_name:
       array = jax.make_array_from_callback(
-        array.shape, by_path[path], array.__getitem__
+        array.shape, by_name[name], array.__getitem__
       )
-    params[path] = array
-  return traverse_util.unflatten_dict(params)
+    params[name] = array
+  return traverse_util.unflatten_dict(params, sep="/")
 
 
-def open_leaves(folder: pathlib.Path) -> dict[Path, Leaf]:
-  """Returns the weights by their path in the tree of parameters.
+def open_leaves(folder: pathlib.Path) -> dict[str, Leaf]:
+  """Returns the weights by parameter name, after checking every file's hash.
 
   Raises:
-    InputError: a file of the folder is damaged.
+    InputError: a file of the folder is missing or has changed.
   """
-  check_files(folder)
-  leaves = safetensors_file.open_file(folder / WEIGHTS_FILE)
-  return {tuple(name.split("/")): leaf for name, leaf in leaves.items()}
+  folder = pathlib.Path(folder)
+  files = read_manifest(folder).get("files")
+  if not isinstance(files, dict) or WEIGHTS_FILE not in files:
+    raise InputError(
+      f"{folder / MANIFEST_FILE}: it names no files: export the model again."
+    )
+  for name, sha256 in files.items():
+    path = folder / name
+    if not path.is_file():
+      raise InputError(f"{path}: the file is missing: copy the export again.")
+    if storage.sha256_of(path) != sha256:
+      raise InputError(
+        f"{path}: the file is not what {MANIFEST_FILE} says, it is cut short "
+        "or damaged: copy the export again."
+      )
+  return safetensors_file.open_file(folder / WEIGHTS_FILE)
 
 
 def write_params(folder: pathlib.Path, params: Any) -> None:
-  """Writes the weights as they are: all of bfloat16, or else float32."""
-  flat = {
-    "/".join(path): np.asarray(leaf)
-    for path, leaf in traverse_util.flatten_dict(params).items()
-  }
-  dtypes = {array.dtype.name for array in flat.values()}
+  """Writes the weights in memory as they are: all bfloat16, or float32."""
+  dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
+  dtype = "bfloat16" if dtypes == {"bfloat16"} else "float32"
+  write_weights(folder, leaves_of(params), dtype=dtype)
+
+
+def write_weights(
+  folder: pathlib.Path, leaves: Mapping[str, Leaf], *, dtype: str
+) -> None:
+  """Writes model.safetensors, an array at a time.
+
+  Args:
+    folder: exists.
+    leaves: by parameter name.
+    dtype: "float32" or "bfloat16", to which they are cast.
+  """
   safetensors_file.write_file(
     folder / WEIGHTS_FILE,
-    {name: array.shape for name, array in sorted(flat.items())},
-    "bfloat16" if dtypes == {"bfloat16"} else "float32",
-    flat.__getitem__,
+    {name: leaf.shape for name, leaf in sorted(leaves.items())},
+    dtype,
+    lambda name: leaves[name].read(),
   )

@@ -1,7 +1,9 @@
-"""Hugging Face's T5 folders: config.json and one or several safetensors.
+"""Hugging Face's T5: the map of parameter names, and folders in and out.
 
-What is written is what transformers itself would save, tensor by tensor;
-`weights` has the names and which matrices are turned.
+A folder is config.json and one or several safetensors; what is written is what
+transformers itself would save, tensor by tensor. Torch stores matrices as
+[outputs, inputs]; our kernels are [inputs, outputs], and the relative-position
+table is [heads, buckets]. T5X's checkpoints need no map: their tree is ours.
 """
 
 import json
@@ -14,15 +16,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from instructrec_jax import storage
-from instructrec_jax.checkpoints import safetensors_file, weights
-from instructrec_jax.checkpoints.lazy_weights import (
+from instructrec_jax.checkpoints import safetensors_file
+from instructrec_jax.checkpoints.weights import (
   Leaf,
-  Path,
   Shape,
   Weights,
   check_shapes,
   flat_shapes,
-  tied,
+  t5_1_0_error,
 )
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq.attention import MAX_DISTANCE, NUM_BUCKETS
@@ -30,11 +31,8 @@ from instructrec_jax.seq2seq.config import T5Config
 
 CONFIG_FILE = "config.json"
 VOCABULARY_FILE = "spiece.model"
-
-_FILE = "model.safetensors"
-_INDEX = "model.safetensors.index.json"
-_SHARD_BYTES = 5_000_000_000
-_SIZES = {
+# Fields of T5Config that determine the shapes, and their names in config.json.
+SIZES = {
   "vocab_size": "vocab_size",
   "emb_dim": "d_model",
   "num_heads": "num_heads",
@@ -43,12 +41,128 @@ _SIZES = {
   "head_dim": "d_kv",
   "mlp_dim": "d_ff",
 }
+
+_FILE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_SHARD_BYTES = 5_000_000_000
 # What our layers have built in, with the values of a config.json without it.
 _CONSTANTS = {
   "relative_attention_num_buckets": NUM_BUCKETS,
   "relative_attention_max_distance": MAX_DISTANCE,
   "layer_norm_epsilon": 1e-6,
 }
+
+_EMBEDDING = "shared.weight"
+_HEAD = "lm_head.weight"
+# Other names under which files repeat the embedding.
+_EMBEDDING_COPIES = (
+  "encoder.embed_tokens.weight",
+  "decoder.embed_tokens.weight",
+)
+# A table that no T5 code reads; early conversions carry it.
+_UNUSED = (
+  "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+)
+_STACK = {
+  "relpos_bias": "block.0.layer.0.SelfAttention.relative_attention_bias",
+  "encoder_norm": "final_layer_norm",
+  "decoder_norm": "final_layer_norm",
+}
+_ENCODER_LAYER = {
+  "pre_attention_layer_norm": "layer.0.layer_norm",
+  "attention": "layer.0.SelfAttention",
+  "pre_mlp_layer_norm": "layer.1.layer_norm",
+  "mlp": "layer.1.DenseReluDense",
+}
+_DECODER_LAYER = {
+  "pre_self_attention_layer_norm": "layer.0.layer_norm",
+  "self_attention": "layer.0.SelfAttention",
+  "pre_cross_attention_layer_norm": "layer.1.layer_norm",
+  "encoder_decoder_attention": "layer.1.EncDecAttention",
+  "pre_mlp_layer_norm": "layer.2.layer_norm",
+  "mlp": "layer.2.DenseReluDense",
+}
+_PROJECTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
+
+
+def hugging_face_name(name: str) -> str:
+  """Returns the state-dict name of a parameter of ours."""
+  stack, *inner = name.split("/")
+  if stack == "token_embedder":
+    return _EMBEDDING
+  if inner[0] == "logits_dense":
+    return _HEAD
+  if not inner[0].startswith("layers_"):
+    return f"{stack}.{_STACK[inner[0]]}.weight"
+  number = inner[0].removeprefix("layers_")
+  layer = _ENCODER_LAYER if stack == "encoder" else _DECODER_LAYER
+  theirs = f"{stack}.block.{number}.{layer[inner[1]]}"
+  if len(inner) == 4:
+    theirs += f".{_PROJECTION.get(inner[2], inner[2])}"
+  return f"{theirs}.weight"
+
+
+def to_torch_layout(name: str, leaf: Leaf) -> Leaf:
+  """Returns a leaf of ours as torch stores it, or the reverse.
+
+  Args:
+    name: of our parameter.
+    leaf: kernels and relative-position tables are transposed, as views.
+  """
+  if name.split("/")[-1] not in ("kernel", "rel_embedding"):
+    return leaf
+  return Leaf(leaf.shape[::-1], lambda: leaf.read().T)
+
+
+def to_state_dict(leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
+  """Returns a Hugging Face state dict, the inverse of `from_state_dict`.
+
+  Save it beside a config.json with `"tie_word_embeddings": false`, unless the
+  model is a T5 1.0: transformers scales a tied head only.
+  """
+  return {
+    hugging_face_name(name): to_torch_layout(name, leaf)
+    for name, leaf in leaves.items()
+  }
+
+
+def from_state_dict(
+  where: pathlib.Path, tensors: Mapping[str, Leaf], config: T5Config
+) -> dict[str, Leaf]:
+  """Returns our parameters from a Hugging Face state dict.
+
+  Args:
+    where: named in errors.
+    tensors: by state-dict name; an untied T5 1.1 or Flan-T5 has
+      `lm_head.weight`, a tied T5 1.0 needs `config.logits_via_embedding`.
+    config: the model's sizes.
+
+  Raises:
+    InputError: a tensor is missing, not part of such a model, of another
+      shape, or a copy of the embedding that differs from it.
+  """
+  tensors = {name: leaf for name, leaf in tensors.items() if name != _UNUSED}
+  copies = _EMBEDDING_COPIES + (_HEAD,) * config.logits_via_embedding
+  for name in copies:
+    copy = tensors.pop(name, None)
+    if copy is None:
+      continue
+    table = tensors.setdefault(_EMBEDDING, copy)
+    if table is not copy and not np.array_equal(table.read(), copy.read()):
+      raise InputError(
+        f"{where}: {name} differs from {_EMBEDDING}, but the model has one "
+        "table for both."
+      )
+  parameters = flat_shapes(config)
+  expected = {
+    name: Leaf(parameter.shape, lambda: np.empty(0))
+    for name, parameter in parameters.items()
+  }
+  check_shapes(where, tensors, to_state_dict(expected))
+  return {
+    name: to_torch_layout(name, tensors[hugging_face_name(name)])
+    for name in parameters
+  }
 
 
 def open_hugging_face(folder: pathlib.Path) -> Weights:
@@ -59,23 +173,13 @@ def open_hugging_face(folder: pathlib.Path) -> Weights:
       T5 1.1, or the tensors are not those that config.json says.
   """
   fields = storage.read_json(folder / CONFIG_FILE)
-  tensors = _with_one_embedding(folder, _tensors(folder))
+  tensors = _open_tensors(folder)
   config = _config(folder, fields, tensors)
-  shapes = flat_shapes(config)
-  names = {path: weights.hugging_face_name(path) for path in shapes}
-  check_shapes(
-    folder,
-    {name: leaf.shape for name, leaf in tensors.items()},
-    {
-      name: weights.torch_shape(path, shapes[path])
-      for path, name in names.items()
-    },
-  )
   vocabulary = folder / VOCABULARY_FILE
   return Weights(
     where=folder,
     config=config,
-    leaves={path: _ours(path, tensors[name]) for path, name in names.items()},
+    leaves=from_state_dict(folder, tensors, config),
     vocabulary=vocabulary if vocabulary.is_file() else None,
   )
 
@@ -97,22 +201,17 @@ def write_hugging_face(
   """
   config_text = json.dumps(_config_json(source.config, dtype), indent=2)
   (folder / CONFIG_FILE).write_text(config_text + "\n", encoding="utf-8")
-  paths = {weights.hugging_face_name(path): path for path in source.leaves}
-  shapes = {
-    name: weights.torch_shape(paths[name], source.leaves[paths[name]].shape)
-    for name in sorted(paths)
-  }
-
-  def read(name: str) -> np.ndarray:
-    return weights.turned(paths[name], source.leaves[paths[name]].read())
-
+  tensors = to_state_dict(source.leaves)
+  shapes = {name: tensors[name].shape for name in sorted(tensors)}
   itemsize = jnp.dtype(dtype).itemsize
   shards = _shards(shapes, itemsize, shard_bytes)
   files = {}
   for number, shard in enumerate(shards, 1):
     file = f"model-{number:05d}-of-{len(shards):05d}.safetensors"
     file = _FILE if len(shards) == 1 else file
-    safetensors_file.write_file(folder / file, shard, dtype, read)
+    safetensors_file.write_file(
+      folder / file, shard, dtype, lambda name: tensors[name].read()
+    )
     files |= dict.fromkeys(shard, file)
   if len(shards) > 1:
     parameters = sum(map(math.prod, shapes.values()))
@@ -125,7 +224,7 @@ def write_hugging_face(
     )
 
 
-def _tensors(folder: pathlib.Path) -> dict[str, Leaf]:
+def _open_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
   """Opens all the tensors of a folder."""
   if (folder / _FILE).is_file():
     return safetensors_file.open_file(folder / _FILE)
@@ -150,28 +249,10 @@ def _tensors(folder: pathlib.Path) -> dict[str, Leaf]:
   return {name: shards[file][name] for name, file in places.items()}
 
 
-def _with_one_embedding(
-  folder: pathlib.Path, tensors: Mapping[str, Leaf]
-) -> dict[str, Leaf]:
-  """Keeps one of the embedding's names, and drops the table nobody reads."""
-  tensors = {n: leaf for n, leaf in tensors.items() if n != weights.UNUSED}
-  for name in weights.EMBEDDING_COPIES:
-    copy = tensors.pop(name, None)
-    if copy is None:
-      continue
-    table = tensors.setdefault(weights.EMBEDDING, copy)
-    if table is not copy and not np.array_equal(table.read(), copy.read()):
-      raise InputError(
-        f"{folder}: {name} differs from {weights.EMBEDDING}, but the model has "
-        "one table for both."
-      )
-  return tensors
-
-
 def _config(
   folder: pathlib.Path, fields: Any, tensors: Mapping[str, Leaf]
 ) -> T5Config:
-  """Reads config.json, and refuses what our network does not compute."""
+  """Reads config.json; raises an error for another architecture."""
   where = folder / CONFIG_FILE
   if not isinstance(fields, dict) or fields.get("model_type") != "t5":
     raise InputError(
@@ -179,10 +260,10 @@ def _config(
     )
   activation = fields.get("feed_forward_proj", "relu")
   if activation == "relu":
-    raise tied(where, '"feed_forward_proj" is "relu"')
-  # Not by "tie_word_embeddings": transformers 5 writes true for either kind.
-  if weights.HEAD not in tensors:
-    raise tied(folder, f"there is no {weights.HEAD}")
+    raise t5_1_0_error(where, '"feed_forward_proj" is "relu"')
+  # "tie_word_embeddings" is no evidence: transformers 5 always writes true.
+  if _HEAD not in tensors:
+    raise t5_1_0_error(folder, f"there is no {_HEAD}")
   if activation != "gated-gelu":
     raise InputError(
       f'{where}: "feed_forward_proj" is {activation!r}: "gated-gelu" is needed.'
@@ -193,10 +274,10 @@ def _config(
         f'{where}: "{name}" is {fields[name]!r}, but this network has {value}.'
       )
   fields = {"num_decoder_layers": fields.get("num_layers")} | fields
-  missing = [name for name in _SIZES.values() if fields.get(name) is None]
+  missing = [name for name in SIZES.values() if fields.get(name) is None]
   if missing:
     raise InputError(f"{where}: there is no {', '.join(missing)} in it.")
-  sizes = {ours: fields[theirs] for ours, theirs in _SIZES.items()}
+  sizes = {ours: fields[theirs] for ours, theirs in SIZES.items()}
   try:
     return T5Config(
       **sizes, dropout_rate=fields.get("dropout_rate", 0.1)
@@ -210,7 +291,7 @@ def _config_json(config: T5Config, dtype: str) -> dict[str, Any]:
   return {
     "architectures": ["T5ForConditionalGeneration"],
     "classifier_dropout": 0.0,
-    **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+    **{theirs: getattr(config, ours) for ours, theirs in SIZES.items()},
     **_CONSTANTS,
     "decoder_start_token_id": 0,
     "dense_act_fn": "gelu_new",
@@ -223,7 +304,7 @@ def _config_json(config: T5Config, dtype: str) -> dict[str, Any]:
     "is_gated_act": True,
     "model_type": "t5",
     "pad_token_id": 0,
-    # Untied, and said twice: version 5 goes by the second.
+    # Untied; transformers 4 and 5 each read one of these two.
     "tie_word_embeddings": False,
     "scale_decoder_outputs": False,
     "use_cache": True,
@@ -233,7 +314,7 @@ def _config_json(config: T5Config, dtype: str) -> dict[str, Any]:
 def _shards(
   shapes: Mapping[str, Shape], itemsize: int, shard_bytes: int
 ) -> list[dict[str, Shape]]:
-  """Cuts the tensors, in their order, into files of at most so many bytes."""
+  """Splits the tensors, in order, into files of at most `shard_bytes`."""
   shards: list[dict[str, Shape]] = [{}]
   used = 0
   for name, shape in shapes.items():
@@ -244,10 +325,3 @@ def _shards(
     shards[-1][name] = shape
     used += size
   return shards
-
-
-def _ours(path: Path, leaf: Leaf) -> Leaf:
-  return Leaf(
-    weights.torch_shape(path, leaf.shape),
-    lambda: weights.turned(path, leaf.read()),
-  )

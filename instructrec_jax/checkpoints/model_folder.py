@@ -4,8 +4,8 @@ model.json         the T5Config
 vocabulary.model   the SentencePiece model
 checkpoints/STEP/  orbax: items `params` and `optimizer`, and their `metrics`
 
-A folder of `instructrec export`, which has safetensors instead of checkpoints,
-loads alike.
+An export folder (of `instructrec export` or `convert --to ours`), which has
+safetensors instead of checkpoints, loads alike.
 """
 
 import pathlib
@@ -16,6 +16,11 @@ import numpy as np
 
 from instructrec_jax import storage
 from instructrec_jax.checkpoints import export_folder
+from instructrec_jax.checkpoints.weights import (
+  check_shapes,
+  flat_shapes,
+  flatten,
+)
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.parameters import parameter_shapes
@@ -61,7 +66,7 @@ def load_params(
   """Loads a model's parameters, and nothing of its optimizer.
 
   Args:
-    model_dir: a folder of `train` or of `export`.
+    model_dir: a folder of `train`, `export` or `convert`.
     step: a number, "best" (by validation), or None for the latest.
     shardings: of `mesh.parameter_shardings`: each device reads its own part.
     dtype: of the parameters; as they are stored if None.
@@ -81,7 +86,7 @@ def load_params(
     return config, export_folder.load_params(
       model_dir, config, shardings=shardings, dtype=dtype
     )
-  # Only here is orbax needed.
+  # Imported here: exports are served without orbax.
   import orbax.checkpoint as ocp
 
   # Any, since orbax declares a path type of its own but takes this one.
@@ -99,7 +104,8 @@ def load_params(
   # The handler, not a manager: the other items need not be there.
   handler = ocp.PyTreeCheckpointHandler()
   try:
-    _check_shapes(handler.metadata(path).tree, shapes, where=f"{path.parent}")
+    found = flatten(handler.metadata(path).tree)
+    check_shapes(path.parent, found, flatten(shapes))
     params = handler.restore(
       path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
     )
@@ -112,16 +118,16 @@ def load_params(
 
 
 def load_initial_params(model_dir: pathlib.Path, config: T5Config) -> Any:
-  """Loads weights of an earlier run for a new one of the same size.
+  """Loads the weights of an earlier run for a new one of the same size.
 
-  They become float32, also where a converted checkpoint has bfloat16: small
-  updates would vanish in that.
+  They are cast to float32, also where a converted checkpoint has bfloat16, in
+  which small updates would vanish.
 
   Raises:
     InputError: there are none, or they are of another size.
   """
   _, params = load_params(model_dir, dtype=np.float32)
-  _check_shapes(params, parameter_shapes(config), where=str(model_dir))
+  check_shapes(model_dir, flatten(params), flat_shapes(config))
   return params
 
 
@@ -137,7 +143,7 @@ def load_vocabulary(model_dir: pathlib.Path) -> Vocabulary:
 
 
 def check_vocabulary(config: T5Config, vocabulary: Vocabulary) -> None:
-  """Refuses a vocabulary that a model has no embeddings for.
+  """Checks that a model has an embedding for every id of a vocabulary.
 
   Raises:
     InputError: it has more pieces than the model's embedding has rows.
@@ -191,11 +197,11 @@ def find_step(model_dir: pathlib.Path, step: int | str | None) -> int:
 
 
 def identity_file(model_dir: pathlib.Path, step: int) -> pathlib.Path:
-  """Returns a small file that no other checkpoint has the like of."""
+  """Returns a small file whose content identifies a checkpoint."""
   if export_folder.is_export(model_dir):
     # Holds the hash of the weights.
     return pathlib.Path(model_dir) / export_folder.MANIFEST_FILE
-  # Holds the time of saving: another run's same step is another model.
+  # Holds the time of saving, which tells runs of the same steps apart.
   folder = pathlib.Path(model_dir) / CHECKPOINTS / str(step)
   return folder / "_CHECKPOINT_METADATA"
 
@@ -205,20 +211,3 @@ def _validation(checkpoint: pathlib.Path) -> float | None:
   path = checkpoint / "metrics" / "metrics"
   metrics = storage.read_json(path) if path.exists() else {}
   return metrics.get(BEST_METRIC)
-
-
-def _check_shapes(found: Any, expected: Any, *, where: str) -> None:
-  found, expected = (
-    {
-      jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape)
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    for tree in (found, expected)
-  )
-  for name in sorted(found.keys() | expected.keys()):
-    if found.get(name) != expected.get(name):
-      raise InputError(
-        f"{where}: the checkpoint is of another model size: the shape of "
-        f"{name} is {found.get(name, 'missing')}, but the config asks for "
-        f"{expected.get(name, 'none')}."
-      )

@@ -1,7 +1,7 @@
 """The safetensors format: 8 bytes of length, a JSON header, the raw arrays.
 
-Read and written here without the package of that name, which saves a file
-from a dict of all its arrays; here one is in memory at a time.
+By hand, since the package of that name saves a file from a dict of all its
+arrays; here one is in memory at a time.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from instructrec_jax.checkpoints.lazy_weights import Leaf, Shape
+from instructrec_jax.checkpoints.weights import Leaf, Shape
 from instructrec_jax.errors import InputError
 
 _DTYPES: dict[str, Any] = {
@@ -22,8 +22,8 @@ _DTYPES: dict[str, Any] = {
   "F16": np.float16,
   "BF16": ml_dtypes.bfloat16,
 }
-# More than any model's header; a larger number is no safetensors file.
-_LONGEST_HEADER = 100 << 20
+# Longer than any model's; a larger number means another file format.
+_MAX_HEADER_BYTES = 100 << 20
 
 
 def open_file(path: pathlib.Path) -> dict[str, Leaf]:
@@ -96,8 +96,8 @@ def write_file(
 
 
 def _append(file: BinaryIO, array: np.ndarray, dtype: Any) -> None:
-  # Flat before it is bytes: a scalar or a turned matrix has no last axis to
-  # be seen as bytes along.
+  # Flattened first: a scalar or a transposed matrix has no contiguous last
+  # axis to view as bytes.
   flat = np.ascontiguousarray(array.astype(dtype, copy=False)).reshape(-1)
   flat.view(np.uint8).tofile(file)
 
@@ -107,7 +107,7 @@ def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
   try:
     with open(path, "rb") as file:
       length = int.from_bytes(file.read(8), "little")
-      text = file.read(length) if 0 < length < _LONGEST_HEADER else b""
+      text = file.read(length) if 0 < length < _MAX_HEADER_BYTES else b""
   except FileNotFoundError:
     raise InputError(f"{path}: no such file.") from None
   try:
@@ -125,7 +125,7 @@ def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
 def _reader(
   path: pathlib.Path, dtype: np.dtype, shape: Shape, offset: int
 ) -> Callable[[], np.ndarray]:
-  # Not a memory map: its pages would count as ours until the file is closed.
+  # Not a memory map, whose pages would stay resident until it is closed.
   def read() -> np.ndarray:
     count = math.prod(shape)
     return np.fromfile(path, dtype, count, offset=offset).reshape(shape)

@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
-from instructrec_jax.checkpoints import array_folder
-from instructrec_jax.checkpoints.lazy_weights import (
+from instructrec_jax.checkpoints import zarr_tree
+from instructrec_jax.checkpoints.weights import (
   Leaf,
-  Path,
   Weights,
   with_inferred_config,
 )
@@ -76,15 +75,15 @@ def write_t5x(folder: pathlib.Path, weights: Weights, *, dtype: str) -> None:
   folder = folder / f"checkpoint_{weights.step}"
   folder.mkdir(parents=True)
   specs = {
-    path: array_folder.write_zarr(
-      folder, ".".join((_TARGET, *path)), leaf, dtype=dtype
+    name: zarr_tree.write_zarr(
+      folder, f"{_TARGET}.{name.replace('/', '.')}", leaf, dtype=dtype
     )
-    for path, leaf in weights.leaves.items()
+    for name, leaf in weights.leaves.items()
   }
   tree = {
     "version": _VERSION,
     "optimizer": {
-      _TARGET: traverse_util.unflatten_dict(specs),
+      _TARGET: traverse_util.unflatten_dict(specs, sep="/"),
       "state": {"step": np.int32(weights.step)},
     },
   }
@@ -92,7 +91,7 @@ def write_t5x(folder: pathlib.Path, weights: Weights, *, dtype: str) -> None:
 
 
 def _kind(folder: pathlib.Path) -> str | None:
-  if (folder / _STATE / array_folder.METADATA_FILE).is_file():
+  if (folder / _STATE / zarr_tree.METADATA_FILE).is_file():
     return "orbax"
   return "legacy" if (folder / _FILE).is_file() else None
 
@@ -105,36 +104,37 @@ def _steps(folder: pathlib.Path) -> dict[int, pathlib.Path]:
   }
 
 
-def _leaves(folder: pathlib.Path) -> dict[Path, Leaf]:
+def _leaves(folder: pathlib.Path) -> dict[str, Leaf]:
   if _kind(folder) == "orbax":
-    return array_folder.open_orbax(folder / _STATE, under=(_TARGET,))
+    return zarr_tree.open_orbax(folder / _STATE, under=_TARGET)
   path = folder / _FILE
   try:
     tree: Any = serialization.msgpack_restore(path.read_bytes())
-    # Flax's own checkpoints have no version and no optimizer around it.
+    # Flax's own checkpoints have neither a version nor an "optimizer" level.
     target = tree.get("optimizer", tree).get(_TARGET, {})
   except Exception as error:
-    # msgpack and flax raise nearly anything on bytes that are not theirs.
+    # msgpack and flax raise errors of many types on damaged bytes.
     raise InputError(
       f"{path}: not T5X's msgpack, or a file that is cut short: fetch it again."
     ) from error
-  flat = traverse_util.flatten_dict(target, is_leaf=lambda _, v: _is_spec(v))
-  return {path: _legacy_leaf(folder, path, leaf) for path, leaf in flat.items()}
+  flat = traverse_util.flatten_dict(
+    target, is_leaf=lambda _, value: _is_spec(value), sep="/"
+  )
+  return {name: _legacy_leaf(folder, name, leaf) for name, leaf in flat.items()}
 
 
 def _is_spec(value: Any) -> bool:
   return isinstance(value, dict) and {"driver", "kvstore"} <= value.keys()
 
 
-def _legacy_leaf(folder: pathlib.Path, path: Path, leaf: Any) -> Leaf:
+def _legacy_leaf(folder: pathlib.Path, name: str, leaf: Any) -> Leaf:
   if isinstance(leaf, np.ndarray):
     return Leaf(leaf.shape, lambda: leaf)
   if not _is_spec(leaf):
     raise InputError(
-      f"{folder / _FILE}: {'/'.join(path)} is neither an array nor a "
-      "tensorstore spec."
+      f"{folder / _FILE}: {name} is neither an array nor a tensorstore spec."
     )
-  # Of the spec only the name: it may say a bucket of Google's. Old
-  # tensorstores kept the path beside `kvstore`.
-  name = leaf["kvstore"].get("path") or leaf.get("path", "")
-  return array_folder.open_zarr(folder, pathlib.PurePosixPath(name).name)
+  # Only the last part of the path: the spec may name the bucket it was saved
+  # to. Old tensorstores kept the path beside `kvstore`.
+  path = leaf["kvstore"].get("path") or leaf.get("path", "")
+  return zarr_tree.open_zarr(folder, pathlib.PurePosixPath(path).name)

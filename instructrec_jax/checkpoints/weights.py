@@ -1,203 +1,191 @@
-"""Hugging Face's T5 in and out, as pure functions on dicts of numpy arrays.
+"""A model's weights as named arrays that are read from disk one by one.
 
-T5X's checkpoints need no map: their parameter tree is this package's own.
-Torch keeps matrices as [outputs, inputs]; every kernel here is [inputs,
-outputs], and the relative-position table is [heads, buckets].
+Every checkpoint format opens as `Weights` and is written from `Weights`, so
+that a conversion holds a single array in memory, whatever the model's size.
+Parameters are named by their path in our tree, which is T5X's, such as
+"encoder/layers_0/mlp/wo/kernel".
 """
 
-from collections.abc import Iterable, Mapping
+import dataclasses
+import pathlib
+import re
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
 import numpy as np
 from flax import traverse_util
 from flax.core import unfreeze
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq.attention import NUM_BUCKETS
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.parameters import parameter_shapes
 
-Path = tuple[str, ...]
+Shape = tuple[int, ...]
 
-EMBEDDING = "shared.weight"
-HEAD = "lm_head.weight"
-# Other names under which files repeat the embedding.
-EMBEDDING_COPIES = (
-  "encoder.embed_tokens.weight",
-  "decoder.embed_tokens.weight",
-)
-# A table that no T5 code reads; early conversions carry it.
-UNUSED = (
-  "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
-)
-
-_STACK = {
-  "relpos_bias": "block.0.layer.0.SelfAttention.relative_attention_bias",
-  "encoder_norm": "final_layer_norm",
-  "decoder_norm": "final_layer_norm",
-}
-_ENCODER_LAYER = {
-  "pre_attention_layer_norm": "layer.0.layer_norm",
-  "attention": "layer.0.SelfAttention",
-  "pre_mlp_layer_norm": "layer.1.layer_norm",
-  "mlp": "layer.1.DenseReluDense",
-}
-_DECODER_LAYER = {
-  "pre_self_attention_layer_norm": "layer.0.layer_norm",
-  "self_attention": "layer.0.SelfAttention",
-  "pre_cross_attention_layer_norm": "layer.1.layer_norm",
-  "encoder_decoder_attention": "layer.1.EncDecAttention",
-  "pre_mlp_layer_norm": "layer.2.layer_norm",
-  "mlp": "layer.2.DenseReluDense",
-}
-_PROJECTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
+_EMBEDDING = "token_embedder/embedding"
+_HEAD = "decoder/logits_dense/kernel"
+_BUCKETS = "encoder/relpos_bias/rel_embedding"
+_QUERY = "encoder/layers_0/attention/query/kernel"
+_GATE = "encoder/layers_0/mlp/wi_0/kernel"
+_UNGATED = "encoder/layers_0/mlp/wi/kernel"
 
 
-def hugging_face_name(path: Path) -> str:
-  """Returns the state-dict name of a parameter.
+@dataclasses.dataclass(frozen=True)
+class Leaf:
+  """An array, usually on disk.
 
-  Args:
-    path: in our tree, such as ("encoder", "layers_3", "mlp", "wo", "kernel").
+  Attributes:
+    shape: its shape, known without reading it.
+    read: returns it, in the dtype that it is stored in.
   """
-  stack, *inner = path
-  if stack == "token_embedder":
-    return EMBEDDING
-  if inner[0] == "logits_dense":
-    return HEAD
-  if not inner[0].startswith("layers_"):
-    return f"{stack}.{_STACK[inner[0]]}.weight"
-  number = inner[0].removeprefix("layers_")
-  layer = _ENCODER_LAYER if stack == "encoder" else _DECODER_LAYER
-  name = f"{stack}.block.{number}.{layer[inner[1]]}"
-  if len(inner) == 4:
-    name += f".{_PROJECTION.get(inner[2], inner[2])}"
-  return f"{name}.weight"
+
+  shape: Shape
+  read: Callable[[], np.ndarray]
 
 
-def from_hugging_face(
-  tensors: Mapping[str, np.ndarray], config: T5Config
-) -> dict[str, Any]:
-  """Returns our parameter tree from a Hugging Face state dict.
+@dataclasses.dataclass(frozen=True)
+class Weights:
+  """A checkpoint of any format, opened and checked.
+
+  Attributes:
+    where: the folder it was opened from.
+    config: the model's sizes.
+    leaves: by parameter name; exactly those of `config`.
+    step: the training step, 0 where the format has none.
+    vocabulary: the SentencePiece model stored with it, if there is one.
+  """
+
+  where: pathlib.Path
+  config: T5Config
+  leaves: Mapping[str, Leaf]
+  step: int = 0
+  vocabulary: pathlib.Path | None = None
+
+
+def leaves_of(params: Any) -> dict[str, Leaf]:
+  """Returns the leaves of a tree of arrays in memory, by name."""
+  return {
+    name: Leaf(array.shape, lambda array=array: np.asarray(array))
+    for name, array in flatten(params).items()
+  }
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+  """Returns the leaves of a tree of parameters by name."""
+  return traverse_util.flatten_dict(unfreeze(tree), sep="/")
+
+
+def flat_shapes(config: T5Config) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shape of every parameter of a model, by name."""
+  return flatten(parameter_shapes(config))
+
+
+def with_inferred_config(
+  where: pathlib.Path, leaves: Mapping[str, Leaf], *, step: int
+) -> Weights:
+  """Returns weights of a format that stores no sizes, such as T5X's.
 
   Args:
-    tensors: by state-dict name, of any float type; an untied T5 1.1 or Flan-T5
-      has `lm_head.weight`, a tied T5 1.0 needs `config.logits_via_embedding`.
-    config: the model's sizes.
-
-  Returns:
-    Nested dicts of float32 arrays, views of `tensors` where that is possible.
+    where: named in errors.
+    leaves: by parameter name.
+    step: the training step.
 
   Raises:
-    InputError: a tensor is missing, not part of such a model, of another
-      shape, or a copy of the embedding that differs from it.
+    InputError: they are not the parameters of a T5 1.1.
   """
-  tensors = _with_one_embedding(tensors, config)
-  shapes = {
-    path: torch_shape(path, leaf.shape)
-    for path, leaf in _flat(parameter_shapes(config)).items()
-  }
-  names = {path: hugging_face_name(path) for path in shapes}
-  _check_names(tensors.keys(), names.values())
-  for path, name in names.items():
-    if tensors[name].shape != shapes[path]:
+  config = _infer_config(
+    where, {name: leaf.shape for name, leaf in leaves.items()}
+  )
+  check_shapes(where, leaves, flat_shapes(config))
+  return Weights(where, config, leaves, step)
+
+
+def check_shapes(
+  where: pathlib.Path, found: Mapping[str, Any], expected: Mapping[str, Any]
+) -> None:
+  """Raises an error unless names and shapes are exactly those expected.
+
+  Args:
+    where: named in errors.
+    found: by name, anything that has a shape.
+    expected: likewise.
+
+  Raises:
+    InputError: naming what is missing, unknown or of another shape.
+  """
+  missing = sorted(expected.keys() - found.keys())
+  extra = sorted(found.keys() - expected.keys())
+  if missing or extra:
+    differences = [
+      f"{what} {_abbreviate(names)}"
+      for what, names in (("missing", missing), ("unknown", extra))
+      if names
+    ]
+    raise InputError(
+      f"{where}: not the weights of a model of this config: "
+      f"{'; '.join(differences)}."
+    )
+  for name in sorted(expected):
+    shape, wanted = tuple(found[name].shape), tuple(expected[name].shape)
+    if shape != wanted:
       raise InputError(
-        f"{name} has shape {tensors[name].shape}, but the config asks for "
-        f"{shapes[path]}: the weights are of another model size."
+        f"{where}: weights of another model size: {name} has the shape "
+        f"{shape}, but the config asks for {wanted}."
       )
-  return traverse_util.unflatten_dict(
-    {
-      path: turned(path, np.asarray(tensors[name], np.float32))
-      for path, name in names.items()
-    }
+
+
+def t5_1_0_error(where: pathlib.Path, evidence: str) -> InputError:
+  """Returns the error for a T5 1.0, whose architecture is another one.
+
+  Args:
+    where: the checkpoint.
+    evidence: what it was recognised by.
+  """
+  return InputError(
+    f"{where}: {evidence}, so this is a T5 1.0 (output layer tied to the "
+    "embedding, feed-forward layers not gated): convert weights of Flan-T5 or "
+    "T5 1.1."
   )
 
 
-def to_hugging_face(params: Any, config: T5Config) -> dict[str, np.ndarray]:
-  """Returns a Hugging Face state dict, the inverse of `from_hugging_face`.
-
-  Save it beside a config.json with `"tie_word_embeddings": false`, unless
-  `config.logits_via_embedding`: transformers scales a tied head only.
-
-  Raises:
-    InputError: the parameters are not those of a model of this config.
-  """
-  found = _flat(params)
-  expected = _flat(parameter_shapes(config))
-  _check_names(map("/".join, found), map("/".join, expected))
-  for path, leaf in expected.items():
-    if found[path].shape != leaf.shape:
+def _infer_config(where: pathlib.Path, shapes: Mapping[str, Shape]) -> T5Config:
+  """Infers the sizes from the shapes."""
+  if _UNGATED in shapes:
+    raise t5_1_0_error(where, f"there is {_UNGATED} and no gate")
+  if _EMBEDDING in shapes and _HEAD not in shapes:
+    raise t5_1_0_error(where, f"there is no {_HEAD}")
+  for name in (_EMBEDDING, _BUCKETS, _QUERY, _GATE):
+    if len(shapes.get(name, ())) != 2:
       raise InputError(
-        f"{'/'.join(path)} has shape {found[path].shape}, but the config asks "
-        f"for {leaf.shape}."
+        f"{where}: not the weights of a T5 1.1: {name} is missing or no matrix."
       )
-  # Contiguous, since safetensors writes the buffer and not the view.
-  return {
-    hugging_face_name(path): np.ascontiguousarray(
-      turned(path, np.asarray(leaf, np.float32))
-    )
-    for path, leaf in found.items()
-  }
-
-
-def _with_one_embedding(
-  tensors: Mapping[str, np.ndarray], config: T5Config
-) -> dict[str, np.ndarray]:
-  """Keeps one of the embedding's names, and drops the table nobody reads."""
-  tensors = {name: t for name, t in tensors.items() if name != UNUSED}
-  copies = EMBEDDING_COPIES
-  if config.logits_via_embedding:
-    copies += (HEAD,)
-  for name in copies:
-    if name not in tensors:
-      continue
-    copy = tensors.pop(name)
-    if not np.array_equal(tensors.setdefault(EMBEDDING, copy), copy):
-      raise InputError(
-        f"{name} differs from {EMBEDDING}, but this model has one table for "
-        "both."
-      )
-  return tensors
-
-
-def _check_names(found: Iterable[str], expected: Iterable[str]) -> None:
-  found, expected = set(found), set(expected)
-  missing, extra = sorted(expected - found), sorted(found - expected)
-  if missing or extra:
+  vocab_size, emb_dim = shapes[_EMBEDDING]
+  heads, buckets = shapes[_BUCKETS]
+  joined = shapes[_QUERY][1]
+  if buckets != NUM_BUCKETS or not heads or joined % heads:
     raise InputError(
-      "the weights are not those of a model of this config: missing "
-      f"{_some(missing)}; not expected {_some(extra)}."
+      f"{where}: {_BUCKETS} has the shape {shapes[_BUCKETS]} beside a query of "
+      f"width {joined}: heads x {NUM_BUCKETS} buckets are needed."
     )
+  return T5Config(
+    vocab_size=vocab_size,
+    emb_dim=emb_dim,
+    num_heads=heads,
+    head_dim=joined // heads,
+    mlp_dim=shapes[_GATE][1],
+    num_encoder_layers=_num_layers(shapes, "encoder"),
+    num_decoder_layers=_num_layers(shapes, "decoder"),
+  ).validate()
 
 
-def _some(names: list[str]) -> str:
-  if not names:
-    return "none"
+def _num_layers(shapes: Mapping[str, Shape], stack: str) -> int:
+  # The last number, not the count, so that a missing layer is then named.
+  numbers = [re.match(rf"{stack}/layers_(\d+)/", name) for name in shapes]
+  return 1 + max((int(match[1]) for match in numbers if match), default=0)
+
+
+def _abbreviate(names: list[str]) -> str:
   more = f" and {len(names) - 3} more" if len(names) > 3 else ""
   return ", ".join(names[:3]) + more
-
-
-def _flat(tree: Any) -> dict[Path, Any]:
-  return traverse_util.flatten_dict(unfreeze(tree))
-
-
-def _is_turned(path: Path) -> bool:
-  return path[-1] in ("kernel", "rel_embedding")
-
-
-def turned(path: Path, array: np.ndarray) -> np.ndarray:
-  """Returns an array of ours as torch has it, or the other way round.
-
-  Args:
-    path: in our tree.
-    array: a view of it is returned.
-  """
-  return array.T if _is_turned(path) else array
-
-
-def torch_shape(path: Path, shape: tuple[int, ...]) -> tuple[int, ...]:
-  """Returns the shape that one of our parameters has in torch.
-
-  Args:
-    path: in our tree.
-    shape: ours.
-  """
-  return shape[::-1] if _is_turned(path) else shape

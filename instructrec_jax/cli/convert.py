@@ -1,8 +1,9 @@
 """Converts a checkpoint between ours, T5X and Hugging Face.
 
-SOURCE is a MODEL_DIR of ours, a T5X checkpoint_STEP (legacy or orbax) or the
-folder above it, or a Hugging Face folder with safetensors; which one is found
-out. Only parameters are taken, no optimizer. One array is in memory at a time.
+SOURCE is a MODEL_DIR or an export of ours, a T5X checkpoint_STEP (legacy or
+orbax) or the folder above it, or a Hugging Face folder with safetensors; the
+format is detected. Only parameters are converted, no optimizer. One array is in
+memory at a time.
 """
 
 import math
@@ -24,7 +25,7 @@ class Options:
   dest: Annotated[opt.Folder, opt.Arg(is_positional=True)]
   """folder to write"""
   to: Literal["ours", "hf", "t5x"]
-  """ours: a MODEL_DIR for score, ask, evaluate and INITIAL_CHECKPOINT; hf:
+  """ours: an export for score, ask, evaluate and INITIAL_CHECKPOINT; hf:
   config.json and safetensors; t5x: DEST/checkpoint_STEP"""
   dtype: Literal["float32", "bfloat16"] = "float32"
   """of the arrays on disk"""

@@ -16,8 +16,7 @@ from instructrec_jax import storage
 from instructrec_jax.baselines.cooccurrence import CooccurrenceRanker
 from instructrec_jax.baselines.lexical import LexicalRanker
 from instructrec_jax.baselines.planted import PlantedRanker
-from instructrec_jax.baselines.popularity import PopularityRanker
-from instructrec_jax.baselines.random_order import RandomRanker
+from instructrec_jax.baselines.popularity import PopularityRanker, RandomRanker
 from instructrec_jax.baselines.searches import Searches
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
@@ -38,7 +37,7 @@ class Resources:
     folder: the dataset, which keeps what is trained.
     model: a folder of `train` or `export`.
     zero_shot: another such folder, of a model that was not tuned.
-    text_encoder: see `tower_options.TowerOptions`.
+    text_encoder: see `tower_ranker.TowerOptions`.
   """
 
   folder: DatasetFolder
@@ -104,29 +103,28 @@ def _fit_counts(
 
 # The loaders below import what needs jax only when they are called.
 def _fit_sasrec(resources: Resources) -> Ranker:
-  from instructrec_jax.baselines.sasrec import SASRecRanker
+  from instructrec_jax.baselines.sequential import SASRecRanker
 
   return SASRecRanker.fit(resources.folder)
 
 
 def _fit_bert4rec(resources: Resources) -> Ranker:
-  from instructrec_jax.baselines.bert4rec import BERT4RecRanker
+  from instructrec_jax.baselines.sequential import BERT4RecRanker
 
   return BERT4RecRanker.fit(resources.folder)
 
 
 def _fit_two_tower(resources: Resources) -> Ranker:
-  from instructrec_jax.baselines.tower_options import TowerOptions
-  from instructrec_jax.baselines.two_tower import TwoTowerRanker
+  from instructrec_jax.baselines.tower_ranker import TowerOptions
+  from instructrec_jax.baselines.towers import TwoTowerRanker
 
   options = TowerOptions(text_encoder=resources.text_encoder)
   return TwoTowerRanker.fit(resources.folder, options)
 
 
 def _fit_searches(resources: Resources, *, personal: bool) -> Ranker:
-  from instructrec_jax.baselines.dssm import DSSMRanker
-  from instructrec_jax.baselines.tem import TEMRanker
-  from instructrec_jax.baselines.tower_options import TowerOptions
+  from instructrec_jax.baselines.tower_ranker import TowerOptions
+  from instructrec_jax.baselines.towers import DSSMRanker, TEMRanker
 
   data = SearchData(resources.folder)
   searches = data.personal if personal else data.impersonal

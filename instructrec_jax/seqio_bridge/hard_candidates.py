@@ -84,7 +84,7 @@ def _is_of(path: pathlib.Path, *, matcher: str) -> bool:
 def _fit(name: str, folder: DatasetFolder) -> Matcher:
   if name == "two_tower":
     # Only from here on is jax needed.
-    from instructrec_jax.baselines.two_tower import TwoTowerRanker
+    from instructrec_jax.baselines.towers import TwoTowerRanker
 
     return TwoTowerRanker.fit(folder)
   return LexicalRanker.fit(

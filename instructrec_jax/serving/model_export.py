@@ -43,7 +43,7 @@ def export(
   """Writes an export folder.
 
   Args:
-    model: a folder of `train`.
+    model: a folder of `train` or `convert`.
     out: the folder to write.
     dataset: the dataset folder whose items are the catalogue; without one,
       the export can only rank candidates that it is given.
@@ -59,7 +59,7 @@ def export(
       itself, or `out` exists and `force` is not set.
   """
   model, out = pathlib.Path(model), pathlib.Path(out)
-  if export_folder.is_export(model):
+  if export_folder.is_export(model) and (model / TEMPLATES_FILE).is_file():
     raise InputError(f"{model}: an export already; copy the folder.")
   for source in (model, dataset):
     if source and pathlib.Path(source).resolve().is_relative_to(out.resolve()):
@@ -80,16 +80,12 @@ def export(
       for title, item_ids in items.items():
         line = {"title": title, "item_ids": item_ids}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
-    manifest = {
-      "version": export_folder.VERSION,
-      "name": model.resolve().name,
-      "step": model_folder.find_step(model, step),
-      "items": len(items),
-      "files": {
-        path.name: storage.sha256_of(path) for path in sorted(partial.iterdir())
-      },
-    }
-    storage.write_json(partial / export_folder.MANIFEST_FILE, manifest)
+    manifest = export_folder.write_manifest(
+      partial,
+      name=model.resolve().name,
+      step=model_folder.find_step(model, step),
+      items=len(items),
+    )
   return manifest
 
 

@@ -134,8 +134,10 @@ class Recommender:
     name, titles = folder.resolve().name, []
     if export_folder.is_export(folder):
       name = str(export_folder.read_manifest(folder).get("name", name))
-      titles = exported_titles(folder)
-      templates = templates or (folder / TEMPLATES_FILE,)
+      # A folder of `convert` has neither a catalogue nor templates.
+      if (folder / TEMPLATES_FILE).is_file():
+        titles = exported_titles(folder)
+        templates = templates or (folder / TEMPLATES_FILE,)
     if dataset is not None:
       titles = list(catalogue(pathlib.Path(dataset)))
     return cls(

@@ -23,11 +23,11 @@ from jax.sharding import Mesh
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import processes, storage
 from instructrec_jax.checkpoints import model_folder
+from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
 from instructrec_jax.training.batches import prefetched_batches, rows_of_step
-from instructrec_jax.training.checkpoint import Checkpoints
 from instructrec_jax.training.inputs import capacity_of_steps
 from instructrec_jax.training.metrics_log import MetricsLog
 from instructrec_jax.training.state import initial_state, state_shardings

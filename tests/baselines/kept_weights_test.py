@@ -5,7 +5,7 @@ import pytest
 
 from instructrec_jax import processes
 from instructrec_jax.baselines import kept_weights
-from instructrec_jax.baselines.kept_weights import kept
+from instructrec_jax.baselines.kept_weights import load_or_fit
 
 from .markov_chain import chain_folder, changed
 
@@ -18,7 +18,7 @@ def folder(tmp_path):
 
 
 def keep(folder, fit, *, options=None):
-  return kept(folder, "any", options=options or {}, fit=fit)
+  return load_or_fit(folder, "any", options=options or {}, fit=fit)
 
 
 def fit():

@@ -4,6 +4,7 @@ import numpy as np
 
 from instructrec_jax.baselines.popularity import (
   PopularityRanker,
+  RandomRanker,
   training_interactions,
 )
 from instructrec_jax.data.sequences import Sequences
@@ -43,3 +44,8 @@ def test_with_global_time_only_the_past_counts_and_all_of_it():
   # Nothing of times 8 and 9, though only some of it is a target; the user
   # with a single item counts.
   assert ranker.counts.tolist() == [2, 1, 0, 0, 1, 1]
+
+
+def test_all_candidates_are_tied_at_random():
+  requests = [RankingRequest("a", "", ("x", "y")), RankingRequest("b", "", ())]
+  assert [s.tolist() for s in RandomRanker().score(requests)] == [[0, 0], []]

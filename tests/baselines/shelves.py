@@ -5,7 +5,7 @@ import types
 import numpy as np
 
 from instructrec_jax.baselines.searches import Searches
-from instructrec_jax.baselines.tower_options import TowerOptions
+from instructrec_jax.baselines.tower_ranker import TowerOptions
 from instructrec_jax.baselines.trainer import FitOptions
 from instructrec_jax.data.sequences import Sequences
 from instructrec_jax.data.splits import leave_one_out
@@ -47,7 +47,7 @@ def shelf_folder(path, *, users=120, seed=0):
 
 
 def searches(folder, targets):
-  """Each target, asked for by the wish of its kind."""
+  """Each target, searched for by the wish of its kind."""
   found = Searches.of_targets(targets, folder.sequences)
   queries = [WISHES[item % len(KINDS)] for item in found.items]
   return Searches(found.users, found.positions, queries, found.items)

@@ -13,6 +13,7 @@ import pytest
 
 from instructrec_jax.checkpoints import conversion, model_folder
 from instructrec_jax.checkpoints.conversion import convert
+from instructrec_jax.checkpoints.weights import flatten
 from instructrec_jax.cli.main import main
 from instructrec_jax.errors import InputError
 from instructrec_jax.mesh import make_mesh, parameter_shardings
@@ -80,13 +81,11 @@ def test_there_and_back(tmp_path, ours, params, through):
 def test_bfloat16_halves_the_disk_and_rounds(tmp_path, ours, params, to):
   convert(ours, tmp_path / "half", to=to, dtype="bfloat16")
   weights = conversion.open_weights(tmp_path / "half")
-  for path, leaf in weights.leaves.items():
-    expected = params
-    for key in path:
-      expected = expected[key]
+  for name, leaf in weights.leaves.items():
     found = leaf.read()
     assert found.dtype == ml_dtypes.bfloat16
-    np.testing.assert_array_equal(found, expected.astype(ml_dtypes.bfloat16))
+    expected = flatten(params)[name].astype(ml_dtypes.bfloat16)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_converted_model_loads_onto_a_mesh_and_starts_a_run(
@@ -108,11 +107,23 @@ def test_a_converted_model_loads_onto_a_mesh_and_starts_a_run(
 def test_another_conversion_is_another_model_to_score(tmp_path, ours):
   """`score` tells models apart by this file, as it resumes."""
   texts = set()
-  for name in "ab":
-    convert(ours, tmp_path / name, to="ours")
-    path = tmp_path / name / "checkpoints" / "7" / "_CHECKPOINT_METADATA"
-    texts.add(path.read_text())
+  for dtype in ("float32", "bfloat16"):
+    convert(ours, tmp_path / dtype, to="ours", dtype=dtype)
+    texts.add(model_folder.identity_file(tmp_path / dtype, 7).read_text())
   assert len(texts) == 2
+
+
+def test_ours_is_an_export_that_needs_no_orbax(tmp_path, ours):
+  convert(ours, tmp_path / "out", to="ours")
+  manifest = json.loads((tmp_path / "out" / "export.json").read_text())
+  assert (manifest["name"], manifest["step"]) == ("out", 7)
+  assert sorted(manifest["files"]) == [
+    "model.json",
+    "model.safetensors",
+    "vocabulary.model",
+  ]
+  with pytest.raises(InputError, match="of step 7, not 8"):
+    model_folder.load_params(tmp_path / "out", step=8)
 
 
 def test_one_array_is_in_memory_at_a_time(tmp_path, ours, monkeypatch):
@@ -130,7 +141,7 @@ def test_one_array_is_in_memory_at_a_time(tmp_path, ours, monkeypatch):
 
   def open_watched(source, *, step):
     weights = open_weights(source, step=step)
-    leaves = {path: watched(leaf) for path, leaf in weights.leaves.items()}
+    leaves = {name: watched(leaf) for name, leaf in weights.leaves.items()}
     return dataclasses.replace(weights, leaves=leaves)
 
   open_weights = conversion.open_weights
@@ -185,7 +196,7 @@ def test_a_damaged_array_is_named_and_leaves_nothing(tmp_path, ours):
   assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
-def test_what_is_no_checkpoint_is_told(tmp_path):
+def test_what_is_no_checkpoint_is_refused(tmp_path):
   (tmp_path / "empty").mkdir()
   with pytest.raises(InputError, match="no checkpoint: there is neither"):
     convert(tmp_path / "empty", tmp_path / "out", to="ours")

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from instructrec_jax.checkpoints import hugging_face, weights
-from instructrec_jax.checkpoints.lazy_weights import Leaf, Weights
+from instructrec_jax.checkpoints import hugging_face
+from instructrec_jax.checkpoints.weights import Weights, leaves_of
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer
@@ -28,17 +28,21 @@ SMALL = T5Config()
 QUERY = "encoder.block.1.layer.0.SelfAttention.q.weight"
 
 
+MEMORY = pathlib.Path("memory")
+
+
 def _as_weights(params, config):
-  leaves = {
-    path: Leaf(array.shape, lambda array=array: array)
-    for path, array in traverse_util.flatten_dict(params).items()
-  }
-  return Weights(pathlib.Path("memory"), config, leaves)
+  return Weights(MEMORY, config, leaves_of(params))
 
 
-def _params(opened):
+def _state_dict(params):
+  leaves = hugging_face.to_state_dict(leaves_of(params))
+  return {name: leaf.read() for name, leaf in leaves.items()}
+
+
+def _params(leaves):
   return traverse_util.unflatten_dict(
-    {path: leaf.read() for path, leaf in opened.leaves.items()}
+    {name: leaf.read() for name, leaf in leaves.items()}, sep="/"
   )
 
 
@@ -76,6 +80,64 @@ def _rewrite(folder, tensors):
   )
 
 
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("activations", [("relu",), ("gelu", "linear")])
+def test_state_dict_round_trip(random_params, tied, activations):
+  config = CONFIG.replace(
+    logits_via_embedding=tied, mlp_activations=activations
+  )
+  params = random_params(config)
+  tensors = hugging_face.to_state_dict(leaves_of(params))
+  assert ("lm_head.weight" in tensors) is not tied
+  found = hugging_face.from_state_dict(MEMORY, tensors, config)
+  jax.tree.map(np.testing.assert_array_equal, _params(found), params)
+
+
+@pytest.mark.parametrize(
+  ("ours", "theirs"),
+  [
+    (
+      "encoder/layers_1/attention/out/kernel",
+      "encoder.block.1.layer.0.SelfAttention.o.weight",
+    ),
+    (
+      "decoder/layers_0/encoder_decoder_attention/query/kernel",
+      "decoder.block.0.layer.1.EncDecAttention.q.weight",
+    ),
+    (
+      "decoder/layers_0/mlp/wi_1/kernel",
+      "decoder.block.0.layer.2.DenseReluDense.wi_1.weight",
+    ),
+    (
+      "decoder/relpos_bias/rel_embedding",
+      "decoder.block.0.layer.0.SelfAttention.relative_attention_bias.weight",
+    ),
+    ("encoder/encoder_norm/scale", "encoder.final_layer_norm.weight"),
+    ("decoder/logits_dense/kernel", "lm_head.weight"),
+    ("token_embedder/embedding", "shared.weight"),
+  ],
+)
+def test_names(ours, theirs):
+  assert hugging_face.hugging_face_name(ours) == theirs
+
+
+def test_kernels_are_transposed_and_the_embedding_is_not(params):
+  tensors = _state_dict(params)
+  assert tensors["shared.weight"].shape == (128, 32)
+  np.testing.assert_array_equal(
+    tensors["decoder.block.0.layer.2.DenseReluDense.wo.weight"],
+    params["decoder"]["layers_0"]["mlp"]["wo"]["kernel"].T,
+  )
+
+
+def test_the_config_decides_whether_the_head_is_a_copy(params):
+  """For a tied config the head must be a copy of the embedding."""
+  tensors = hugging_face.to_state_dict(leaves_of(params))
+  config = CONFIG.replace(logits_via_embedding=True)
+  with pytest.raises(InputError, match=r"lm_head\.weight differs from shared"):
+    hugging_face.from_state_dict(MEMORY, tensors, config)
+
+
 def test_shards_and_their_index(folder, params):
   index = json.loads((folder / "model.safetensors.index.json").read_text())
   shards = sorted(folder.glob("*.safetensors"))
@@ -88,19 +150,21 @@ def test_shards_and_their_index(folder, params):
   }
   opened = hugging_face.open_hugging_face(folder)
   assert opened.config == CONFIG
-  jax.tree.map(np.testing.assert_array_equal, _params(opened), params)
+  jax.tree.map(np.testing.assert_array_equal, _params(opened.leaves), params)
 
 
 def test_copies_of_the_embedding_are_accepted_if_equal(folder, params):
-  tensors = weights.to_hugging_face(params, CONFIG)
-  tensors[weights.UNUSED] = np.zeros((32, 4), np.float32)
+  tensors = _state_dict(params)
+  tensors[
+    "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight"
+  ] = np.zeros((32, 4), np.float32)
   tensors["encoder.embed_tokens.weight"] = tensors.pop("shared.weight")
   tensors["decoder.embed_tokens.weight"] = tensors[
     "encoder.embed_tokens.weight"
   ]
   _rewrite(folder, tensors)
   opened = hugging_face.open_hugging_face(folder)
-  jax.tree.map(np.testing.assert_array_equal, _params(opened), params)
+  jax.tree.map(np.testing.assert_array_equal, _params(opened.leaves), params)
   tensors["decoder.embed_tokens.weight"] = (
     tensors["encoder.embed_tokens.weight"] + 1
   )
@@ -131,7 +195,7 @@ def test_a_config_of_another_model_is_refused(folder, changes, message):
 
 
 def test_a_tied_head_is_refused(folder, params):
-  tensors = weights.to_hugging_face(params, CONFIG)
+  tensors = _state_dict(params)
   del tensors["lm_head.weight"]
   _rewrite(folder, tensors)
   with pytest.raises(InputError, match=r"no lm_head.weight, so .* T5 1\.0"):
@@ -139,7 +203,7 @@ def test_a_tied_head_is_refused(folder, params):
 
 
 def test_a_missing_tensor_is_named(folder, params):
-  tensors = weights.to_hugging_face(params, CONFIG)
+  tensors = _state_dict(params)
   tensors["pooler"] = tensors.pop(QUERY)
   _rewrite(folder, tensors)
   with pytest.raises(InputError, match=f"missing {QUERY}; unknown pooler"):
@@ -206,7 +270,7 @@ def test_transformers_loads_ours_and_we_load_what_it_saves(
   assert names[0] == names[1]
   opened = hugging_face.open_hugging_face(theirs)
   assert opened.config == config
-  jax.tree.map(np.testing.assert_array_equal, _params(opened), params)
+  jax.tree.map(np.testing.assert_array_equal, _params(opened.leaves), params)
 
   inputs, shifted, targets = _batch(config)
   with torch.no_grad():

@@ -123,15 +123,15 @@ def test_what_is_no_model_is_told_apart(model_dir, tmp_path):
   [
     (
       {"mlp_dim": 12},
-      r"decoder/layers_0/mlp/wi_0/kernel is \(8, 10\), .* \(8, 12\)",
+      r"mlp/wi_0/kernel has the shape \(8, 10\), .* \(8, 12\)",
     ),
     (
       {"num_encoder_layers": 2},
-      r"encoder/layers_1/attention/key/kernel is missing, .* \(8, 6\)",
+      "missing encoder/layers_1/attention/key/kernel, .* and 6 more",
     ),
     (
       {"logits_via_embedding": True},
-      r"decoder/logits_dense/kernel is \(8, 32\), .* none",
+      "unknown decoder/logits_dense/kernel",
     ),
   ],
 )

@@ -8,7 +8,7 @@ from instructrec_jax.checkpoints.safetensors_file import open_file, write_file
 from instructrec_jax.errors import InputError
 
 ARRAYS = {
-  "turned": np.arange(6, dtype=np.float32).reshape(2, 3).T,
+  "transposed": np.arange(6, dtype=np.float32).reshape(2, 3).T,
   "vector": np.array([1.5, -2], np.float32),
 }
 
@@ -66,10 +66,10 @@ def test_a_wrong_header_is_refused(file, change):
   whole = file.read_bytes()
   length = int.from_bytes(whole[:8], "little")
   header = json.loads(whole[8 : 8 + length])
-  header["turned"] |= change
+  header["transposed"] |= change
   text = json.dumps(header).encode()
   file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
-  with pytest.raises(InputError, match="turned is not an array of"):
+  with pytest.raises(InputError, match="transposed is not an array of"):
     open_file(file)
 
 

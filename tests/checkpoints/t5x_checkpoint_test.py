@@ -8,12 +8,12 @@ import orbax.checkpoint as ocp
 import pytest
 from flax import serialization, traverse_util
 
-from instructrec_jax.checkpoints.lazy_weights import Leaf, Weights
 from instructrec_jax.checkpoints.t5x_checkpoint import (
   is_t5x,
   open_t5x,
   write_t5x,
 )
+from instructrec_jax.checkpoints.weights import Weights, leaves_of
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq.config import T5Config
 
@@ -27,6 +27,7 @@ CONFIG = T5Config(
   mlp_dim=10,
 )
 QUERY = "target.encoder.layers_1.attention.query.kernel"
+PARAMETER = "encoder/layers_1/attention/query/kernel"
 
 
 @pytest.fixture(scope="module")
@@ -36,12 +37,8 @@ def params(random_params):
 
 @pytest.fixture
 def legacy(tmp_path, params):
-  flat = traverse_util.flatten_dict(params)
-  leaves = {
-    path: Leaf(array.shape, lambda array=array: array)
-    for path, array in flat.items()
-  }
-  weights = Weights(pathlib.Path("memory"), CONFIG, leaves, step=12)
+  memory = pathlib.Path("memory")
+  weights = Weights(memory, CONFIG, leaves_of(params), step=12)
   write_t5x(tmp_path, weights, dtype="float32")
   return tmp_path / "checkpoint_12"
 
@@ -55,10 +52,10 @@ def _inline(folder, params, **around):
 
 
 def _assert_same(weights, params):
-  flat = traverse_util.flatten_dict(params)
+  flat = traverse_util.flatten_dict(params, sep="/")
   assert weights.leaves.keys() == flat.keys()
-  for path, array in flat.items():
-    np.testing.assert_array_equal(weights.leaves[path].read(), array)
+  for name, array in flat.items():
+    np.testing.assert_array_equal(weights.leaves[name].read(), array)
   assert weights.config == CONFIG
 
 
@@ -125,27 +122,27 @@ def test_steps_of_a_model_dir(tmp_path, params):
 
 def test_a_missing_chunk_is_no_zeros(legacy):
   (legacy / QUERY / "0.0").unlink()
-  leaf = open_t5x(legacy).leaves[tuple(QUERY.split(".")[1:])]
+  leaf = open_t5x(legacy).leaves[PARAMETER]
   with pytest.raises(InputError, match=f"{QUERY} is missing or damaged"):
     leaf.read()
 
 
-def test_a_chunk_that_is_cut_short_is_told(legacy):
+def test_a_truncated_chunk_is_refused(legacy):
   chunk = legacy / QUERY / "0.0"
   chunk.write_bytes(chunk.read_bytes()[:-9])
-  leaf = open_t5x(legacy).leaves[tuple(QUERY.split(".")[1:])]
+  leaf = open_t5x(legacy).leaves[PARAMETER]
   with pytest.raises(InputError, match=f"{QUERY} is missing or damaged"):
     leaf.read()
 
 
-def test_a_missing_folder_is_told(legacy):
+def test_a_missing_folder_is_refused(legacy):
   for file in (legacy / QUERY).iterdir():
     file.unlink()
   with pytest.raises(InputError, match=f"{QUERY} is missing or damaged"):
     open_t5x(legacy)
 
 
-def test_a_cut_msgpack_is_told(legacy):
+def test_a_truncated_msgpack_is_refused(legacy):
   path = legacy / "checkpoint"
   for kept in (0, 1, 100):
     path.write_bytes(path.read_bytes()[:kept])

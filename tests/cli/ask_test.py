@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from instructrec_jax.checkpoints import model_folder
+from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.instructions.recommend import recommend
@@ -20,7 +21,6 @@ from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import train_vocabulary
-from instructrec_jax.training.checkpoint import Checkpoints
 from instructrec_jax.training.state import TrainState
 
 WISH = "I want something scary for tonight"

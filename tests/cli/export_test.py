@@ -2,12 +2,11 @@
 
 import json
 
-import numpy as np
+import orbax.checkpoint as ocp
 import pyarrow.parquet as pq
 import pytest
 
-from instructrec_jax.checkpoints import array_folder, model_folder
-from instructrec_jax.checkpoints.lazy_weights import Leaf, flat_shapes
+from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.instructions.templates import load_templates
@@ -16,7 +15,7 @@ from instructrec_jax.text.vocabulary import train_vocabulary
 
 
 @pytest.fixture(scope="module")
-def folders(tmp_path_factory):
+def folders(tmp_path_factory, random_params):
   """A shop, and a folder of `train` with random weights."""
   path = tmp_path_factory.mktemp("export")
   shop, model = path / "shop", path / "tiny"
@@ -34,13 +33,9 @@ def folders(tmp_path_factory):
     mlp_dim=32,
   )
   model_folder.save_config(model, config)
-  rng = np.random.default_rng(0)
-  leaves = {
-    name: Leaf(shape, lambda shape=shape: rng.normal(0, 0.3, shape))
-    for name, shape in flat_shapes(config).items()
-  }
+  params = random_params(config)
   step = model / model_folder.CHECKPOINTS / "7"
-  array_folder.write_orbax(step / "params", leaves, dtype="float32")
+  ocp.PyTreeCheckpointer().save(step / "params", params)
   return shop, model
 
 

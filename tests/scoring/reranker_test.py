@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.checkpoints import weights
+from instructrec_jax.checkpoints import hugging_face
+from instructrec_jax.checkpoints.weights import leaves_of
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import shapes, tokenization
@@ -255,8 +256,8 @@ def test_scores_equal_hugging_face(config, params, vocabulary, requests):
   model.lm_head.weight = torch.nn.Parameter(
     torch.empty_like(model.shared.weight)
   )
-  tensors = weights.to_hugging_face(params, config)
-  state = {name: torch.tensor(np.asarray(t)) for name, t in tensors.items()}
+  tensors = hugging_face.to_state_dict(leaves_of(params))
+  state = {name: torch.tensor(leaf.read()) for name, leaf in tensors.items()}
   model.load_state_dict(state, strict=False)
   ranker = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   for request, values in zip(

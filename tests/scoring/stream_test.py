@@ -14,11 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from instructrec_jax.checkpoints import model_folder
+from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import InputError
 from instructrec_jax.requests import write_requests
 from instructrec_jax.scoring import stream
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.training.checkpoint import Checkpoints
 from instructrec_jax.training.state import TrainState
 
 

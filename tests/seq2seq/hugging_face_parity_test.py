@@ -1,12 +1,15 @@
 """Our logits beside those of transformers' T5, with random weights."""
 
 import functools
+import pathlib
 
 import jax
 import numpy as np
 import pytest
+from flax import traverse_util
 
-from instructrec_jax.checkpoints import weights
+from instructrec_jax.checkpoints import hugging_face
+from instructrec_jax.checkpoints.weights import leaves_of
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer
 
@@ -78,14 +81,20 @@ def test_same_logits_with_padding(fields):
       decoder_input_ids=torch.tensor(shifted),
     ).logits.numpy()
   tensors = {name: t.numpy() for name, t in model.state_dict().items()}
-  params = weights.from_hugging_face(tensors, config)
+  leaves = hugging_face.from_state_dict(
+    pathlib.Path("memory"), leaves_of(tensors), config
+  )
+  params = traverse_util.unflatten_dict(
+    {name: leaf.read() for name, leaf in leaves.items()}, sep="/"
+  )
   found = jax.jit(
     functools.partial(Transformer(config).apply, enable_dropout=False)
   )({"params": params}, inputs, shifted, targets)
   real = targets > 0
   assert expected[real].std() > 0.1
   np.testing.assert_allclose(found[real], expected[real], rtol=0, atol=1e-4)
-  back = weights.to_hugging_face(params, config)
+  back = hugging_face.to_state_dict(leaves_of(params))
+  back = {name: leaf.read() for name, leaf in back.items()}
   assert all(np.array_equal(back[name], tensors[name]) for name in back)
   assert not model.load_state_dict(
     {name: torch.tensor(array) for name, array in back.items()}, strict=False

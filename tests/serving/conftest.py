@@ -6,6 +6,7 @@ import optax
 import pytest
 
 from instructrec_jax.checkpoints import model_folder
+from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.instructions.templates import load_templates
@@ -13,7 +14,6 @@ from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.recommender import Recommender
 from instructrec_jax.text.vocabulary import train_vocabulary
-from instructrec_jax.training.checkpoint import Checkpoints
 from instructrec_jax.training.state import TrainState
 
 

@@ -1,13 +1,14 @@
-"""Saving and resuming training with orbax, asynchronously.
+"""The checkpoints of a training run: saved asynchronously, and resumed.
 
 A checkpoint has two items, so that scoring can load `params` without the
 optimizer: checkpoints/STEP/{params,optimizer}. Orbax writes to a temporary
 name and renames, so that a killed run leaves only finished steps.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import jax
 import orbax.checkpoint as ocp
@@ -15,7 +16,18 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
-from instructrec_jax.training.state import TrainState
+
+
+class State(Protocol):
+  """A dataclass with these fields, such as `training.state.TrainState`."""
+
+  __dataclass_fields__: ClassVar[dict[str, Any]]
+  step: jax.Array
+  params: Any
+  optimizer_state: Any
+
+
+S = TypeVar("S", bound=State)
 
 
 class Checkpoints:
@@ -44,7 +56,8 @@ class Checkpoints:
     self._manager = ocp.CheckpointManager(
       pathlib.Path(model_dir).absolute() / model_folder.CHECKPOINTS,
       options=ocp.CheckpointManagerOptions(
-        # Or orbax would not store metrics, and forget the best on a resume.
+        # Without it orbax stores no metrics, and a resumed run would not know
+        # the best.
         best_fn=rating,
         preservation_policy=preservation_policy.AnyPreservationPolicy(
           [preservation_policy.LatestN(keep), best]
@@ -54,7 +67,7 @@ class Checkpoints:
       item_names=("params", "optimizer"),
     )
 
-  def save(self, state: TrainState, *, metrics: Mapping[str, float]) -> None:
+  def save(self, state: State, *, metrics: Mapping[str, float]) -> None:
     """Saves a state under its step; returns before it is on disk."""
     self._manager.save(
       int(state.step),
@@ -69,8 +82,8 @@ class Checkpoints:
     """Returns the last finished step, if there is one."""
     return self._manager.latest_step()
 
-  def restore(self, state: TrainState, shardings: TrainState) -> TrainState:
-    """Returns the last finished state, laid out as the shardings say.
+  def restore(self, state: S, shardings: S) -> S:
+    """Returns the last finished state, placed as the shardings say.
 
     Args:
       state: arrays or shapes of what was saved.
@@ -102,13 +115,14 @@ class Checkpoints:
         ),
       )
     except (ValueError, KeyError, OSError) as error:
-      # What orbax says of it goes on for pages; it stays in the traceback.
+      # Orbax's message is pages long; it stays in the traceback.
       raise InputError(
         f"{self._manager.directory / str(step)}: this checkpoint is damaged, "
         "or another optimizer's: train with that one, or delete the "
         "checkpoint to resume from an earlier one."
       ) from error
-    return TrainState(
+    return dataclasses.replace(
+      state,
       step=jax.device_put(jax.numpy.int32(step), shardings.step),
       params=restored["params"],
       optimizer_state=restored["optimizer"],

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.sharding import SingleDeviceSharding
 
+from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import InputError
-from instructrec_jax.training.checkpoint import Checkpoints
 from instructrec_jax.training.state import TrainState
 
 METRIC = "validation/hr@1"
@@ -68,7 +68,7 @@ def test_the_latest_state_comes_back(save):
     np.testing.assert_array_equal(saved, found)
 
 
-def test_saving_is_done_with_a_state_that_is_then_given_away(tmp_path):
+def test_a_state_can_be_donated_right_after_saving(tmp_path):
   donate = jax.jit(
     lambda state: jax.tree.map(lambda leaf: leaf + 1, state), donate_argnums=0
   )
