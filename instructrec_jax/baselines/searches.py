@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, Int32
 
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import Targets
+from instructrec_jax.data.splits import Sequences, Targets
 
 # A person who is in no sequence: products are searched by nobody in particular.
 NOBODY = -1

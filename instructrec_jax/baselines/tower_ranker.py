@@ -36,7 +36,7 @@ from instructrec_jax.baselines.tower_loss import Batch, SearchLoss
 from instructrec_jax.baselines.tower_options import TowerOptions
 from instructrec_jax.baselines.trainer import Params, fit
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import Sequences
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 

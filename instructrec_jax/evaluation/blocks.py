@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from instructrec_jax.data.held_out import candidate_bytes
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import (
   chat_sample,
@@ -18,7 +19,6 @@ from instructrec_jax.evaluation import (
 from instructrec_jax.evaluation.exposure import Exposure
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.evaluation.scenarios import Scenario
-from instructrec_jax.evaluation.stored import candidate_bytes
 from instructrec_jax.records import Ranker, RankingRequest
 
 Block = dict[str, list[dict[str, Any]]]

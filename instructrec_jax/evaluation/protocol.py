@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import polars as pl
 
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data import held_out as lists
+from instructrec_jax.data.folder import DatasetFolder, requests_file
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import stored as lists
 from instructrec_jax.evaluation.scenario_requests import ScenarioWriter, sample
 from instructrec_jax.evaluation.scenarios import Scenario, find_scenarios
 from instructrec_jax.instructions.forms import Form
+from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
 
@@ -190,7 +191,9 @@ def _source(
       count,
       size,
       template,
-      lambda: lists.with_catalogue(read(), folder),
+      lambda: lists.with_catalogue(
+        read(), folder, display_titles(folder.items)
+      ),
     )
   # Yes and No, or items.
   candidates = 2 if scenario.pointwise else 1 + scenario.negatives
@@ -205,7 +208,7 @@ def _needs_no_text(scenario: Scenario) -> bool:
 def _requests_path(
   scenario: Scenario, folder: DatasetFolder, split: str
 ) -> pathlib.Path:
-  return folder.path / "requests" / f"{scenario.name}_{split}.parquet"
+  return folder.path / requests_file(scenario.name, split)
 
 
 def _pick(

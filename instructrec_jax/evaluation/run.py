@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.held_out import matcher, retrieved
 from instructrec_jax.evaluation import blocks, protocol, selection
 from instructrec_jax.evaluation.chat_sample import NAME as CHAT
 from instructrec_jax.evaluation.chat_sample import ChatSample
@@ -14,7 +15,6 @@ from instructrec_jax.evaluation.normalised import SharedScores
 from instructrec_jax.evaluation.permutations import PermutedRanker
 from instructrec_jax.evaluation.rankers import READERS, applies
 from instructrec_jax.evaluation.scenarios import Scenario
-from instructrec_jax.evaluation.stored import matcher, retrieved
 from instructrec_jax.evaluation.tournament import TournamentRanker
 from instructrec_jax.instructions.forms import Form
 from instructrec_jax.records import Ranker

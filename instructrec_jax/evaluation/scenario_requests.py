@@ -6,12 +6,9 @@ import numpy as np
 from jaxtyping import Int
 
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.held_out import candidates_path, stored_candidates
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.scenarios import Scenario
-from instructrec_jax.evaluation.stored import (
-  candidates_path,
-  stored_candidates,
-)
 from instructrec_jax.instructions.forms import Form
 from instructrec_jax.instructions.material import Facts, Material
 from instructrec_jax.instructions.ranking import ranking_requests

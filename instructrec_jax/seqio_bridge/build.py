@@ -12,6 +12,10 @@ import numpy as np
 import tqdm
 
 from instructrec_jax import storage
+from instructrec_jax.baselines.hard_negatives import (
+  MATCHERS,
+  write_hard_candidates,
+)
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
@@ -31,10 +35,6 @@ from instructrec_jax.instructions.templates import (
   load_templates,
 )
 from instructrec_jax.requests import write_requests
-from instructrec_jax.seqio_bridge.hard_candidates import (
-  MATCHERS,
-  write_hard_candidates,
-)
 from instructrec_jax.seqio_bridge.location import (
   MANIFEST_FILE,
   TEMPLATES_FILE,
@@ -58,7 +58,7 @@ class Options:
     input_length: tokens that the encoder takes, its end counted in.
     cold_items: one of `material.COLD_ITEMS`.
     matcher: whose best items are the hard negatives; one of
-      `hard_candidates.MATCHERS`.
+      `hard_negatives.MATCHERS`.
     seed: of forms, negatives and their order.
   """
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from instructrec_jax.data.categories import category_labels
+from instructrec_jax.data.cleaning import category_labels
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.teacher.prompts import (
   IntentionQuestion,
