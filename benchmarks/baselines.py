@@ -85,12 +85,12 @@ def _fit(name: str, folder, *, loss, seed: int):
 
 
 def _print_table(args, folder, rankers, seconds, negatives: int | None) -> None:
+  from instructrec_jax.data.held_out import candidate_bytes
   from instructrec_jax.evaluation.metrics import (
     bootstrap_means,
     percentile_interval,
     ranking_metrics,
   )
-  from instructrec_jax.evaluation.stored import candidate_bytes
 
   digest = hashlib.sha256()
   values = {name: [] for name in rankers}
@@ -119,10 +119,11 @@ def _print_table(args, folder, rankers, seconds, negatives: int | None) -> None:
 
 
 def _batches(args, folder, negatives: int | None) -> Iterator[list]:
-  from instructrec_jax.evaluation import stored
+  from instructrec_jax.data import held_out as stored
+  from instructrec_jax.instructions.render import display_titles
 
   kept = folder.candidates(args.split, negatives or args.negatives)
-  users = len(kept.users)
+  users = len(kept.keys)
   rows = np.random.default_rng(args.seed).permutation(users)[: args.limit]
   rows.sort()
   width = len(folder.items) if negatives is None else negatives + 1
@@ -132,7 +133,9 @@ def _batches(args, folder, negatives: int | None) -> Iterator[list]:
       folder, kept, split=args.split, rows=rows[start : start + size]
     )
     if negatives is None:
-      requests = stored.with_catalogue(requests, folder)
+      requests = stored.with_catalogue(
+        requests, folder, display_titles(folder.items)
+      )
     yield list(requests)
 
 

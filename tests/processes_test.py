@@ -18,10 +18,10 @@ import pytest
 
 from instructrec_jax import processes
 from instructrec_jax.cli.main import main
+from instructrec_jax.data import held_out as stored
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import stored
 from instructrec_jax.instructions.scenarios import find_scenarios
 from instructrec_jax.requests import write_requests
 from instructrec_jax.text.packed_dataset import pack_pairs

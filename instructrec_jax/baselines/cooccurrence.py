@@ -5,8 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from instructrec_jax.baselines.popularity import training_interactions
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import Splits
+from instructrec_jax.data.splits import Sequences, Splits
 from instructrec_jax.records import RankingRequest
 
 # As many as the paper shows the model.

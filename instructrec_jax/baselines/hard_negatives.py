@@ -12,9 +12,16 @@ import tqdm
 from jaxtyping import Float, Int, Int32
 
 from instructrec_jax.data.candidates import Candidates
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import Targets
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.held_out import (
+  HARD_NEGATIVES,
+  has_hard_candidates,
+  store_hard_candidates,
+)
+from instructrec_jax.data.splits import Sequences, Targets
 from instructrec_jax.errors import InputError
+
+MATCHERS = ("tfidf", "bm25", "two_tower")
 
 # Targets between two steps of the progress bar.
 _BLOCK = 2048
@@ -129,6 +136,47 @@ def hard_candidates(
   return candidates, ranks_N
 
 
+def write_hard_candidates(
+  folder: DatasetFolder, *, matcher: str, seed: int
+) -> None:
+  """Retrieves and stores the hard candidates of both splits.
+
+  What this matcher retrieved before is kept. A catalogue that is too small gets
+  none.
+
+  Args:
+    folder: the dataset.
+    matcher: one of `MATCHERS`.
+    seed: of the order in lists.
+  """
+  fitted = None
+  for split in ("validation", "test"):
+    if has_hard_candidates(folder, split=split, matcher=matcher):
+      continue
+    fitted = fitted or _fit(matcher, folder)
+    try:
+      drawn, ranks = hard_candidates(
+        fitted,
+        sequences=folder.sequences,
+        owned=folder.owned,
+        title_groups=folder.title_groups,
+        targets=getattr(folder.splits, split),
+        count=HARD_NEGATIVES,
+        rng=np.random.default_rng([seed, split == "test"]),
+      )
+    except InputError:
+      return
+    store_hard_candidates(
+      folder,
+      drawn,
+      ranks=ranks,
+      split=split,
+      matcher=matcher,
+      recall=recall(ranks),
+      seed=seed,
+    )
+
+
 def recall(
   ranks_N: Int32[np.ndarray, " n"], cutoffs: Sequence[int] = (10, 20, 50, 100)
 ) -> dict[int, float]:
@@ -194,5 +242,18 @@ def _force_targets(
   shuffled_NxC = rng.permuted(found_NxC, axis=1)
   slot_N = (shuffled_NxC == wanted_N[:, None]).argmax(axis=1)
   return Candidates(
-    users=users, candidates=shuffled_NxC, target=slot_N.astype(np.int32)
+    keys=users, candidates=shuffled_NxC, target=slot_N.astype(np.int32)
+  )
+
+
+def _fit(name: str, folder: DatasetFolder) -> Matcher:
+  # Imported here, as both import `top_items`, and the second also jax.
+  if name == "two_tower":
+    from instructrec_jax.baselines.two_tower import TwoTowerRanker
+
+    return TwoTowerRanker.fit(folder)
+  from instructrec_jax.baselines.lexical import LexicalRanker
+
+  return LexicalRanker.fit(
+    folder.items, kind="bm25" if name == "bm25" else "tfidf"
   )

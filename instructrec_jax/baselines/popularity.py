@@ -6,8 +6,7 @@ import numpy as np
 from jaxtyping import Int32, Int64
 
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import Splits
+from instructrec_jax.data.splits import Sequences, Splits
 from instructrec_jax.records import RankingRequest
 
 

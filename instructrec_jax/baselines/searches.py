@@ -6,8 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int, Int32
 
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import Targets
+from instructrec_jax.data.splits import Sequences, Targets
 
 # The user of a search without one, as in product search.
 NOBODY = -1

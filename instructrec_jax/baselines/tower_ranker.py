@@ -39,7 +39,7 @@ from instructrec_jax.baselines.trainer import (
   fit,
 )
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import Sequences
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 

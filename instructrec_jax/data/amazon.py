@@ -2,6 +2,10 @@
 
 Reviews are JSON lines in all three. Metadata is JSON lines too, but in 2014,
 where each line is a Python dict literal: it is parsed, never evaluated.
+
+orjson, not polars, parses lines: polars' reader takes numbers and lists as
+text, half a surrogate pair as a character and the first of repeated keys, and
+is no faster once a block is searched for these.
 """
 
 import ast
@@ -10,20 +14,18 @@ import dataclasses
 import functools
 import pathlib
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import orjson
 import polars as pl
 
-from instructrec_jax.data import lines, schema
-
-FORMATS = ("amazon2014", "amazon2018", "amazon2023")
+from instructrec_jax.data import lines
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class _Keys:
-  """What a format calls the fields, and in what it counts time."""
+  """A format's names of the fields, and its unit of time."""
 
   user: str = "reviewerID"
   item: str = "asin"
@@ -48,21 +50,26 @@ _KEYS = {
     text="text",
   ),
 }
+FORMATS = tuple(_KEYS)
 
 
 def read_reviews(
   path: pathlib.Path, *, format: str, broken: lines.BrokenLines
 ) -> Iterator[pl.DataFrame]:
-  """Streams reviews as frames of `schema.REVIEW_SCHEMA`.
+  """Streams reviews as frames of `lines.REVIEW_SCHEMA`.
 
   Raises:
     InputError: the file is missing, truncated or of another format.
   """
+  keys = _KEYS[format]
   return lines.frames(
     path,
-    lines.numbered_lines(path),
-    convert=functools.partial(_review, _KEYS[format]),
-    schema=schema.REVIEW_SCHEMA,
+    (
+      (None, lines.numbered_lines(first, block))
+      for first, block in lines.line_blocks(path)
+    ),
+    convert=functools.partial(_review, keys),
+    schema=lines.REVIEW_SCHEMA,
     what=f"{format} review",
     broken=broken,
   )
@@ -71,17 +78,34 @@ def read_reviews(
 def read_items(
   path: pathlib.Path, *, format: str, broken: lines.BrokenLines
 ) -> Iterator[pl.DataFrame]:
-  """Streams metadata as frames of `schema.ITEM_SCHEMA`, titles cleaned.
+  """Streams metadata as frames of `lines.ITEM_SCHEMA`.
 
   Raises:
     InputError: the file is missing, truncated or of another format.
   """
+  keys = _KEYS[format]
   parse = _parse_literal if format == "amazon2014" else _parse_json
+
+  def convert(line: bytes) -> tuple:
+    record = parse(line)
+    if keys.item not in record:
+      raise ValueError(f"no {keys.item!r}")
+    if keys.user in record:
+      raise ValueError("a review, not metadata")
+    return lines.item_row(
+      record[keys.item],
+      title=record.get("title"),
+      categories=record.get(keys.categories),
+    )
+
   return lines.frames(
     path,
-    lines.numbered_lines(path),
-    convert=functools.partial(_item, _KEYS[format], parse),
-    schema=schema.ITEM_SCHEMA,
+    (
+      (None, lines.numbered_lines(first, block))
+      for first, block in lines.line_blocks(path)
+    ),
+    convert=convert,
+    schema=lines.ITEM_SCHEMA,
     what=f"{format} metadata record",
     broken=broken,
   )
@@ -95,28 +119,13 @@ def _review(keys: _Keys, line: bytes) -> tuple:
     raise ValueError(f"no {error}") from None
   if type(time) in (int, float):
     time //= keys.ticks_per_second
-  return schema.review_row(
+  return lines.review_row(
     user,
     item,
     timestamp=time,
     rating=record.get(keys.rating),
     summary=record.get(keys.summary),
     text=record.get(keys.text),
-  )
-
-
-def _item(
-  keys: _Keys, parse: Callable[[bytes], dict[str, Any]], line: bytes
-) -> tuple:
-  record = parse(line)
-  if keys.item not in record:
-    raise ValueError(f"no {keys.item!r}")
-  if keys.user in record:
-    raise ValueError("a review, not metadata")
-  return schema.item_row(
-    record[keys.item],
-    title=record.get("title"),
-    categories=record.get(keys.categories),
   )
 
 
@@ -137,11 +146,11 @@ def _parse_literal(line: bytes) -> dict[str, Any]:
       return _parse_json(line.replace(b"'", b'"'))
   try:
     with warnings.catch_warnings():
-      # Titles hold backslashes that are no escapes.
+      # Titles hold backslashes that are not escapes.
       warnings.simplefilter("ignore")
       record = ast.literal_eval(line.decode())
   except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-    # Some mirrors have turned the literals into JSON.
+    # Some mirrors have converted the literals to JSON.
     return _parse_json(line)
   if type(record) is not dict:
     raise ValueError("not a dict")

@@ -1,8 +1,8 @@
 """Negatives, drawn once and stored, so that all rankers rank the same items.
 
 A target's negatives are uniform over the catalogue without its user's own
-items and without items that share its title (nobody could tell those apart).
-In product search there is no user, so nobody's own items.
+items and without items that share its title, which are indistinguishable by
+text. In product search there is no user, so no own items are excluded.
 
 Key to shapes. N: targets, C: negatives of each.
 """
@@ -12,7 +12,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Bool, Int, Int32, Int64
 
-from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import Sequences
 from instructrec_jax.errors import InputError
 
 # Targets that are drawn for at once: bounds the memory.
@@ -24,27 +24,12 @@ class Candidates:
   """Candidate lists, each with its target among them.
 
   Attributes:
-    users: user numbers.
+    keys: user numbers or, in product search, the targets' item numbers.
     candidates: item numbers; each row holds the target and the negatives.
-    target: the target's slot in its row.
+    target: the target's index in its row.
   """
 
-  users: Int32[np.ndarray, " n"]
-  candidates: Int32[np.ndarray, "n candidates"]
-  target: Int32[np.ndarray, " n"]
-
-
-@dataclasses.dataclass(frozen=True)
-class ItemCandidates:
-  """Candidate lists of product search, whose targets have no user.
-
-  Attributes:
-    items: item numbers of the targets.
-    candidates: item numbers; each row holds the target and the negatives.
-    target: the target's slot in its row.
-  """
-
-  items: Int32[np.ndarray, " n"]
+  keys: Int32[np.ndarray, " n"]
   candidates: Int32[np.ndarray, "n candidates"]
   target: Int32[np.ndarray, " n"]
 
@@ -79,7 +64,7 @@ def draw_candidates(
   candidates = np.concatenate([drawn_NxC, targets[:, None]], axis=1)
   candidates[:, -1] = candidates[rows, slot_N]
   candidates[rows, slot_N] = targets
-  return Candidates(users=users, candidates=candidates, target=slot_N)
+  return Candidates(keys=users, candidates=candidates, target=slot_N)
 
 
 def draw_item_candidates(
@@ -88,7 +73,7 @@ def draw_item_candidates(
   items: Int32[np.ndarray, " n"],
   negatives: int,
   rng: np.random.Generator,
-) -> ItemCandidates:
+) -> Candidates:
   """Draws candidates for items that anybody may search for.
 
   Args: as `draw_negatives`; `items` are the targets.
@@ -105,7 +90,7 @@ def draw_item_candidates(
     negatives=negatives,
     rng=rng,
   )
-  return ItemCandidates(items, drawn.candidates, drawn.target)
+  return Candidates(items, drawn.candidates, drawn.target)
 
 
 def draw_negatives(
@@ -175,12 +160,6 @@ def eligible_items(
   both = np.bincount(row[shared], minlength=len(users))
   same_title = np.bincount(title_groups)[title_groups[targets]]
   return len(title_groups) - lengths - same_title + both
-
-
-def title_groups(titles: list[str]) -> Int64[np.ndarray, " items"]:
-  """Returns a number for each title, the same for equal titles."""
-  number: dict[str, int] = {}
-  return np.array([number.setdefault(t, len(number)) for t in titles], np.int64)
 
 
 def _draw_block(

@@ -1,7 +1,18 @@
-"""Titles as the model sees them: plain text that T5's vocabulary can print."""
+"""Titles and category labels, cleaned as the model reads them.
 
+Titles are plain text that T5's vocabulary can encode. Labels are joined into
+the paper's specific intentions (I2, section 2.2.1). Amazon's lists begin with
+the department that all items share and, since 2018, may go on with markup and
+then with the item's selling points.
+"""
+
+import collections
 import html
 import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from instructrec_jax.records import Item
 
 _TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)
 # T5's vocabulary has none of these (it has `>`, which only ever pairs with
@@ -9,6 +20,13 @@ _TAG = re.compile(r"<!--.*?-->|</?[A-Za-z][^<>]*>", re.DOTALL)
 _UNPRINTABLE_IN_T5 = str.maketrans("{}<>~^\\`", "()    /'")
 # Some titles of the 2018 crawl are the page's script instead.
 _SCRIPT = re.compile(r"\bgetTime\b|\bfunction\s*\w*\s*\([^)]*\)\s*\{")
+# Of Amazon's own labels the longest have some 45 characters.
+_MAX_CHARACTERS = 60
+# Ends the categories of a 2018 item; selling points follow.
+_END = re.compile(r"\s*</")
+_SENTENCE = re.compile(r"\S+\s+\S+\s.*[.!?]")
+# A label that so many of the labelled items have tells none of them apart.
+_ROOT_SHARE = 0.95
 
 
 def clean_title(title: str) -> str:
@@ -33,3 +51,54 @@ def _without_entities(text: str) -> str:
   while "&" in text and (unescaped := html.unescape(text)) != text:
     text = unescaped
   return text
+
+
+def clean_categories(categories: Iterable[Any]) -> tuple[str, ...]:
+  """Returns labels cleaned like titles, flat, each once.
+
+  Left out: what follows a closing tag such as `</span>`, whole sentences, and
+  what is too long for a label. Cleaning twice changes nothing.
+
+  Args:
+    categories: labels, or Amazon 2014's list of paths; other values go.
+  """
+  labels: dict[str, str] = {}
+  for entry in categories:
+    if isinstance(entry, list | tuple):
+      for label in clean_categories(entry):
+        labels.setdefault(label.casefold(), label)
+    elif isinstance(entry, str):
+      if _END.match(entry):
+        break
+      label = clean_title(entry)
+      if _is_label(label):
+        labels.setdefault(label.casefold(), label)
+  return tuple(labels.values())
+
+
+def root_categories(items: Sequence[Item]) -> frozenset[str]:
+  """Returns the labels that (nearly) all labelled items share."""
+  labels = [clean_categories(item.categories) for item in items]
+  labelled = sum(map(bool, labels))
+  counts = collections.Counter(label for own in labels for label in own)
+  return frozenset(
+    label for label, n in counts.items() if n >= max(_ROOT_SHARE * labelled, 2)
+  )
+
+
+def category_labels(items: Sequence[Item]) -> list[tuple[str, ...]]:
+  """Returns each item's clean labels without the catalogue's roots."""
+  roots = root_categories(items)
+  return [
+    tuple(c for c in clean_categories(item.categories) if c not in roots)
+    for item in items
+  ]
+
+
+def specific_intentions(items: Sequence[Item]) -> list[str]:
+  """Returns each item's labels as one intention; "" if it has none."""
+  return [", ".join(labels) for labels in category_labels(items)]
+
+
+def _is_label(text: str) -> bool:
+  return 0 < len(text) <= _MAX_CHARACTERS and not _SENTENCE.fullmatch(text)

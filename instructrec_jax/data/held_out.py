@@ -1,54 +1,52 @@
-"""Writes splits/ and candidates/: what is held out, and what it is ranked with.
+"""Candidate lists of a dataset folder: stored, read by scenario, and checked.
 
-Each file draws from a stream named by its seed, negatives, split and kind, and
-not from one stream by turns: no file depends on another.
+Each file is drawn from its own random stream, seeded by seed, negatives, split
+and kind, so no file depends on another.
 """
 
+import dataclasses
 import itertools
+import json
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
 import tqdm
-from jaxtyping import Bool, Int8, Int32, Int64
+from jaxtyping import Int8, Int32, Int64
 
+from instructrec_jax import storage
 from instructrec_jax.data import candidates as candidates_lib
-from instructrec_jax.data.categories import specific_intentions
-from instructrec_jax.data.item_split import split_items
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import SPLITS, Splits
+from instructrec_jax.data.candidates import Candidates
+from instructrec_jax.data.cleaning import specific_intentions
+from instructrec_jax.data.folder import DatasetFolder, candidates_file
+from instructrec_jax.data.splits import SPLITS, Sequences, Splits
 from instructrec_jax.errors import InputError
-from instructrec_jax.records import Item
+from instructrec_jax.records import Item, RankingRequest
 
 # Negatives beside the target: the paper's sections 3.2 and 3.3.
 NEGATIVES = (9, 99)
+HARD_NEGATIVES = 9
 
 
-def write_splits(
-  folder: pathlib.Path,
-  *,
-  splits: Splits,
-  title_groups: Int64[np.ndarray, " items"],
-  seed: int,
-) -> Int8[np.ndarray, " items"]:
-  """Writes targets.parquet and items.parquet; returns the items' split."""
-  (folder / "splits").mkdir()
-  targets = [splits.training, splits.validation, splits.test]
-  pl.concat(
-    pl.DataFrame({"user": t.users, "position": t.positions}).select(
-      pl.lit(name).alias("split"), "user", "position"
-    )
-    for name, t in zip(SPLITS, targets, strict=True)
-  ).write_parquet(folder / "splits" / "targets.parquet")
-  item_split = split_items(title_groups, seed=seed)
-  pl.DataFrame(
-    {
-      "item": np.arange(len(item_split), dtype=np.int32),
-      "split": [SPLITS[number] for number in item_split],
-    }
-  ).write_parquet(folder / "splits" / "items.parquet")
-  return item_split
+class Scenario(Protocol):
+  """What decides which lists are ranked; see `evaluation.scenarios`."""
+
+  @property
+  def candidates(self) -> str:
+    """ "users", "items", "hard" or "catalogue"."""
+    ...
+
+  @property
+  def negatives(self) -> int:
+    """Candidates beside the target; 0 for the catalogue."""
+    ...
+
+  @property
+  def pointwise(self) -> bool:
+    """Whether a single item is judged."""
+    ...
 
 
 def write_candidates(
@@ -62,67 +60,267 @@ def write_candidates(
   title_groups: Int64[np.ndarray, " items"],
   seed: int,
 ) -> list[str]:
-  """Writes the files of candidates; returns notes on what is left out."""
+  """Writes the sampled candidates; returns notes on what is left out."""
   searched = np.array([bool(text) for text in specific_intentions(items)], bool)
 
-  def of_users(split: str, count: int) -> pl.DataFrame:
-    targets = getattr(splits, split)
-    drawn = candidates_lib.draw_candidates(
-      owned=owned,
-      title_groups=title_groups,
-      users=targets.users,
-      targets=targets.items(sequences),
-      negatives=count,
-      rng=np.random.default_rng([seed, count, split == "test"]),
-    )
-    return _frame("user", drawn.users, drawn.candidates, drawn.target)
-
-  def of_items(split: str, count: int) -> pl.DataFrame:
+  def draw(kind: str, split: str, count: int) -> Candidates:
+    seeds = [seed, count, split == "test"]
+    if kind == "users":
+      targets = getattr(splits, split)
+      return candidates_lib.draw_candidates(
+        owned=owned,
+        title_groups=title_groups,
+        users=targets.users,
+        targets=targets.items(sequences),
+        negatives=count,
+        rng=np.random.default_rng(seeds),
+      )
     chosen = np.flatnonzero(searched & (item_split == SPLITS.index(split)))
     if not len(chosen):
       raise InputError(f"no {split} item has categories.")
-    drawn = candidates_lib.draw_item_candidates(
+    return candidates_lib.draw_item_candidates(
       title_groups=title_groups,
       items=chosen.astype(np.int32),
       negatives=count,
-      rng=np.random.default_rng([seed, count, split == "test", 1]),
+      rng=np.random.default_rng([*seeds, 1]),
     )
-    return _frame("item", drawn.items, drawn.candidates, drawn.target)
 
   notes = []
-  (folder / "candidates").mkdir()
-  wanted = itertools.product(("", "items_"), NEGATIVES, ("validation", "test"))
-  for prefix, count, split in tqdm.tqdm(
+  wanted = itertools.product(
+    ("users", "items"), NEGATIVES, ("validation", "test")
+  )
+  for kind, count, split in tqdm.tqdm(
     list(wanted), desc="candidates", disable=None
   ):
-    name = f"candidates/{prefix}{split}_{count}.parquet"
+    name = candidates_file(split, count, kind)
+    (folder / name).parent.mkdir(exist_ok=True)
     try:
-      frame = (of_items if prefix else of_users)(split, count)
+      frame = _frame(kind.removesuffix("s"), draw(kind, split, count))
     except InputError as error:
       notes.append(f"no {name}: {error}")
       continue
     frame.write_parquet(folder / name, metadata={"seed": str(seed)})
-  return notes + _without_categories(searched, item_split)
-
-
-def _frame(
-  key: str,
-  keys: Int32[np.ndarray, " n"],
-  candidates: Int32[np.ndarray, "n candidates"],
-  target: Int32[np.ndarray, " n"],
-) -> pl.DataFrame:
-  rows = pl.Series(candidates).cast(pl.List(pl.Int32))
-  return pl.DataFrame({key: keys, "candidates": rows, "target": target})
-
-
-def _without_categories(
-  searched: Bool[np.ndarray, " items"], item_split: Int8[np.ndarray, " items"]
-) -> list[str]:
-  """Tells how many held-out items nobody can search for."""
   lost = [int((item_split[~searched] == n).sum()) for n in range(len(SPLITS))]
-  if not sum(lost[1:]):
-    return []
-  return [
-    f"product search leaves out {lost[1]:,} validation and {lost[2]:,} test "
-    "items, which have no categories."
-  ]
+  if sum(lost[1:]):
+    notes.append(
+      f"product search leaves out {lost[1]:,} validation and {lost[2]:,} test "
+      "items, which have no categories."
+    )
+  return notes
+
+
+def store_hard_candidates(
+  folder: DatasetFolder,
+  drawn: Candidates,
+  *,
+  ranks: Int32[np.ndarray, " n"],
+  split: str,
+  matcher: str,
+  recall: dict[int, float],
+  seed: int,
+) -> None:
+  """Writes a split's hard candidates.
+
+  Args:
+    folder: the dataset.
+    drawn: the lists.
+    ranks: each target's rank from 0 in the matcher's own list, -1 beyond it.
+    split: "validation" or "test".
+    matcher: its name.
+    recall: the matcher's recall@K, by K.
+    seed: of the order in lists.
+  """
+  path = folder.path / candidates_file(split, HARD_NEGATIVES, "hard")
+  metadata = {"seed": str(seed), "matcher": matcher}
+  with storage.staged_file(path) as partial:
+    _frame("user", drawn).with_columns(matched_at=ranks).write_parquet(
+      partial, metadata=metadata | {"recall": json.dumps(recall)}
+    )
+
+
+def has_hard_candidates(
+  folder: DatasetFolder, *, split: str, matcher: str
+) -> bool:
+  """Whether a split's hard candidates are this matcher's, with its recall."""
+  path = folder.path / candidates_file(split, HARD_NEGATIVES, "hard")
+  if not path.exists():
+    return False
+  metadata = pl.read_parquet_metadata(path)
+  return "recall" in metadata and metadata["matcher"] == matcher
+
+
+def candidates_path(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> pathlib.Path:
+  """Returns the file with a scenario's candidates, or at least its users."""
+  kind = "users" if scenario.candidates == "catalogue" else scenario.candidates
+  return folder.path / candidates_file(split, scenario.negatives or 9, kind)
+
+
+def stored_candidates(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> Candidates:
+  """Reads a scenario's lists: only the target where the catalogue is ranked.
+
+  Raises:
+    InputError: the folder has none.
+  """
+  if scenario.candidates != "catalogue":
+    return folder.candidates(split, scenario.negatives, scenario.candidates)
+  targets = getattr(folder.splits, split)
+  items = targets.items(folder.sequences)
+  return Candidates(
+    targets.users, items[:, None], np.zeros(len(items), np.int32)
+  )
+
+
+def matcher(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> dict[str, Any] | None:
+  """Returns the matcher of a scenario's hard negatives.
+
+  Its "name", and as "recall" by K the share of targets that are among its best
+  K items.
+
+  Raises:
+    InputError: the candidates were written by an older build.
+  """
+  if scenario.candidates != "hard":
+    return None
+  metadata = _matched(scenario, folder=folder, split=split)[1]
+  return {"name": metadata["matcher"], "recall": json.loads(metadata["recall"])}
+
+
+def retrieved(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> dict[int, bool] | None:
+  """Returns by user whether the matcher retrieved the target by itself.
+
+  Raises:
+    InputError: the candidates were written by an older build.
+  """
+  if scenario.candidates != "hard":
+    return None
+  frame, _ = _matched(scenario, folder=folder, split=split)
+  unforced = frame["matched_at"].is_between(0, scenario.negatives)
+  return dict(zip(frame["user"].to_list(), unforced.to_list(), strict=True))
+
+
+def candidate_bytes(requests: Sequence[RankingRequest]) -> bytes:
+  """Returns the bytes that candidate lists are hashed by.
+
+  Per request, as int32: user (-1 for none), target, and the candidates' item
+  numbers.
+  """
+  return b"".join(
+    np.array(
+      [-1 if r.user is None else r.user, r.target, *r.candidate_items], np.int32
+    ).tobytes()
+    for r in requests
+  )
+
+
+def with_catalogue(
+  requests: Iterator[RankingRequest],
+  folder: DatasetFolder,
+  titles: Sequence[str],
+) -> Iterator[RankingRequest]:
+  """Replaces candidates by the catalogue.
+
+  Left out are the user's own items and those with the target's title.
+
+  Args:
+    requests: each with its target as the candidate.
+    folder: the dataset.
+    titles: of its items, as candidates are shown.
+  """
+  shown = np.array(titles, object)
+  groups = folder.title_groups
+  for request in requests:
+    assert request.user is not None and request.target is not None
+    target = request.candidate_items[request.target]
+    keep = groups != groups[target]
+    keep[folder.owned.user(request.user)] = False
+    keep[target] = True
+    items = np.flatnonzero(keep)
+    yield dataclasses.replace(
+      request,
+      candidates=tuple(shown[items]),
+      candidate_items=tuple(items.tolist()),
+      target=int(np.searchsorted(items, target)),
+    )
+
+
+def checked(
+  requests: Iterator[RankingRequest],
+  scenario: Scenario,
+  stored: Candidates,
+  path: pathlib.Path,
+) -> Iterator[RankingRequest]:
+  """Yields the requests.
+
+  Raises:
+    InputError: a request's candidates differ from the stored ones.
+  """
+  row_of_key = {int(key): row for row, key in enumerate(stored.keys)}
+  for request in requests:
+    key = request.user
+    if scenario.candidates == "items" and request.target is not None:
+      key = request.candidate_items[request.target]
+    row = row_of_key.get(-1 if key is None else key)
+    items = list(request.candidate_items)
+    if row is None or (
+      items[0] not in stored.candidates[row]
+      if scenario.pointwise
+      else request.target != stored.target[row]
+      or not np.array_equal(items, stored.candidates[row])
+    ):
+      raise InputError(
+        f"{path}, request {request.request_id}: its candidates are not those "
+        "in candidates/; run `instructrec build --force` again."
+      )
+    yield request
+
+
+def without_text(
+  folder: DatasetFolder,
+  stored: Candidates,
+  *,
+  split: str,
+  rows: np.ndarray,
+) -> Iterator[RankingRequest]:
+  """Yields requests with an empty instruction, for rankers that read none."""
+  titles = [item.title for item in folder.items]
+  targets = getattr(folder.splits, split)
+  for row in rows:
+    user, position = int(targets.users[row]), int(targets.positions[row])
+    items = stored.candidates[row].tolist()
+    yield RankingRequest(
+      request_id=str(row),
+      instruction="",
+      candidates=tuple(titles[item] for item in items),
+      target=int(stored.target[row]),
+      user=user,
+      history_items=tuple(folder.sequences.user(user)[:position].tolist()),
+      candidate_items=tuple(items),
+    )
+
+
+def _frame(key: str, lists: Candidates) -> pl.DataFrame:
+  rows = pl.Series(lists.candidates).cast(pl.List(pl.Int32))
+  return pl.DataFrame(
+    {key: lists.keys, "candidates": rows, "target": lists.target}
+  )
+
+
+def _matched(
+  scenario: Scenario, *, folder: DatasetFolder, split: str
+) -> tuple[pl.DataFrame, dict[str, str]]:
+  path = candidates_path(scenario, folder=folder, split=split)
+  metadata = pl.read_parquet_metadata(path)
+  if "recall" not in metadata:
+    raise InputError(
+      f"{path}: an older build wrote it, without the matcher's recall; run "
+      "`instructrec build --force` again."
+    )
+  return pl.read_parquet(path, columns=["user", "matched_at"]), metadata

@@ -1,9 +1,15 @@
-"""Raw files as streams of rows: plain or gzip, broken lines counted."""
+"""Raw files in blocks of rows, and what a row must satisfy.
+
+Files are plain or gzip; broken lines are counted. polars converts a whole block
+where that gives what a row-by-row conversion would. Otherwise its rows are
+checked one by one, so that messages name the file, the line and the reason.
+"""
 
 import contextlib
 import csv
 import gzip
 import io
+import itertools
 import os
 import pathlib
 import zlib
@@ -13,19 +19,43 @@ from typing import Any, BinaryIO
 import polars as pl
 import tqdm
 
+from instructrec_jax.data.cleaning import clean_categories, clean_title
 from instructrec_jax.errors import InputError
 
+REVIEW_SCHEMA = pl.Schema(
+  {
+    "user_id": pl.String,
+    "item_id": pl.String,
+    "timestamp": pl.Int64,
+    "rating": pl.Float32,
+    "summary": pl.String,
+    "text": pl.String,
+  }
+)
+ITEM_SCHEMA = pl.Schema(
+  {
+    "item_id": pl.String,
+    "title": pl.String,
+    "categories": pl.List(pl.String),
+  }
+)
+
+_TIME_LIMIT = 1 << 62
 _GZIP_MAGIC = b"\x1f\x8b"
 _BUFFER_BYTES = 1 << 20
-_FRAME_ROWS = 1 << 15
-# This many broken lines and not one good one: the file is something else.
+_BLOCK_BYTES = 1 << 24
+_BLOCK_ROWS = 1 << 15
+# So many broken lines before the first good one: a file of another format.
 _WRONG_FORMAT = 1000
-# Broken lines that are told one by one.
+# Broken lines that are reported one by one.
 _SHOWN = 5
+
+Numbered = Iterable[tuple[int, Any]]
+"""Pairs of a line number from 1 and what a reader's `convert` takes."""
 
 
 class BrokenLines:
-  """Counts lines that cannot be read, or stops at the first if `strict`."""
+  """Counts unreadable lines, or raises InputError at the first if `strict`."""
 
   def __init__(self, *, strict: bool = False):
     self._strict = strict
@@ -56,13 +86,13 @@ class BrokenLines:
 
 @contextlib.contextmanager
 def open_input(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Opens a plain or gzip file, told apart by its first bytes.
+  """Opens a plain or gzip file, distinguished by its first bytes.
 
   Shows a progress bar over the bytes on disk.
 
   Raises:
     InputError: the file is missing or unreadable, or (while reading) is a
-      gzip file that is cut short or corrupt.
+      gzip file that is truncated or corrupt.
   """
   try:
     raw = _WatchedFile(path)
@@ -70,8 +100,7 @@ def open_input(path: pathlib.Path) -> Iterator[BinaryIO]:
     reason = (error.strerror or str(error)).lower()
     raise InputError(f"{path}: cannot be read ({reason}).") from None
   with raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
-    zipped = file.peek(2)[:2] == _GZIP_MAGIC
-    if not zipped:
+    if file.peek(2)[:2] != _GZIP_MAGIC:
       yield file
       return
     try:
@@ -84,19 +113,28 @@ def open_input(path: pathlib.Path) -> Iterator[BinaryIO]:
       ) from None
 
 
-def numbered_lines(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
-  """Yields (line number from 1, line), without blank lines."""
+def line_blocks(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
+  """Yields (number of the first line, whole lines), some 16 MiB at a time."""
   with open_input(path) as file:
-    for number, line in enumerate(file, 1):
-      if not line.isspace():
-        yield number, line
+    first = 1
+    while block := file.read(_BLOCK_BYTES):
+      block += file.readline()
+      yield first, block
+      first += block.count(b"\n")
+
+
+def numbered_lines(first: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+  """Yields (line number, line) of a block, without blank lines."""
+  for number, line in enumerate(io.BytesIO(block), first):
+    if not line.isspace():
+      yield number, line
 
 
 def numbered_csv_rows(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
   """Yields (number of the row's last line, fields), header included.
 
   Raises:
-    InputError: the file is no UTF-8 text.
+    InputError: the file is not UTF-8 text.
   """
   with open_input(path) as file:
     text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
@@ -111,49 +149,120 @@ def numbered_csv_rows(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
       ) from None
 
 
+def row_blocks(rows: Numbered) -> Iterator[list[tuple[int, Any]]]:
+  """Yields lists of some 30,000 rows."""
+  iterator = iter(rows)
+  while block := list(itertools.islice(iterator, _BLOCK_ROWS)):
+    yield block
+
+
 def frames(
   path: pathlib.Path,
-  numbered: Iterable[tuple[int, Any]],
+  blocks: Iterable[tuple[pl.DataFrame | None, Numbered]],
   *,
   convert: Callable[[Any], tuple],
   schema: pl.Schema,
   what: str,
   broken: BrokenLines,
 ) -> Iterator[pl.DataFrame]:
-  """Yields the rows that `convert` makes, in frames of some 30,000.
+  """Yields a frame for each block of rows.
 
   Args:
     path: the file, for messages.
-    numbered: pairs of a line number and what `convert` takes.
+    blocks: pairs of the block's frame, None unless all rows are known to be
+      good, and of its rows, read only where there is no frame.
     convert: returns one row; its ValueError means that the line is broken.
     schema: of the frames.
     what: what a line should be, for messages.
     broken: where broken lines are counted.
 
   Raises:
-    InputError: there are no rows, or nothing but broken lines at the start.
+    InputError: there are no rows, or only broken lines at the start.
   """
-  rows: list[tuple] = []
   good, reason = 0, ""
-  for number, raw in numbered:
-    try:
-      rows.append(convert(raw))
-    except ValueError as error:
-      reason = reason or f"line {number}: {error}"
-      broken.add(path, line=number, reason=str(error))
-      if not good and not rows and broken.count(path) >= _WRONG_FORMAT:
-        break
-    if len(rows) == _FRAME_ROWS:
-      good += len(rows)
-      yield _frame(rows, schema)
-      rows = []
-  if not good and not rows:
+  for frame, numbered in blocks:
+    if frame is None:
+      rows: list[tuple] = []
+      for number, raw in numbered:
+        try:
+          rows.append(convert(raw))
+        except ValueError as error:
+          reason = reason or f"line {number}: {error}"
+          broken.add(path, line=number, reason=str(error))
+          if not good and not rows and broken.count(path) >= _WRONG_FORMAT:
+            break
+      columns = zip(*rows, strict=True) if rows else [()] * len(schema)
+      frame = pl.DataFrame(
+        [
+          pl.Series(name, column, dtype=dtype)
+          for (name, dtype), column in zip(schema.items(), columns, strict=True)
+        ]
+      )
+    good += frame.height
+    yield frame
+    if not good and broken.count(path) >= _WRONG_FORMAT:
+      break
+  if not good:
     raise InputError(
       f"{path}: holds not one {what} ({reason or 'it is empty'}); is it of "
       "another --format, or in the place of the other file?"
     )
-  if rows:
-    yield _frame(rows, schema)
+
+
+def checked_reviews(
+  frame: pl.DataFrame, *, time_limit: int = _TIME_LIMIT
+) -> pl.DataFrame | None:
+  """Returns a frame whose every row `review_row` would accept, else None."""
+  times = frame["timestamp"]
+  if times.null_count() or not (
+    times.is_between(-_TIME_LIMIT, time_limit, closed="none").all()
+  ):
+    return None
+  ids = pl.concat([frame["user_id"], frame["item_id"]]).unique()
+  return frame if all(map(_is_id, ids)) else None
+
+
+def review_row(
+  user_id: Any,
+  item_id: Any,
+  *,
+  timestamp: Any,
+  rating: Any,
+  summary: Any,
+  text: Any,
+) -> tuple:
+  """Checks one review; returns it as a row of `REVIEW_SCHEMA`.
+
+  Raises:
+    ValueError: what is wrong with it.
+  """
+  if not (_is_id(user_id) and _is_id(item_id)):
+    raise ValueError("the user or item is not a non-empty string")
+  if type(timestamp) not in (int, float) or not abs(timestamp) < _TIME_LIMIT:
+    raise ValueError(f"the time {timestamp!r} is not a number")
+  if rating is not None and type(rating) not in (int, float):
+    raise ValueError(f"the rating {rating!r} is not a number")
+  summary = "" if summary is None else summary
+  text = "" if text is None else text
+  if type(summary) is not str or type(text) is not str:
+    raise ValueError("the summary or text is not a string")
+  return user_id, item_id, int(timestamp), rating, summary, text
+
+
+def item_row(item_id: Any, *, title: Any, categories: Any) -> tuple:
+  """Checks and cleans one item; returns it as a row of `ITEM_SCHEMA`.
+
+  A title that is absent or not a string becomes "".
+
+  Raises:
+    ValueError: what is wrong with it.
+  """
+  if not _is_id(item_id):
+    raise ValueError("the item is not a non-empty string")
+  if categories is not None and not isinstance(categories, list | tuple):
+    raise ValueError("the categories are not a list")
+  title = clean_title(title) if isinstance(title, str) else ""
+  return item_id, title, list(clean_categories(categories or ()))
 
 
 class _WatchedFile(io.FileIO):
@@ -180,11 +289,5 @@ class _WatchedFile(io.FileIO):
     super().close()
 
 
-def _frame(rows: list[tuple], schema: pl.Schema) -> pl.DataFrame:
-  columns = zip(*rows, strict=True)
-  return pl.DataFrame(
-    [
-      pl.Series(name, column, dtype=dtype)
-      for (name, dtype), column in zip(schema.items(), columns, strict=True)
-    ]
-  )
+def _is_id(value: Any) -> bool:
+  return type(value) is str and value != "" and value.isprintable()

@@ -13,26 +13,31 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool
+from jaxtyping import Bool, Int8
 
 from instructrec_jax import storage
-from instructrec_jax.data import held_out, lines, selection, tables
+from instructrec_jax.data import (
+  amazon,
+  folder,
+  held_out,
+  lines,
+  selection,
+  synthetic,
+  tables,
+)
 from instructrec_jax.data import splits as splits_lib
-from instructrec_jax.data.candidates import title_groups
-from instructrec_jax.data.folder import VERSION, DatasetFolder
-from instructrec_jax.data.reviews import open_source
+from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.statistics import dataset_statistics
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import Item
 
-# Ways to hold interactions out.
+FORMATS = (*amazon.FORMATS, *tables.FORMATS, "synthetic")
 SPLIT_BY = ("leave-one-out", "global-time")
-# What a chat model was paid for, by the names that `teacher` and `baselines`
-# give it.
+# A chat model's answers, which cost money.
 _PAID = (
-  "annotations.sqlite",
-  "annotations.batches.sqlite",
-  "chat_rankings.sqlite",
+  folder.ANNOTATIONS_FILE,
+  folder.BATCHES_FILE,
+  folder.CHAT_RANKINGS_FILE,
 )
 
 
@@ -57,7 +62,7 @@ def prepare(
 
   Args:
     out: the folder to make.
-    format: one of `reviews.FORMATS`.
+    format: one of `FORMATS`.
     reviews: the reviews of Amazon's formats, plain or gzip.
     metadata: the items of Amazon's formats, plain or gzip.
     interactions: the interactions of csv or Parquet.
@@ -85,23 +90,35 @@ def prepare(
     _refuse_loss(pathlib.Path(out))
   columns = columns or tables.Columns()
   broken = lines.BrokenLines(strict=strict)
-  source = open_source(
-    format=format,
-    files={
+  inputs = _check_files(
+    format,
+    {
       "reviews": reviews,
       "metadata": metadata,
       "interactions": interactions,
       "items": items,
     },
-    columns=columns,
-    users=users,
-    seed=seed,
-    broken=broken,
   )
+  options: dict[str, Any] = {"format": format, "broken": broken}
+  if format in tables.FORMATS:
+    options["columns"] = columns
+  reader = amazon if format in amazon.FORMATS else tables
   counts: dict[str, Any] = {}
   with storage.staged_folder(out, force=force) as partial:
-    item_frame = selection.read_items(source.items, counts)
-    review_frame = selection.read_reviews(source.reviews, item_frame, counts)
+    planted = None
+    if format == "synthetic":
+      shop = synthetic.synthetic_shop(users=users, seed=seed)
+      planted = shop.planted
+      review_frames, item_frames = ([f] for f in _shop_frames(shop))
+    else:
+      review_frames, item_frames = (
+        read(path, **options)
+        for read, path in zip(
+          (reader.read_reviews, reader.read_items), inputs.values(), strict=True
+        )
+      )
+    item_frame = selection.read_items(item_frames, counts)
+    review_frame = selection.read_reviews(review_frames, item_frame, counts)
     chosen = selection.select(review_frame, min_count=min_count, counts=counts)
     catalogue = _write_items(partial, item_frame, chosen)
     last = chosen.from_end < (max_items or len(chosen.rows))
@@ -115,10 +132,9 @@ def prepare(
       splits = splits_lib.global_time(sequences, times[last])
     else:
       splits = splits_lib.leave_one_out(sequences)
-    groups = title_groups([item.title for item in catalogue])
-    item_split = held_out.write_splits(
-      partial, splits=splits, title_groups=groups, seed=seed
-    )
+    groups = splits_lib.title_groups([item.title for item in catalogue])
+    item_split = splits_lib.split_items(groups, seed=seed)
+    _write_item_split(partial, item_split)
     notes = held_out.write_candidates(
       partial,
       splits=splits,
@@ -135,14 +151,14 @@ def prepare(
       items=catalogue,
       interactions_before_cut=len(chosen.rows),
     )
-    storage.write_json(partial / "statistics.json", statistics)
-    if source.planted is not None:
-      storage.write_json(partial / "planted.json", source.planted)
+    storage.write_json(partial / folder.STATISTICS_FILE, statistics)
+    if planted is not None:
+      storage.write_json(partial / folder.PLANTED_FILE, planted)
     manifest = {
-      "version": VERSION,
+      "version": folder.VERSION,
       "inputs": {
         name: {"path": str(path), "sha256": storage.sha256_of(path)}
-        for name, path in source.inputs.items()
+        for name, path in inputs.items()
       },
       "options": {
         "format": format,
@@ -158,25 +174,63 @@ def prepare(
       "notes": notes,
       "candidates": {
         path.stem: storage.sha256_of(path)
-        for path in sorted((partial / "candidates").glob("*.parquet"))
+        for path in sorted((partial / folder.CANDIDATES).glob("*"))
       },
       "versions": _versions(),
     }
-    storage.write_json(partial / "manifest.json", manifest)
+    storage.write_json(partial / folder.MANIFEST_FILE, manifest)
   return DatasetFolder.open(out)
 
 
-def _refuse_loss(folder: pathlib.Path) -> None:
-  """Raises InputError if a folder to replace holds what others made."""
-  if paid := [name for name in _PAID if (folder / name).exists()]:
+def _check_files(
+  format: str, files: dict[str, pathlib.Path | None]
+) -> dict[str, pathlib.Path]:
+  """Returns the two files that a format needs; a synthetic shop needs none.
+
+  Raises:
+    InputError: the format is unknown, or other files are given.
+  """
+  if format not in FORMATS:
     raise InputError(
-      f"{folder} holds {', '.join(paid)}: save annotations with `instructrec "
-      f"annotate --dataset {folder} --export FILE`, and delete what may go."
+      f"there is no format {format!r}: name one of {', '.join(FORMATS)}."
     )
-  empty = folder.is_dir() and not any(folder.iterdir())
-  if folder.exists() and not empty and not (folder / "manifest.json").is_file():
+  names = ("reviews", "metadata") if format in amazon.FORMATS else ()
+  if format in tables.FORMATS:
+    names = ("interactions", "items")
+  given = {name: pathlib.Path(path) for name, path in files.items() if path}
+  if set(given) != set(names):
+    wanted = " and ".join(f"--{name}" for name in names) or "no files"
+    raise InputError(f"--format {format} needs {wanted}, and nothing else.")
+  return {name: given[name] for name in names}
+
+
+def _shop_frames(
+  shop: synthetic.SyntheticShop,
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+  """Returns a synthetic shop's reviews and items."""
+  reviews = list(map(dataclasses.asdict, shop.reviews))
+  items = [
+    lines.item_row(i.item_id, title=i.title, categories=i.categories)
+    for i in shop.items
+  ]
+  return (
+    pl.DataFrame(reviews, schema=lines.REVIEW_SCHEMA),
+    pl.DataFrame(items, schema=lines.ITEM_SCHEMA, orient="row"),
+  )
+
+
+def _refuse_loss(out: pathlib.Path) -> None:
+  """Raises InputError if `out` has paid answers or is no dataset folder."""
+  if paid := [name for name in _PAID if (out / name).exists()]:
     raise InputError(
-      f"{folder} is not a dataset folder, so --force does not replace it: "
+      f"{out} holds {', '.join(paid)}: save annotations with `instructrec "
+      f"annotate --dataset {out} --export FILE`, and delete what may go."
+    )
+  empty = out.is_dir() and not any(out.iterdir())
+  is_dataset = (out / folder.MANIFEST_FILE).is_file()
+  if out.exists() and not empty and not is_dataset:
+    raise InputError(
+      f"{out} is not a dataset folder, so --force does not replace it: "
       "name another place."
     )
 
@@ -204,18 +258,31 @@ def _check_options(
 
 
 def _write_items(
-  folder: pathlib.Path, items: pl.DataFrame, chosen: selection.Chosen
+  out: pathlib.Path, items: pl.DataFrame, chosen: selection.Chosen
 ) -> list[Item]:
   frame = items[chosen.catalogue].with_columns(
     item=np.arange(len(chosen.catalogue), dtype=np.int32)
   )
-  frame.write_parquet(folder / "items.parquet")
+  frame.write_parquet(out / folder.ITEMS_FILE)
   rows = frame.select("item_id", "title", "categories").rows()
   return [Item(i, title, tuple(names)) for i, title, names in rows]
 
 
+def _write_item_split(
+  out: pathlib.Path, item_split: Int8[np.ndarray, " items"]
+) -> None:
+  path = out / folder.ITEM_SPLIT_FILE
+  path.parent.mkdir()
+  pl.DataFrame(
+    {
+      "item": np.arange(len(item_split), dtype=np.int32),
+      "split": [splits_lib.SPLITS[number] for number in item_split],
+    }
+  ).write_parquet(path)
+
+
 def _write_interactions(
-  folder: pathlib.Path,
+  out: pathlib.Path,
   reviews: pl.DataFrame,
   chosen: selection.Chosen,
   last: Bool[np.ndarray, " interactions"],
@@ -233,6 +300,6 @@ def _write_interactions(
     "summary",
     "text",
   )
-  frame.write_parquet(folder / "interactions.parquet")
+  frame.write_parquet(out / folder.INTERACTIONS_FILE)
   earlier = {"user": chosen.users[~last], "item": chosen.items[~last]}
-  pl.DataFrame(earlier).write_parquet(folder / "earlier.parquet")
+  pl.DataFrame(earlier).write_parquet(out / folder.EARLIER_FILE)

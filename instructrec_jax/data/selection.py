@@ -1,6 +1,6 @@
-"""Which items and interactions stay, and their numbers.
+"""Selects items and interactions: titled, without repeats, k-core.
 
-Every function fills in `counts`, which the manifest keeps.
+The functions fill in `counts`, which the manifest keeps.
 """
 
 import dataclasses
@@ -9,10 +9,9 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int, Int32, Int64
 
-from instructrec_jax.data import filtering
-from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import Sequences
 from instructrec_jax.errors import InputError
 
 
@@ -112,12 +111,10 @@ def select(
   """
   users = _numbers(reviews["user_id"])
   items = reviews["item"].to_numpy().astype(np.int64)
-  rows = filtering.time_order(
-    users=users, timestamps=reviews["timestamp"].to_numpy()
-  )
-  rows = rows[filtering.first_of_repeats(users=users[rows], items=items[rows])]
+  rows = time_order(users=users, timestamps=reviews["timestamp"].to_numpy())
+  rows = rows[first_of_repeats(users=users[rows], items=items[rows])]
   counts["repeats"] = reviews.height - len(rows)
-  core = filtering.k_core(users=users[rows], items=items[rows], count=min_count)
+  core = k_core(users=users[rows], items=items[rows], count=min_count)
   counts["k_core_rounds"] = core.rounds
   counts["below_k_core"] = len(rows) - len(core.kept)
   if not len(core.kept):
@@ -144,3 +141,64 @@ def _numbers(ids: pl.Series) -> Int64[np.ndarray, " rows"]:
   seen = ids.unique(maintain_order=True).to_frame().with_row_index("number")
   numbered = ids.to_frame().join(seen, on=ids.name, maintain_order="left")
   return numbered["number"].to_numpy().astype(np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class KCore:
+  """What is left of the interactions.
+
+  Attributes:
+    kept: indices of the interactions that stay, ascending.
+    rounds: interactions left after each round of removal.
+  """
+
+  kept: Int64[np.ndarray, " kept"]
+  rounds: list[int]
+
+
+def k_core(
+  *,
+  users: Int[np.ndarray, " interactions"],
+  items: Int[np.ndarray, " interactions"],
+  count: int,
+) -> KCore:
+  """Keeps the largest set where each user and item has `count` interactions.
+
+  Each round removes the interactions of all users and all items that have too
+  few; removing one at a time, in any order, ends at the same set.
+
+  Args:
+    users: user number of each interaction.
+    items: item number of each interaction.
+    count: the k of k-core; 0 and 1 keep everything.
+  """
+  kept = np.arange(len(users))
+  rounds: list[int] = []
+  while True:
+    by_user, by_item = users[kept], items[kept]
+    enough = np.bincount(by_user)[by_user] >= count
+    enough &= np.bincount(by_item)[by_item] >= count
+    if enough.all():
+      return KCore(kept=kept, rounds=rounds)
+    kept = kept[enough]
+    rounds.append(len(kept))
+
+
+def time_order(
+  *,
+  users: Int[np.ndarray, " interactions"],
+  timestamps: Int[np.ndarray, " interactions"],
+) -> Int64[np.ndarray, " interactions"]:
+  """Returns the order by user and time; equal times stay in input order."""
+  return np.lexsort((timestamps, users))
+
+
+def first_of_repeats(
+  *,
+  users: Int[np.ndarray, " interactions"],
+  items: Int[np.ndarray, " interactions"],
+) -> Int64[np.ndarray, " kept"]:
+  """Returns the index of the first of each (user, item) pair, ascending."""
+  pairs = users.astype(np.int64) * (items.max(initial=0) + 1) + items
+  _, first = np.unique(pairs, return_index=True)
+  return np.sort(first)

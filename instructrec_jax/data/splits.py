@@ -1,4 +1,4 @@
-"""Which items are predicted for training, validation and test.
+"""Sequences, and which of their items are targets of which split.
 
 Leave-one-out, with n items at positions 0 to n - 1: the test target is at
 n - 1 (its history is all before), the validation target at n - 2, training
@@ -9,20 +9,70 @@ Global time: two moments cut all users' interactions. What lies before the
 first trains; a user's last item between them validates, the last after the
 second tests, each with all that the user had before as its history. Nothing
 that trains happened after anything that is predicted.
+
+Product search splits the catalogue itself: 80/10/10, by title.
 """
 
 import dataclasses
 
 import numpy as np
-from jaxtyping import Bool, Int, Int32, Int64
+from jaxtyping import Bool, Int, Int8, Int32, Int64
 
-from instructrec_jax.data.sequences import Sequences
 from instructrec_jax.errors import InputError
 
-# In every file that names a split, and in item_split's numbers.
+# In every file that names a split, and by their index in `split_items`.
 SPLITS = ("train", "validation", "test")
 
 _MIN_ITEMS = 3
+# Where, in a random order of all items, validation and test begin.
+_BEGINS = (0.8, 0.9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Sequences:
+  """A ragged array: user `u` has `items[offsets[u]:offsets[u + 1]]`.
+
+  Attributes:
+    items: item numbers, oldest first, user after user.
+    offsets: where each user starts, and the end of the last.
+  """
+
+  items: Int32[np.ndarray, " interactions"]
+  offsets: Int64[np.ndarray, " users+1"]
+
+  @classmethod
+  def from_columns(
+    cls,
+    *,
+    users: Int32[np.ndarray, " interactions"],
+    items: Int32[np.ndarray, " interactions"],
+    num_users: int,
+  ) -> "Sequences":
+    """Makes sequences of interactions that are sorted by user and time."""
+    lengths = np.bincount(users, minlength=num_users)
+    return cls(items=items, offsets=np.concatenate([[0], np.cumsum(lengths)]))
+
+  def __len__(self) -> int:
+    """Returns the number of users."""
+    return len(self.offsets) - 1
+
+  @property
+  def lengths(self) -> Int64[np.ndarray, " users"]:
+    """How many items each user has."""
+    return np.diff(self.offsets)
+
+  def user(self, user: int) -> Int32[np.ndarray, " length"]:
+    """Returns one user's items, oldest first."""
+    return self.items[self.offsets[user] : self.offsets[user + 1]]
+
+  def at(
+    self,
+    *,
+    users: Int32[np.ndarray, " n"],
+    positions: Int32[np.ndarray, " n"],
+  ) -> Int32[np.ndarray, " n"]:
+    """Returns the item at a position of each given user."""
+    return self.items[self.offsets[users] + positions]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,3 +255,33 @@ def _last_between(
   """Returns the last position in [start, end) of users with a history."""
   users = np.flatnonzero((end > start) & (end >= 2)).astype(np.int32)
   return Targets(users, (end[users] - 1).astype(np.int32))
+
+
+def split_items(
+  title_groups: Int[np.ndarray, " items"], *, seed: int
+) -> Int8[np.ndarray, " items"]:
+  """Splits the catalogue for product search; equal titles stay together.
+
+  Each split has its share of the items, give or take the largest group.
+
+  Args:
+    title_groups: a number for each item; items with equal titles share it.
+    seed: of the split.
+
+  Returns:
+    For each item its split's index in `SPLITS`.
+  """
+  sizes = np.bincount(title_groups)
+  order = np.random.default_rng(seed).permutation(len(sizes))
+  before = np.cumsum(sizes[order]) - sizes[order]
+  split = np.empty(len(sizes), np.int8)
+  split[order] = np.searchsorted(
+    _BEGINS, before / max(len(title_groups), 1), side="right"
+  )
+  return split[title_groups]
+
+
+def title_groups(titles: list[str]) -> Int64[np.ndarray, " items"]:
+  """Returns a number for each title, the same for equal titles."""
+  number: dict[str, int] = {}
+  return np.array([number.setdefault(t, len(number)) for t in titles], np.int64)

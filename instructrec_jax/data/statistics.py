@@ -4,9 +4,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from instructrec_jax import paper
-from instructrec_jax.data.categories import category_labels
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import Splits
+from instructrec_jax.data.cleaning import category_labels
+from instructrec_jax.data.splits import Sequences, Splits
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import Item
 

@@ -20,6 +20,7 @@ from instructrec_jax import storage
 from instructrec_jax.baselines.chat import ChatOptions, ChatRanker
 from instructrec_jax.baselines.popularity import training_counts
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.held_out import matcher, retrieved
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import (
   chat_sample,
@@ -54,7 +55,6 @@ from instructrec_jax.evaluation.scores import (
   score_margins,
 )
 from instructrec_jax.evaluation.selection import SELECT
-from instructrec_jax.evaluation.stored import matcher, retrieved
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker

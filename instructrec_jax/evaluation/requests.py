@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator, Sequence
 import polars as pl
 
 from instructrec_jax import storage
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data import held_out as lists
+from instructrec_jax.data.folder import DatasetFolder, requests_file
 from instructrec_jax.errors import InputError
-from instructrec_jax.evaluation import stored as lists
 from instructrec_jax.instructions.material import Material
+from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.instructions.requests import ScenarioWriter, sample
 from instructrec_jax.instructions.rows import Renderer, group_families
 from instructrec_jax.instructions.scenarios import Scenario, find_scenarios
@@ -222,11 +223,11 @@ def _source(
     count,
     len(folder.items),
     template,
-    lambda: lists.with_catalogue(read(), folder),
+    lambda: lists.with_catalogue(read(), folder, display_titles(folder.items)),
   )
 
 
 def _requests_path(
   scenario: Scenario, folder: DatasetFolder, split: str
 ) -> pathlib.Path:
-  return folder.path / "requests" / f"{scenario.name}_{split}.parquet"
+  return folder.path / requests_file(scenario.name, split)

@@ -27,11 +27,11 @@ import pyarrow.parquet as pq
 import tqdm
 from jaxtyping import Float, Int
 
+from instructrec_jax.data.held_out import candidate_bytes
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.metrics import target_ranks
 from instructrec_jax.evaluation.rankers import RANKERS
 from instructrec_jax.evaluation.requests import RequestSource
-from instructrec_jax.evaluation.stored import candidate_bytes
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import Ranker, RankingRequest
 

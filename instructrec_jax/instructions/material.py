@@ -9,10 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Int, Int8, Int32
 
 from instructrec_jax.data.candidates import Candidates, draw_candidates
-from instructrec_jax.data.categories import specific_intentions
+from instructrec_jax.data.cleaning import specific_intentions
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import SPLITS, Targets
+from instructrec_jax.data.splits import SPLITS, Sequences, Targets
 from instructrec_jax.instructions.aspects import Query
 from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.instructions.templates import Form

@@ -1,13 +1,12 @@
 """The ranking requests of each scenario, in the words of any of its forms."""
 
-import dataclasses
-import pathlib
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Int, Int32
 
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.held_out import candidates_path, stored_candidates
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.aspects import TaskForm
 from instructrec_jax.instructions.material import Facts, Material
@@ -19,55 +18,6 @@ from instructrec_jax.records import RankingRequest
 
 # A reranking prompt lists no more: a hundred titles do not fit (Table 10).
 MOST_SHOWN = 10
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredCandidates:
-  """A scenario's candidate lists.
-
-  Attributes:
-    keys: whose lists: user numbers or, in product search, item numbers.
-    candidates: item numbers; only the target where the catalogue is ranked.
-    target: the target's index in its list.
-  """
-
-  keys: Int32[np.ndarray, " n"]
-  candidates: Int32[np.ndarray, "n candidates"]
-  target: Int32[np.ndarray, " n"]
-
-
-def candidates_path(
-  scenario: Scenario, *, folder: DatasetFolder, split: str
-) -> pathlib.Path:
-  """Returns the file with a scenario's candidates, or at least its users."""
-  prefix = {"items": "items_", "hard": "hard_"}.get(scenario.candidates, "")
-  name = f"{prefix}{split}_{scenario.negatives or 9}.parquet"
-  return folder.path / "candidates" / name
-
-
-def stored_candidates(
-  scenario: Scenario, *, folder: DatasetFolder, split: str
-) -> StoredCandidates:
-  """Reads a scenario's candidates.
-
-  Raises:
-    InputError: the folder has none.
-  """
-  if scenario.candidates == "items":
-    of_items = folder.item_candidates(split, scenario.negatives)
-    return StoredCandidates(
-      of_items.items, of_items.candidates, of_items.target
-    )
-  if scenario.candidates == "catalogue":
-    splits = folder.splits
-    targets = splits.test if split == "test" else splits.validation
-    items = targets.items(folder.sequences)
-    return StoredCandidates(
-      targets.users, items[:, None], np.zeros(len(items), np.int32)
-    )
-  prefix = "hard_" if scenario.candidates == "hard" else ""
-  stored = folder.candidates(f"{prefix}{split}", scenario.negatives)
-  return StoredCandidates(stored.users, stored.candidates, stored.target)
 
 
 def sample(

@@ -273,7 +273,7 @@ def _draw(
   candidates = None
   if negatives and stored is not None:
     candidates = Candidates(
-      stored.users[usable], stored.candidates[usable], stored.target[usable]
+      stored.keys[usable], stored.candidates[usable], stored.target[usable]
     )
   elif negatives and count:
     candidates = material.draw(

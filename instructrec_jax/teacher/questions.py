@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pydantic
 
-from instructrec_jax.data.categories import category_labels
+from instructrec_jax.data.cleaning import category_labels
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.teacher.chat import ChatRequest
 

@@ -5,8 +5,7 @@ import hypothesis.strategies as st
 import numpy as np
 
 from instructrec_jax.baselines.cooccurrence import CooccurrenceRanker
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import global_time, leave_one_out
+from instructrec_jax.data.splits import Sequences, global_time, leave_one_out
 from instructrec_jax.records import RankingRequest
 
 ITEMS = 8

@@ -12,8 +12,7 @@ from instructrec_jax.baselines.hard_negatives import (
   recall,
   top_items,
 )
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import Targets, leave_one_out
+from instructrec_jax.data.splits import Sequences, Targets, leave_one_out
 from instructrec_jax.errors import InputError
 
 ITEMS = 40
@@ -71,7 +70,7 @@ def test_lists_are_the_matchers_best_allowed_items_and_the_target(
   candidates, places = draw(shop, targets=targets, matcher=matcher)
   groups = shop["title_groups"]
   wanted = targets.items(shop["sequences"])
-  assert candidates.users is targets.users
+  assert candidates.keys is targets.users
   assert candidates.candidates.dtype == candidates.target.dtype == np.int32
   for n, item in enumerate(wanted):
     user, position = targets.users[n], targets.positions[n]

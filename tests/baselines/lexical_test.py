@@ -172,7 +172,7 @@ def test_the_papers_data_meets_the_measured_figures(shared, tmp_path):
   stored = folder.candidates("test", 9)
   requests = [
     request(row, history=folder.sequences.user(user)[:-1])
-    for user, row in zip(stored.users, stored.candidates, strict=True)
+    for user, row in zip(stored.keys, stored.candidates, strict=True)
   ]
   for kind, expected in [("bm25", 0.489), ("tfidf", 0.499)]:
     scores = LexicalRanker.fit(folder.items, kind=kind).score(requests)

@@ -6,8 +6,7 @@ import numpy as np
 
 from instructrec_jax.baselines.popularity import PopularityRanker
 from instructrec_jax.baselines.sequential import SequenceOptions, TrainerOptions
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import leave_one_out
+from instructrec_jax.data.splits import Sequences, leave_one_out
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.records import RankingRequest
 

@@ -7,8 +7,7 @@ from instructrec_jax.baselines.popularity import (
   RandomRanker,
   training_interactions,
 )
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import global_time, leave_one_out
+from instructrec_jax.data.splits import Sequences, global_time, leave_one_out
 from instructrec_jax.records import RankingRequest
 
 

@@ -7,8 +7,7 @@ from instructrec_jax.baselines.searches import (
   Searches,
   recent_tokens,
 )
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import leave_one_out
+from instructrec_jax.data.splits import Sequences, leave_one_out
 
 SEQUENCES = Sequences(
   items=np.array([3, 1, 4, 1, 5, 9, 2, 6], np.int32),

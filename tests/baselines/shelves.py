@@ -7,8 +7,7 @@ import numpy as np
 from instructrec_jax.baselines.searches import Searches
 from instructrec_jax.baselines.tower_ranker import TowerOptions
 from instructrec_jax.baselines.trainer import FitOptions
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import leave_one_out
+from instructrec_jax.data.splits import Sequences, leave_one_out
 from instructrec_jax.records import RankingRequest
 
 BRANDS = "Alder Borea Corvo Delta Ember Fjord".split()

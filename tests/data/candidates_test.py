@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from instructrec_jax.data import candidates
-from instructrec_jax.data.sequences import Sequences
+from instructrec_jax.data.splits import Sequences, title_groups
 from instructrec_jax.errors import InputError
 
 
@@ -36,7 +36,7 @@ def arguments(groups, users, *, seed=0):
   )
   return {
     "owned": owned,
-    "title_groups": candidates.title_groups(list(map(str, groups))),
+    "title_groups": title_groups(list(map(str, groups))),
     "users": np.arange(len(users), dtype=np.int32),
     "targets": np.array([items[-1] for items in users], np.int32),
     "rng": np.random.default_rng(seed),

@@ -1,14 +1,12 @@
 """Tests for instructrec_jax/data/folder.py."""
 
 import numpy as np
-import polars as pl
 import pytest
 
 from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.data.item_split import split_items
 from instructrec_jax.data.prepare import prepare
-from instructrec_jax.data.splits import SPLITS
+from instructrec_jax.data.splits import SPLITS, split_items
 from instructrec_jax.errors import InputError
 
 
@@ -46,12 +44,12 @@ def test_owned_items_end_with_the_kept_ones(folder):
 def test_stored_candidates_keep_the_rules(folder, split, negatives):
   stored = folder.candidates(split, negatives)
   targets = getattr(folder.splits, split)
-  assert stored.users.tolist() == targets.users.tolist()
-  assert stored.candidates.shape == (len(stored.users), negatives + 1)
-  rows = np.arange(len(stored.users))
+  assert stored.keys.tolist() == targets.users.tolist()
+  assert stored.candidates.shape == (len(stored.keys), negatives + 1)
+  rows = np.arange(len(stored.keys))
   hit = stored.candidates[rows, stored.target]
   assert hit.tolist() == targets.items(folder.sequences).tolist()
-  for user, row in zip(stored.users, stored.candidates, strict=True):
+  for user, row in zip(stored.keys, stored.candidates, strict=True):
     assert len(np.intersect1d(row, folder.owned.user(user))) == 1
     assert len(set(row.tolist())) == negatives + 1
 
@@ -59,29 +57,21 @@ def test_stored_candidates_keep_the_rules(folder, split, negatives):
 @pytest.mark.parametrize("split", ["validation", "test"])
 @pytest.mark.parametrize("negatives", [9, 99])
 def test_candidates_of_product_search_keep_the_rules(folder, split, negatives):
-  stored = folder.item_candidates(split, negatives)
+  stored = folder.candidates(split, negatives, "items")
   in_split = folder.item_split == SPLITS.index(split)
   # All of the synthetic shop's items have categories.
-  assert stored.items.tolist() == np.flatnonzero(in_split).tolist()
-  assert stored.candidates.shape == (len(stored.items), negatives + 1)
-  rows = np.arange(len(stored.items))
+  assert stored.keys.tolist() == np.flatnonzero(in_split).tolist()
+  assert stored.candidates.shape == (len(stored.keys), negatives + 1)
+  rows = np.arange(len(stored.keys))
   hit = stored.candidates[rows, stored.target]
-  assert hit.tolist() == stored.items.tolist()
+  assert hit.tolist() == stored.keys.tolist()
   assert all(len(set(row)) == negatives + 1 for row in stored.candidates)
   groups = folder.title_groups
-  same_title = groups[stored.candidates] == groups[stored.items, None]
+  same_title = groups[stored.candidates] == groups[stored.keys, None]
   assert (same_title.sum(axis=1) == 1).all()
 
 
-def test_the_stored_splits_are_the_computed_ones(folder):
-  frame = pl.read_parquet(folder.path / "splits" / "targets.parquet")
-  splits = folder.splits
-  for name, targets in zip(
-    SPLITS, (splits.training, splits.validation, splits.test), strict=True
-  ):
-    stored = frame.filter(split=name)
-    assert stored["user"].to_list() == targets.users.tolist()
-    assert stored["position"].to_list() == targets.positions.tolist()
+def test_the_stored_item_split_is_the_computed_one(folder):
   assert folder.item_split.tolist() == (
     split_items(folder.title_groups, seed=0).tolist()
   )
@@ -100,11 +90,7 @@ def test_a_folder_split_by_global_time(tmp_path):
     targets = getattr(splits, split)
     places = sequences.offsets[targets.users] + targets.positions
     assert times[places].min() >= cut
-    assert folder.candidates(split, 9).users.tolist() == targets.users.tolist()
-  frame = pl.read_parquet(folder.path / "splits" / "targets.parquet")
-  assert frame.filter(split="test")["user"].to_list() == (
-    splits.test.users.tolist()
-  )
+    assert folder.candidates(split, 9).keys.tolist() == targets.users.tolist()
   assert len(splits.test.users) == folder.statistics["test_users"]
 
 

@@ -20,7 +20,10 @@ def write(path, content, *, zipped=False):
 def read(path, broken=None):
   frames = lines.frames(
     path,
-    lines.numbered_lines(path),
+    (
+      (None, lines.numbered_lines(first, block))
+      for first, block in lines.line_blocks(path)
+    ),
     convert=lambda line: (int(line),),
     schema=SCHEMA,
     what="number",

@@ -4,8 +4,7 @@ import numpy as np
 import pytest
 
 from instructrec_jax.data import statistics
-from instructrec_jax.data.sequences import Sequences
-from instructrec_jax.data.splits import leave_one_out
+from instructrec_jax.data.splits import Sequences, leave_one_out
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import Item
 

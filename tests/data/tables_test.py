@@ -4,6 +4,8 @@ import datetime
 
 import polars as pl
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from instructrec_jax.data import lines, tables
 from instructrec_jax.errors import InputError
@@ -106,3 +108,44 @@ def test_parquet_that_is_none_is_refused(tmp_path):
           broken=lines.BrokenLines(),
         )
       )
+
+
+CELLS = st.sampled_from(
+  ["", " ", "1", "-7", "+5", "007", "1_0", "٣", "5.0", "1e3", "nan", "-inf"]
+  + ["253402300799", "253402300800", "9" * 30, "-" + "9" * 19, "x", "a\u200b"]
+)
+
+
+@given(
+  st.lists(st.lists(CELLS, min_size=4, max_size=4), min_size=1, max_size=3)
+)
+def test_a_block_gives_what_its_rows_give(rows):
+  rows = [[*row, "", "text"] for row in rows]
+  places = [0, 1, 2, 3, 4, 5]
+  frame = tables._review_block(list(enumerate(rows)), 6, places)
+  if frame is None:
+    return
+  expected = [
+    lines.review_row(
+      *row[:2],
+      timestamp=tables._number(row[2]),
+      rating=tables._number(row[3]),
+      summary=row[4],
+      text=row[5],
+    )
+    for row in rows
+  ]
+  assert frame.equals(
+    pl.DataFrame(expected, schema=lines.REVIEW_SCHEMA, orient="row")
+  )
+  assert frame["timestamp"].max() < 253402300800
+
+
+def test_good_rows_are_converted_as_a_block():
+  rows = [(2, ["u", "i", "5", "4.5"]), (3, ["v", "j", "-6", ""])]
+  frame = tables._review_block(rows, 4, [0, 1, 2, 3, None, None])
+  assert frame is not None
+  assert frame.rows() == [
+    ("u", "i", 5, 4.5, "", ""),
+    ("v", "j", -6, None, "", ""),
+  ]

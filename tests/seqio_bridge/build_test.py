@@ -122,9 +122,9 @@ def test_hard_negatives_are_drawn_once(dataset, tmp_path):
   folder = DatasetFolder.open(dataset)
   path = dataset / "candidates" / "hard_test_9.parquet"
   before = storage.sha256_of(path)
-  stored = folder.candidates("hard_test", 9)
+  stored = folder.candidates("test", 9, "hard")
   for user, items, slot in zip(
-    stored.users, stored.candidates, stored.target, strict=True
+    stored.keys, stored.candidates, stored.target, strict=True
   ):
     own = set(folder.owned.user(user).tolist())
     assert own & set(items.tolist()) == {items[slot]}

@@ -1,4 +1,4 @@
-"""Tests for instructrec_jax/data/filtering.py."""
+"""Tests for instructrec_jax/data/selection.py."""
 
 import collections
 
@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from instructrec_jax.data import filtering
+from instructrec_jax.data import selection
 
 PAIRS = st.lists(
   st.tuples(st.integers(0, 7), st.integers(0, 7)), unique=True, max_size=50
@@ -34,7 +34,7 @@ def naive_k_core(pairs, count):
 
 @given(PAIRS, st.integers(0, 4))
 def test_k_core_is_what_removing_one_at_a_time_leaves(pairs, count):
-  core = filtering.k_core(**columns(pairs), count=count)
+  core = selection.k_core(**columns(pairs), count=count)
   assert [pairs[i] for i in core.kept] == naive_k_core(pairs, count)
   assert core.rounds == sorted(set(core.rounds), reverse=True)
   assert (core.rounds or [len(pairs)])[-1] == len(core.kept)
@@ -43,9 +43,9 @@ def test_k_core_is_what_removing_one_at_a_time_leaves(pairs, count):
 @given(PAIRS, st.integers(0, 4))
 def test_k_core_is_a_fixed_point(pairs, count):
   kept = [
-    pairs[i] for i in filtering.k_core(**columns(pairs), count=count).kept
+    pairs[i] for i in selection.k_core(**columns(pairs), count=count).kept
   ]
-  again = filtering.k_core(**columns(kept), count=count)
+  again = selection.k_core(**columns(kept), count=count)
   assert len(again.kept) == len(kept)
   assert again.rounds == []
 
@@ -53,21 +53,21 @@ def test_k_core_is_a_fixed_point(pairs, count):
 def test_a_chain_falls_one_link_a_round():
   # A user's two items in common with the next user: the ends give way first.
   pairs = [(0, 0), (0, 1), (1, 1), (1, 2), (2, 2), (2, 3)]
-  core = filtering.k_core(**columns(pairs), count=2)
+  core = selection.k_core(**columns(pairs), count=2)
   assert core.rounds == [4, 2, 0]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=30))
 def test_time_order_is_stable(pairs):
   table = columns(pairs)
-  order = filtering.time_order(users=table["users"], timestamps=table["items"])
+  order = selection.time_order(users=table["users"], timestamps=table["items"])
   expected = sorted(range(len(pairs)), key=lambda i: (pairs[i], i))
   assert order.tolist() == expected
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=40))
 def test_the_first_of_repeats_stays(pairs):
-  kept = filtering.first_of_repeats(**columns(pairs))
+  kept = selection.first_of_repeats(**columns(pairs))
   assert kept.tolist() == [
     i for i, pair in enumerate(pairs) if pair not in pairs[:i]
   ]

@@ -1,4 +1,4 @@
-"""Tests for instructrec_jax/evaluation/stored.py: the whole catalogue."""
+"""Tests of ranking the whole catalogue."""
 
 import numpy as np
 import pytest
