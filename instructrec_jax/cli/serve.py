@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> None:
   from instructrec_jax.serving.app import Limits, create_app
   from instructrec_jax.serving.recommender import Recommender
   from instructrec_jax.serving.server import listen, serve
-  from instructrec_jax.serving.warm_up import warm_up
+  from instructrec_jax.serving.service import warm_up
 
   for name in ("waiting", "batch_tokens", "timeout"):
     if (value := getattr(args, name)) is not None and value < 1:
@@ -79,6 +79,6 @@ def run(args: argparse.Namespace) -> None:
     # Not with the first request; nor in uvicorn, which would say of a model
     # that cannot score more than a sentence.
     warm_up(recommender)
-    limits = Limits(places=args.waiting, seconds=args.timeout)
+    limits = Limits(max_waiting=args.waiting, timeout=args.timeout)
     app = create_app(recommender, limits=limits)
-    serve(app, listening, seconds=args.timeout)
+    serve(app, listening, timeout=args.timeout)

@@ -98,7 +98,7 @@ def test_long_instructions_are_left_out_in_stretches(recommender):
   found, ranker = explained(
     composed_of(recommender, words, kind="vague"), recommender, words=99
   )
-  assert 1 < len(ranker.requests) <= 1 + explanation.MOST_PARTS
+  assert 1 < len(ranker.requests) <= 1 + explanation.MAX_PARTS
   # None has weight here, so they stand in their order.
   assert " ".join(each.text for each in found.weights) == words
 
