@@ -6,7 +6,13 @@ import dataclasses
 import functools
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import (
+  AsyncIterator,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 import anyio.to_thread
@@ -290,7 +296,10 @@ def _typical(
 
 
 def _requests(
-  recommender: Recommender, titles: Sequence[str], numbers: Any, had: int
+  recommender: Recommender,
+  titles: Sequence[str],
+  numbers: Iterable[int],
+  had: int,
 ) -> list[RankingRequest]:
   """Returns a request of some titles, or none if no template fits."""
   drawn = [titles[number % len(titles)] for number in numbers]
