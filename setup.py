@@ -1,14 +1,48 @@
 """Installs instructrec_jax: one plain install brings the whole pipeline.
 
-T5X itself is not on the package index; docs and requirements for it are kept
-apart, and nothing here needs it.
+A slim one, to score, serve and ask an export, brings requirements/serve.txt
+only; docs/serving.md says how. T5X itself is not on the package index; docs and
+requirements for it are kept apart, and nothing here needs it.
 """
 
+import pathlib
+import re
+
 import setuptools
+from setuptools.command.build_py import build_py
+
+ROOT = pathlib.Path(__file__).resolve().parent
+VERSION = re.search(
+  r'^__version__ = "(.+)"$',
+  (ROOT / "instructrec_jax" / "__init__.py").read_text(encoding="utf-8"),
+  re.MULTILINE,
+)
+# pip's extras only add to a plain install, so that the slim one is a file of
+# requirements; a plain install takes the same lines.
+SERVE = [
+  line
+  for line in (ROOT / "requirements" / "serve.txt").read_text().splitlines()
+  if line and not line.startswith("#")
+]
+
+
+class BuildWithGin(build_py):
+  """Puts gin/ into the package.
+
+  At the repository's top it must never become a package, since it would install
+  over gin-config.
+  """
+
+  def run(self) -> None:
+    """Copies the modules, then the gin files."""
+    super().run()
+    if not self.editable_mode:
+      self.copy_tree("gin", f"{self.build_lib}/instructrec_jax/gin")
+
 
 setuptools.setup(
   name="instructrec-jax",
-  version="0.1.0",
+  version=VERSION[1],
   description=(
     "Recommendation as instruction following (InstructRec) in JAX: a T5 "
     "ranks items by the likelihood of their titles."
@@ -17,40 +51,26 @@ setuptools.setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   python_requires=">=3.11",
-  # Named, not found: the folder gin/ at the root must never be packaged, it
-  # would install over gin-config.
-  packages=setuptools.find_packages(include=["instructrec_jax*", "tasks*"]),
+  packages=setuptools.find_packages(include=["instructrec_jax*"]),
   package_data={
     "instructrec_jax": [
-      "evaluation/templates/*.jinja",
-      "instructions/*.yaml",
-      "paper.yaml",
-      "serving/page/*",
+      "py.typed",
+      *(f"**/*.{kind}" for kind in ("yaml", "jinja", "html", "css", "js")),
     ]
   },
+  cmdclass={"build_py": BuildWithGin},
   install_requires=[
+    *SERVE,
     "aiolimiter>=1.2",
-    "fastapi>=0.115",
-    "flax>=0.12.8,<0.13",
     "gin-config>=0.5.0",
     # tensorflow-datasets 4.9.10 imports it when writing, undeclared.
     "importlib_resources",
-    "jax>=0.10.2,<0.13",
-    "jaxtyping>=0.3.11",
     "jinja2>=3.1",
     "matplotlib>=3.10",
-    "ml_dtypes>=0.5",
-    "numpy>=2.0",
     "openai>=3.0",
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
-    "orjson>=3.10",
     "polars>=2.0",
-    "prometheus-client>=0.21",
-    "pyarrow>=20",
-    "pydantic>=2.10",
-    "pyyaml>=6.0",
-    "sentencepiece>=0.2.1",
     "scipy>=1.14",
     "seqio==0.0.20",
     "shtab>=1.7",
@@ -61,8 +81,6 @@ setuptools.setup(
     "tensorflow>=2.21,<2.22",
     "tensorflow-datasets>=4.9.10,<4.10",
     "tensorflow-text>=2.21,<2.22",
-    "tqdm>=4.66",
-    "uvicorn>=0.32",
   ],
   extras_require={
     "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
@@ -79,6 +97,8 @@ setuptools.setup(
       "ruff==0.17.6",
       "schemathesis>=4.30",
       "scikit-learn>=1.5",
+      # Builds the wheel that tests/packaging_test.py looks into.
+      "setuptools>=77",
     ],
     # Apart from `test`: torch's plain name brings gigabytes of CUDA on Linux.
     "parity": [

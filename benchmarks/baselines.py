@@ -119,7 +119,7 @@ def _print_table(args, folder, rankers, seconds, negatives: int | None) -> None:
 
 
 def _batches(args, folder, negatives: int | None) -> Iterator[list]:
-  from instructrec_jax.data import held_out as stored
+  from instructrec_jax.data import held_out
   from instructrec_jax.instructions.render import display_titles
 
   kept = folder.candidates(args.split, negatives or args.negatives)
@@ -129,11 +129,11 @@ def _batches(args, folder, negatives: int | None) -> Iterator[list]:
   width = len(folder.items) if negatives is None else negatives + 1
   size = max(1, _CANDIDATES_AT_ONCE // width)
   for start in range(0, len(rows), size):
-    requests = stored.without_text(
+    requests = held_out.without_text(
       folder, kept, split=args.split, rows=rows[start : start + size]
     )
     if negatives is None:
-      requests = stored.with_catalogue(
+      requests = held_out.with_catalogue(
         requests, folder, display_titles(folder.items)
       )
     yield list(requests)

@@ -17,3 +17,5 @@ The paper's pipeline, in the order in which the chapters build on each other:
 Text and arrays meet in one dict of numpy arrays whose keys are T5X's feature
 names (`text.features`). Importing this package imports nothing else.
 """
+
+__version__ = "0.1.0"

@@ -1,20 +1,20 @@
-"""The one exception that means: the user's input is at fault, not the code."""
+"""The exception of invalid user input, as opposed to a bug."""
 
 
 class InputError(Exception):
-  """Bad input, told in one sentence.
+  """Invalid input, explained in one sentence.
 
-  The message names the file (and line, where there is one), what was expected
-  and what to do about it. The command line prints it without a traceback and
+  The message names the file (and line, if any), what was expected and what to
+  do about it. The command line prints it without a traceback and
   exits with status 2.
   """
 
 
 def check_counts(**counts: int) -> None:
-  """Refuses what is no whole number from 1.
+  """Checks that all are positive integers.
 
   Raises:
-    InputError: one is none; it is named.
+    InputError: one is not; the message names it.
   """
   for name, count in counts.items():
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:

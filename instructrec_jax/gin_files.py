@@ -6,10 +6,10 @@ _PACKAGE = pathlib.Path(__file__).resolve().parent
 
 
 def search_path() -> pathlib.Path:
-  """Returns the folder that holds `gin/`, to be searched by gin.
+  """Returns the folder that holds `gin/`, for gin's search path.
 
-  In a clone that is the repository, in a wheel the package's own folder: a
-  name such as gin/model/mini.gin is the same in both.
+  In a clone that is the repository, in a wheel the package's own folder; a name
+  such as gin/model/mini.gin is found in either.
   """
   clone = _PACKAGE.parent
   is_clone = (clone / "gin" / "run" / "train.gin").is_file()

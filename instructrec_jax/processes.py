@@ -1,7 +1,7 @@
-"""Several processes as one program: they start together and write once.
+"""Multi-process (SPMD) runs: joining them, and which process writes.
 
-All of them run the same code on the same inputs; jax splits the arrays over
-all their devices. What goes to files or to the screen is the first one's.
+All processes run the same program on the same inputs; jax shards the arrays
+over all their devices. Only the first process writes files or prints.
 """
 
 import os
@@ -17,14 +17,15 @@ NUMBER = "JAX_PROCESS_ID"
 
 
 def join() -> None:
-  """Joins the other processes; must come before any computation.
+  """Initialises jax.distributed; call it before any computation.
 
   On a TPU pod, under Slurm, Open MPI or Kubernetes, jax finds them itself.
   Elsewhere the environment names them: JAX_COORDINATOR_ADDRESS (host:port of
   the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID (from 0).
 
   Raises:
-    InputError: the environment names them in part, or they are not found.
+    InputError: some of these variables are missing or wrong, or the processes
+      are not found.
   """
   given = [os.environ.get(name) for name in (ADDRESS, COUNT, NUMBER)]
   if any(given) and not all(given):
@@ -36,7 +37,7 @@ def join() -> None:
     count, number = (int(text) if text else None for text in given[1:])
   except ValueError:
     raise InputError(f"{COUNT} and {NUMBER} must be whole numbers.") from None
-  # Of the CPU backend alone, which has no other way between processes.
+  # For the CPU backend, which has no other collectives across processes.
   jax.config.update("jax_cpu_collectives_implementation", "gloo")
   try:
     jax.distributed.initialize(num_processes=count, process_id=number)
@@ -48,15 +49,15 @@ def join() -> None:
 
 
 def is_first() -> bool:
-  """Whether this process is the one that writes."""
+  """Whether this is the process that writes."""
   return jax.process_index() == 0
 
 
 def wait(what: str) -> None:
-  """Returns when all processes have come here.
+  """Waits until all processes are here: a barrier.
 
   Args:
-    what: a name that all of them give.
+    what: the barrier's name, the same in all processes.
   """
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(what)

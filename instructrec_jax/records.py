@@ -1,8 +1,8 @@
-"""What the chapters hand to each other.
+"""Records that all parts of the package share.
 
 Items and users are numbered: `item` is a row of a dataset folder's
-`items.parquet`, `user` counts users in the order of `interactions.parquet`.
-The original identifiers are kept beside them as `item_id` and `user_id`.
+`items.parquet`, `user` an index in the order of `interactions.parquet`. The
+original identifiers are `item_id` and `user_id`.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Item:
-  """One product: what the model sees of it is its title."""
+  """One product; the model reads its title."""
 
   item_id: str
   title: str
@@ -23,7 +23,7 @@ class Item:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Review:
-  """One interaction, with its text where the source has one.
+  """One interaction, with its text if the source has one.
 
   Attributes:
     timestamp: seconds since 1970, or any number that orders a user's reviews.
@@ -44,13 +44,13 @@ class RankingRequest:
   Attributes:
     request_id: unique within a file of requests.
     instruction: the text that the encoder reads.
-    candidates: the texts whose likelihood is compared, usually item titles.
+    candidates: texts to rank by likelihood, usually item titles.
     target: index into `candidates` of the true answer, None if unknown.
     user: user number, None outside a dataset folder.
     history_items: item numbers of the user's history, oldest first.
     candidate_items: item numbers of `candidates`, in the same order.
-    query: what the user asks for, in words: for rankers that search; a model
-      reads it in the instruction.
+    query: the user's search words, for rankers that match text; a model reads
+      them in the instruction.
   """
 
   request_id: str
@@ -68,11 +68,11 @@ class Ranker(Protocol):
 
   @property
   def name(self) -> str:
-    """How tables call this ranker."""
+    """The ranker's name in tables."""
     ...
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
-    """Returns one float array a request, in candidate order; higher wins.
+    """Returns one float array a request, in candidate order; higher is better.
 
     Equal scores are ties: metrics average over their orders.
     """

@@ -1,4 +1,4 @@
-"""Writing that either finishes or leaves nothing behind."""
+"""Atomic writes: a file or folder is complete, or it does not exist."""
 
 import contextlib
 import hashlib
@@ -13,12 +13,9 @@ from instructrec_jax.errors import InputError
 
 
 def sha256_of(path: pathlib.Path) -> str:
-  """Returns the hex SHA-256 of a file, read in pieces of 1 MiB."""
-  digest = hashlib.sha256()
+  """Returns the hex SHA-256 of a file."""
   with open(path, "rb") as file:
-    while piece := file.read(1 << 20):
-      digest.update(piece)
-  return digest.hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager
@@ -28,10 +25,11 @@ def staged_folder(
   """Yields a scratch folder that becomes `path` only if the block succeeds.
 
   A killed run leaves a hidden `.NAME.partial` folder, which the next run
-  removes; nothing ever looks finished that is not.
+  removes.
 
   Raises:
-    InputError: `path` exists and `force` is not set, or this runs in it.
+    InputError: `path` exists and `force` is not set, or the working directory
+      lies in it.
   """
   path = pathlib.Path(path).absolute()
   _refuse_existing(path, force)
@@ -45,7 +43,14 @@ def staged_folder(
   except BaseException:
     _remove(partial)
     raise
-  _replace(partial, path)
+  if path.exists():
+    old = path.with_name(f".{path.name}.old")
+    _remove(old)
+    os.replace(path, old)
+    os.replace(partial, path)
+    _remove(old)
+  else:
+    os.replace(partial, path)
 
 
 @contextlib.contextmanager
@@ -73,7 +78,7 @@ def staged_file(
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
-  """Writes `value` as indented JSON, whole or not at all."""
+  """Writes `value` as indented JSON, atomically."""
   with staged_file(path) as partial:
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
@@ -82,7 +87,7 @@ def read_json(path: pathlib.Path) -> Any:
   """Reads a JSON file.
 
   Raises:
-    InputError: the file is missing or is not JSON.
+    InputError: the file is missing or not JSON.
   """
   try:
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
@@ -98,17 +103,6 @@ def _refuse_existing(path: pathlib.Path, force: bool) -> None:
       f"{path} exists already: name another place, or pass --force to "
       "replace it."
     )
-
-
-def _replace(partial: pathlib.Path, path: pathlib.Path) -> None:
-  if path.exists():
-    old = path.with_name(f".{path.name}.old")
-    _remove(old)
-    os.replace(path, old)
-    os.replace(partial, path)
-    _remove(old)
-  else:
-    os.replace(partial, path)
 
 
 def _remove(path: pathlib.Path) -> None:

@@ -21,8 +21,6 @@ from instructrec_jax.data.held_out import (
 from instructrec_jax.data.splits import Sequences, Targets
 from instructrec_jax.errors import InputError
 
-MATCHERS = ("tfidf", "bm25", "two_tower")
-
 # Targets between two steps of the progress bar.
 _BLOCK = 2048
 # Rank in a matcher's list down to which a target is looked for.
@@ -146,7 +144,7 @@ def write_hard_candidates(
 
   Args:
     folder: the dataset.
-    matcher: one of `MATCHERS`.
+    matcher: one of `instructions.build.MATCHERS`.
     seed: of the order in lists.
   """
   fitted = None

@@ -37,7 +37,7 @@ def run(options: Options) -> None:
   from instructrec_jax.serving.app import Limits, create_app
   from instructrec_jax.serving.recommender import Recommender
   from instructrec_jax.serving.server import listen, serve
-  from instructrec_jax.serving.warm_up import warm_up
+  from instructrec_jax.serving.service import warm_up
 
   # Before the model is loaded: a taken port is found out at once.
   listening = listen(options.host, options.port)
@@ -52,6 +52,6 @@ def run(options: Options) -> None:
     # Before the first request, and not in uvicorn, which would print a
     # traceback for a model that cannot score.
     warm_up(recommender)
-    limits = Limits(places=options.waiting, seconds=options.timeout)
+    limits = Limits(max_waiting=options.waiting, timeout=options.timeout)
     app = create_app(recommender, limits=limits)
-    serve(app, listening, seconds=options.timeout)
+    serve(app, listening, timeout=options.timeout)

@@ -1,6 +1,9 @@
-"""A trained model in front of people.
+"""Serving a trained model: from Python, over HTTP, from an export.
 
 recommender    a user's own words in, a ranking out, from Python
-explanation    which of the words weigh most
-model_export   the folder that a model is taken elsewhere in
+explanation    the words and titles that a ranking depends on most
+model_export   a self-contained folder of a trained model
+app            the HTTP application: its routes, errors and page
+service        what the routes answer; warm-up
+batcher        requests of many connections in one batch
 """

@@ -1,35 +1,51 @@
-"""The model over HTTP: a FastAPI application."""
+"""The model over HTTP: a FastAPI application, its routes, errors and page."""
 
 import contextlib
 import dataclasses
-from collections.abc import AsyncIterator
+import pathlib
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException
 
+from instructrec_jax.errors import InputError
 from instructrec_jax.serving import schemas
-from instructrec_jax.serving.batcher import Batcher
-from instructrec_jax.serving.bounded_request import BoundedRoute
-from instructrec_jax.serving.metrics import Metrics
-from instructrec_jax.serving.problems import RESPONSES, add_problems
+from instructrec_jax.serving.batcher import Batcher, Overloaded
+from instructrec_jax.serving.middleware import BoundedRoute, Metrics
 from instructrec_jax.serving.recommender import Recommender
-from instructrec_jax.serving.service import Service
-from instructrec_jax.serving.static_page import add_page
+from instructrec_jax.serving.service import NoCatalogue, Service
+
+_PAGE = pathlib.Path(__file__).with_name("page")
+_MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+_PAGE_HEADERS = {
+  "Content-Security-Policy": (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' "
+    "data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+    "frame-ancestors 'none'"
+  ),
+  "X-Content-Type-Options": "nosniff",
+  "Referrer-Policy": "no-referrer",
+  "Cache-Control": "no-cache",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-  """How much the server takes on.
+  """Load limits of a server.
 
   Attributes:
-    places: requests that may wait for answers; others are told to come again.
-    together: requests that are scored at a time, at most.
-    seconds: that an answer may take.
+    max_waiting: requests that may wait for answers; others get a 503.
+    max_batch: requests that are scored together, at most.
+    timeout: seconds that an answer may take before it is a 504.
   """
 
-  places: int = 128
-  together: int = 16
-  seconds: float = 30.0
+  max_waiting: int = 128
+  max_batch: int = 16
+  timeout: float = 30.0
 
 
 def create_app(
@@ -38,8 +54,8 @@ def create_app(
   """Returns the application.
 
   Args:
-    recommender: used by the application alone from now on.
-    limits: how much to take on.
+    recommender: owned by the application from now on.
+    limits: of its load.
   """
   limits = limits or Limits()
   metrics = Metrics()
@@ -48,12 +64,12 @@ def create_app(
   async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     batcher = Batcher(
       recommender.ranker,
-      places=limits.places,
-      together=limits.together,
-      observe=metrics.batch,
+      max_waiting=limits.max_waiting,
+      max_batch=limits.max_batch,
+      observe=metrics.observe_batch,
     )
     metrics.watch(batcher, recommender.ranker)
-    app.state.service = Service(recommender, batcher, limits.seconds)
+    app.state.service = Service(recommender, batcher, limits.timeout)
     try:
       yield
     finally:
@@ -64,23 +80,35 @@ def create_app(
     description="Ranks items for what a user says.",
     version="1",
     lifespan=lifespan,
-    # Their pages load scripts from elsewhere.
+    # FastAPI's pages of documentation load scripts from other hosts.
     docs_url=None,
     redoc_url=None,
   )
-  app.add_middleware(metrics.counting)
+  app.add_middleware(metrics.middleware)
   app.include_router(_router)
-  app.add_api_route(
-    "/metrics",
-    lambda: Response(metrics.expose(), media_type="text/plain; version=0.0.4"),
-    include_in_schema=False,
-  )
-  add_page(app)
-  add_problems(app, places=limits.places, seconds=limits.seconds)
+  app.add_api_route("/metrics", metrics.expose, include_in_schema=False)
+  for path in sorted(_PAGE.iterdir()):
+    if path.suffix in _MEDIA:
+      url = "/" if path.name == "index.html" else f"/page/{path.name}"
+      app.add_api_route(url, _static(path), include_in_schema=False)
+  _add_error_handlers(app, limits)
   return app
 
 
-_router = APIRouter(route_class=BoundedRoute, responses=RESPONSES)
+def _static(path: pathlib.Path) -> Callable[[], Response]:
+  content = path.read_bytes()
+  return lambda: Response(
+    content, media_type=_MEDIA[path.suffix], headers=_PAGE_HEADERS
+  )
+
+
+_router = APIRouter(
+  route_class=BoundedRoute,
+  responses={
+    status: {"model": schemas.Problem}
+    for status in (400, 404, 408, 413, 415, 422, 503, 504)
+  },
+)
 
 
 @_router.post("/v1/rerank", response_model_exclude_none=True)
@@ -126,7 +154,7 @@ async def instructions(
 @_router.get("/v1/items")
 async def items(
   request: Request,
-  search: str = Query("", max_length=schemas.LONGEST_TITLE),
+  search: str = Query("", max_length=schemas.MAX_TITLE_LENGTH),
   limit: int = Query(20, ge=1, le=100),
 ) -> schemas.Items:
   """Finds titles of the catalogue that contain a text."""
@@ -141,3 +169,65 @@ async def healthz(request: Request) -> schemas.Health:
   return schemas.Health(
     status="ok", model=recommender.name, catalogue=len(recommender.titles)
   )
+
+
+def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
+  """Has every error answered with one sentence: {"message": ...}."""
+  answers: dict[type[Exception], Callable[[Any], Response]] = {
+    NoCatalogue: lambda _: _problem(
+      404,
+      "there is no catalogue: start the server with --dataset, or ask "
+      "/v1/rerank with documents.",
+    ),
+    InputError: lambda error: _problem(422, str(error)),
+    RequestValidationError: lambda error: _problem(
+      422, _sentence(error.errors()[0])
+    ),
+    Overloaded: lambda _: _problem(
+      503,
+      f"{limits.max_waiting} requests are waiting already: come again in a "
+      "second.",
+      {"Retry-After": "1"},
+    ),
+    TimeoutError: lambda _: _problem(
+      504, f"there was no answer within {limits.timeout:g} seconds."
+    ),
+    HTTPException: lambda error: _problem(
+      error.status_code, error.detail, error.headers
+    ),
+    Exception: lambda _: _problem(
+      500, "the server failed at this; its log tells at what."
+    ),
+  }
+
+  def handler(answer: Callable[[Any], Response]) -> Any:
+    # A coroutine, or starlette would run it in another thread.
+    async def handle(_: Request, error: Exception) -> Response:
+      return answer(error)
+
+    return handle
+
+  for kind, answer in answers.items():
+    app.add_exception_handler(kind, handler(answer))
+
+
+def _problem(status: int, message: str, headers: Any = None) -> Response:
+  return JSONResponse({"message": message}, status, headers)
+
+
+def _sentence(error: dict[str, Any]) -> str:
+  """Turns one of pydantic's errors into a sentence."""
+  _, *path = error["loc"] or ("body",)
+  where = ""
+  for step in path:
+    if isinstance(step, int):
+      where += f"[{step}]"
+    # Names of a union's members stand between the fields'.
+    elif step not in ("str", "constrained-str", "Text"):
+      # Cut: an unknown field's name is the client's, of any length.
+      name = f"{step:.80}"
+      where += f".{name}" if where else name
+  message = error["msg"]
+  if error["type"] in ("model_attributes_type", "missing") and not where:
+    return "the body must be a JSON object."
+  return f"{where or 'the body'}: {message[:1].lower()}{message[1:]}."

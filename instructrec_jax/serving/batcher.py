@@ -1,10 +1,11 @@
-"""Threads that have the device, fed by many connections.
+"""Dynamic batching: requests of many connections share a forward pass.
 
-Whatever requests wait when a thread becomes free are scored together, in the
-shapes that the ranker has compiled. A first thread never waits for more; a
+Whatever is queued when a scoring thread becomes free is scored together, in
+shapes that the ranker has compiled. The first thread never waits for more. A
 second one, which lays out a batch while the device computes the first one's,
-waits for as many as are being scored, since two halves cost more than a whole.
-All else that needs the device, which may take longer, has a thread of its own.
+waits until as many are queued as are being scored, since two half batches cost
+more than a whole one. All other work for the device, which may take longer,
+runs in a thread of its own.
 """
 
 import asyncio
@@ -24,86 +25,79 @@ from instructrec_jax.records import Ranker, RankingRequest
 
 T = TypeVar("T")
 
-# Seconds that a second batch waits, at most, until it is no smaller than the
-# first: that may be a long one.
-_PATIENCE = 0.05
+# Longest wait, in seconds, for a second batch to grow as large as the first,
+# which may take long to score.
+_BATCH_WAIT = 0.05
 
 
 class Overloaded(Exception):
-  """As many are waiting already as may."""
+  """The queue of requests is full."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class _Request:
-  """A request to score."""
+class _Job:
+  """A request to score, or a function to call; its result goes to `future`."""
 
-  request: RankingRequest
-  future: Future
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Call:
-  """Anything else that needs the device."""
-
-  function: Callable[[], Any]
+  work: Any
   future: Future
 
 
 class Batcher:
-  """Scores requests of many coroutines together.
+  """Scores the requests of many coroutines in batches.
 
-  All but the threads' own work is for one event loop.
+  All methods are for one event loop; only the worker threads run beside it.
 
   Attributes:
-    waiting: how many have a place.
+    waiting: requests that are queued or being answered.
   """
 
   def __init__(
     self,
     ranker: Ranker,
     *,
-    places: int = 128,
-    together: int = 16,
-    most: int = 2000,
+    max_waiting: int = 128,
+    max_batch: int = 16,
+    max_candidates: int = 2000,
     threads: int = 2,
     observe: Callable[[int], object] = lambda size: None,
   ):
     """Starts the threads.
 
     Args:
-      ranker: that several threads may use.
-      places: how many may wait for their answers at a time.
-      together: requests that are scored at a time, at most.
-      most: candidates of these after which no request is added.
-      threads: that score, beside the one that has the calls.
-      observe: is told the size of each batch.
+      ranker: a thread-safe one.
+      max_waiting: requests that may wait for their answers at a time.
+      max_batch: requests in a batch, at most.
+      max_candidates: a batch with as many takes no further request.
+      threads: that score, beside the one that runs calls.
+      observe: called with the size of each batch.
     """
     self.waiting = 0
     self._ranker = ranker
-    self._places, self._together, self._most = places, together, most
+    self._max_waiting, self._max_batch = max_waiting, max_batch
+    self._max_candidates = max_candidates
     self._observe = observe
-    self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-    # Over what follows.
+    self._calls: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+    # Guards the three fields that follow.
     self._changed = threading.Condition()
-    self._requests: collections.deque[_Request] = collections.deque()
-    self._scored = 0
+    self._requests: collections.deque[_Job] = collections.deque()
+    self._scoring = 0
     self._closing = False
-    work = [self._answer_calls, *[self._score_requests] * threads]
+    targets = [self._run_calls, *[self._score_requests] * threads]
     self._threads = [
       threading.Thread(target=target, name=f"device-{number}", daemon=True)
-      for number, target in enumerate(work)
+      for number, target in enumerate(targets)
     ]
     for thread in self._threads:
       thread.start()
 
   @contextlib.contextmanager
-  def place(self) -> Iterator[None]:
-    """Keeps a place while the block runs.
+  def slot(self) -> Iterator[None]:
+    """Counts a waiting request while the block runs.
 
     Raises:
-      Overloaded: there is none.
+      Overloaded: `max_waiting` are waiting already.
     """
-    if self.waiting >= self._places:
+    if self.waiting >= self._max_waiting:
       raise Overloaded
     self.waiting += 1
     try:
@@ -117,22 +111,22 @@ class Batcher:
     Raises:
       InputError: the ranker refuses it.
     """
-    job = _Request(request, Future())
+    job = _Job(request, Future())
     with self._changed:
       self._requests.append(job)
-      if len(self._requests) == 1 or self._is_worth_it():
+      if len(self._requests) == 1 or self._is_batch_full():
         self._changed.notify_all()
-    # If the coroutine is cancelled, so is a job that has not begun.
+    # Cancelling the coroutine cancels a job that has not begun.
     return await asyncio.wrap_future(job.future)
 
   async def call(self, function: Callable[[], T]) -> T:
-    """Returns what a function returns, of which one is called at a time."""
-    job = _Call(function, Future())
+    """Returns a function's result; such functions run one at a time."""
+    job = _Job(function, Future())
     self._calls.put(job)
     return await asyncio.wrap_future(job.future)
 
   def close(self) -> None:
-    """Ends the threads when all that was asked is answered."""
+    """Ends the threads after all queued work is done."""
     self._calls.put(None)
     with self._changed:
       self._closing = True
@@ -140,10 +134,10 @@ class Batcher:
     for thread in self._threads:
       thread.join()
 
-  def _answer_calls(self) -> None:
+  def _run_calls(self) -> None:
     while (job := self._calls.get()) is not None:
       if job.future.set_running_or_notify_cancel():
-        _settle([job], lambda call=job.function: [call()])
+        _settle([job], lambda call=job.work: [call()])
 
   def _score_requests(self) -> None:
     while jobs := self._next_batch():
@@ -152,47 +146,51 @@ class Batcher:
         self._score(jobs)
       finally:
         with self._changed:
-          self._scored -= len(jobs)
+          self._scoring -= len(jobs)
           self._changed.notify_all()
 
-  def _next_batch(self) -> list[_Request]:
-    """Waits for requests; returns none if there will be no more."""
+  def _next_batch(self) -> list[_Job]:
+    """Waits for requests; returns none when closing and all are answered."""
     with self._changed:
       while True:
         self._changed.wait_for(lambda: self._requests or self._closing)
-        self._changed.wait_for(self._is_worth_it, timeout=_PATIENCE)
-        # Meanwhile another thread may have taken them.
+        self._changed.wait_for(self._is_batch_full, timeout=_BATCH_WAIT)
+        # Another thread may have taken them in the meantime.
         if batch := self._take():
-          self._scored += len(batch)
+          self._scoring += len(batch)
           return batch
         if self._closing and not self._requests:
           return []
 
-  def _is_worth_it(self) -> bool:
-    wanted = min(self._scored, self._together)
+  def _is_batch_full(self) -> bool:
+    """Whether as many are queued as are being scored by another thread."""
+    wanted = min(self._scoring, self._max_batch)
     return self._closing or len(self._requests) >= wanted
 
-  def _take(self) -> list[_Request]:
-    """Takes those who still wait.
+  def _take(self) -> list[_Job]:
+    """Takes requests from the queue, without the cancelled ones.
 
-    A batch is short enough for the deadlines of those that come after it.
+    Bounded by candidates too, so that the requests after it meet their
+    deadlines.
     """
-    batch: list[_Request] = []
+    batch: list[_Job] = []
     candidates = 0
     while (
-      self._requests and len(batch) < self._together and candidates < self._most
+      self._requests
+      and len(batch) < self._max_batch
+      and candidates < self._max_candidates
     ):
       job = self._requests.popleft()
       if job.future.set_running_or_notify_cancel():
         batch.append(job)
-        candidates += len(job.request.candidates)
+        candidates += len(job.work.candidates)
     return batch
 
-  def _score(self, jobs: Sequence[_Request]) -> None:
+  def _score(self, jobs: Sequence[_Job]) -> None:
     """Scores jobs together; if one is refused, each by itself."""
 
     def scores() -> Sequence[np.ndarray]:
-      return self._ranker.score([job.request for job in jobs])
+      return self._ranker.score([job.work for job in jobs])
 
     if len(jobs) == 1:
       _settle(jobs, scores)
@@ -208,9 +206,7 @@ class Batcher:
       _settle(jobs, lambda: found)
 
 
-def _settle(
-  jobs: Sequence[_Request | _Call], results: Callable[[], Sequence[Any]]
-) -> None:
+def _settle(jobs: Sequence[_Job], results: Callable[[], Sequence[Any]]) -> None:
   try:
     found = list(zip(jobs, results(), strict=True))
   except Exception as error:
@@ -220,6 +216,6 @@ def _settle(
     job.future.set_result(result)
 
 
-def _fail(jobs: Sequence[_Request | _Call], error: Exception) -> None:
+def _fail(jobs: Sequence[_Job], error: Exception) -> None:
   for job in jobs:
     job.future.set_exception(error)

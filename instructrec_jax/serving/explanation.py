@@ -1,11 +1,11 @@
-"""Which words and titles of an instruction carry the answer.
+"""Feature attribution by occlusion: the words and titles that weigh most.
 
-Each part that the user gave (a word of a text, a title of the history) is left
-out in turn, the same template filled with the rest, and all candidates scored
-again. A part's weight is how much the best candidate's log-odds against the
-other candidates fall without it, in nats: a positive weight speaks for it, a
-negative one against it. It is what the model does, not why; words that only
-work together share no weight, and a text's only word cannot be left out.
+Each part of the user's input (a word of a text, a title of the history) is left
+out in turn, the same template is filled with the rest, and all candidates are
+scored again. A part's weight is the drop in the best candidate's log-odds
+against the other candidates, in nats: positive if the part speaks for it,
+negative if against. It describes the model's output, not its reasons: redundant
+words each get little weight, and a text's only word cannot be left out.
 """
 
 import dataclasses
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.instructions.compose import Composed
 from instructrec_jax.instructions.recommend import (
   Recommendation,
@@ -29,19 +29,19 @@ from instructrec_jax.instructions.render import (
 )
 from instructrec_jax.records import Ranker
 
-# Parts that are left out, about: neighbours are left out together where an
-# instruction has more, since each part scores all candidates again.
-MOST_PARTS = 24
+# Parts to leave out, about: each costs another scoring of all candidates, so
+# longer inputs lose several neighbouring words at a time.
+MAX_PARTS = 24
 _TEXTS = ("query", "preference", "context")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Weight:
-  """What a part of the instruction does for the best candidate.
+  """The effect of a part of the instruction on the best candidate.
 
   Attributes:
-    slot: where it stands: "query", "preference", "context" or "history".
-    text: the word or title, or some neighbours.
+    slot: of the template: "query", "preference", "context" or "history".
+    text: the word or title, or several neighbours.
     weight: log-odds, in nats, that the best candidate loses without it.
   """
 
@@ -52,18 +52,18 @@ class Weight:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Explanation:
-  """A ranking, and what it rests on.
+  """A ranking, and the parts of the instruction that it depends on most.
 
   Attributes:
     recommendation: the instruction, its template and every candidate's score.
-    weights: the parts that weigh most, either way, the heaviest first.
+    weights: the parts of the largest absolute weight, in decreasing order.
   """
 
   recommendation: Recommendation
   weights: tuple[Weight, ...]
 
   def to_json(self) -> dict[str, Any]:
-    """Returns what JSON can hold."""
+    """Returns it in JSON's types."""
     weights = [dataclasses.asdict(weight) for weight in self.weights]
     return {**self.recommendation.to_json(), "weights": weights}
 
@@ -79,10 +79,10 @@ def explain(
   """Ranks the candidates with and without each part of the instruction.
 
   Args:
-    composed: with candidates.
-    ranker: whose scores are log-likelihoods.
-    count_tokens: of the ranker's vocabulary.
-    budget: tokens that the encoder takes.
+    composed: an instruction with candidates.
+    ranker: one whose scores are log-likelihoods.
+    count_tokens: counts with the ranker's vocabulary.
+    budget: the encoder's length in tokens.
     words: how many parts to return.
 
   Raises:
@@ -94,8 +94,7 @@ def explain(
       f"there are {len(titles)} candidates to explain a choice among: at "
       "least 2 are needed."
     )
-  if words < 1:
-    raise InputError(f"{words} words are asked for: at least 1 is needed.")
+  check_counts(words=words)
   parts = list(_parts(composed))
   without = []
   for part in parts:
@@ -125,7 +124,7 @@ class _Part:
 
 
 def _parts(composed: Composed) -> Iterator[_Part]:
-  """Yields the parts that the instruction shows, in no slot all of it."""
+  """Yields the parts that the instruction shows; never all of a slot."""
   slots = composed.slots
   shown = composed.form.slots
   texts = {
@@ -133,11 +132,11 @@ def _parts(composed: Composed) -> Iterator[_Part]:
     for name in _TEXTS
     if name in shown
   }
-  # What was dropped for its length is not shown, and stays away.
+  # Items dropped from a long history are not shown, and stay out.
   history = list(slots.history[composed.items_dropped :])
   slots = dataclasses.replace(slots, history=history)
   count = sum(map(len, texts.values())) + len(history)
-  width = -(-count // MOST_PARTS)
+  width = -(-count // MAX_PARTS)
   for name, members in texts.items():
     for part, rest in _left_out(members, width):
       yield _Part(
@@ -157,11 +156,11 @@ def _parts(composed: Composed) -> Iterator[_Part]:
 def _left_out(
   members: Sequence[str], width: int
 ) -> Iterator[tuple[list[str], list[str]]]:
-  """Yields some neighbours and the others, wherever others are left."""
+  """Yields each run of neighbours and the rest, where a rest remains."""
   for start in range(0, len(members), max(width, 1)):
     part = list(members[start : start + width])
     rest = [*members[:start], *members[start + width :]]
-    # A comma alone is no text to fill a slot with.
+    # Punctuation alone cannot fill a slot.
     if plain_words(" ".join(rest)):
       yield part, rest
 

@@ -1,15 +1,15 @@
-"""A folder to take a trained model elsewhere in.
+"""Exports a trained model to a self-contained folder.
 
-export.json         its name and training step, and every file's SHA-256
+export.json         model name, training step, the SHA-256 of every file
 model.json          the T5Config
-model.safetensors   the parameters, as they were trained
+model.safetensors   the parameters, in the dtype of training
 vocabulary.model    the SentencePiece model
 templates.yaml      the templates to choose from
-items.jsonl         the catalogue, an item a line: `title`, as instructions
-                    show it, and `item_ids`, of all items of that title
+items.jsonl         the catalogue, a JSON object a line: `title`, as
+                    instructions show it, and `item_ids`, of all items with it
 
-`Recommender.load` opens it where there is jax, flax and sentencepiece, but
-neither orbax nor the packages that data is prepared with.
+`Recommender.load` opens it with jax, flax and sentencepiece, without orbax or
+any package that prepares data (`requirements/serve.txt`).
 """
 
 import json
@@ -47,16 +47,16 @@ def export(
     out: the folder to write.
     dataset: the dataset folder whose items are the catalogue; without one,
       the export can only rank candidates that it is given.
-    templates: as `load_templates` takes them.
+    templates: names or files, see `load_templates`.
     step: a number, "best" (by validation), or None for the latest.
     force: replaces `out`.
 
   Returns:
-    What export.json says.
+    The content of export.json.
 
   Raises:
-    InputError: there is no such model or dataset folder, the model is an export
-      itself, or `out` exists and `force` is not set.
+    InputError: there is no such model or dataset folder, the model is already
+      an export, or `out` exists and `force` is not set.
   """
   model, out = pathlib.Path(model), pathlib.Path(out)
   if export_folder.is_export(model) and (model / TEMPLATES_FILE).is_file():
@@ -90,12 +90,12 @@ def export(
 
 
 def catalogue(dataset: pathlib.Path) -> dict[str, list[str]]:
-  """Returns each title, as instructions show it, with its items' ids.
+  """Returns the catalogue: each title as instructions show it -> item ids.
 
   Raises:
-    InputError: it is no dataset folder.
+    InputError: it is not a dataset folder.
   """
-  # Only here is polars needed.
+  # Imported late: polars is not in a slim install.
   from instructrec_jax.data.folder import DatasetFolder
 
   items = DatasetFolder.open(dataset).items
@@ -107,7 +107,7 @@ def catalogue(dataset: pathlib.Path) -> dict[str, list[str]]:
 
 
 def exported_titles(folder: pathlib.Path) -> list[str]:
-  """Returns an export's catalogue.
+  """Returns the titles of an export's catalogue.
 
   Raises:
     InputError: the file is missing or broken.

@@ -1,4 +1,4 @@
-"""A model that is loaded once and asked often."""
+"""A model that is loaded once and answers many requests."""
 
 import functools
 import pathlib
@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from instructrec_jax.checkpoints import export_folder, model_folder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.instructions.compose import Composed, shown_titles
 from instructrec_jax.instructions.recommend import (
   Ranked,
@@ -35,21 +35,21 @@ from instructrec_jax.text.vocabulary import Vocabulary
 class Recommender:
   """Answers a user's own words (the paper's section 2.3.2).
 
-  `recommend` and `explain` are for one thread at a time, all else for several.
-  What a user says is given to each method alike: `instruction`, the user's own
+  `recommend` and `explain` are for one thread at a time, the other methods are
+  thread-safe. All take a user's input alike: `instruction`, the user's own
   words; `history`, titles of the user's items, oldest first; `preference`, the
-  lasting taste; `context`, where, when or what for; `kind`, of the words:
+  lasting taste; `context`, where, when or what for; `kind` of the words:
   "preference", "vague", "specific" or "auto"; `template`, the name of the only
-  one to consider. Each raises InputError if there is nothing to go by, no
-  template fits, or a text is too long.
+  one to consider. Each raises InputError if the input is empty, no template
+  fits, or a text is too long.
 
   Attributes:
     ranker: scores candidates.
-    vocabulary: of the model.
+    vocabulary: the model's.
     templates: to choose from.
-    titles: of the catalogue, each once, as instructions show them; () if
+    titles: the catalogue's distinct titles, as instructions show them; () if
       there is none.
-    name: of the model, for people.
+    name: of the model, for display.
     input_length: tokens that an instruction may have.
   """
 
@@ -65,22 +65,22 @@ class Recommender:
     input_length: int = 512,
     batch_tokens: int | None = None,
   ):
-    """Takes a model; `load` reads one.
+    """Takes a model in memory; `load` reads one from disk.
 
     Args:
       config: the model's sizes.
       params: its parameters.
-      vocabulary: that it was trained with.
+      vocabulary: the one it was trained with.
       templates: to choose from; the package's if None.
-      titles: of the catalogue.
-      name: of the model, for people.
+      titles: the catalogue.
+      name: of the model, for display.
       input_length: tokens that an instruction may have.
-      batch_tokens: of the ranker.
+      batch_tokens: tokens in a batch of the ranker, about.
 
     Raises:
       InputError: the vocabulary does not fit the model, or a title is empty.
     """
-    # Once: the ranker and the search share what lies on the device already.
+    # Once, so that the ranker and the search share one copy on the device.
     params = jax.device_put(params, jax.devices()[0])
     self.ranker = T5Ranker(
       config=config,
@@ -118,13 +118,13 @@ class Recommender:
 
     Args:
       folder: of either kind.
-      dataset: the dataset folder whose items are the catalogue, instead of
+      dataset: the dataset folder whose items are the catalogue, in place of
         the export's own.
-      templates: as `load_templates` takes them; if None, the export's own,
-        else the package's.
+      templates: names or files, see `load_templates`; if None, the export's
+        own, else the package's.
       step: of a folder of `train`: a number, "best", or None for the latest.
       input_length: tokens that an instruction may have.
-      batch_tokens: of the ranker.
+      batch_tokens: tokens in a batch of the ranker, about.
 
     Raises:
       InputError: there is no model, or one of its files is damaged.
@@ -162,7 +162,7 @@ class Recommender:
     kind: str = "auto",
     template: str | None = None,
   ) -> Composed:
-    """Returns the model instruction; `instructions.compose.compose`."""
+    """Composes the model instruction; see `instructions.compose.compose`."""
     return recommend(
       instruction,
       vocabulary=self.vocabulary,
@@ -184,7 +184,7 @@ class Recommender:
     Args:
       instruction: the user's own words.
       candidates: titles; listed in the model instruction if they fit.
-      **said: what else `compose` takes.
+      **said: further arguments of `compose`.
     """
     if not candidates:
       raise InputError("there is nothing to rank: give candidates.")
@@ -201,26 +201,25 @@ class Recommender:
     k: int = 10,
     **said: Any,
   ) -> Recommendation:
-    """Returns the exact top of the catalogue, without the history.
+    """Returns the exact top k of the catalogue, without the history.
 
-    Probabilities are among the titles that are returned.
+    Probabilities are normalised over the titles that are returned.
 
     Args:
       instruction: the user's own words.
       history: titles of the user's items, oldest first.
       k: how many titles; fewer if the catalogue has fewer.
-      **said: what else `compose` takes, but for candidates.
+      **said: further arguments of `compose`, but not candidates.
     """
     if not self.titles:
       raise InputError(
         "there is no catalogue to recommend from: load the model with a "
         "dataset, or give candidates to rank."
       )
-    if k < 1:
-      raise InputError(f"{k} titles are asked for: at least 1 is needed.")
+    check_counts(k=k)
     composed = self.compose(instruction, history=history, **said)
     had = shown_titles(history, name="history")
-    numbers = [self._numbers[t] for t in had if t in self._numbers]
+    numbers = [self.index[title] for title in had if title in self.index]
     (found,) = self._search.top([composed.instruction], k, excluded=[numbers])
     titles = [self.titles[number] for number in found.titles]
     return Recommendation(composed, self.ranking(titles, found.scores))
@@ -233,13 +232,13 @@ class Recommender:
     words: int = 8,
     **said: Any,
   ) -> Explanation:
-    """Ranks candidates and tells what of the instruction weighs most.
+    """Ranks candidates and finds the parts of the input that weigh most.
 
     Args:
       instruction: the user's own words.
       candidates: titles, at least two that differ.
       words: how many parts of the instruction to return.
-      **said: what else `compose` takes.
+      **said: further arguments of `compose`.
     """
     composed = self.compose(instruction, candidates=candidates, **said)
     return explain(
@@ -253,7 +252,7 @@ class Recommender:
   def request(
     self, composed: Composed, candidates: Sequence[str]
   ) -> RankingRequest:
-    """Returns what to score: for whoever scores many requests at a time."""
+    """Returns a request to score, for scoring many in one batch."""
     return ranking_request(composed, candidates)
 
   def ranking(
@@ -267,5 +266,6 @@ class Recommender:
     return self._new_search()
 
   @functools.cached_property
-  def _numbers(self) -> dict[str, int]:
+  def index(self) -> dict[str, int]:
+    """Each title's index in `titles`."""
     return {title: number for number, title in enumerate(self.titles)}

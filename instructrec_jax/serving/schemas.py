@@ -1,20 +1,20 @@
-"""What is asked and answered over HTTP.
+"""Schemas of requests and answers over HTTP.
 
-`/v1/rerank` and `/v2/rerank` have the forms that rerank clients speak
-(Cohere's and Jina's); what such a form has and we do not need is taken and
-left alone.
+`/v1/rerank` and `/v2/rerank` have the forms that rerank clients send (Cohere's
+and Jina's); fields of theirs that have no meaning here are ignored. Class names
+and docstrings appear in /openapi.json.
 """
 
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-MOST_DOCUMENTS = 1000
-MOST_EXPLAINED = 100
-MOST_RECOMMENDED = 100
-MOST_HISTORY = 200
-LONGEST_TITLE = 500
-LONGEST_WORDS = 4000
+MAX_DOCUMENTS = 1000
+MAX_EXPLAINED = 100
+MAX_RECOMMENDED = 100
+MAX_HISTORY = 200
+MAX_TITLE_LENGTH = 500
+MAX_TEXT_LENGTH = 4000
 
 _SAID: dict[str, Any] = {
   "query": "I want something scary for tonight",
@@ -25,12 +25,12 @@ _EXAMPLE: dict[str, Any] = {
   "documents": ["FIFA 15", "The Evil Within", "Tetris"],
 }
 
-Title = Annotated[str, Field(max_length=LONGEST_TITLE)]
-Words = Annotated[str, Field(max_length=LONGEST_WORDS)]
+Title = Annotated[str, Field(max_length=MAX_TITLE_LENGTH)]
+Words = Annotated[str, Field(max_length=MAX_TEXT_LENGTH)]
 
 
 class Text(BaseModel):
-  """A document as an object; its other fields are left alone."""
+  """A document as an object; its other fields are ignored."""
 
   text: Title
 
@@ -39,22 +39,22 @@ Documents = Annotated[
   list[Title | Text],
   Field(
     min_length=1,
-    max_length=MOST_DOCUMENTS,
+    max_length=MAX_DOCUMENTS,
     description="Titles, no two alike.",
   ),
 ]
 
 
-class Said(BaseModel):
-  """What a user says and is known to have bought."""
+class UserInput(BaseModel):
+  """What a user says, and the titles that the user has bought."""
 
-  # "3" is no number, and neither is true.
+  # Neither "3" nor true is taken for a number.
   model_config = ConfigDict(strict=True)
 
   query: Words = Field("", description="The user's own words.")
   history: list[Title] = Field(
     default_factory=list,
-    max_length=MOST_HISTORY,
+    max_length=MAX_HISTORY,
     description="Titles of the user's items, oldest first.",
   )
   preference: Words | None = Field(None, description="The lasting taste.")
@@ -67,21 +67,21 @@ class Said(BaseModel):
   )
 
 
-class RerankRequest(Said):
-  """The form of rerank clients, and what a user says beside it."""
+class RerankRequest(UserInput):
+  """The form of rerank clients, with all of a user's input."""
 
   model_config = ConfigDict(
     json_schema_extra={"examples": [{**_EXAMPLE, "top_n": 2}]}
   )
 
-  model: str | None = Field(None, description="Left alone: one is served.")
+  model: str | None = Field(None, description="Ignored: one is served.")
   documents: Documents
   top_n: Annotated[int, Field(ge=1)] | None = None
   return_documents: bool | None = None
 
 
-class _OurRequest(Said):
-  # A misspelt field would be silently without effect.
+class _OurRequest(UserInput):
+  # Or a misspelt field would have no effect, without a word.
   model_config = ConfigDict(extra="forbid")
 
 
@@ -92,16 +92,16 @@ class RecommendRequest(_OurRequest):
     json_schema_extra={"examples": [{**_SAID, "top_n": 5}]}
   )
 
-  top_n: Annotated[int, Field(ge=1, le=MOST_RECOMMENDED)] = 10
+  top_n: Annotated[int, Field(ge=1, le=MAX_RECOMMENDED)] = 10
 
 
 class ExplainRequest(_OurRequest):
-  """Asks for a ranking and the words that carry it."""
+  """Asks for a ranking and the words that it depends on most."""
 
   model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-  # They are ranked for each word that is left out.
-  documents: Annotated[Documents, Field(max_length=MOST_EXPLAINED)]
+  # Few: all are ranked again for each word that is left out.
+  documents: Annotated[Documents, Field(max_length=MAX_EXPLAINED)]
   words: Annotated[int, Field(ge=1, le=50)] = 8
 
 
@@ -110,13 +110,13 @@ class InstructionRequest(_OurRequest):
 
   model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
-  documents: Annotated[list[Title | Text], Field(max_length=MOST_DOCUMENTS)] = (
+  documents: Annotated[list[Title | Text], Field(max_length=MAX_DOCUMENTS)] = (
     Field(default_factory=list)
   )
 
 
 class Result(BaseModel):
-  """A document's place.
+  """A ranked document.
 
   `relevance_score` is the probability among the documents that were ranked,
   or, of a catalogue, among those that are returned.
@@ -129,7 +129,7 @@ class Result(BaseModel):
 
 
 class Instruction(BaseModel):
-  """The model instruction, and how it came about."""
+  """The model instruction, and how it was composed."""
 
   instruction: str
   template: str
@@ -140,19 +140,19 @@ class Instruction(BaseModel):
 
 
 class ApiVersion(BaseModel):
-  """Of the form."""
+  """The version of the form."""
 
   version: str
 
 
 class Meta(BaseModel):
-  """What Cohere's clients expect beside the results."""
+  """Fields that Cohere's clients expect beside the results."""
 
   api_version: ApiVersion
 
 
 class Usage(BaseModel):
-  """What Jina's clients expect beside the results: tokens that were read."""
+  """Token counts, which Jina's clients expect beside the results."""
 
   total_tokens: int
   prompt_tokens: int
@@ -190,7 +190,7 @@ class Items(BaseModel):
 
 
 class Health(BaseModel):
-  """Whether the server answers, and for what."""
+  """The state of the server, and what it serves."""
 
   status: Literal["ok"]
   model: str
@@ -198,6 +198,6 @@ class Health(BaseModel):
 
 
 class Problem(BaseModel):
-  """What is wrong, in one sentence."""
+  """An error, in one sentence."""
 
   message: str

@@ -1,4 +1,4 @@
-"""Runs an application with uvicorn, in this thread or beside it."""
+"""Runs an application with uvicorn, in this thread or in another."""
 
 import asyncio
 import contextlib
@@ -13,17 +13,17 @@ from fastapi import FastAPI
 from instructrec_jax.errors import InputError
 
 _BACKLOG = 2048
-# Seconds in which, after a signal, what had been sent before it is read.
-_LAST_LOOK = 0.2
+# How long, after a signal, requests that were sent before it are still read.
+_DRAIN_SECONDS = 0.2
 
 
 def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
   """Returns a socket that is bound; port 0 is a free one.
 
   Raises:
-    InputError: the address cannot be had.
+    InputError: the address is in use or does not exist.
   """
-  # Looking it up would take it modulo 65,536.
+  # getaddrinfo takes a port modulo 65,536.
   if not 0 <= port <= 65535:
     raise InputError(f"port {port} is not one: name another with --port.")
   try:
@@ -33,7 +33,7 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     listening = socket.socket(family, kind, protocol)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listening.bind(address)
-  # UnicodeError: of a name that no host can have, such as a..b.
+  # UnicodeError: a name that no host can have, such as a..b.
   except (OSError, UnicodeError) as error:
     raise InputError(
       f"cannot listen at {host}, port {port} ({error}): name others with "
@@ -43,37 +43,37 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
 
 
 def url_of(listening: socket.socket) -> str:
-  """Returns where a socket is reached."""
+  """Returns the URL of a socket."""
   host, port, *_ = listening.getsockname()
   return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def serve(app: FastAPI, listening: socket.socket, *, seconds: float) -> None:
-  """Serves until SIGTERM or SIGINT, then answers what has been accepted.
+def serve(app: FastAPI, listening: socket.socket, *, timeout: float) -> None:
+  """Serves until SIGTERM or SIGINT, then answers all accepted requests.
 
   Args:
     app: the application.
-    listening: of `listen`.
-    seconds: that an answer may take.
+    listening: a socket of `listen`.
+    timeout: seconds that an answer may take.
   """
-  # uvicorn raises the signal again when it has finished: that is no error.
+  # uvicorn raises the signal again when it has finished: not an error here.
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: None)
-  _Announced(_config(app, seconds)).run([listening])
+  _Announced(_config(app, timeout)).run([listening])
 
 
 @contextlib.contextmanager
-def running(app: FastAPI, *, seconds: float = 30) -> Iterator[str]:
+def running(app: FastAPI, *, timeout: float = 30) -> Iterator[str]:
   """Serves from another thread while the block runs; yields the URL.
 
   Args:
     app: the application.
-    seconds: that an answer may take.
+    timeout: seconds that an answer may take.
   """
   with listen() as listening:
-    server = _Server(_config(app, seconds))
+    server = _Server(_config(app, timeout))
     thread = threading.Thread(target=server.run, args=([listening],))
-    # From here on connections wait, though nobody answers yet.
+    # Connections queue from here on, though none is answered yet.
     listening.listen(_BACKLOG)
     thread.start()
     try:
@@ -84,15 +84,15 @@ def running(app: FastAPI, *, seconds: float = 30) -> Iterator[str]:
 
 
 class _Server(uvicorn.Server):
-  """Closes its sockets only when it has read what had been sent before."""
+  """Closes its sockets only after reading what was sent before."""
 
   async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-    await asyncio.sleep(_LAST_LOOK)
+    await asyncio.sleep(_DRAIN_SECONDS)
     await super().shutdown(sockets)
 
 
 class _Announced(_Server):
-  """Says where it is when it is ready."""
+  """Prints its URL when it is ready."""
 
   async def startup(self, sockets: list[socket.socket] | None = None) -> None:
     await super().startup(sockets)
@@ -100,11 +100,11 @@ class _Announced(_Server):
       print(f"serving on {url_of(listening)}", flush=True)
 
 
-def _config(app: FastAPI, seconds: float) -> uvicorn.Config:
+def _config(app: FastAPI, timeout: float) -> uvicorn.Config:
   return uvicorn.Config(
     app,
     log_level="warning",
     access_log=False,
     backlog=_BACKLOG,
-    timeout_graceful_shutdown=int(seconds) + 5,
+    timeout_graceful_shutdown=int(timeout) + 5,
   )

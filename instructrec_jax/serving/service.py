@@ -1,4 +1,4 @@
-"""A model that many ask at a time: what the routes of `app` answer with."""
+"""What the HTTP routes answer, and compiling for it before the first one."""
 
 import asyncio
 import contextlib
@@ -6,105 +6,82 @@ import dataclasses
 import functools
 import itertools
 import uuid
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import (
+  AsyncIterator,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 import anyio.to_thread
+import numpy as np
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.compose import Composed, shown_titles
 from instructrec_jax.instructions.recommend import Ranked
+from instructrec_jax.records import RankingRequest
 from instructrec_jax.serving import schemas
 from instructrec_jax.serving.batcher import Batcher
 from instructrec_jax.serving.recommender import Recommender
 
-# In tokens. A longer title would be scored in a shape that is slow, and more of
-# them would keep others waiting.
-LONGEST_TITLE = 95
-MOST_TOKENS = 1 << 15
+# In tokens. Longer titles would need a shape that is slow to score, and more of
+# them would hold up other requests.
+MAX_TITLE_TOKENS = 95
+MAX_TOKENS = 1 << 15
+
+# Warm-up: (candidates, requests in a batch) of the paper's 10 candidates and
+# of 100, with histories of these lengths.
+_WARM_UP_BATCHES = ((10, 16), (10, 4), (10, 1), (100, 8), (100, 1))
+_WARM_UP_HISTORIES = (0, 3, 6, 12)
+_WARM_UP_REPEATS = 8
+_LARGEST = (
+  (schemas.MAX_HISTORY, 10),
+  (schemas.MAX_HISTORY, schemas.MAX_DOCUMENTS),
+)
+# Histories that fill the encoder step by step.
+_ENCODER_HISTORIES = (0, 8, 16, 32, 64, 128)
+_WARM_UP_QUERY = "something of this kind"
 
 
 class NoCatalogue(Exception):
-  """There is nothing to recommend from."""
+  """The model was loaded without a catalogue to recommend from."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Service:
-  """A model that many ask at a time."""
+  """Answers many requests at a time with one model.
+
+  Attributes:
+    recommender: the model.
+    batcher: has the threads that compute with it.
+    timeout: seconds that an answer may take.
+  """
 
   recommender: Recommender
   batcher: Batcher
-  seconds: float
-
-  @functools.cached_property
-  def numbers(self) -> dict[str, int]:
-    """Each title's place in the catalogue."""
-    return {t: number for number, t in enumerate(self.recommender.titles)}
-
-  @functools.cached_property
-  def folded(self) -> list[str]:
-    """The titles as a search compares them."""
-    return [title.casefold() for title in self.recommender.titles]
-
-  def titles(self, documents: Sequence[str | schemas.Text]) -> list[str]:
-    """Returns documents' titles.
-
-    Raises:
-      InputError: one is empty or too long, they are too long together, or
-        instructions show two of them alike.
-    """
-    titles = _distinct(documents)
-    counts = list(map(self.recommender.vocabulary.count_tokens, titles))
-    for number, count in enumerate(counts):
-      if count > LONGEST_TITLE:
-        raise InputError(
-          f"documents[{number}] has {count} tokens: titles of at most "
-          f"{LONGEST_TITLE} are ranked."
-        )
-    if sum(counts) > MOST_TOKENS:
-      raise InputError(
-        f"the documents have {sum(counts):,} tokens: at most {MOST_TOKENS:,} "
-        "are ranked at a time."
-      )
-    return titles
-
-  @contextlib.asynccontextmanager
-  async def answering(self) -> AsyncIterator[None]:
-    """Holds a place, and gives up in time."""
-    with self.batcher.place():
-      async with asyncio.timeout(self.seconds):
-        yield
-
-  async def compose(
-    self, asked: schemas.Said, documents: Sequence[str | schemas.Text]
-  ) -> tuple[list[str], Composed]:
-    """Returns documents' titles, and an instruction.
-
-    Not in the event loop: texts as long as they may be take a while.
-
-    Raises:
-      InputError: of `titles`, or no instruction can be made of what is said.
-    """
-
-    def compose() -> tuple[list[str], Composed]:
-      titles = self.titles(documents)
-      return titles, self.recommender.compose(**_said(asked), candidates=titles)
-
-    return await anyio.to_thread.run_sync(compose)
+  timeout: float
 
   async def rerank(
     self, asked: schemas.RerankRequest, version: str
   ) -> schemas.RankingAnswer:
-    """Ranks documents."""
-    async with self.answering():
-      documents, composed = await self.compose(asked, asked.documents)
+    """Ranks documents.
+
+    Raises:
+      InputError: a document is empty, too long or given twice, all are too
+        long together, or no instruction can be composed.
+      Overloaded: too many requests wait.
+      TimeoutError: the answer takes too long.
+    """
+    async with self._slot():
+      documents, composed = await self._compose(asked, asked.documents)
       request = self.recommender.request(composed, composed.candidates)
       scores = await self.batcher.score(request)
     ranking = self.recommender.ranking(composed.candidates, scores)
-    places = {title: n for n, title in enumerate(composed.candidates)}
     results = _results(
       ranking[: asked.top_n],
-      places,
+      _index(composed.candidates),
       texts=documents if asked.return_documents else (),
     )
     return self._answer(composed, results, version, composed.candidates)
@@ -112,36 +89,37 @@ class Service:
   async def recommend(
     self, asked: schemas.RecommendRequest
   ) -> schemas.RankingAnswer:
-    """Ranks the catalogue."""
+    """Ranks the catalogue; raises as `rerank` does, or NoCatalogue."""
     if not self.recommender.titles:
       raise NoCatalogue
-    async with self.answering():
+    async with self._slot():
       call = functools.partial(
-        self.recommender.recommend, **_said(asked), k=asked.top_n
+        self.recommender.recommend, **_arguments(asked), k=asked.top_n
       )
       found = await self.batcher.call(call)
     results = _results(
-      found.ranking, self.numbers, texts=self.recommender.titles
+      found.ranking, self.recommender.index, texts=self.recommender.titles
     )
     shown = [each.title for each in found.ranking]
     return self._answer(found.composed, results, "1", shown)
 
   async def explain(self, asked: schemas.ExplainRequest) -> schemas.Explanation:
-    """Ranks documents, and says which words weigh most."""
-    async with self.answering():
-      documents = await anyio.to_thread.run_sync(self.titles, asked.documents)
+    """Ranks documents with the words that weigh most; raises as `rerank`."""
+    async with self._slot():
+      documents = await anyio.to_thread.run_sync(self._titles, asked.documents)
       call = functools.partial(
         self.recommender.explain,
-        **_said(asked),
+        **_arguments(asked),
         candidates=documents,
         words=asked.words,
       )
       found = await self.batcher.call(call)
-    composed = found.recommendation.composed
-    places = {title: n for n, title in enumerate(composed.candidates)}
+    composed, ranking = found.recommendation.composed, found.recommendation
     return schemas.Explanation(
       **_instruction(composed),
-      results=_results(found.recommendation.ranking, places, texts=documents),
+      results=_results(
+        ranking.ranking, _index(composed.candidates), texts=documents
+      ),
       weights=[
         schemas.WordWeight(**dataclasses.asdict(each)) for each in found.weights
       ],
@@ -150,9 +128,9 @@ class Service:
   async def instruction(
     self, asked: schemas.InstructionRequest
   ) -> schemas.Instruction:
-    """Composes an instruction, and ranks nothing."""
-    async with self.answering():
-      _, composed = await self.compose(asked, asked.documents)
+    """Composes an instruction, and ranks nothing; raises as `rerank` does."""
+    async with self._slot():
+      _, composed = await self._compose(asked, asked.documents)
     return schemas.Instruction(**_instruction(composed))
 
   async def find(self, search: str, limit: int) -> list[str]:
@@ -160,21 +138,73 @@ class Service:
     wanted = search.casefold().strip()
 
     def find() -> list[str]:
-      titles = zip(self.recommender.titles, self.folded, strict=True)
+      titles = zip(self.recommender.titles, self._folded, strict=True)
       found = (title for title, folded in titles if wanted in folded)
       return list(itertools.islice(found, limit))
 
     return await anyio.to_thread.run_sync(find)
+
+  @functools.cached_property
+  def _folded(self) -> list[str]:
+    """The catalogue's titles, case-folded."""
+    return [title.casefold() for title in self.recommender.titles]
+
+  @contextlib.asynccontextmanager
+  async def _slot(self) -> AsyncIterator[None]:
+    """Takes one of the places of waiting requests, until the timeout."""
+    with self.batcher.slot():
+      async with asyncio.timeout(self.timeout):
+        yield
+
+  async def _compose(
+    self, asked: schemas.UserInput, documents: Sequence[str | schemas.Text]
+  ) -> tuple[list[str], Composed]:
+    """Returns documents' titles, and an instruction.
+
+    In another thread: texts of the maximum length would block the event loop.
+    """
+
+    def compose() -> tuple[list[str], Composed]:
+      titles = self._titles(documents)
+      arguments = _arguments(asked)
+      return titles, self.recommender.compose(**arguments, candidates=titles)
+
+    return await anyio.to_thread.run_sync(compose)
+
+  def _titles(self, documents: Sequence[str | schemas.Text]) -> list[str]:
+    """Returns documents' titles, checked."""
+    titles = [d if isinstance(d, str) else d.text for d in documents]
+    first: dict[str, int] = {}
+    for number, shown in enumerate(shown_titles(titles, name="documents")):
+      before = first.setdefault(shown, number)
+      if before != number:
+        raise InputError(
+          f"documents[{number}] is the same title as documents[{before}], "
+          f"{shown!r:.80}: give each once."
+        )
+    counts = list(map(self.recommender.vocabulary.count_tokens, titles))
+    for number, count in enumerate(counts):
+      if count > MAX_TITLE_TOKENS:
+        raise InputError(
+          f"documents[{number}] has {count} tokens: titles of at most "
+          f"{MAX_TITLE_TOKENS} are ranked."
+        )
+    if sum(counts) > MAX_TOKENS:
+      raise InputError(
+        f"the documents have {sum(counts):,} tokens: at most {MAX_TOKENS:,} "
+        "are ranked at a time."
+      )
+    return titles
 
   def _answer(
     self,
     composed: Composed,
     results: list[schemas.Result],
     version: str,
-    titles: Any,
+    titles: Sequence[str],
   ) -> schemas.RankingAnswer:
     count = self.recommender.vocabulary.count_tokens
-    # Each with its end of sequence.
+    # One more each: the end of sequence.
     tokens = sum(count(text) + 1 for text in (composed.instruction, *titles))
     return schemas.RankingAnswer(
       **_instruction(composed),
@@ -186,8 +216,8 @@ class Service:
     )
 
 
-def _said(asked: schemas.Said) -> dict[str, Any]:
-  """Returns what a user says, as `Recommender`'s methods take it."""
+def _arguments(asked: schemas.UserInput) -> dict[str, Any]:
+  """Returns a user's input as arguments of `Recommender`'s methods."""
   return {
     "instruction": asked.query,
     "history": asked.history,
@@ -198,28 +228,23 @@ def _said(asked: schemas.Said) -> dict[str, Any]:
   }
 
 
-def _distinct(documents: Sequence[str | schemas.Text]) -> list[str]:
-  titles = [d if isinstance(d, str) else d.text for d in documents]
-  first: dict[str, int] = {}
-  for number, shown in enumerate(shown_titles(titles, name="documents")):
-    before = first.setdefault(shown, number)
-    if before != number:
-      raise InputError(
-        f"documents[{number}] is the same title as documents[{before}], "
-        f"{shown!r:.80}: give each once."
-      )
-  return titles
+def _index(titles: Sequence[str]) -> dict[str, int]:
+  return {title: number for number, title in enumerate(titles)}
 
 
 def _results(
-  ranking: tuple[Ranked, ...], places: dict[str, int], *, texts: Any
+  ranking: Sequence[Ranked],
+  index: Mapping[str, int],
+  *,
+  texts: Sequence[str],
 ) -> list[schemas.Result]:
+  """Returns the ranking by index, with documents if `texts` are given."""
   return [
     schemas.Result(
-      index=(index := places[each.title]),
+      index=(number := index[each.title]),
       relevance_score=each.probability,
       log_likelihood=each.log_likelihood,
-      document=schemas.Text(text=texts[index]) if texts else None,
+      document=schemas.Text(text=texts[number]) if texts else None,
     )
     for each in ranking
   ]
@@ -234,3 +259,63 @@ def _instruction(composed: Composed) -> dict[str, Any]:
     "items_dropped": composed.items_dropped,
     "replaced": composed.replaced,
   }
+
+
+def warm_up(recommender: Recommender) -> None:
+  """Compiles all shapes that answers need, for large batches and small."""
+  titles = recommender.titles or _made_up_titles(recommender)
+  rng = np.random.default_rng(0)
+  ranker = recommender.ranker
+  for offered, batch in _WARM_UP_BATCHES:
+    if typical := list(_typical(recommender, titles, offered, rng)):
+      ranker.add_shape(typical, together=batch)
+      ranker.score(typical[:batch])
+  for had, offered in _LARGEST:
+    ranker.score(_requests(recommender, titles, range(had + offered), had))
+  if recommender.titles:
+    # Instructions of every length, with as many results as are allowed.
+    for had in _ENCODER_HISTORIES:
+      with contextlib.suppress(InputError):
+        recommender.recommend(
+          _WARM_UP_QUERY,
+          history=recommender.titles[:had],
+          k=schemas.MAX_RECOMMENDED,
+        )
+
+
+def _typical(
+  recommender: Recommender,
+  titles: Sequence[str],
+  offered: int,
+  rng: np.random.Generator,
+) -> Iterator[RankingRequest]:
+  for _ in range(_WARM_UP_REPEATS):
+    for had in _WARM_UP_HISTORIES:
+      numbers = rng.choice(len(titles), had + offered)
+      yield from _requests(recommender, titles, numbers, had)
+
+
+def _requests(
+  recommender: Recommender,
+  titles: Sequence[str],
+  numbers: Iterable[int],
+  had: int,
+) -> list[RankingRequest]:
+  """Returns a request of some titles, or none if no template fits."""
+  drawn = [titles[number % len(titles)] for number in numbers]
+  # Numbered, since a small catalogue repeats them.
+  candidates = [f"{title} {place}" for place, title in enumerate(drawn[had:])]
+  try:
+    composed = recommender.compose(
+      _WARM_UP_QUERY, history=drawn[:had], candidates=candidates
+    )
+  except InputError:
+    return []
+  return [recommender.request(composed, composed.candidates)]
+
+
+def _made_up_titles(recommender: Recommender) -> list[str]:
+  vocabulary = recommender.vocabulary
+  rng = np.random.default_rng(0)
+  ids = rng.integers(3, vocabulary.num_pieces, (200, 8))
+  return [f"Item {n} {vocabulary.decode(row)}" for n, row in enumerate(ids)]

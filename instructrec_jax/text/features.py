@@ -26,7 +26,7 @@ FEATURES = (
 
 
 def with_eos(ids: list[int], *, limit: int) -> list[int]:
-  """Returns ids and an end of sequence, cut to `limit` with the end kept."""
+  """Appends an end of sequence, truncating ids to `limit` with it."""
   return ids[: limit - 1] + [EOS_ID]
 
 
@@ -44,7 +44,7 @@ def shift_right(
   targets_BxU: Int[np.ndarray, "batch length"],
   segments_BxU: Int[np.ndarray, "batch length"],
 ) -> Int[np.ndarray, "batch length"]:
-  """Returns what the decoder reads: each segment behind a start id 0."""
+  """Returns decoder inputs: each segment shifted right behind a 0."""
   shifted = np.zeros_like(targets_BxU)
   shifted[:, 1:] = np.where(
     segments_BxU[:, 1:] == segments_BxU[:, :-1], targets_BxU[:, :-1], PAD_ID
@@ -69,7 +69,7 @@ def expand_packed(
   decoder_targets: Integer[np.ndarray, "batch decoder"],
   decoder_segments: Integer[np.ndarray, "batch decoder"],
 ) -> dict[str, np.ndarray]:
-  """Returns all of T5X's features from the four arrays that determine them.
+  """Returns all of T5X's features of packed rows, from four of them.
 
   Equal to what SeqIO's `EncDecFeatureConverter(pack=True)` makes of the same
   packing; loss weights are float32, the rest int32.

@@ -1,8 +1,7 @@
-"""Packed rows on disk, memory-mapped: what `pack` writes and `train` reads.
+"""Packed rows on disk, memory-mapped: written by `pack`, read by `train`.
 
 A folder of manifest.json, vocabulary.model and four .npy arrays of shape
-[rows, length], from which `features.expand_packed` makes the rest. No
-framework is needed to read it.
+[rows, length], from which `features.expand_packed` derives the other features.
 """
 
 import itertools
@@ -28,9 +27,9 @@ ARRAYS = (
   "decoder_targets",
   "decoder_segments",
 )
-# Examples that are packed together; memory stays bounded by it.
+# Examples that are packed together; bounds the memory.
 _WINDOW = 8192
-# Room for an .npy header, written when the number of rows is known.
+# Reserved for an .npy header, written when the number of rows is known.
 _HEADER_BYTES = 128
 
 
@@ -68,7 +67,7 @@ class PackedDataset:
 
   @property
   def vocabulary(self) -> Vocabulary:
-    """The vocabulary that the rows were tokenised with."""
+    """The vocabulary that tokenised the rows."""
     return Vocabulary.load(self.path / VOCABULARY_FILE)
 
   def __len__(self) -> int:
@@ -81,7 +80,7 @@ class PackedDataset:
   def token_counts(
     self, rows: Int[np.ndarray, " batch"]
   ) -> Int[np.ndarray, "batch 2"]:
-    """Returns how many real tokens rows have, of inputs and of targets."""
+    """Returns rows' non-padding tokens, of inputs and of targets."""
     return np.stack(
       [
         np.count_nonzero(self._arrays[ARRAYS.index(name)][rows], axis=1)
@@ -119,16 +118,16 @@ def pack_pairs(
 ) -> PackedDataset:
   """Tokenises and packs (input, target) texts into a folder.
 
-  Inputs are never cut here: one that does not fit a row (the renderer keeps
-  to its budget, so that is rare) is dropped, and counted in the manifest.
-  Targets are cut at the end and counted.
+  Inputs are never truncated here: one that does not fit a row (rare, since the
+  renderer keeps to its token budget) is dropped, and counted in the manifest.
+  Targets are truncated, and counted.
 
   Args:
-    pairs: the examples, well mixed; read once.
+    pairs: the examples, shuffled; read once.
     vocabulary: tokenises both sides.
     out: the folder to write.
-    encoder_length: a row's tokens for inputs.
-    decoder_length: a row's tokens for targets.
+    encoder_length: a row's capacity in input tokens.
+    decoder_length: a row's capacity in target tokens.
     manifest: further entries of manifest.json.
     total: number of pairs, for the progress bar.
     force: replace `out` if it exists.
@@ -241,7 +240,7 @@ class _Writer:
 def _lay_out(
   rows: list[list[int]], sequences: list[list[int]], length: int
 ) -> tuple[np.ndarray, np.ndarray]:
-  """Returns tokens and segment ids [rows, length], written in one go."""
+  """Returns tokens and segment ids [rows, length] of packed rows."""
   order = [example for row in rows for example in row]
   sizes = np.array([len(sequences[example]) for example in order])
   counts = np.array([len(row) for row in rows])
@@ -259,11 +258,6 @@ def _lay_out(
 
 
 def _windows(pairs: Iterable[tuple[str, str]]) -> Iterator[list]:
-  window = []
-  for pair in pairs:
-    window.append(pair)
-    if len(window) == _WINDOW:
-      yield window
-      window = []
-  if window:
+  pairs = iter(pairs)
+  while window := list(itertools.islice(pairs, _WINDOW)):
     yield window

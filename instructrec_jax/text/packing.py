@@ -1,9 +1,9 @@
-"""Which examples share a row: a row at a time, within a window.
+"""Greedy bin packing of examples into rows, within a window.
 
 An example has two lengths and must fit a row in both. A row takes the example
-that comes nearest to filling what room it has left, until none fits: the
-norm-based greedy of Panigrahy et al., "Heuristics for vector bin packing"
-(2011). benchmarks/input_pipeline.py compares it with SeqIO's packing.
+that comes nearest to filling its free space, until none fits: the norm-based
+greedy of Panigrahy et al., "Heuristics for vector bin packing" (2011).
+benchmarks/input_pipeline.py compares it with SeqIO's packing.
 """
 
 from collections.abc import Sequence
@@ -23,8 +23,8 @@ def pack_lengths(
   Args:
     encoder_lengths: tokens of each example's input.
     decoder_lengths: tokens of each example's target.
-    encoder_length: a row's room for inputs.
-    decoder_length: a row's room for targets.
+    encoder_length: a row's capacity in input tokens.
+    decoder_length: a row's capacity in target tokens.
 
   Returns:
     Rows, each a list of indices into the lengths; every index once.
@@ -32,27 +32,27 @@ def pack_lengths(
   Raises:
     ValueError: an example is longer than a row.
   """
-  room = np.array([encoder_length, decoder_length])
+  capacity = np.array([encoder_length, decoder_length])
   lengths = np.array([encoder_lengths, decoder_lengths], int).T
-  if (lengths > room).any():
+  if (lengths > capacity).any():
     raise ValueError("an example is longer than a row")
-  # Examples of the same lengths are alike.
-  kinds, kind_of = np.unique(lengths, axis=0, return_inverse=True)
-  waiting: list[list[int]] = [[] for _ in kinds]
+  # Examples of equal lengths are interchangeable.
+  shapes, shape_of = np.unique(lengths, axis=0, return_inverse=True)
+  waiting: list[list[int]] = [[] for _ in shapes]
   for example in reversed(range(len(lengths))):
-    waiting[kind_of[example]].append(example)
-  shares = kinds / room
-  left = np.arange(len(kinds))
+    waiting[shape_of[example]].append(example)
+  fractions = shapes / capacity
+  left = np.arange(len(shapes))
   rows: list[list[int]] = []
   while len(left):
     row, used, fitting = [], np.zeros(2, int), left
     while len(fitting):
-      free = 1 - used / room
-      nearest = fitting[((free - shares[fitting]) ** 2).sum(1).argmin()]
+      free = 1 - used / capacity
+      nearest = fitting[((free - fractions[fitting]) ** 2).sum(1).argmin()]
       row.append(waiting[nearest].pop())
       if not waiting[nearest]:
         left, fitting = left[left != nearest], fitting[fitting != nearest]
-      used += kinds[nearest]
-      fitting = fitting[(used + kinds[fitting] <= room).all(1)]
+      used += shapes[nearest]
+      fitting = fitting[(used + shapes[fitting] <= capacity).all(1)]
     rows.append(row)
   return rows

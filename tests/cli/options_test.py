@@ -14,7 +14,7 @@ import pytest
 from instructrec_jax.cli import options as opt
 from instructrec_jax.cli.main import SUBCOMMANDS, main
 from instructrec_jax.data import prepare as prepare_lib
-from instructrec_jax.data import reviews, statistics, tables
+from instructrec_jax.data import statistics, tables
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.selection import SELECT
 from instructrec_jax.scoring.normalisation import Normalisation
@@ -84,7 +84,7 @@ def test_options_are_as_promised_and_each_has_help(name):
 
 def test_choices_and_defaults_are_those_of_the_library():
   prepare, plan = _actions("prepare"), _actions("plan")
-  assert prepare["--format"].choices == reviews.FORMATS
+  assert prepare["--format"].choices == prepare_lib.FORMATS
   assert prepare["--split"].choices == prepare_lib.SPLIT_BY
   assert prepare["--expect"].choices == tuple(statistics.PUBLISHED)
   normalisations = tuple(Normalisation)

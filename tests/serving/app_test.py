@@ -13,7 +13,7 @@ import urllib.request
 import numpy as np
 import pytest
 
-from instructrec_jax.serving import bounded_request, schemas
+from instructrec_jax.serving import middleware, schemas
 from instructrec_jax.serving.app import Limits, create_app
 from instructrec_jax.serving.server import running
 
@@ -158,7 +158,7 @@ def test_without_a_catalogue_there_is_nothing_to_recommend(recommender):
 
 DEEP = b'{"query": ' + b"[" * 5000 + b"]" * 5000 + b"}"
 MANY = [f"title {number}" for number in range(10_000)]
-LARGE = {"query": "x" * (bounded_request.MOST_BYTES + 1), "documents": ["a"]}
+LARGE = {"query": "x" * (middleware.MAX_BODY_BYTES + 1), "documents": ["a"]}
 
 
 @pytest.mark.parametrize(
@@ -275,7 +275,7 @@ def slow(recommender):
 
 
 def test_an_overload_is_refused_and_the_others_are_answered(recommender):
-  limits = Limits(places=4, together=2)
+  limits = Limits(max_waiting=4, max_batch=2)
   app = create_app(slow(recommender), limits=limits)
   with running(app) as url:
 
@@ -299,7 +299,7 @@ def test_an_overload_is_refused_and_the_others_are_answered(recommender):
 
 
 def test_what_takes_too_long_is_given_up(recommender):
-  limits = Limits(seconds=0.1)
+  limits = Limits(timeout=0.1)
   app = create_app(slow(recommender), limits=limits)
   with running(app) as url:
     status, answer = post(
@@ -316,7 +316,7 @@ def test_who_hangs_up_is_not_scored(recommender):
   slowed.ranker.score = lambda requests: (
     scored.extend(requests) or score(requests)
   )
-  app = create_app(slowed, limits=Limits(together=1))
+  app = create_app(slowed, limits=Limits(max_batch=1))
   with running(app) as url:
     until(lambda: hasattr(app.state, "service"))
     batcher = app.state.service.batcher
@@ -380,8 +380,8 @@ def test_stopping_answers_what_has_been_accepted(recommender):
     with running(app) as url:
       body = {"query": "a tent", "documents": ["b", "c"]}
       tasks = [pool.submit(post, f"{url}/v1/rerank", body) for _ in range(8)]
-      while app.state.service.batcher.waiting < 8:
-        time.sleep(0.01)
+      until(lambda: hasattr(app.state, "service"))
+      until(lambda: app.state.service.batcher.waiting == 8)
     assert [task.result()[0] for task in tasks] == [200] * 8
 
 
@@ -399,4 +399,4 @@ def test_openapi_describes_every_path(url):
   }
   described = paths["/v1/rerank"]["post"]["responses"]
   assert {"200", "400", "413", "422", "503", "504"} <= set(described)
-  assert schemas.MOST_DOCUMENTS == 1000
+  assert schemas.MAX_DOCUMENTS == 1000

@@ -72,7 +72,7 @@ def test_what_waits_is_scored_together_and_each_gets_its_own():
     ranker.go.set()
     return await asyncio.gather(first, *others)
 
-  answers = run(ranker, story, together=8, observe=sizes.append)
+  answers = run(ranker, story, max_batch=8, observe=sizes.append)
   assert [int(answer[0]) for answer in answers] == list(range(1, 12))
   assert ranker.sizes == sizes == [1, 8, 2]
 
@@ -89,7 +89,7 @@ def test_a_batch_has_so_many_candidates():
     ranker.go.set()
     await asyncio.gather(first, *others)
 
-  run(ranker, story, most=5)
+  run(ranker, story, max_candidates=5)
   assert ranker.sizes == [1, 2, 2, 1]
 
 
@@ -150,7 +150,7 @@ def test_calls_keep_no_request_waiting():
 
 
 def test_a_second_batch_waits_to_be_as_large_as_the_first(monkeypatch):
-  monkeypatch.setattr(batcher_module, "_PATIENCE", 5)
+  monkeypatch.setattr(batcher_module, "_BATCH_WAIT", 5)
   ranker = HeldRanker(held=True)
 
   async def story(batcher):
@@ -232,7 +232,7 @@ def test_one_thread_scores_while_another_does():
   async def story(batcher):
     return await asyncio.gather(*(batcher.score(request(1)) for _ in "ab"))
 
-  answers = run(ranker, story, threads=2, together=1)
+  answers = run(ranker, story, threads=2, max_batch=1)
   assert sorted(int(answer[0]) for answer in answers) == [0, 1]
 
 
@@ -255,15 +255,15 @@ def test_who_gives_up_is_not_scored():
 
 def test_places_are_few_and_given_back():
   async def story(batcher):
-    with batcher.place(), batcher.place():
-      with pytest.raises(Overloaded), batcher.place():
+    with batcher.slot(), batcher.slot():
+      with pytest.raises(Overloaded), batcher.slot():
         pass
       assert batcher.waiting == 2
-    with pytest.raises(KeyError), batcher.place():
+    with pytest.raises(KeyError), batcher.slot():
       raise KeyError
     assert batcher.waiting == 0
 
-  run(HeldRanker(), story, places=2)
+  run(HeldRanker(), story, max_waiting=2)
 
 
 def test_closing_answers_what_was_asked():

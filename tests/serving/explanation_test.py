@@ -98,7 +98,7 @@ def test_long_instructions_are_left_out_in_stretches(recommender):
   found, ranker = explained(
     composed_of(recommender, words, kind="vague"), recommender, words=99
   )
-  assert 1 < len(ranker.requests) <= 1 + explanation.MOST_PARTS
+  assert 1 < len(ranker.requests) <= 1 + explanation.MAX_PARTS
   # None has weight here, so they stand in their order.
   assert " ".join(each.text for each in found.weights) == words
 
@@ -148,5 +148,5 @@ def test_the_model_is_asked_the_same_way(recommender):
 def test_a_choice_needs_two(recommender):
   with pytest.raises(InputError, match="at least 2"):
     recommender.explain("scary", candidates=["Rope", " Rope"])
-  with pytest.raises(InputError, match="at least 1"):
+  with pytest.raises(InputError, match="whole number from 1"):
     recommender.explain("scary", candidates=TITLES, words=0)

@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/serving/model_export.py."""
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -10,6 +11,8 @@ import jax
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.conversion import convert
@@ -101,6 +104,66 @@ def test_it_opens_with_jax_alone(exported, of_the_model, root):
   )
   assert done.returncode == 0, done.stderr
   assert json.loads(done.stdout) == of_the_model
+
+
+def _absent_from_a_slim_install(root) -> set[str]:
+  """Returns the modules of all packages that serve.txt does not bring."""
+  lines = (root / "requirements" / "serve.txt").read_text().splitlines()
+  queue = [line for line in lines if line and not line.startswith("#")]
+  brought = set()
+  while queue:
+    requirement = Requirement(queue.pop())
+    name = canonicalize_name(requirement.name)
+    marker = requirement.marker
+    if name in brought or (marker and not marker.evaluate({"extra": ""})):
+      continue
+    brought.add(name)
+    queue += importlib.metadata.requires(name) or []
+  return {
+    module
+    for module, packages in importlib.metadata.packages_distributions().items()
+    if not brought & set(map(canonicalize_name, packages))
+  }
+
+
+def test_a_slim_install_scores_asks_and_serves(exported, root, tmp_path):
+  absent = _absent_from_a_slim_install(root)
+  assert {"tensorflow", "seqio", "gin", "polars"} <= absent
+  requests = tmp_path / "requests.jsonl"
+  requests.write_text('{"instruction": "a tent", "candidates": ["Tent"]}')
+  commands = [
+    ["score", "--requests", requests, "--out", tmp_path / "scores.jsonl"],
+    ["ask", WISH, "--candidates", "Tent", "Rope"],
+  ]
+  commands = [
+    [*map(str, command), "--model", str(exported)] for command in commands
+  ]
+  program = textwrap.dedent(f"""
+    import sys
+    from importlib.machinery import PathFinder
+    finders = list(sys.meta_path)
+    class WithoutAbsent:
+      find_distributions = PathFinder.find_distributions
+      @staticmethod
+      def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in {absent - {"instructrec_jax"}!r}:
+          return None
+        found = (each.find_spec(name, path, target) for each in finders)
+        return next(filter(None, found), None)
+    sys.meta_path[:] = [WithoutAbsent]
+    from instructrec_jax.cli.main import main
+    for command in {commands!r}:
+      assert main(command) == 0, command
+    from instructrec_jax.serving import server
+    from instructrec_jax.serving.app import create_app
+    from instructrec_jax.serving.recommender import Recommender
+    create_app(Recommender.load({str(exported)!r}))
+  """)
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, cwd=root
+  )
+  assert done.returncode == 0, done.stderr
+  assert (tmp_path / "scores.jsonl").exists()
 
 
 def test_items_of_one_title_share_a_line(exported, shop):

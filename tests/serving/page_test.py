@@ -11,7 +11,7 @@ import urllib.request
 import pytest
 
 from instructrec_jax.serving.app import create_app
-from instructrec_jax.serving.schemas import MOST_EXPLAINED
+from instructrec_jax.serving.schemas import MAX_EXPLAINED
 from instructrec_jax.serving.server import running
 from tests.serving.chromium import find_chromium, opened
 
@@ -123,7 +123,7 @@ def test_what_weighs_most_is_shown_of_the_ranking(page):
     assert page.evaluate(f"{WEIGHTS} > 0")
 
 
-@pytest.mark.parametrize("count", [MOST_EXPLAINED, MOST_EXPLAINED + 1])
+@pytest.mark.parametrize("count", [MAX_EXPLAINED, MAX_EXPLAINED + 1])
 def test_no_more_are_explained_than_the_server_explains(page, count):
   page.evaluate("document.querySelector('[value=titles]').click()")
   titles = "\n".join(f"Tent {number}" for number in range(count))
@@ -131,7 +131,7 @@ def test_no_more_are_explained_than_the_server_explains(page, count):
   ask(page, "a tent")
   assert page.evaluate(f"{NAMED}.length") == count
   hidden = page.evaluate("document.getElementById('why').hidden")
-  assert hidden == (count > MOST_EXPLAINED)
+  assert hidden == (count > MAX_EXPLAINED)
 
 
 def test_scripts_in_titles_are_text(page):
