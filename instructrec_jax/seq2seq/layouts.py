@@ -103,48 +103,30 @@ class PaddedRows(Layout):
     return gathered, cache
 
 
-def encoder_rows(
-  tokens: Tokens, segment_ids: Tokens | None = None
+def padded_rows(
+  queries: Tokens,
+  keys: Tokens,
+  query_segments: Tokens | None = None,
+  key_segments: Tokens | None = None,
+  *,
+  is_causal: bool = False,
 ) -> PaddedRows:
-  """Returns the encoder's layout: within a segment, all see all."""
-  real = tokens > 0
-  mask = nn.make_attention_mask(real, real)
-  if segment_ids is not None:
-    mask *= _same_segment(segment_ids, segment_ids)
-  return PaddedRows(mask)
+  """Returns the layout of rows of tokens, in which 0 is padding.
 
-
-def decoder_rows(
-  target_tokens: Tokens, segment_ids: Tokens | None = None
-) -> PaddedRows:
-  """Returns the decoder's layout: a segment's earlier tokens and oneself."""
-  real = target_tokens > 0
-  mask = nn.make_causal_mask(target_tokens)
-  mask *= nn.make_attention_mask(real, real)
-  if segment_ids is not None:
-    mask *= _same_segment(segment_ids, segment_ids)
-  return PaddedRows(mask)
-
-
-def cross_rows(
-  target_tokens: Tokens,
-  source_tokens: Tokens,
-  target_segment_ids: Tokens | None = None,
-  source_segment_ids: Tokens | None = None,
-) -> PaddedRows:
-  """Returns the layout of attention to the encoder.
-
-  With segments in the decoder alone, all of them see the whole encoder row:
-  many answers to one instruction.
+  Args:
+    queries: where queries come from.
+    keys: where keys come from: the same tokens, or the encoder's.
+    query_segments: of packed rows; a query sees keys of its own segment.
+    key_segments: likewise. With segments of queries alone, all of them see the
+      whole row of keys: many answers to one instruction.
+    is_causal: whether queries see no later key.
   """
-  mask = nn.make_attention_mask(target_tokens > 0, source_tokens > 0)
-  if source_segment_ids is not None:
-    mask *= _same_segment(target_segment_ids, source_segment_ids)
+  mask = nn.make_attention_mask(queries > 0, keys > 0)
+  if is_causal:
+    mask *= nn.make_causal_mask(queries)
+  if key_segments is not None:
+    mask *= nn.make_attention_mask(query_segments, key_segments, jnp.equal)
   return PaddedRows(mask)
-
-
-def _same_segment(query_BxT, key_BxS):
-  return nn.make_attention_mask(query_BxT, key_BxS, jnp.equal)
 
 
 @struct.dataclass

@@ -18,10 +18,16 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
-from instructrec_jax.seq2seq import layers, layouts
+from instructrec_jax.seq2seq import layers
 from instructrec_jax.seq2seq.attention import Attention, RelativePositionBias
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.layouts import KeysValues, Layout, Tokens
+from instructrec_jax.seq2seq.layouts import (
+  KeysValues,
+  Layout,
+  NextToken,
+  Tokens,
+  padded_rows,
+)
 
 
 @struct.dataclass
@@ -273,7 +279,12 @@ class Transformer(nn.Module):
     """Returns `encode_states` of padded or packed rows, T5X's method."""
     return self.encode_states(
       encoder_input_tokens,
-      layouts.encoder_rows(encoder_input_tokens, encoder_segment_ids),
+      padded_rows(
+        encoder_input_tokens,
+        encoder_input_tokens,
+        encoder_segment_ids,
+        encoder_segment_ids,
+      ),
       deterministic=not enable_dropout,
     )
 
@@ -305,7 +316,7 @@ class Transformer(nn.Module):
     is_target = (
       jnp.ones_like(decoder_target_tokens) if decode else decoder_target_tokens
     )
-    cross_layout = layouts.cross_rows(
+    cross_layout = padded_rows(
       is_target,
       encoder_input_tokens,
       decoder_segment_ids,
@@ -317,7 +328,13 @@ class Transformer(nn.Module):
     if decode:
       stored, index = self._stored_cache(decoder_target_tokens)
     if not is_step:
-      layout = layouts.decoder_rows(decoder_target_tokens, decoder_segment_ids)
+      layout = padded_rows(
+        decoder_target_tokens,
+        decoder_target_tokens,
+        decoder_segment_ids,
+        decoder_segment_ids,
+        is_causal=True,
+      )
       return self.decode_states(
         decoder_input_tokens, encoded, layout, cross_layout, **options
       )[0]
@@ -325,7 +342,7 @@ class Transformer(nn.Module):
       (of_layer["key"], of_layer["value"])
       for _, of_layer in sorted(stored.value.items())
     )
-    layout = layouts.NextToken(index.value, length=tokens[0][0].shape[-1])
+    layout = NextToken(index.value, length=tokens[0][0].shape[-1])
     logits, cache = self.decode_states(
       decoder_input_tokens,
       encoded,

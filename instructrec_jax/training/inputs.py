@@ -17,8 +17,7 @@ from flax import struct
 from jaxtyping import Array, Float, Int, Integer
 
 from instructrec_jax.kernels.cpu import Spans
-from instructrec_jax.seq2seq import layouts
-from instructrec_jax.seq2seq.layouts import Examples, Layout
+from instructrec_jax.seq2seq.layouts import Examples, Layout, padded_rows
 
 _MULTIPLE = 32
 # Block sizes of `Spans`, in eighths; packed examples are of all lengths.
@@ -63,11 +62,13 @@ def padded_inputs(batch: dict[str, jax.Array]) -> Inputs:
   return Inputs(
     encoder_tokens=encoder_tokens,
     decoder_tokens=batch["decoder_input_tokens"],
-    encoder_layout=layouts.encoder_rows(encoder_tokens, of_encoder),
-    decoder_layout=layouts.decoder_rows(targets, of_decoder),
-    cross_layout=layouts.cross_rows(
-      targets, encoder_tokens, of_decoder, of_encoder
+    encoder_layout=padded_rows(
+      encoder_tokens, encoder_tokens, of_encoder, of_encoder
     ),
+    decoder_layout=padded_rows(
+      targets, targets, of_decoder, of_decoder, is_causal=True
+    ),
+    cross_layout=padded_rows(targets, encoder_tokens, of_decoder, of_encoder),
     targets=targets,
     weights=batch["decoder_loss_weights"],
   )

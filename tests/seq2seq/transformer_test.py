@@ -5,8 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructrec_jax.seq2seq import layouts, parameters
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.layouts import padded_rows
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 
 CONFIG = T5Config(
@@ -148,8 +149,8 @@ def test_hidden_states_times_the_output_kernel_are_the_logits(
     params,
     shifted(targets),
     encoded,
-    layouts.decoder_rows(targets),
-    layouts.cross_rows(targets, inputs),
+    padded_rows(targets, targets, is_causal=True),
+    padded_rows(targets, inputs),
     method="decode_states",
     config=config,
   )
