@@ -247,7 +247,7 @@ def _force_targets(
 def _fit(name: str, folder: DatasetFolder) -> Matcher:
   # Imported here, as both import `top_items`, and the second also jax.
   if name == "two_tower":
-    from instructrec_jax.baselines.two_tower import TwoTowerRanker
+    from instructrec_jax.baselines.towers import TwoTowerRanker
 
     return TwoTowerRanker.fit(folder)
   from instructrec_jax.baselines.lexical import LexicalRanker

@@ -269,7 +269,7 @@ def test_a_mistake_of_ours_would_show(prepared, tmp_path, monkeypatch):
   (sentence,) = results["impossible"]
   assert sentence.startswith("sequential, popularity: NDCG@3 is ")
   text = (tmp_path / "out" / "results.md").read_text()
-  assert f"mistake in the program: {sentence}" in text
+  assert f"inconsistent metrics: {sentence}" in text
 
 
 @pytest.fixture(scope="module")

@@ -17,7 +17,7 @@ class LongestWins:
   def __init__(self, *, config, params, vocabulary, mesh):
     type(self).made += 1
 
-  def use(self, params):
+  def set_params(self, params):
     self.sign = params
 
   def score(self, requests):

@@ -37,7 +37,6 @@ BLOCKED = (
   "tensorstore",
   "torch",
   "fastapi",
-  "pydantic",
   "uvicorn",
   "prometheus_client",
   "orjson",
