@@ -24,7 +24,7 @@ from instructrec_jax.teacher.online import (
   answer_all,
   make_client,
 )
-from instructrec_jax.teacher.questions import IntentionAnswer, strict_schema
+from instructrec_jax.teacher.questions import VIEWS, strict_schema
 from instructrec_jax.teacher.store import Store
 
 SERVER = (
@@ -40,7 +40,7 @@ def requests(count: int):
       system="Write down the wish that the customer had before buying.",
       user=f"Review {number}. " + "I like it very much. " * 20,
       schema_name="intention",
-      schema=strict_schema(IntentionAnswer),
+      schema=strict_schema(VIEWS),
       parameters={"max_completion_tokens": 128},
       prompt_version="1",
     )

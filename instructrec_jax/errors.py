@@ -11,11 +11,7 @@ class InputError(Exception):
 
 
 def check_counts(**counts: int) -> None:
-  """Checks that all are positive integers.
-
-  Raises:
-    InputError: one is not; the message names it.
-  """
+  """Raises an InputError that names the first that is no positive integer."""
   for name, count in counts.items():
     if not isinstance(count, int) or isinstance(count, bool) or count < 1:
       raise InputError(f"{name} is {count!r}: a whole number from 1 is needed.")

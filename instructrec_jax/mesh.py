@@ -53,11 +53,7 @@ def axis_rules(*, zero: bool = False) -> tuple[tuple[str, Any], ...]:
 
 
 def parse_shape(shape: str) -> tuple[int, int]:
-  """Returns data and model of "4x2"; "-1x2" leaves the data axis open.
-
-  Raises:
-    InputError: it is no such text.
-  """
+  """Returns data and model of "4x2"; "-1x2" leaves the data axis open."""
   match = re.fullmatch(r"(-1|\d+)x(\d+)", str(shape))
   if not match or "0" in match.groups():
     raise InputError(
@@ -74,16 +70,13 @@ def make_mesh(
   model: int = 1,
   devices: list[Any] | None = None,
 ) -> Mesh:
-  """Returns a mesh with axes "data" and "model".
+  """Returns a mesh with axes "data" and "model" of all devices, or of some.
 
   Args:
-    shape: both of them, as "4x2".
+    shape: both sizes, as "4x2", in place of the next two.
     data: devices along the data axis; -1 takes all that are left.
     model: devices along the model axis.
     devices: the devices to use; all of them by default.
-
-  Raises:
-    InputError: the product is not the number of devices.
   """
   if shape is not None:
     data, model = parse_shape(shape)
@@ -106,11 +99,7 @@ def make_mesh(
 
 
 def abstract_mesh(shape: str) -> AbstractMesh:
-  """Returns a mesh of no devices, to reckon with; see `make_mesh`.
-
-  Raises:
-    InputError: `shape` is not as "4x2".
-  """
+  """Returns a mesh of no devices, to compute with; see `make_mesh`."""
   sizes = parse_shape(shape)
   if -1 in sizes:
     raise InputError(f"the mesh is {shape!r}: both sizes are needed here.")
@@ -130,7 +119,6 @@ def parameter_shardings(
 
   Args:
     params_axes: the collection that `Transformer.init` gives beside `params`.
-    mesh: of `make_mesh`.
     shapes: the parameters or their shapes; given, divisibility is checked.
     zero: split over the data axis too.
 
@@ -138,8 +126,7 @@ def parameter_shardings(
     InputError: a split dimension is not a multiple of the mesh axis.
   """
   axes = unfreeze(partitioning.get_axis_names(params_axes))
-  rules = axis_rules(zero=zero)
-  specs = spmd.logical_to_mesh(axes, rules)
+  specs = spmd.logical_to_mesh(axes, axis_rules(zero=zero))
   shardings = jax.tree.map(
     functools.partial(NamedSharding, mesh),
     specs,
@@ -179,11 +166,9 @@ def with_activation_axes(
 
 
 def to_devices(tree: Any, shardings: Any) -> Any:
-  """Lays out arrays that every process has whole, or that lie elsewhere.
+  """Lays out host arrays, the same on all processes, or arrays on devices.
 
-  Args:
-    tree: host arrays, the same on all processes, or arrays on devices.
-    shardings: one, or a tree like `tree`.
+  `shardings` is one, or a tree like `tree`.
   """
   if jax.process_count() == 1:
     return jax.device_put(tree, shardings)

@@ -22,10 +22,6 @@ def join() -> None:
   On a TPU pod, under Slurm, Open MPI or Kubernetes, jax finds them itself.
   Elsewhere the environment names them: JAX_COORDINATOR_ADDRESS (host:port of
   the first), JAX_NUM_PROCESSES and JAX_PROCESS_ID (from 0).
-
-  Raises:
-    InputError: some of these variables are missing or wrong, or the processes
-      are not found.
   """
   given = [os.environ.get(name) for name in (ADDRESS, COUNT, NUMBER)]
   if any(given) and not all(given):
@@ -54,10 +50,6 @@ def is_first() -> bool:
 
 
 def wait(what: str) -> None:
-  """Waits until all processes are here: a barrier.
-
-  Args:
-    what: the barrier's name, the same in all processes.
-  """
+  """Waits at the barrier of this name until all processes are there."""
   if jax.process_count() > 1:
     multihost_utils.sync_global_devices(what)

@@ -35,11 +35,7 @@ def read_requests(
 
 
 def count_requests(path: pathlib.Path) -> int:
-  """Returns the number of requests in a file.
-
-  Raises:
-    InputError: the file is missing or of another type.
-  """
+  """Returns the number of requests in a file."""
   path = pathlib.Path(path)
   if _is_jsonl(path):
     with path.open("rb") as file:
@@ -93,7 +89,7 @@ def _is_jsonl(path: pathlib.Path) -> bool:
 
 
 def _read_jsonl(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  """Yields (place for error messages, row)."""
+  """Yields (place for error messages, row), as `_read_parquet` does."""
   with path.open("rb") as file:
     for number, line in enumerate(file, start=1):
       if not line.strip():
@@ -119,7 +115,6 @@ def _open_parquet(path: pathlib.Path):
 
 
 def _read_parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
-  """Yields (place for error messages, row)."""
   batches = _open_parquet(path).iter_batches(batch_size=_BATCH_ROWS)
   rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
   for number, row in enumerate(rows, start=1):

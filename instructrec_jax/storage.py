@@ -84,11 +84,7 @@ def write_json(path: pathlib.Path, value: Any) -> None:
 
 
 def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file.
-
-  Raises:
-    InputError: the file is missing or not JSON.
-  """
+  """Reads a JSON file; an InputError says that it is missing or not JSON."""
   try:
     return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
   except FileNotFoundError:

@@ -1,5 +1,6 @@
 """Annotates a dataset folder: each of its questions is answered once."""
 
+import functools
 import itertools
 import pathlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,11 +11,7 @@ import tqdm
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.teacher import offline
-from instructrec_jax.teacher.annotations import (
-  VIEWS,
-  Annotations,
-  open_store,
-)
+from instructrec_jax.teacher.annotations import Annotations, open_store
 from instructrec_jax.teacher.chat import ChatRequest
 from instructrec_jax.teacher.questions import (
   Plan,
@@ -51,9 +48,6 @@ def annotate_offline(
 
   Returns:
     The summary; see `summarise`.
-
-  Raises:
-    InputError: there is no such folder, or its store is another dataset's.
   """
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
@@ -83,27 +77,16 @@ def annotate_with(
 ) -> dict[str, Any]:
   """Sends all questions that the store has no answer to.
 
-  Args:
-    send: the transport.
-    dataset: a folder of `prepare`.
-    model: as the server calls it.
-    parameters: of sampling.
-    training_targets: as in `annotate_offline`.
-
-  Returns:
-    The summary of `summarise`, with the transport's tally as `tally`.
+  Takes `model` as the server calls it, `parameters` of sampling, and the rest
+  as `annotate_offline`. Returns the summary of `summarise`, with the
+  transport's tally as `tally`.
   """
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
+  ask = functools.partial(chat_request, model=model, parameters=parameters)
   with open_store(folder) as store:
-    store.add_subjects(
-      _subject(q, chat_request(q, model=model, parameters=parameters))
-      for q in questions
-    )
-    requests = (
-      chat_request(q, model=model, parameters=parameters) for q in questions
-    )
-    tally = send(unanswered(requests, store), store)
+    store.add_subjects(_subject(q, ask(q)) for q in questions)
+    tally = send(unanswered(map(ask, questions), store), store)
   return {**summarise(folder, questions), "tally": tally}
 
 
@@ -114,17 +97,12 @@ def open_requests(
   parameters: Mapping[str, float | int | str] = PARAMETERS,
   training_targets: int = 1,
 ) -> list[ChatRequest]:
-  """Returns what `annotate_with` would send, and sends nothing.
-
-  Args: as `annotate_with`.
-  """
+  """Returns what `annotate_with` would send, and sends nothing."""
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
+  ask = functools.partial(chat_request, model=model, parameters=parameters)
   with open_store(folder) as store:
-    requests = (
-      chat_request(q, model=model, parameters=parameters) for q in questions
-    )
-    return list(unanswered(requests, store))
+    return list(unanswered(map(ask, questions), store))
 
 
 def _subject(question: Question, request: ChatRequest) -> Subject:
@@ -149,10 +127,7 @@ def summarise(folder: DatasetFolder, questions: Plan) -> dict[str, Any]:
     for text in texts
   ]
   intentions = [
-    views[view]
-    for views in annotations.intentions.values()
-    for view in VIEWS
-    if view in views
+    text for views in annotations.intentions.values() for text in views.values()
   ]
   users = len(questions.preferences) + questions.users_without_history
   targets = len(questions.intentions) + questions.targets_without_review

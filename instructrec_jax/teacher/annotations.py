@@ -14,10 +14,8 @@ from typing import Any
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.storage import sha256_of
 from instructrec_jax.teacher.chat import Status
+from instructrec_jax.teacher.questions import PREFERENCES
 from instructrec_jax.teacher.store import FILE, Store
-
-PREFERENCES = ("general", "long_term", "short_term")
-VIEWS = ("user_view", "item_view")
 
 _WORD = re.compile(r"\w+")
 _FIRST_PERSON = re.compile(r"\b(i|i'm|i've|i'd|my|mine|me|myself)\b")
@@ -65,11 +63,7 @@ class Annotations:
 
   @classmethod
   def load(cls, folder: DatasetFolder) -> "Annotations":
-    """Reads a folder's store; of two usable answers the later one counts.
-
-    Raises:
-      InputError: the store is damaged, or belongs to another dataset.
-    """
+    """Reads a folder's store; of two usable answers the later one counts."""
     if not (folder.path / FILE).exists():
       return cls.none()
     with open_store(folder) as store:
@@ -78,12 +72,7 @@ class Annotations:
   def preference(
     self, user: int, *, before: int
   ) -> tuple[int, tuple[str, ...]]:
-    """Returns the latest end of a history before a target, and its texts.
-
-    Args:
-      user: user number.
-      before: position of the target.
-    """
+    """Returns the latest end of a history before a target, and its texts."""
     by_end = self.preferences.get(user, {})
     end = max((end for end in by_end if end <= before), default=0)
     return end, by_end.get(end, ())
@@ -113,17 +102,17 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
   intentions: dict[tuple[int, int], dict[str, str]] = {}
   quality = collections.defaultdict(collections.Counter)
   teachers = collections.Counter()
-  for answer in store.answers():
-    kind, user, position, _ = dataclasses.astuple(answer.subject)
+  for row in store.rows("r.teacher, r.model, r.status, r.answer"):
+    kind, user, position = row["kind"], row["user_number"], row["position"]
     if kind not in ("preference", "intention"):
       continue
     target = ""
     if kind == "intention":
       target = folder.items[int(folder.sequences.user(user)[position])].title
     judged = read_texts(
-      kind, status=answer.status, text=answer.text, title=target
+      kind, status=Status(row["status"]), text=row["answer"], title=target
     )
-    teachers[f"{answer.teacher} {answer.model}"] += 1
+    teachers[f"{row['teacher']} {row['model']}"] += 1
     for name, (verdict, _) in judged.items():
       quality[f"{kind}.{name}"][verdict.value] += 1
     usable = {n: t for n, (v, t) in judged.items() if v == Quality.OK}
@@ -145,13 +134,7 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
 def read_texts(
   kind: str, *, status: Status, text: str, title: str = ""
 ) -> dict[str, tuple[Quality, str]]:
-  """Checks each text of an answer.
-
-  Args:
-    kind: "preference" or "intention".
-    status: of the answer.
-    text: the raw answer.
-    title: of an intention's target.
+  """Checks each text of a raw answer; `title` is an intention's target's.
 
   Returns:
     By field: the verdict and the text, as one line. An answer that gives no
@@ -172,12 +155,10 @@ def judge(kind: str, text: str, *, title: str = "") -> Quality:
   if not text:
     return Quality.EMPTY
   lowered = text.lower().replace("’", "'")
-  if kind == "preference":
-    if _FIRST_PERSON.search(lowered):
-      return Quality.WRONG_PERSONA
-  elif _THIRD_PERSON.search(lowered):
+  wrong = _FIRST_PERSON if kind == "preference" else _THIRD_PERSON
+  if wrong.search(lowered):
     return Quality.WRONG_PERSONA
-  elif names_title(text, title):
+  if kind == "intention" and names_title(text, title):
     return Quality.TITLE_LEAK
   return Quality.OK
 

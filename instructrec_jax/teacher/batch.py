@@ -26,11 +26,7 @@ from openai.types import Batch
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.batch_state import BatchState
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
-from instructrec_jax.teacher.jsonl import (
-  ENDPOINT,
-  ResultLine,
-  request_line,
-)
+from instructrec_jax.teacher.jsonl import ENDPOINT, ResultLine, request_line
 from instructrec_jax.teacher.online import address, rejected_key
 from instructrec_jax.teacher.store import ROWS_PER_COMMIT, Store, unanswered
 
@@ -113,7 +109,6 @@ def run_batches(
   reserve: Callable[[ChatRequest], bool] = lambda _: True,
   limits: Limits = Limits(),
   poll_seconds: float = 60.0,
-  progress: bool = True,
 ) -> BatchTally:
   """Submits and collects until every request has an answer or has failed.
 
@@ -127,9 +122,6 @@ def run_batches(
     state_path: of the file that says what was sent; see `FILE`.
     reserve: called for each request before anything is sent; from the first
       False on none is.
-    limits: of a batch.
-    poll_seconds: between two polls of the open batches.
-    progress: shows a bar on stderr, if that is a terminal.
 
   Raises:
     InputError: the server refuses, another process uses the state file, or the
@@ -138,9 +130,7 @@ def run_batches(
   requests, total = list(requests), BatchTally()
   with (
     Batches(store, client, state_path, limits) as batches,
-    tqdm.tqdm(
-      desc="batched requests", disable=None if progress else True
-    ) as bar,
+    tqdm.tqdm(desc="batched requests", disable=None) as bar,
   ):
     while True:
       total.add(batches.submit(requests, reserve))
@@ -181,11 +171,7 @@ def _collect_all(
 
 
 class Batches:
-  """Moves requests between the state, the server and the store.
-
-  Attributes:
-    state: the file of what was sent.
-  """
+  """Moves requests between the state, the server and the store."""
 
   def __init__(
     self,
@@ -194,11 +180,7 @@ class Batches:
     state_path: pathlib.Path,
     limits: Limits = Limits(),
   ):
-    """Opens the state; see `run_batches` for the arguments.
-
-    Raises:
-      InputError: another process uses the state file, or it is another file.
-    """
+    """Opens the state; see `run_batches`."""
     self._store, self._limits = store, limits
     self._server = BatchApi(client)
     self.state = BatchState(state_path)
@@ -223,7 +205,6 @@ class Batches:
     return self
 
   def __exit__(self, *error: object) -> None:
-    """Closes the state."""
     self.state.close()
 
   def submit(
@@ -250,10 +231,8 @@ class Batches:
 
     Requests without an answer wait for the next `submit`; those that were
     tried often enough, that would fail again or that someone cancelled are
-    stored as failed.
-
-    Args:
-      tally: added to as answers are stored, so that an error loses no counts.
+    stored as failed. Counts are added to `tally` as answers are stored, so that
+    an error loses none.
     """
     tally.running = 0
     for tag, batch_id in self.state.batches(created=True):
@@ -338,15 +317,12 @@ class BatchApi:
   """Calls to the server; their errors become one sentence."""
 
   def __init__(self, client: openai.OpenAI):
-    """Takes the client; its own retries serve all calls but one."""
     self._client = client
 
   def create(self, tag: str, requests: Iterable[ChatRequest]) -> str:
     """Uploads the requests and creates a batch of them; returns its id.
 
-    Raises:
-      InputError: the server refuses, or cannot be reached; in a rare case the
-        batch exists all the same.
+    In a rare case the batch exists although this raises.
     """
     with self._clear_errors():
       file = self._client.files.create(
@@ -382,7 +358,6 @@ class BatchApi:
       }
 
   def batch(self, batch_id: str) -> Batch:
-    """Returns a batch's status and files."""
     with self._clear_errors():
       return self._client.batches.retrieve(batch_id)
 

@@ -25,11 +25,7 @@ class BatchState:
   """The open file of what was sent; locked against other processes."""
 
   def __init__(self, path: pathlib.Path):
-    """Opens or makes the file.
-
-    Raises:
-      InputError: another process has it open, or it is another kind of file.
-    """
+    """Opens or makes the file; an InputError if another process has it open."""
     self._db = sqlite3.connect(path, timeout=0)
     try:
       # Answered requests leave the file, which then shrinks.
@@ -45,7 +41,6 @@ class BatchState:
       ) from None
 
   def close(self) -> None:
-    """Closes and unlocks the file."""
     self._db.close()
 
   def keys(self, *, waiting: bool) -> set[str]:
@@ -88,12 +83,9 @@ class BatchState:
   def end(
     self, tag: str, *, settled: Iterable[str] = (), tried: bool = True
   ) -> None:
-    """Deletes a batch and its settled requests; the rest waits.
+    """Deletes a batch and the requests of keys `settled`; the rest waits.
 
-    Args:
-      tag: of the batch.
-      settled: keys of its requests that need not be tried again.
-      tried: whether this counts as an attempt on the rest.
+    Unless `tried`, this is no attempt on the rest.
     """
     with self._db:
       self._db.executemany(

@@ -28,7 +28,6 @@ class Prices:
   completion: float
 
   def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-    """Returns the price of so many tokens."""
     return (
       self.prompt * prompt_tokens + self.completion * completion_tokens
     ) / _MILLION
@@ -60,7 +59,6 @@ class Estimate:
 
   @property
   def sentence(self) -> str:
-    """All of it, for people."""
     cost = "unknown without --prices"
     if self.usd is not None:
       cost = f"at most {self.usd:,.2f} dollars"
@@ -105,11 +103,7 @@ class Budget:
     max_usd: float | None = None,
     max_requests: int | None = None,
   ):
-    """Sets the caps; without any, everything may be sent.
-
-    Raises:
-      InputError: a cap in dollars has no prices, or a cap is negative.
-    """
+    """Sets the caps; without any, everything may be sent."""
     if max_usd is not None and prices is None:
       raise InputError(
         "--max-usd needs --prices IN OUT: dollars for a million tokens of "
@@ -133,12 +127,9 @@ class Budget:
     """Reserves one send of a request; False if a cap does not allow it."""
     price = self._upper_bound(request)
     with self._lock:
-      if self.sends_are_used_up:
-        return False
-      if (
-        self._max_usd is not None
-        and self.usd + self._reserved + price > self._max_usd
-      ):
+      total = self.usd + self._reserved + price
+      too_dear = self._max_usd is not None and total > self._max_usd
+      if self.sends_are_used_up or too_dear:
         return False
       self.sends += 1
       self._reserved += price
@@ -149,10 +140,8 @@ class Budget:
   ) -> None:
     """Replaces a reservation by the cost of its send.
 
-    Args:
-      request: that was reserved.
-      billed: prompt and completion tokens; None counts the reservation in
-        full, for want of a bill.
+    `billed` is its prompt and completion tokens; None, for want of a bill,
+    counts the reservation in full.
     """
     most = spent = self._upper_bound(request)
     if billed is not None and self._prices is not None:
@@ -180,11 +169,7 @@ class Pace:
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
   ):
-    """Sets the rates; None or 0 is unlimited.
-
-    Raises:
-      InputError: a rate is negative.
-    """
+    """Sets the rates; None or 0 is unlimited."""
     if (requests_per_minute or 0) < 0 or (tokens_per_minute or 0) < 0:
       raise InputError("requests and tokens a minute cannot be negative.")
     self._rates = (requests_per_minute, tokens_per_minute)
@@ -205,11 +190,7 @@ class Pace:
     return any(self._rates)
 
   async def wait(self, tokens: int) -> None:
-    """Waits until one more request may be sent.
-
-    Args:
-      tokens: of its prompt and completion, at most.
-    """
+    """Waits until a request of at most so many tokens may be sent."""
     async with self._queue:
       for limiter, amount in zip(self._limiters, (1, tokens), strict=True):
         while limiter and amount > 0:

@@ -34,9 +34,6 @@ class ChatRequest:
 
   Attributes:
     model: as the server calls it.
-    system: the system message.
-    user: the user message.
-    schema_name: name of the answer's schema.
     schema: the strict JSON schema of the answer; empty for plain text.
     parameters: of sampling, such as temperature and max_completion_tokens.
     prompt_version: of the wording; a new one makes new requests.
@@ -82,12 +79,9 @@ class ChatAnswer:
   """What came back for a request.
 
   Attributes:
-    key: of the request.
     status: from the finish reason, the refusal and the schema.
     text: the raw answer, "" if there is none.
-    finish_reason: as the server gave it.
-    prompt_tokens: as billed; 0 if unknown.
-    completion_tokens: as billed; 0 if unknown.
+    prompt_tokens, completion_tokens: as billed; 0 if unknown.
     attempts: how often the request was sent.
     error: what went wrong, in one line, without any key.
   """

@@ -19,27 +19,19 @@ from instructrec_jax.teacher.annotations import open_store
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 from instructrec_jax.teacher.store import Subject
 
-_COLUMNS = {
-  "kind": pl.String,
-  "user_id": pl.String,
+_NUMBERS = {
   "position": pl.Int32,
-  "item_id": pl.String,
-  "teacher": pl.String,
-  "model": pl.String,
-  "system": pl.String,
-  "user": pl.String,
-  "schema_name": pl.String,
-  "schema": pl.String,
-  "parameters": pl.String,
-  "prompt_version": pl.String,
-  "status": pl.String,
-  "answer": pl.String,
-  "finish_reason": pl.String,
   "prompt_tokens": pl.Int64,
   "completion_tokens": pl.Int64,
   "attempts": pl.Int64,
-  "error": pl.String,
-  "answered_at": pl.String,
+}
+_COLUMNS = {
+  name: _NUMBERS.get(name, pl.String)
+  for name in (
+    "kind user_id position item_id teacher model system user schema_name "
+    "schema parameters prompt_version status answer finish_reason "
+    "prompt_tokens completion_tokens attempts error answered_at"
+  ).split()
 }
 _EPOCH = datetime.datetime.fromtimestamp(0, datetime.UTC)
 

@@ -71,15 +71,7 @@ class ResultLine(pydantic.BaseModel):
 
   @classmethod
   def parse(cls, line: bytes, *, where: str) -> "ResultLine":
-    """Reads one line.
-
-    Args:
-      line: of the file.
-      where: file and line, for the message.
-
-    Raises:
-      InputError: the line is broken.
-    """
+    """Reads one line; `where` says in a message of a broken one which it is."""
     try:
       # Not `model_validate_json`: it rejects a whole line, whose answer is
       # paid for, because of half a character in its text.
@@ -134,11 +126,7 @@ def write_requests(
 ) -> int:
   """Writes the requests that the store has no answer to, one line each.
 
-  Args:
-    requests: duplicates are written once.
-    path: of the file, written whole or not at all.
-    store: its answers are not asked for again.
-    force: replace `path` if it exists.
+  Duplicates are written once, and the file whole or not at all.
 
   Returns:
     The number of lines.
@@ -164,12 +152,8 @@ def read_answers(
 ) -> FileTally:
   """Puts a file of answers, in any order, into the store.
 
-  A row with an error is stored as failed, so that it can be asked again.
-
-  Args:
-    path: what `vllm run-batch` wrote.
-    requests: those that the file answers; more do no harm.
-    store: where the answers go.
+  A row with an error is stored as failed, so that it can be asked again. More
+  requests than the file answers do no harm.
 
   Raises:
     InputError: the file is missing, or a line of it is broken; lines before

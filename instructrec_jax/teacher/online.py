@@ -49,22 +49,17 @@ _REJECTED_AT_FIRST = 8
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Limits:
-  """Concurrency, retries and timeouts.
-
-  Attributes:
-    workers: requests in flight.
-    attempts: sends of a request that gets no answer.
-    bad_answers: answers of a request that are cut or malformed, at most.
-    first_pause: seconds before the first retry; doubled for each further one.
-    timeout: seconds that an answer may take.
-    failures_in_a_row: of all workers together, after which the run stops.
-  """
+  """Concurrency, retries and timeouts; times are in seconds."""
 
   workers: int = 64
+  # Sends of a request that gets no answer, and answers that are cut or
+  # malformed, at most.
   attempts: int = 6
   bad_answers: int = 2
+  # Before the first retry; doubled for each further one.
   first_pause: float = 0.5
   timeout: float = 120.0
+  # Of all workers together.
   failures_in_a_row: int = 200
 
 
@@ -76,8 +71,7 @@ class Tally:
     statuses: answers that went into the store, by status.
     sent: requests sent, retries among them.
     retries: those of them that repeat a request of this run.
-    prompt_tokens: as billed.
-    completion_tokens: as billed.
+    prompt_tokens, completion_tokens: as billed.
     usd: by the prices given, sends without a bill in full; 0 without prices.
     stopped: why the run ended before all was answered, or "".
   """
@@ -116,22 +110,14 @@ class Reply:
 
 
 def make_client(base_url: str | None = None) -> openai.AsyncOpenAI:
-  """Returns a client without retries of its own; the key is in the environment.
-
-  Raises:
-    InputError: there is no key, and the server is not on this machine.
-  """
+  """Returns a client without retries of its own; see `find_key`."""
   return openai.AsyncOpenAI(
     api_key=find_key(base_url), base_url=base_url, max_retries=0
   )
 
 
 def find_key(base_url: str | None) -> str:
-  """Returns the key; a server on this machine needs none.
-
-  Raises:
-    InputError: there is none.
-  """
+  """Returns the key, which only a server on this machine can do without."""
   key = os.environ.get(KEY_VARIABLE, "").strip()
   host = urllib.parse.urlsplit(base_url or "").hostname
   if not key and host not in ("localhost", "127.0.0.1", "::1"):
@@ -150,10 +136,7 @@ def address(client: openai.OpenAI | openai.AsyncOpenAI) -> str:
 def rejected_key(
   client: openai.OpenAI | openai.AsyncOpenAI, error: openai.APIStatusError
 ) -> str:
-  """Returns the sentence for a key that the server rejects.
-
-  It leaves out the server's words, which quote parts of the key.
-  """
+  """Returns a sentence without the server's words, which quote the key."""
   return (
     f"{address(client)}: the server refuses the key (status "
     f"{error.status_code}); set {KEY_VARIABLE} to one that it takes."
@@ -167,16 +150,9 @@ async def send(
   attempt: int,
   timeout: float,
 ) -> Reply:
-  """Sends a request once.
-
-  Args:
-    client: without retries of its own.
-    request: what to ask.
-    attempt: which one it is, from 1.
-    timeout: seconds until the whole answer is there; the client's own timeout
-      bounds each read alone.
-  """
+  """Sends a request once, for the `attempt`th time from 1."""
   try:
+    # For the whole answer: the client's own timeout bounds each read alone.
     async with asyncio.timeout(timeout):
       # Not `chat.completions.create`: it walks through each body to check
       # its types, a third of the time that a request takes.
@@ -262,9 +238,6 @@ def answer_all(
       Duplicates and those that are answered in the store are not sent.
     store: where answers go. A kill loses at most what is in flight.
     client: of `make_client`; closed in the end.
-    budget: caps; none if None.
-    pace: unlimited if None.
-    limits: concurrency, retries and timeouts.
     total: of the progress bar.
     seed: of the retries' random waiting times.
 
@@ -306,11 +279,7 @@ class _Run:
   resume_at: float = 0.0
 
   async def work(self, requests: Iterator[ChatRequest], bar: tqdm.tqdm) -> None:
-    """Lets workers share the requests.
-
-    Raises:
-      InputError: what ended the run first, after all in flight is stored.
-    """
+    """Lets workers share the requests; raises what ended the run first."""
     async with self.client, asyncio.TaskGroup() as workers:
       for _ in range(self.limits.workers):
         workers.create_task(self._worker(requests, bar))
@@ -343,8 +312,7 @@ class _Run:
   async def _answer(self, request: ChatRequest) -> ChatAnswer | None:
     """Sends a request until it is answered, or has been tried often enough.
 
-    Returns:
-      None if the run is over before there is anything to store.
+    None if the run is over before there is anything to store.
     """
     answers: list[ChatAnswer] = []
     error, attempt = "", 0
@@ -381,17 +349,11 @@ class _Run:
     return ChatAnswer(request.key, Status.FAILED, attempts=attempt, error=error)
 
   async def _send(self, request: ChatRequest, attempt: int) -> Reply | None:
-    """Sends a request once, when pace and caps allow it.
-
-    Returns:
-      None if the run is over before.
-    """
+    """Sends a request when pace and caps allow it; None if the run is over."""
     if self.pace.is_limited:
       await self._until_over(self.pace.wait(sum(most_tokens(request))))
-    while (pause := self.resume_at - time.monotonic()) > 0:
-      if self.over.is_set():
-        break
-      await self._sleep(pause)
+    while not self.over.is_set() and self.resume_at > time.monotonic():
+      await self._sleep(self.resume_at - time.monotonic())
     if not await self._reserve(request):
       return None
     self.tally.sent += 1

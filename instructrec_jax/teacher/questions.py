@@ -8,11 +8,10 @@ import collections
 import dataclasses
 import html
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pydantic
 
 from instructrec_jax.data.cleaning import category_labels
 from instructrec_jax.data.folder import DatasetFolder
@@ -21,24 +20,12 @@ from instructrec_jax.teacher.chat import ChatRequest
 VERSION = "1"
 MAX_REVIEW_CHARACTERS = 3000
 
+# The answers' fields: descriptions of a user's taste (P2), and an intention
+# (I1) from two points of view.
+PREFERENCES = ("general", "long_term", "short_term")
+VIEWS = ("user_view", "item_view")
+
 _TAG = re.compile(r"<[^>]+>")
-
-
-class PreferenceAnswer(pydantic.BaseModel):
-  """Three descriptions of a user's taste (P2), as strict JSON."""
-
-  model_config = pydantic.ConfigDict(extra="forbid")
-  general: str
-  long_term: str
-  short_term: str
-
-
-class IntentionAnswer(pydantic.BaseModel):
-  """A user's intention (I1) from two points of view, as strict JSON."""
-
-  model_config = pydantic.ConfigDict(extra="forbid")
-  user_view: str
-  item_view: str
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -46,7 +33,6 @@ class PreferenceQuestion:
   """Asks for a user's taste.
 
   Attributes:
-    user: user number.
     position: where the history ends; the item there and all later ones are
       not in `titles`. Its last item is at `position - 1`.
     titles: the history, oldest first.
@@ -66,7 +52,6 @@ class IntentionQuestion:
   """Asks for the intention behind a purchase, from the review of it.
 
   Attributes:
-    user: user number.
     position: of the target, the one item whose review is seen.
     review: its summary and text.
   """
@@ -88,8 +73,6 @@ class Plan:
   Attributes:
     preferences: one for each user with a history to describe.
     intentions: one for each annotated target that has a review.
-    users_without_history: how many users get no preference.
-    targets_without_review: how many annotated targets get no intention.
   """
 
   preferences: list[PreferenceQuestion]
@@ -98,7 +81,6 @@ class Plan:
   targets_without_review: int
 
   def __iter__(self) -> Iterator[Question]:
-    """Yields preferences, then intentions."""
     yield from self.preferences
     yield from self.intentions
 
@@ -206,37 +188,35 @@ def chat_request(
 ) -> ChatRequest:
   """Words a question; equal questions of two users are one request."""
   if isinstance(question, PreferenceQuestion):
-    system, answer = _PREFERENCE, PreferenceAnswer
+    system, fields = _PREFERENCE, PREFERENCES
     user = "\n".join(
       f"{number}. {title}" for number, title in enumerate(question.titles, 1)
     )
   else:
-    system, answer = _INTENTION, IntentionAnswer
+    system, fields = _INTENTION, VIEWS
     user = question.review[:MAX_REVIEW_CHARACTERS]
   return ChatRequest(
     model=model,
     system=system,
     user=user,
     schema_name=question.kind,
-    schema=strict_schema(answer),
+    schema=strict_schema(fields),
     parameters=parameters,
     prompt_version=VERSION,
   )
 
 
-def strict_schema(answer: type[pydantic.BaseModel]) -> dict[str, Any]:
+def strict_schema(
+  fields: Iterable[str], *, type: str = "string"
+) -> dict[str, Any]:
   """Returns the JSON schema that structured outputs want.
 
-  Not `model_json_schema`: what it adds would change the keys of all requests
-  that were paid for.
+  Any change of it changes the keys of all requests that were paid for.
   """
-  properties = {
-    name: {"type": {str: "string", bool: "boolean"}[field.annotation]}  # pyright: ignore[reportArgumentType] no other kind is used
-    for name, field in answer.model_fields.items()
-  }
+  fields = list(fields)
   return {
     "type": "object",
-    "properties": properties,
-    "required": list(properties),
+    "properties": {name: {"type": type} for name in fields},
+    "required": fields,
     "additionalProperties": False,
   }

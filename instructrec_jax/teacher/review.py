@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pydantic
 import scipy.stats
 
 from instructrec_jax import paper as paper_lib
@@ -41,23 +40,12 @@ _COLUMNS = ("kind", "user", "position", "information", "text", "target")
 _YES, _NO = ("yes", "y", "1", "true"), ("no", "n", "0", "false")
 
 
-class Verdict(pydantic.BaseModel):
-  """The judge's answers, as strict JSON."""
-
-  model_config = pydantic.ConfigDict(extra="forbid")
-  from_user: bool
-  world_knowledge: bool
-  reflects: bool
-  fits_target: bool
-
-
 @dataclasses.dataclass(frozen=True, slots=True)
 class Sample:
   """An annotation with its source and the target item.
 
   Attributes:
     kind: "preference" or "intention".
-    user: user number.
     position: of the target.
     information: the history's titles or the review.
     text: the annotation.
@@ -84,18 +72,10 @@ def draw_samples(
   samples: dict[str, list[Sample]] = collections.defaultdict(list)
 
   def add(question: Question, information: str, texts: Iterable[str]) -> None:
-    item = int(folder.sequences.user(question.user)[question.position])
-    target = folder.items[item].title
-    samples[question.kind] += [
-      Sample(
-        question.kind,
-        question.user,
-        question.position,
-        information,
-        text,
-        target,
-      )
-      for text in texts
+    kind, user, position = question.kind, question.user, question.position
+    target = folder.items[int(folder.sequences.user(user)[position])].title
+    samples[kind] += [
+      Sample(kind, user, position, information, text, target) for text in texts
     ]
 
   questions = plan(folder)
@@ -139,7 +119,7 @@ def judge_request(
       f"Item bought next: {sample.target}"
     ),
     schema_name="verdict",
-    schema=strict_schema(Verdict),
+    schema=strict_schema(QUESTIONS, type="boolean"),
     parameters=parameters,
     prompt_version=VERSION,
   )

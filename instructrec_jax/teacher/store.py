@@ -6,7 +6,6 @@ users and positions the requests are about. Killing the process loses at most
 what was in flight.
 """
 
-import contextlib
 import dataclasses
 import datetime
 import itertools
@@ -65,7 +64,6 @@ class Subject:
 
   Attributes:
     kind: "preference" or "intention".
-    user: user number.
     position: of a preference, the end of the history that it was made of
       (the first item that it has not seen); of an intention, its target's.
     key: of the request.
@@ -75,25 +73,6 @@ class Subject:
   user: int
   position: int
   key: str
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class StoredAnswer:
-  """An answer with one of the subjects that share it.
-
-  Attributes:
-    subject: what it is about.
-    teacher: "offline" for rules, or the transport.
-    model: that answered.
-    status: outcome of the request.
-    text: the raw answer.
-  """
-
-  subject: Subject
-  teacher: str
-  model: str
-  status: Status
-  text: str
 
 
 class Store:
@@ -144,15 +123,12 @@ class Store:
     return dict(self._db.execute("SELECT name, value FROM about"))
 
   def __enter__(self) -> "Store":
-    """Returns itself."""
     return self
 
   def __exit__(self, *error: object) -> None:
-    """Closes the file."""
     self.close()
 
   def close(self) -> None:
-    """Closes the file."""
     with self._lock:
       self._db.close()
 
@@ -204,7 +180,7 @@ class Store:
       )
       for (request, answer), time in zip(answers, times, strict=False)
     ]
-    with self._transaction() as db:
+    with self._lock, self._db as db:
       db.executemany(
         f"INSERT INTO requests VALUES ({', '.join('?' * 17)}) "
         "ON CONFLICT (key) DO UPDATE SET status = excluded.status, "
@@ -220,7 +196,7 @@ class Store:
 
   def add_subjects(self, subjects: Iterable[Subject]) -> None:
     """Stores what requests are about; known subjects stay as they are."""
-    with self._transaction() as db:
+    with self._lock, self._db as db:
       db.executemany(
         "INSERT OR IGNORE INTO subjects VALUES (?, ?, ?, ?)",
         ((s.key, s.kind, s.user, s.position) for s in subjects),
@@ -251,34 +227,20 @@ class Store:
     rows = self._query("SELECT status, count(*) FROM requests GROUP BY status")
     return {status: count for status, count in rows}
 
-  def answers(self) -> Iterator[StoredAnswer]:
+  def rows(self, columns: str = "r.*") -> Iterator[dict[str, Any]]:
     """Yields every answer once for each of its subjects, in their order.
 
     Of several answers on one subject the latest comes last.
     """
     rows = self._query(
-      "SELECT s.kind, s.user, s.position, s.key, r.teacher, r.model, "
-      f"r.status, r.answer {_BY_SUBJECT}"
-    )
-    for kind, user, position, key, teacher, model, status, text in rows:
-      subject = Subject(kind, user, position, key)
-      yield StoredAnswer(subject, teacher, model, Status(status), text)
-
-  def rows(self) -> Iterator[dict[str, Any]]:
-    """Yields all columns of every subject with an answer, for export."""
-    rows = self._query(
-      f"SELECT s.kind, s.user AS user_number, s.position, r.* {_BY_SUBJECT}"
+      "SELECT s.kind, s.user AS user_number, s.position, "
+      f"{columns} {_BY_SUBJECT}"
     )
     yield from map(dict, rows)
 
   def _query(self, sql: str, *values: str) -> list[sqlite3.Row]:
     with self._lock:
       return self._db.execute(sql, values).fetchall()
-
-  @contextlib.contextmanager
-  def _transaction(self) -> Iterator[sqlite3.Connection]:
-    with self._lock, self._db:
-      yield self._db
 
 
 def unanswered(

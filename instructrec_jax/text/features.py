@@ -74,15 +74,10 @@ def expand_packed(
   Equal to what SeqIO's `EncDecFeatureConverter(pack=True)` makes of the same
   packing; loss weights are float32, the rest int32.
   """
-  encoder_tokens, encoder_segments, decoder_targets, decoder_segments = (
-    np.asarray(array, np.int32)
-    for array in (
-      encoder_tokens,
-      encoder_segments,
-      decoder_targets,
-      decoder_segments,
-    )
-  )
+  encoder_tokens = np.asarray(encoder_tokens, np.int32)
+  encoder_segments = np.asarray(encoder_segments, np.int32)
+  decoder_targets = np.asarray(decoder_targets, np.int32)
+  decoder_segments = np.asarray(decoder_segments, np.int32)
   return {
     "encoder_input_tokens": encoder_tokens,
     "encoder_segment_ids": encoder_segments,

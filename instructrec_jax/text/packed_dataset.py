@@ -7,7 +7,7 @@ A folder of manifest.json, vocabulary.model and four .npy arrays of shape
 import itertools
 import pathlib
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -43,7 +43,6 @@ class PackedDataset:
   """
 
   def __init__(self, path: pathlib.Path):
-    """Opens a folder; see `open`."""
     self.path = pathlib.Path(path)
     manifest = self.path / MANIFEST_FILE
     self.manifest: dict[str, Any] = (
@@ -81,13 +80,9 @@ class PackedDataset:
     self, rows: Int[np.ndarray, " batch"]
   ) -> Int[np.ndarray, "batch 2"]:
     """Returns rows' non-padding tokens, of inputs and of targets."""
-    return np.stack(
-      [
-        np.count_nonzero(self._arrays[ARRAYS.index(name)][rows], axis=1)
-        for name in ("encoder_tokens", "decoder_targets")
-      ],
-      axis=1,
-    )
+    inputs, _, targets, _ = self._arrays
+    counts = [np.count_nonzero(a[rows], axis=1) for a in (inputs, targets)]
+    return np.stack(counts, axis=1)
 
   def _map(self, name: str) -> np.ndarray:
     path = self.path / f"{name}.npy"
@@ -124,8 +119,6 @@ def pack_pairs(
 
   Args:
     pairs: the examples, shuffled; read once.
-    vocabulary: tokenises both sides.
-    out: the folder to write.
     encoder_length: a row's capacity in input tokens.
     decoder_length: a row's capacity in target tokens.
     manifest: further entries of manifest.json.
@@ -143,7 +136,8 @@ def pack_pairs(
     bar = tqdm.tqdm(
       pairs, total=total, desc="pack", unit="example", disable=None
     )
-    for window in _windows(bar):
+    examples = iter(bar)
+    while window := list(itertools.islice(examples, _WINDOW)):
       inputs, targets = [], []
       for source, target in window:
         ids = vocabulary.encode_one(source)
@@ -255,9 +249,3 @@ def _lay_out(
   segments = np.zeros(len(rows) * length, np.int32)
   segments[place] = np.repeat(np.arange(len(order)) - first[row_of] + 1, sizes)
   return tokens.reshape(-1, length), segments.reshape(-1, length)
-
-
-def _windows(pairs: Iterable[tuple[str, str]]) -> Iterator[list]:
-  pairs = iter(pairs)
-  while window := list(itertools.islice(pairs, _WINDOW)):
-    yield window

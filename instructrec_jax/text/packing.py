@@ -20,14 +20,8 @@ def pack_lengths(
 ) -> list[list[int]]:
   """Packs one window of examples.
 
-  Args:
-    encoder_lengths: tokens of each example's input.
-    decoder_lengths: tokens of each example's target.
-    encoder_length: a row's capacity in input tokens.
-    decoder_length: a row's capacity in target tokens.
-
-  Returns:
-    Rows, each a list of indices into the lengths; every index once.
+  Takes the tokens of each example's input and target, and a row's capacity for
+  each. Returns rows of indices into the lengths, every index once.
 
   Raises:
     ValueError: an example is longer than a row.

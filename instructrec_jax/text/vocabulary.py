@@ -45,7 +45,6 @@ class Vocabulary:
   """
 
   def __init__(self, path: pathlib.Path):
-    """Loads the model; see `load`."""
     self.path = pathlib.Path(path)
     self._processor = _load_processor(self.path)
     self.num_pieces = self._processor.get_piece_size()
@@ -69,7 +68,6 @@ class Vocabulary:
 
   @functools.cached_property
   def sha256(self) -> str:
-    """The hash of the model file."""
     return storage.sha256_of(self.path)
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
@@ -102,13 +100,6 @@ class Vocabulary:
     """Returns the text of ids, without padding, end and sentinel ids."""
     kept = [int(i) for i in ids if EOS_ID < i < self.num_pieces]
     return self._processor.decode(kept)
-
-  def pieces(self, ids: Iterable[int]) -> list[str]:
-    """Returns the piece of each id."""
-    return [
-      self._processor.id_to_piece(int(i)) if i < self.num_pieces else f"<{i}>"
-      for i in ids
-    ]
 
   def _encode_word(self, word: str) -> list[int] | None:
     """Encodes and caches a word; None if its ids depend on its neighbours."""
@@ -180,7 +171,6 @@ def train_vocabulary(
 
   Args:
     texts: the corpus, line by line.
-    out: the model file to write.
     size: pieces, at most; a small corpus gives fewer.
     seed: for sampling lines of a corpus that is too large.
 

@@ -17,11 +17,21 @@ from instructrec_jax.teacher.exchange import (
 USERS = 30
 
 
+def _shop(path, *, users=USERS, seed=0):
+  return prepare(
+    format="synthetic", users=users, seed=seed, min_count=0, out=path
+  )
+
+
 @pytest.fixture
 def folder(tmp_path):
-  return prepare(
-    format="synthetic", users=USERS, min_count=0, out=tmp_path / "shop"
-  )
+  return _shop(tmp_path / "shop")
+
+
+@pytest.fixture
+def other(tmp_path):
+  """The same shop, prepared a second time."""
+  return _shop(tmp_path / "other")
 
 
 def _answer(request) -> ChatAnswer:
@@ -137,15 +147,11 @@ def test_intentions_that_name_their_target_are_set_aside(folder):
   assert found["quality"]["intention.user_view"]["title_leak"] >= 1
 
 
-def test_exported_annotations_serve_another_folder(folder, tmp_path):
+def test_exported_annotations_serve_another_folder(folder, other, tmp_path):
   annotate_with(Transport(), folder.path, model="m")
   path = tmp_path / "annotations.parquet"
   rows = export_annotations(folder.path, path)
   assert rows == 4 * USERS
-  # The same shop, prepared a second time.
-  other = prepare(
-    format="synthetic", users=USERS, min_count=0, out=tmp_path / "other"
-  )
   taken = import_annotations(other.path, path)
   assert taken == {"rows": rows, "taken": rows, "elsewhere": 0}
   assert Annotations.load(other) == Annotations.load(folder)
@@ -154,9 +160,7 @@ def test_exported_annotations_serve_another_folder(folder, tmp_path):
   annotate_with(again, other.path, model="m")
   assert again.sent == []
   # Another shop has other users or items at these places.
-  alien = prepare(
-    format="synthetic", users=5, seed=7, min_count=0, out=tmp_path / "alien"
-  )
+  alien = _shop(tmp_path / "alien", users=5, seed=7)
   assert import_annotations(alien.path, path)["elsewhere"] > rows - 4 * 5
 
 
@@ -170,7 +174,7 @@ def _export(source, path, *, without_times) -> None:
 @pytest.mark.parametrize("without_times", [False, True])
 @pytest.mark.parametrize("rules_first", [False, True])
 def test_the_later_of_two_teachers_counts_in_another_folder_too(
-  folder, tmp_path, rules_first, without_times
+  folder, other, tmp_path, rules_first, without_times
 ):
   if rules_first:
     annotate_offline(folder.path)
@@ -179,9 +183,6 @@ def test_the_later_of_two_teachers_counts_in_another_folder_too(
     annotate_offline(folder.path)
   path = tmp_path / "annotations.parquet"
   _export(folder, path, without_times=without_times)
-  other = prepare(
-    format="synthetic", users=USERS, min_count=0, out=tmp_path / "other"
-  )
   import_annotations(other.path, path)
   found = Annotations.load(other)
   assert found == Annotations.load(folder)
@@ -192,11 +193,8 @@ def test_the_later_of_two_teachers_counts_in_another_folder_too(
 
 @pytest.mark.parametrize("without_times", [False, True])
 def test_what_is_imported_counts_by_its_own_time(
-  folder, tmp_path, without_times
+  folder, other, tmp_path, without_times
 ):
-  other = prepare(
-    format="synthetic", users=USERS, min_count=0, out=tmp_path / "other"
-  )
   path = tmp_path / "annotations.parquet"
   if not without_times:
     annotate_offline(other.path)
@@ -236,9 +234,7 @@ def test_what_cannot_be_exchanged_is_refused(folder, tmp_path):
 
 def test_a_store_does_not_follow_to_other_data(folder, tmp_path):
   annotate_offline(folder.path)
-  other = prepare(
-    format="synthetic", users=USERS, seed=9, min_count=0, out=tmp_path / "other"
-  )
+  other = _shop(tmp_path / "alien", seed=9)
   (folder.path / "annotations.sqlite").rename(other.path / "annotations.sqlite")
   with pytest.raises(InputError, match="another dataset"):
     Annotations.load(other)

@@ -4,6 +4,7 @@ It answers each batch in reverse order when it is first looked at for the
 second time, and can fail in the ways that the tests name.
 """
 
+import collections
 import email
 import email.policy
 import http.server
@@ -98,14 +99,9 @@ class BatchServer:
       name = f"file-{len(self.files)}"
       self.files[name] = content
     return {
-      "id": name,
-      "object": "file",
-      "bytes": len(content),
-      "created_at": 1,
-      "filename": "f.jsonl",
-      "purpose": "batch",
-      "status": "processed",
-    }
+      "id": name, "object": "file", "bytes": len(content), "created_at": 1,
+      "filename": "f.jsonl", "purpose": "batch", "status": "processed",
+    }  # fmt: skip
 
   def create(self, request: dict) -> dict:
     lines = self.files[request["input_file_id"]].splitlines()
@@ -140,23 +136,20 @@ class BatchServer:
     if errors:
       batch["errors"] = {"object": "list", "data": errors}
       return
-    outputs: dict[str, list[bytes]] = {
-      "output_file_id": [],
-      "error_file_id": [],
-    }
+    outputs = collections.defaultdict(list)
     for line in reversed(batch["lines"]):
       row = self.answer(number, line)
       if row is None:
         continue
-      good = (
-        isinstance(row, bytes)
-        or (row["response"] or {}).get("status_code") == 200
-      )
-      raw = row if isinstance(row, bytes) else _dump(row)
-      outputs["output_file_id" if good else "error_file_id"].append(raw)
+      if isinstance(row, bytes):
+        outputs["output_file_id"].append(row)
+      else:
+        good = (row["response"] or {}).get("status_code") == 200
+        outputs["output_file_id" if good else "error_file_id"].append(
+          _dump(row)
+        )
     for name, rows in outputs.items():
-      if rows:
-        batch[name] = self.store_file(b"\n".join(rows))["id"]
+      batch[name] = self.store_file(b"\n".join(rows))["id"]
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):

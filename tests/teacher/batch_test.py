@@ -54,17 +54,11 @@ def store(tmp_path):
 def places(server, store, tmp_path):
   """The keyword arguments that all functions take."""
   client = openai.OpenAI(base_url=server.url, api_key=KEY, max_retries=0)
-  return {
-    "store": store,
-    "client": client,
-    "state_path": tmp_path / batch.FILE,
-  }
+  return dict(store=store, client=client, state_path=tmp_path / batch.FILE)
 
 
 def _run(places, requests=REQUESTS, **options):
-  return run_batches(
-    requests, **places, **options, poll_seconds=0.01, progress=False
-  )
+  return run_batches(requests, **places, **options, poll_seconds=0.01)
 
 
 def _submit(places, requests=REQUESTS, **limits) -> BatchTally:
@@ -153,9 +147,7 @@ def test_expired_and_failed_rows_are_tried_again_with_a_cap(
     if which == 4 and number == 0:
       return b'{"custom_id": "cut sho'
     if which == 5:
-      return (
-        {**done(line), "custom_id": "stranger"} if number == 0 else (done(line))
-      )
+      return done(line) | ({"custom_id": "stranger"} if number == 0 else {})
     return done(line)
 
   server.answer = answer
@@ -193,11 +185,11 @@ def test_a_cancelled_batch_is_not_submitted_again(server, store, places):
   assert len(server.batches) == 1
 
 
+_FULL = ("failed", [{"code": "token_limit_exceeded", "message": "Too many."}])
+
+
 def test_a_full_queue_is_no_attempt(server, store, places):
-  full = {"code": "token_limit_exceeded", "message": "Enqueued token limit."}
-  server.end = lambda n: (
-    ("failed", [full]) if n in (0, 2) else ("completed", [])
-  )
+  server.end = lambda n: _FULL if n in (0, 2) else ("completed", [])
   tally = _run(places, limits=Limits(requests=2, attempts=1))
   assert tally.deferred == 4 and tally.statuses == {Status.ANSWERED: 8}
   _assert_all_answered(store.path)
@@ -205,8 +197,7 @@ def test_a_full_queue_is_no_attempt(server, store, places):
 
 
 def test_a_queue_without_room_for_any_batch_stops_the_run(server, places):
-  full = {"code": "token_limit_exceeded", "message": "Enqueued token limit."}
-  server.end = lambda _: ("failed", [full])
+  server.end = lambda _: _FULL
   with pytest.raises(InputError, match="no room for these 8 requests"):
     _run(places)
 
@@ -269,10 +260,8 @@ def test_two_processes_do_not_share_the_state(places, tmp_path):
 _OLD_STATE = """
 CREATE TABLE batches (tag TEXT PRIMARY KEY, batch_id TEXT);
 CREATE TABLE requests (
-  key TEXT PRIMARY KEY,
-  tag TEXT,
-  attempts INTEGER NOT NULL,
-  request TEXT NOT NULL
+  key TEXT PRIMARY KEY, tag TEXT,
+  attempts INTEGER NOT NULL, request TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX requests_by_tag ON requests (tag);
 INSERT INTO batches VALUES ('t', 'batch_0');

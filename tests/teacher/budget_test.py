@@ -13,18 +13,18 @@ from instructrec_jax.teacher.budget import (
   estimate,
   most_tokens,
 )
-from instructrec_jax.teacher.chat import ChatRequest
 
-REQUEST = ChatRequest(
-  model="m",
+from .samples import make_requests
+
+REQUEST = dataclasses.replace(
+  make_requests(1)[0],
   system="s" * 300,
   user="u" * 600,
-  schema_name="n",
   schema={"properties": {}},
   parameters={"max_completion_tokens": 100},
-  prompt_version="1",
 )
 PRICES = Prices(prompt=1.0, completion=10.0)
+MOST = PRICES.usd(*most_tokens(REQUEST))
 
 
 def test_an_estimate_is_on_the_high_side():
@@ -38,8 +38,7 @@ def test_an_estimate_is_on_the_high_side():
 
 
 def test_caps_hold_when_many_threads_reserve():
-  most = PRICES.usd(*most_tokens(REQUEST))
-  budget = Budget(prices=PRICES, max_usd=100.5 * most, max_requests=10_000)
+  budget = Budget(prices=PRICES, max_usd=100.5 * MOST, max_requests=10_000)
   allowed = []
 
   def reserve():
@@ -55,8 +54,7 @@ def test_caps_hold_when_many_threads_reserve():
 
 
 def test_settled_sends_free_their_reservation():
-  most = PRICES.usd(*most_tokens(REQUEST))
-  budget = Budget(prices=PRICES, max_usd=1.2 * most)
+  budget = Budget(prices=PRICES, max_usd=1.2 * MOST)
   assert budget.reserve(REQUEST) and not budget.reserve(REQUEST)
   budget.settle(REQUEST, (10, 1))
   assert budget.usd == pytest.approx(20 / 1e6)
@@ -64,12 +62,11 @@ def test_settled_sends_free_their_reservation():
 
 
 def test_a_send_without_a_bill_counts_in_full():
-  most = PRICES.usd(*most_tokens(REQUEST))
-  budget = Budget(prices=PRICES, max_usd=2.5 * most)
+  budget = Budget(prices=PRICES, max_usd=2.5 * MOST)
   for _ in range(2):
     assert budget.reserve(REQUEST)
     budget.settle(REQUEST, None)
-  assert budget.usd == pytest.approx(2 * most)
+  assert budget.usd == pytest.approx(2 * MOST)
   assert not budget.reserve(REQUEST)
 
 

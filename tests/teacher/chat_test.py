@@ -6,14 +6,14 @@ import pytest
 
 from instructrec_jax.teacher import chat
 from instructrec_jax.teacher.chat import ChatRequest, Status
-from instructrec_jax.teacher.questions import IntentionAnswer, strict_schema
+from instructrec_jax.teacher.questions import VIEWS, strict_schema
 
 REQUEST = ChatRequest(
   model="teacher-1",
   system="Say what the customer wants.",
   user="Great strings.",
   schema_name="intention",
-  schema=strict_schema(IntentionAnswer),
+  schema=strict_schema(VIEWS),
   parameters={"temperature": 0.4},
   prompt_version="1",
 )

@@ -130,28 +130,15 @@ def test_a_missing_file_is_one_sentence(tmp_path, store):
 
 @pytest.mark.parametrize(
   ("status", "permanent"),
-  [(400, True), (404, True), (429, False), (500, False)],
+  [(400, True), (404, True), (429, False), (500, False), (None, False)],
 )
 def test_only_what_may_pass_is_worth_another_try(status, permanent):
-  body = {"error": {"message": "no"}}
-  line = {
-    "custom_id": "a",
-    "response": {"status_code": status, "body": body},
-    "error": None,
-  }
+  error = {"code": "batch_expired", "message": "no"}
+  line = {"custom_id": "a", "response": None, "error": error}
+  if status is not None:
+    response = {"status_code": status, "body": {"error": error}}
+    line.update(response=response, error=None)
   result = ResultLine.parse(json.dumps(line).encode(), where="f")
   answer = result.answer(make_requests(1)[0])
   assert (answer.status, answer.error) == (Status.FAILED, "no")
   assert result.permanent == permanent
-
-
-def test_an_expired_line_may_be_tried_again():
-  error = {"code": "batch_expired", "message": "This request expired."}
-  line = {"custom_id": "a", "response": None, "error": error}
-  result = ResultLine.parse(json.dumps(line).encode(), where="f")
-  answer = result.answer(make_requests(1)[0])
-  assert (answer.status, answer.error) == (
-    Status.FAILED,
-    "This request expired.",
-  )
-  assert not result.permanent

@@ -18,10 +18,7 @@ REVIEW = (
 
 
 def _preference(titles, labels=()):
-  return offline.preference(
-    PreferenceQuestion(user=0, position=len(titles), titles=titles,
-                       labels=labels)
-  )  # fmt: skip
+  return offline.preference(PreferenceQuestion(0, len(titles), titles, labels))
 
 
 def test_intentions_are_sentences_of_the_review():

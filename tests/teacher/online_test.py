@@ -1,4 +1,3 @@
-import dataclasses
 import pathlib
 import random
 import signal
@@ -24,8 +23,9 @@ from instructrec_jax.teacher.store import Store
 from .openai_server import KEY
 from .samples import billed, make_requests
 
-# A loaded machine may take seconds for the first answer.
-FAST = Limits(first_pause=0.01, timeout=20.0)
+# The timeout stays long: a loaded machine may take seconds for an answer, and
+# a send that is given up is rightly sent, billed and counted once more.
+FAST = Limits(first_pause=0.01)
 
 
 @pytest.fixture(autouse=True)
@@ -87,19 +87,19 @@ def test_lasting_faults_end_in_a_status(
 def test_a_server_that_hangs_is_given_up(openai_server, store):
   server = openai_server(hang=1.0)
   started = time.monotonic()
-  limits = Limits(first_pause=0.01, timeout=0.3)
-  _answer(make_requests(4), server, store, limits=limits)
+  limits = Limits(first_pause=0.01, timeout=0.3, attempts=20)
+  tally = _answer(make_requests(4), server, store, limits=limits)
   assert store.count() == {"answered": 4}
+  # More where the machine is too slow for this timeout.
+  assert tally.sent == 4 + tally.retries >= 8
   assert time.monotonic() - started < 20
 
 
 def test_a_dead_server_stops_the_run(store):
-  class Nowhere:
-    url = "http://127.0.0.1:9/v1"
-
+  nowhere = types.SimpleNamespace(url="http://127.0.0.1:9/v1")
   limits = Limits(first_pause=0.001, failures_in_a_row=20)
   with pytest.raises(InputError, match="20 sends in a row failed"):
-    _answer(make_requests(500), Nowhere, store, limits=limits)
+    _answer(make_requests(500), nowhere, store, limits=limits)
 
 
 def test_retry_after_is_honoured(openai_server, store):
@@ -168,12 +168,15 @@ def test_dollars_keep_to_their_cap(openai_server, store, faults):
 @pytest.mark.parametrize("fault", ["cut", "not_json", "no_usage", "hang"])
 def test_sends_without_a_bill_count_in_full(openai_server, store, fault):
   server = openai_server(**{fault: 1.0})
-  limits = dataclasses.replace(FAST, timeout=0.5)
+  limits = Limits(first_pause=0.01, timeout=0.5) if fault == "hang" else FAST
   budget = Budget(prices=PRICES)
   tally = _answer(make_requests(5), server, store, limits=limits, budget=budget)
   assert store.count() == {"answered": 5}
-  answers = 0 if fault == "no_usage" else 5
-  assert tally.usd == pytest.approx(5 * MOST + answers * BILL)
+  bills = 0 if fault == "no_usage" else 5
+  unbilled = tally.sent - bills
+  # More where the machine is too slow for that timeout.
+  assert unbilled >= 5 if fault == "hang" else unbilled == 5
+  assert tally.usd == pytest.approx(unbilled * MOST + bills * BILL)
 
 
 def test_no_key_is_anywhere(openai_server, store, tmp_path, monkeypatch, capfd):
@@ -193,10 +196,9 @@ def test_no_key_is_anywhere(openai_server, store, tmp_path, monkeypatch, capfd):
 
 def test_a_missing_key_is_one_sentence(monkeypatch):
   monkeypatch.delenv(KEY_VARIABLE)
-  with pytest.raises(InputError, match=f"set {KEY_VARIABLE}"):
-    make_client()
-  with pytest.raises(InputError, match=f"set {KEY_VARIABLE}"):
-    make_client("https://example.org/v1")
+  for url in (None, "https://example.org/v1"):
+    with pytest.raises(InputError, match=f"set {KEY_VARIABLE}"):
+      make_client(url)
   make_client("http://localhost:8000/v1")
 
 

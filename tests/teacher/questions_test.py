@@ -128,9 +128,7 @@ _PARAMETERS = {"temperature": 0.4, "max_completion_tokens": 512}
   ("question", "key"),
   [
     (
-      PreferenceQuestion(
-        user=3, position=2, titles=["Guitar “Strings”", "Tuner"]
-      ),
+      PreferenceQuestion(3, 2, titles=["Guitar “Strings”", "Tuner"]),
       "9867365249b9f1c1ecfdcf2605b3575f6d5b7c623e7069ff51b1870ceaa79fe9",
     ),
     (

@@ -62,15 +62,10 @@ LENGTHS = {"inputs": 32, "targets": 12}
 def test_packed_rows_have_seqios_features(examples):
   theirs = _seqio_features(examples, lengths=LENGTHS, pack=True)
   ours = features.expand_packed(
-    *(
-      theirs[name]
-      for name in (
-        "encoder_input_tokens",
-        "encoder_segment_ids",
-        "decoder_target_tokens",
-        "decoder_segment_ids",
-      )
-    )
+    theirs["encoder_input_tokens"],
+    theirs["encoder_segment_ids"],
+    theirs["decoder_target_tokens"],
+    theirs["decoder_segment_ids"],
   )
   assert theirs["encoder_segment_ids"].max() >= 3
   chex.assert_trees_all_equal(ours, theirs)

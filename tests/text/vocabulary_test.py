@@ -16,18 +16,7 @@ _AWKWARD = [
   *" \t\n\r\x00\x7f\x85\u00a0\u00ad\u0308\u0301\u00a8\u1100\u1161\u180e",
   *"\u200b\u200c\u200d\u2009\u202e\u2028\u2060\u2581\u3000\u3099\ufe0f\ufdfa",
   *"\ufeff\ufffd\ufb01\uff76\uff9e\u2122\u00bd\u037a\U0001f600\U0001f1e6",
-  *[
-    "é",
-    "Å",
-    "漢字",
-    "東京",
-    "한국",
-    "हिन्दी",
-    "עברית",
-    "</s>",
-    "<pad>",
-    "<unk>",
-  ],
+  *"é Å 漢字 東京 한국 हिन्दी עברית </s> <pad> <unk>".split(),
   *["<extra_id_0>", "PS4", "Wired", "xxxx", "1111", "the", "game;", "\u2581a"],
 ]
 _TEXTS = st.lists(
@@ -125,14 +114,8 @@ def test_models_of_other_kinds_are_encoded_right(
     rules.write_text("6e 20 65\t73\n", encoding="utf-8")
     options = {"normalization_rule_tsv": str(rules)}
   vocabulary = train_model(tmp_path / "other.model", **options)
-  texts = [
-    *corpus[:50],
-    "in en",
-    " a  bb ",
-    "rain or<sep>shine",
-    "日本 日本",
-    "",
-  ]
+  awkward = ["in en", " a  bb ", "rain or<sep>shine", "日本 日本", ""]
+  texts = [*corpus[:50], *awkward]
   assert vocabulary.encode(texts) == plain(vocabulary).encode(texts)
 
 
