@@ -51,7 +51,6 @@ _CORPUS_ROWS = 2000
 # Rows that the size of the dataset is estimated from.
 _SIZE_SAMPLE = 300
 
-
 WriteRows = Callable[..., dict[str, int]]
 """`seqio_bridge.tfds_writer.write_tfds`, or another with its arguments."""
 WriteHardCandidates = Callable[..., None]
@@ -65,11 +64,10 @@ class Options:
   Attributes:
     templates: files of templates, or the words that `load_templates` knows.
     families: only rows of these <P,I,T>, as in names of mixtures; all if empty.
-    rows_per_target: rows of each target and family.
+    rows_per_target: of each family.
     input_length: the encoder's maximum of tokens, EOS included.
     cold_items: one of `material.COLD_ITEMS`.
     matcher: retrieves the hard negatives; one of `MATCHERS`.
-    seed: of forms, negatives and their order.
   """
 
   templates: tuple[str, ...] = ("package",)
@@ -121,14 +119,6 @@ def build(
       dataset's own instructions.
     options: what to write.
     force: replace an earlier build.
-
-  Returns:
-    instructions.json: rows of each split, instructions that were truncated,
-    annotations by verdict, hashes, options.
-
-  Raises:
-    InputError: there is no vocabulary, or an earlier build, or an option or
-      template is wrong.
   """
   options = options or Options()
   options.check()
@@ -152,7 +142,15 @@ def build(
   material = Material(
     folder, annotations=annotations, cold_items=options.cold_items
   )
-  _check_usable(folder, material, families)
+  # The smallest split first.
+  if not any(
+    any(count_rows(material.facts(split), families).values())
+    for split in reversed(SPLITS)
+  ):
+    raise InputError(
+      f"{folder.path}: no target has what the families {', '.join(families)} "
+      "show; for preferences and intentions run `instructrec annotate` first."
+    )
   staging = folder.path / "build"
   with storage.staged_folder(staging, force=True) as partial:
     (partial / TEMPLATES_FILE).write_text(
@@ -214,20 +212,6 @@ def _chosen_families(
         f"{', '.join(families)}."
       )
   return {n: f for n, f in families.items() if not names or n in names}
-
-
-def _check_usable(
-  folder: DatasetFolder, material: Material, families: dict[str, list[Form]]
-) -> None:
-  """Raises InputError if no target has what any family shows."""
-  # The smallest split first.
-  for split in reversed(SPLITS):
-    if any(count_rows(material.facts(split), families).values()):
-      return
-  raise InputError(
-    f"{folder.path}: no target has what the families {', '.join(families)} "
-    "show; for preferences and intentions run `instructrec annotate` first."
-  )
 
 
 def _corpus(

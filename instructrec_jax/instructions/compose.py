@@ -19,7 +19,6 @@ from instructrec_jax.instructions.templates import Form, Template
 from instructrec_jax.instructions.utterance import (
   AUTO,
   Reading,
-  Utterance,
   printable,
   readings,
   understand,
@@ -42,11 +41,9 @@ class Composed:
   """A model instruction and how it was composed.
 
   Attributes:
-    form: of the chosen template.
-    instruction: for the encoder.
     items_dropped: items of the history that it does not show.
     label: its aspects, such as <P1,P2,I1,T3>.
-    operations: the operations used, in this order.
+    operations: those used, in this order.
     replaced: characters that were replaced or removed, as the vocabulary lacks
       them or they separate titles.
     query: the query that it quotes, "" if none.
@@ -171,8 +168,14 @@ def compose(
       f"the instruction is too long: {', '.join(too_long)}, of {budget} tokens "
       "that the encoder takes; say it in fewer words."
     )
+  parts = [
+    *["a preference (P2)"] * bool(utterance.preference),
+    *[f"an intention ({utterance.kind})"] * bool(utterance.intention),
+    *["a context"] * bool(utterance.context),
+  ]
+  given = " and ".join(parts) or "no words"
   raise InputError(
-    f"no form of {template or 'the templates'} fits {_given(utterance)} "
+    f"no form of {template or 'the templates'} fits {given} "
     f"{'with' if had else 'without'} a history and "
     f"{'with' if offered else 'without'} candidates; `instructrec templates` "
     "lists what each takes."
@@ -182,12 +185,8 @@ def compose(
 def shown_titles(titles: Sequence[str], *, name: str) -> list[str]:
   """Returns a user's titles as instructions show them.
 
-  Args:
-    titles: of items.
-    name: of the list, for the error.
-
   Raises:
-    InputError: a title has no letter or digit.
+    InputError: a title of the list, which it names, has no letter or digit.
   """
   items = [Item("", clean_title(title)) for title in titles]
   for title, item in zip(titles, items, strict=True):
@@ -224,13 +223,3 @@ def _fitting(
       and (not reading.context or "context" in form.slots)
     )
     yield from itertools.islice(fitting, 1)
-
-
-def _given(said: Utterance) -> str:
-  """Names what was said, for the error."""
-  parts = [
-    *["a preference (P2)"] * bool(said.preference),
-    *[f"an intention ({said.kind})"] * bool(said.intention),
-    *["a context"] * bool(said.context),
-  ]
-  return " and ".join(parts) or "no words"

@@ -29,11 +29,9 @@ class Facts:
   """The targets of a split and what instructions can show of each.
 
   Attributes:
-    split: one of `SPLITS`.
     users: user numbers; -1 in product search, which has no user.
     positions: the targets' indices in their users' sequences.
     items: the targets' item numbers.
-    has_history: whether the user has earlier items.
     in_item_split: whether the target belongs to this split of the items, as
       product search requires (paper section 3.1.2).
     preferences: the user's preferences in words, if any.
@@ -66,17 +64,18 @@ class Facts:
       },
     )
 
-  def usable(self, form: Form) -> Bool[np.ndarray, " n"]:
-    """Returns a mask of the targets with all that a form shows or asks for."""
+  def usable(self, *forms: Form) -> Bool[np.ndarray, " n"]:
+    """Returns a mask of the targets with all that forms show or ask for."""
     usable = np.ones(len(self.items), bool)
-    if form.needs_history:
-      usable &= self.has_history
-    if form.needs_preference:
-      usable &= np.array([bool(texts) for texts in self.preferences], bool)
-    if form.query is not None and form.query != Query.PREFERENCE:
-      usable &= np.array([bool(t) for t in self.queries[form.query]], bool)
-      if not form.needs_history and not form.needs_preference:
-        usable &= self.in_item_split
+    for form in forms:
+      if form.needs_history:
+        usable &= self.has_history
+      if form.needs_preference:
+        usable &= np.array([bool(texts) for texts in self.preferences], bool)
+      if form.query is not None and form.query != Query.PREFERENCE:
+        usable &= np.array([bool(t) for t in self.queries[form.query]], bool)
+        if not form.needs_history and not form.needs_preference:
+          usable &= self.in_item_split
     return usable
 
 
@@ -99,26 +98,22 @@ class Material:
     annotations: Annotations | None = None,
     cold_items: str = "paper",
   ):
-    """Takes a dataset folder and the teacher's annotations, if any."""
+    """Reads the folder's tables."""
     self.titles = display_titles(folder.items)
     self.sequences = folder.sequences
     self.owned = folder.owned
     self.cold_items = cold_items
-    self._splits = folder.splits
+    self._targets: dict[str, Targets] = {
+      "train": folder.splits.training,
+      "validation": folder.splits.validation,
+      "test": folder.splits.test,
+    }
     self._title_groups = folder.title_groups
     self._item_split: Int8[np.ndarray, " items"] = folder.item_split
     self._annotations = annotations or Annotations.none()
     self._specific = specific_intentions(folder.items)
     self._timestamps = folder.timestamps
     self._facts: dict[str, Facts] = {}
-
-  def targets(self, split: str) -> Targets:
-    """Returns the targets of a split."""
-    return {
-      "train": self._splits.training,
-      "validation": self._splits.validation,
-      "test": self._splits.test,
-    }[split]
 
   def facts(self, split: str) -> Facts:
     """Returns the facts of a split's targets; they are cached.
@@ -131,7 +126,7 @@ class Material:
     return self._facts[split]
 
   def _collect(self, split: str) -> Facts:
-    targets = self.targets(split)
+    targets = self._targets[split]
     users, positions = targets.users, targets.positions
     if self._hides(split):
       warm = self._warm[targets.items(self.sequences)]

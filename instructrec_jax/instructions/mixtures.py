@@ -17,16 +17,7 @@ from collections.abc import Sequence
 from instructrec_jax.instructions.aspects import Query
 from instructrec_jax.instructions.templates import Form, Template
 
-HELD_OUT = (
-  "p1_i0",
-  "p1_p2_i0",
-  "p0_p2",
-  "p0_i1",
-  "p0_i2",
-  "p1_p2",
-  "p1_i1",
-  "p1_i2",
-)
+HELD_OUT = tuple("p1_i0 p1_p2_i0 p0_p2 p0_i1 p0_i2 p1_p2 p1_i1 p1_i2".split())
 """Scenarios that a mixture `instructrec_without_..._v1` leaves out."""
 
 # Figure 3 holds out personalised search with a vague intention and adds one

@@ -95,16 +95,12 @@ _NO_VERBS = (
 
 @dataclasses.dataclass
 class _Token:
-  """A word, quotation, space or sign.
-
-  Attributes:
-    text: as written.
-    low: a word in lower case with a straight apostrophe; "" for others.
-    first: whether it is the first word of a sentence.
-  """
+  """A word, quotation, space or sign."""
 
   text: str
+  # A word in lower case with a straight apostrophe; "" for others.
   low: str
+  # Whether it is the first word of a sentence.
   first: bool
 
 
@@ -230,13 +226,14 @@ def _inflect(
 ) -> bool:
   """Inflects the verb after a subject or conjunction, if any.
 
-  Returns:
-    Whether it is finite, so that verbs coordinated with it are inflected too.
+  Returns whether it is finite: verbs coordinated with it are inflected too.
   """
   previous = after
   for place, i in enumerate(rest):
     token = tokens[i]
-    if previous is not None and not _only_spaces(tokens, previous, i):
+    if previous is not None and not all(
+      between.text.isspace() for between in tokens[previous + 1 : i]
+    ):
       return False
     previous = i
     if _is_adverb(token.low):
@@ -255,10 +252,6 @@ def _inflect(
     said[i] = _third(token)
     return token.low not in _MODALS
   return False
-
-
-def _only_spaces(tokens: list[_Token], start: int, end: int) -> bool:
-  return all(token.text.isspace() for token in tokens[start + 1 : end])
 
 
 def _is_adverb(low: str) -> bool:

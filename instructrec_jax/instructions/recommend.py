@@ -27,27 +27,17 @@ _CHUNK = 512
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ranked:
-  """A ranked candidate.
-
-  Attributes:
-    title: as instructions show it.
-    log_likelihood: of the title as the model's answer.
-    probability: softmax of the log-likelihoods of all candidates.
-  """
+  """A candidate's title, as instructions show it, and the model's scores."""
 
   title: str
   log_likelihood: float
+  # Softmax of the log-likelihoods of all candidates.
   probability: float
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Recommendation:
-  """An instruction and the ranking that a model gives for it.
-
-  Attributes:
-    composed: the instruction.
-    ranking: all candidates, best first; empty if there is no ranker.
-  """
+  """An instruction and all candidates, best first; none without a ranker."""
 
   composed: Composed
   ranking: tuple[Ranked, ...]
@@ -86,29 +76,27 @@ def recommend(
 ) -> Recommendation:
   """Composes a model instruction and ranks candidates for it.
 
+  What is not named here is as in `compose`.
+
   Args:
-    words: the user's own; this and what is not named here is as in `compose`.
+    words: the user's own.
     ranker: such as `scoring.reranker.T5Ranker`, whose scores are
       log-likelihoods; None for the instruction alone.
     vocabulary: of the ranker; None for an estimate of the instruction's
       length.
-    history: titles of the user's items, oldest first.
-    candidates: titles to rank, listed in the instruction if they fit.
     catalogue: without candidates, all titles to rank but for the history.
-    preference: the user's lasting taste.
-    context: where, when or what for.
-    kind: of the words.
-    template: the name of the only one to consider.
     templates: to choose from; the package's if None.
-    budget: the encoder's maximum of tokens.
 
   Raises:
-    InputError: nothing to compose or to rank, a text that is too long, or no
-      template that fits.
+    InputError: as `compose`, or there is nothing to rank.
   """
 
   def prints(character: str) -> bool:
     return not vocabulary or UNK_ID not in vocabulary.encode_one(character)
+
+  def count_tokens(text: str) -> int:
+    # Without a vocabulary, a high estimate for English in T5's.
+    return vocabulary.count_tokens(text) if vocabulary else len(text) // 3
 
   composed = compose(
     words,
@@ -119,7 +107,7 @@ def recommend(
     kind=kind,
     template=template,
     templates=load_templates() if templates is None else templates,
-    count_tokens=vocabulary.count_tokens if vocabulary else _estimate_tokens,
+    count_tokens=count_tokens,
     prints=prints,
     budget=budget,
   )
@@ -135,13 +123,12 @@ def recommend(
       "there is nothing to rank: give candidates, or a catalogue with more "
       "than the history."
     )
-  scores = _scores(ranker, composed, titles)
+  scores: list[float] = []
+  starts = range(0, len(titles), _CHUNK)
+  for start in tqdm.tqdm(starts, "rank", leave=False, disable=None):
+    request = ranking_request(composed, titles[start : start + _CHUNK])
+    scores += ranker.score([request])[0].tolist()
   return Recommendation(composed, ranked(titles, scores))
-
-
-def _estimate_tokens(text: str) -> int:
-  """A high estimate for English text in T5's vocabulary."""
-  return len(text) // 3
 
 
 def ranking_request(
@@ -168,14 +155,3 @@ def ranked(
     key=lambda each: -each.log_likelihood,
   )
   return tuple(ranking)
-
-
-def _scores(
-  ranker: Ranker, composed: Composed, titles: Sequence[str]
-) -> list[float]:
-  scores: list[float] = []
-  starts = range(0, len(titles), _CHUNK)
-  for start in tqdm.tqdm(starts, "rank", leave=False, disable=None):
-    request = ranking_request(composed, titles[start : start + _CHUNK])
-    scores += ranker.score([request])[0].tolist()
-  return scores

@@ -30,7 +30,6 @@ class Slots:
     candidate: the title that a pointwise instruction asks about.
     target: the title that a turn-around instruction shows.
     preference: the user's taste in words, if it is known.
-    query: what the user asks for, in words.
     context: where, when or what for, if it is known.
   """
 
@@ -48,7 +47,6 @@ class Rendered:
   """An instruction, and how it was truncated.
 
   Attributes:
-    text: for the encoder.
     items_dropped: oldest items of the history that did not fit.
     fits: whether the text keeps to the budget. Candidates and query are never
       truncated, and may be too long alone.
@@ -81,11 +79,8 @@ def render(
 ) -> Rendered:
   """Fills a form; drops the oldest history if the text is too long.
 
-  Args:
-    form: of a template.
-    slots: texts; those that the form does not show are ignored.
-    count_tokens: of the vocabulary.
-    budget: the encoder's maximum of tokens, EOS included.
+  Texts that the form does not show are ignored. The budget is the encoder's
+  maximum of tokens, EOS included.
 
   Raises:
     ValueError: there is nothing to fill one of the form's slots with.
@@ -121,11 +116,8 @@ def response(
 ) -> str:
   """Returns the desired answer.
 
-  Args:
-    form: of a template, whose kind of response the answer is.
-    slots: with the preference, query or history that the answer holds.
-    target: the target item's title.
-    positive: whether a pointwise instruction asks about the target itself.
+  `target` is the target item's title; a pointwise instruction that is not
+  `positive` asks about another.
 
   Raises:
     ValueError: `slots` lacks what the answer holds.

@@ -55,14 +55,8 @@ class ScenarioWriter:
   ) -> tuple[int, Iterator[RankingRequest]]:
     """Returns the number of requests, and the requests.
 
-    Targets that lack what the form shows are left out.
-
-    Args:
-      scenario: whose candidates to rank.
-      split: "validation" or "test".
-      form: of the scenario's family.
-      limit: only a random sample of this size.
-      seed: of the sample, which is the same for all forms of a family.
+    Targets that lack what the form, of the scenario's family, shows are left
+    out. A random sample of `limit` is the same for all forms of a family.
 
     Raises:
       InputError: the folder lacks the candidates, or what the form shows.
@@ -79,7 +73,17 @@ class ScenarioWriter:
         )
     rows = np.flatnonzero(facts.usable(form))
     if not len(rows):
-      raise InputError(_nothing_to_show(form))
+      missing = {
+        "preferences in words": form.needs_preference,
+        "intentions": (form.query or "").startswith("I1"),
+        "categories": form.query == "I2",
+      }
+      wanted = [name for name, needed in missing.items() if needed]
+      advice = "; run `instructrec annotate` first"
+      raise InputError(
+        f"the dataset has no {' and '.join(wanted)}"
+        f"{advice if wanted != ['categories'] else ''}"
+      )
     rows = rows[sample(len(rows), limit=limit, seed=seed)]
     return len(rows), ranking_requests(
       self._material,
@@ -114,9 +118,9 @@ def ranking_requests(
     renderer: of instructions.
     form: of the instructions.
     facts: of a split's targets.
-    rows: indices of the targets.
+    rows: their indices in `facts`.
     candidates: item numbers, a row for each of `rows`.
-    slots: the target's index in its row.
+    slots: the target's index among its candidates.
     name: prefix of the request ids.
   """
   pointwise = form.template.task_form == TaskForm.POINTWISE
@@ -147,16 +151,3 @@ def ranking_requests(
       candidate_items=(asked, asked) if pointwise else tuple(shown),
       query=filled.query,
     )
-
-
-def _nothing_to_show(form: Form) -> str:
-  missing = {
-    "preferences in words": form.needs_preference,
-    "intentions": (form.query or "").startswith("I1"),
-    "categories": form.query == "I2",
-  }
-  wanted = [name for name, needed in missing.items() if needed]
-  advice = (
-    "; run `instructrec annotate` first" if wanted != ["categories"] else ""
-  )
-  return f"the dataset has no {' and '.join(wanted)}{advice}"

@@ -32,15 +32,7 @@ Families = Mapping[str, Sequence[Form]]
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Row:
-  """One example of instruction tuning.
-
-  Attributes:
-    form: name of the template's form.
-    inputs: the instruction.
-    targets: the desired answer.
-    user: user number.
-    item: item number of the target.
-  """
+  """One example of instruction tuning, by a named form of a template."""
 
   form: str
   inputs: str
@@ -51,38 +43,28 @@ class Row:
 
 @dataclasses.dataclass
 class Cuts:
-  """Counts of instructions truncated to the encoder's budget.
-
-  Attributes:
-    rows: instructions rendered.
-    rows_with_dropped_items: those whose oldest history did not fit.
-    items_dropped: items of history left out, in all.
-    rows_over_budget: those that are too long without any history to drop.
-  """
+  """Counts of instructions truncated to the encoder's budget."""
 
   rows: int = 0
   rows_with_dropped_items: int = 0
   items_dropped: int = 0
+  # Too long without any history to drop.
   rows_over_budget: int = 0
 
 
+@dataclasses.dataclass(kw_only=True)
 class Renderer:
-  """Renders instructions and counts truncated ones.
+  """Renders instructions, and counts those truncated to the budget."""
 
-  Attributes:
-    cuts: the counts so far.
-  """
-
-  def __init__(self, *, count_tokens: Callable[[str], int], budget: int):
-    """Takes a counter of tokens and the encoder's maximum, EOS included."""
-    self.cuts = Cuts()
-    self._count_tokens = count_tokens
-    self._budget = budget
+  count_tokens: Callable[[str], int]
+  # Tokens, EOS included.
+  budget: int
+  cuts: Cuts = dataclasses.field(default_factory=Cuts)
 
   def text(self, form: Form, slots: Slots) -> str:
     """Returns an instruction, truncated to the budget if history allows."""
     rendered = render(
-      form, slots, count_tokens=self._count_tokens, budget=self._budget
+      form, slots, count_tokens=self.count_tokens, budget=self.budget
     )
     self.cuts.rows += 1
     self.cuts.rows_with_dropped_items += rendered.items_dropped > 0
@@ -105,7 +87,7 @@ def count_rows(
 ) -> dict[str, int]:
   """Returns the number of rows that `instruction_rows` yields, by family."""
   return {
-    name: int(_usable(facts, forms).sum()) * rows_per_target
+    name: int(facts.usable(*forms).sum()) * rows_per_target
     for name, forms in families.items()
   }
 
@@ -126,15 +108,8 @@ def instruction_rows(
   such as SeqIO, still mixes them well. A row is a function of the data, its
   family's forms and the seed, not of other families or of how rows are stored.
 
-  Args:
-    material: of the dataset.
-    renderer: of instructions.
-    facts: of the split's targets.
-    families: to draw from.
-    rows_per_target: rows of each target and family.
-    candidates: stored ones, in the targets' order, for validation and test;
-      drawn if None.
-    seed: of forms, negatives and their order.
+  Candidates of validation and test are stored ones, in the targets' order;
+  without any they are drawn.
   """
   split = SPLITS.index(facts.split)
   draws = [
@@ -203,11 +178,11 @@ def make_slots(
     material: of the dataset.
     facts: of the split's targets.
     form: whose slots.
-    target: index of the target.
+    target: index of the target in `facts`.
     history: titles of the user's earlier items.
     shown: items to choose from.
     asked: the item that a pointwise instruction asks about.
-    choice: any number; its remainder selects one of several preferences.
+    choice: its remainder selects one of several preferences.
   """
   titles, texts = material.titles, facts.preferences[target]
   preference = texts[choice % len(texts)] if texts else ""
@@ -232,28 +207,16 @@ def make_slots(
   )
 
 
-def _usable(facts: Facts, forms: Sequence[Form]) -> Bool[np.ndarray, " n"]:
-  """Returns a mask of the targets that have what every form needs."""
-  return np.all([facts.usable(form) for form in forms], axis=0)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Draw:
-  """A family's random choices for its usable targets.
-
-  Attributes:
-    forms: of the family.
-    row_of: each target's row in what follows; -1 if it is not usable.
-    form: index of the form.
-    preference: selects one of several preferences.
-    positive: whether the target comes first, or is asked about.
-    candidates: None if no form shows any.
-  """
+  """A family's random choices for its usable targets."""
 
   forms: Sequence[Form]
+  # Each target's row in what follows; -1 if it is not usable.
   row_of: Int[np.ndarray, " n"]
   form: Int[np.ndarray, " usable"]
   preference: Int[np.ndarray, " usable"]
+  # Whether the target comes first, or is asked about.
   positive: Bool[np.ndarray, " usable"]
   candidates: Candidates | None
 
@@ -266,7 +229,7 @@ def _draw(
   stored: Candidates | None,
   rng: np.random.Generator,
 ) -> _Draw:
-  usable = _usable(facts, forms)
+  usable = facts.usable(*forms)
   count = int(usable.sum())
   # A family of chain-of-thought may mix forms with candidates and without.
   negatives = max(NEGATIVES.get(f.template.task_form, 0) for f in forms)

@@ -27,10 +27,8 @@ class Scenario:
       users' held-out items among negatives; "items" for items searched by
       their categories; "hard" for negatives that a matcher retrieved;
       "catalogue" for all items that the user does not have.
-    negatives: candidates beside the target; 0 for the catalogue.
     tournament: rank in groups of ten, then the winners (paper Table 10).
     metrics: the table's columns, the one that decides between rankers first.
-    table: where the paper has it.
   """
 
   name: str

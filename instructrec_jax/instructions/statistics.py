@@ -22,10 +22,7 @@ def instruction_statistics(
   """Counts fine-grained annotations and coarse-grained templates.
 
   A template's words are those outside its slots, with its optional preference.
-
-  Args:
-    templates: of the dataset folder, or the package's.
-    annotations: of `teacher.annotate.summarise`.
+  `annotations` is of `teacher.annotate.summarise`.
   """
   groups = collections.Counter(template.group for template in templates)
   words = [

@@ -28,14 +28,8 @@ _PACKAGED = {
   "package": pathlib.Path(__file__).with_name("templates.yaml"),
   "pairwise": pathlib.Path(__file__).with_name("pairwise.yaml"),
 }
-_SLOTS = (
-  "history",
-  "preference",
-  "query",
-  "candidates",
-  "candidate",
-  "target",
-  "context",
+_SLOTS = tuple(
+  "history preference query candidates candidate target context".split()
 )
 _NAME = re.compile(r"[A-Z]\d{2}")
 _SLOT = re.compile(r"\{(\w+)\}")
@@ -60,8 +54,6 @@ class Template:
     optional: preferences that are shown or left out: the paper's (P2).
     queries: what {query} can be, or the answer; empty for I0.
     task_form: None if the model is not asked to recommend, or not that alone.
-    strategy: how it adds diversity.
-    response: what the model answers.
     text: with {slots}, and [[a part that is left out without its slot]].
   """
 
@@ -78,7 +70,7 @@ class Template:
   def _check(self) -> "Template":
     """Raises ValueError with the first error; others may follow from it."""
     for check in (_aspect_errors, _slot_errors, _wording_errors):
-      for error in check(self):
+      if error := next(check(self), None):
         raise ValueError(error)
     return self
 
@@ -101,20 +93,17 @@ class Template:
     """Every variant; none shows the same preference twice."""
     required = Preference.EXPLICIT in self.preferences
     shown = (True,) if required else (False, True)[: 1 + len(self.optional)]
+    queries = self.queries or (None,)
+    if Query.VAGUE in queries and not self.response.holds_query:
+      # A shown I1 has two views, as in Figure 3.
+      place = queries.index(Query.VAGUE) + 1
+      queries = (*queries[:place], Query.VAGUE_STAR, *queries[place:])
     return tuple(
       Form(self, query, with_preference)
-      for query in self._queries
+      for query in queries
       for with_preference in shown
       if not (with_preference and query == Query.PREFERENCE)
     )
-
-  @property
-  def _queries(self) -> tuple[Query | None, ...]:
-    """The forms' queries; a shown I1 has two views, as in Figure 3."""
-    if Query.VAGUE not in self.queries or self.response.holds_query:
-      return self.queries or (None,)
-    place = self.queries.index(Query.VAGUE) + 1
-    return (*self.queries[:place], Query.VAGUE_STAR, *self.queries[place:])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,7 +111,6 @@ class Form:
   """One variant of a template.
 
   Attributes:
-    template: of which this is a variant.
     query: what {query} is, or the answer; None without a query.
     with_preference: whether the preference is shown in words.
   """
@@ -174,7 +162,7 @@ class Form:
 
   @property
   def slots(self) -> frozenset[str]:
-    """Names of all slots."""
+    """Their names."""
     return frozenset(self.segments[1::2])
 
   @property
@@ -214,14 +202,12 @@ _ADAPTER = pydantic.TypeAdapter(Template)
 def load_templates(*sources: str | pathlib.Path) -> list[Template]:
   """Loads and checks templates.
 
-  Args:
-    *sources: YAML files, or the words "package" (the appendix's 39; the
-      default) and "pairwise" (T1). A later file's template replaces an earlier
-      one of the same name.
+  Sources are YAML files, or the words "package" (the appendix's 39; the
+  default) and "pairwise" (T1). A later one's template replaces an earlier one
+  of the same name.
 
   Raises:
-    InputError: a file is missing, no YAML list, or a template of it is wrong;
-      the message names file and template.
+    InputError: names a wrong file, and which of its templates is wrong.
   """
   templates: dict[str, Template] = {}
   for source in sources or ("package",):
@@ -312,26 +298,21 @@ def _aspect_errors(template: Template) -> Iterator[str]:
   if len(set(template.queries)) < len(template.queries):
     yield "a query is named twice"
   response, strategy = template.response, template.strategy
+  task_form = template.task_form
   recommends = strategy in (Strategy.PLAIN, Strategy.CHAIN_OF_THOUGHT)
-  if recommends != (template.task_form is not None):
+  if recommends != (task_form is not None):
     has = "needs a task_form" if recommends else "has no task_form"
     yield f"a template whose strategy is {strategy} {has}"
-  fitting = {
-    Strategy.PLAIN: {
-      Response.YES_NO
-      if template.task_form == TaskForm.POINTWISE
-      else Response.ITEM
-    },
-    Strategy.CHAIN_OF_THOUGHT: {Response.REASONED_ITEM},
-  }.get(
-    strategy,
-    {*Response} - {Response.YES_NO, Response.ITEM, Response.REASONED_ITEM},
-  )
-  if strategy == Strategy.CHAIN_OF_THOUGHT and template.task_form in (
-    TaskForm.POINTWISE,
-    TaskForm.PAIRWISE,
-  ):
-    yield f"a template whose strategy is {strategy} is of T2 or T3"
+  if strategy == Strategy.CHAIN_OF_THOUGHT:
+    if task_form in (TaskForm.POINTWISE, TaskForm.PAIRWISE):
+      yield f"a template whose strategy is {strategy} is of T2 or T3"
+    fitting = {Response.REASONED_ITEM}
+  elif strategy == Strategy.PLAIN:
+    judges = task_form == TaskForm.POINTWISE
+    fitting = {Response.YES_NO if judges else Response.ITEM}
+  else:
+    fitting = {*Response}
+    fitting -= {Response.YES_NO, Response.ITEM, Response.REASONED_ITEM}
   if response not in fitting:
     yield (
       f"the response {response} does not fit {template.label}; it would be "

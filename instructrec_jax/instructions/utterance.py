@@ -45,20 +45,14 @@ _LONGEST_LABEL = 6
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Utterance:
-  """A user's words by kind; "" for none.
-
-  Attributes:
-    preference: the lasting taste.
-    intention: the current wish.
-    kind: of the intention: `Query.VAGUE` or `Query.SPECIFIC`.
-    context: where, when or what for.
-    concatenated: whether one of these is made of two texts.
-  """
+  """A user's words by kind; "" for none."""
 
   preference: str = ""
   intention: str = ""
+  # Of the intention: vague or specific.
   kind: Query = Query.VAGUE
   context: str = ""
+  # Whether one of these is made of two texts.
   concatenated: bool = False
 
   def __bool__(self) -> bool:
@@ -68,16 +62,9 @@ class Utterance:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Reading:
-  """One way to distribute an utterance over a form's slots.
+  """One way to distribute an utterance over a form's slots."""
 
-  Attributes:
-    query: the kind of the query; None if there is none.
-    text: the query.
-    preference: the text of {preference}.
-    context: the text of {context}.
-    concatenated: whether one of these is made of two texts.
-  """
-
+  # The kind of the query, and its words.
   query: Query | None = None
   text: str = ""
   preference: str = ""
@@ -112,12 +99,7 @@ def understand(
 ) -> Utterance:
   """Splits a user's words into lasting preference and intention.
 
-  Args:
-    words: the user's.
-    preference: a text that is known to be one.
-    context: where, when or what for.
-    kind: of the words, one of `KINDS`; "auto" classifies each sentence by
-      `kind_of`.
+  Words of kind "auto" are classified by `kind_of`, sentence by sentence.
 
   Raises:
     InputError: there is no such kind.
@@ -189,10 +171,6 @@ def printable(
 
   It is cleaned as titles are. Accents are removed where the vocabulary lacks
   the accented letter; semicolons, which separate titles, become commas.
-
-  Args:
-    text: the user's.
-    prints: whether the vocabulary has a character; all, if None.
 
   Returns:
     The text, "" if no letter or digit is left, and the characters that were

@@ -59,11 +59,7 @@ class Normalisation(enum.StrEnum):
 
 
 def check_ghost_threshold(threshold: float) -> None:
-  """Checks that 0 < threshold <= 1.
-
-  Raises:
-    InputError: it is not in (0, 1].
-  """
+  """Raises InputError unless 0 < threshold <= 1."""
   if not 0 < threshold <= 1:
     raise InputError(
       f"ghost_threshold is {threshold}: a probability above 0 is needed."
@@ -71,11 +67,7 @@ def check_ghost_threshold(threshold: float) -> None:
 
 
 def check_finite(log_likelihoods: np.ndarray) -> None:
-  """Checks that no log-likelihood is NaN or infinite.
-
-  Raises:
-    InputError: one is.
-  """
+  """Raises InputError if a log-likelihood is NaN or infinite."""
   if not np.isfinite(log_likelihoods).all():
     raise InputError(
       "the model's log-likelihoods are no numbers (NaN): check its weights."
@@ -85,9 +77,8 @@ def check_finite(log_likelihoods: np.ndarray) -> None:
 class Reduced:
   """Numbers of candidates, reduced from the log-probabilities of their tokens.
 
-  Attributes:
-    columns: by reduction, a float64 array for each request, in the order of
-      its candidates.
+  By reduction, `columns` has a float64 array for each request, in the order of
+  its candidates.
   """
 
   def __init__(
@@ -97,13 +88,7 @@ class Reduced:
     *,
     ghost_threshold: float,
   ):
-    """Allocates the columns.
-
-    Args:
-      requests: those that the batches are made of.
-      reductions: what to compute: values of `Normalisation.of_tokens`.
-      ghost_threshold: the probability from which on a token is a ghost.
-    """
+    """Allocates columns for values of `Normalisation.of_tokens`."""
     ends = np.cumsum([len(request.candidates) for request in requests])
     total = int(ends[-1]) if len(ends) else 0
     self._starts = np.concatenate([[0], ends[:-1]]).astype(np.int64)

@@ -147,11 +147,7 @@ def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
 def _check_normalisation(
   parts: pathlib.Path, fingerprint: dict[str, Any]
 ) -> None:
-  """Refuses what would be a finished part of the same run but for its scores.
-
-  Raises:
-    InputError: the parts have another normalisation.
-  """
+  """Raises InputError if the parts differ in their normalisation alone."""
   path = parts / "run.json"
   begun = storage.read_json(path) if path.exists() else fingerprint
   other = begun.get("normalisation")
@@ -195,14 +191,11 @@ def _write_part(
 
 
 def _join(
-  parts: Sequence[pathlib.Path],
-  out: pathlib.Path,
-  normalisation: Normalisation,
+  parts: Sequence[pathlib.Path], out: pathlib.Path, normalisation: Normalisation
 ) -> None:
   if out.suffix == ".jsonl":
     with out.open("wb") as file:
-      for part in parts:
-        file.write(part.read_bytes())
+      file.writelines(part.read_bytes() for part in parts)
     return
   import pyarrow as pa
   import pyarrow.parquet as pq

@@ -27,17 +27,12 @@ Encode = Callable[[str], Sequence[int]]
 
 @dataclasses.dataclass(frozen=True)
 class TokenizedRequest:
-  """A request's ids, each sequence with its end.
+  """A request's ids, each sequence with its end."""
 
-  Attributes:
-    index: place of the request in its chunk.
-    instruction: ids of the instruction.
-    candidates: ids of each distinct candidate.
-    places: where in the request each of them stands.
-  """
-
+  # Of the request in its chunk.
   index: int
   instruction: list[int]
+  # Distinct ones, and their indices in the request.
   candidates: list[tuple[int, ...]]
   places: list[list[int]]
   # By the length of rows, what has been worked out.
@@ -91,12 +86,7 @@ def tokenize(
   """Tokenises a chunk; repeated candidates are kept once.
 
   A request with more than 4096 tokens of candidates becomes several of the
-  same index.
-
-  Args:
-    requests: the chunk.
-    encode: returns the ids of a text.
-    encode_candidate: the same with a memory, as titles recur.
+  same index. `encode_candidate` is `encode` with a cache, as titles recur.
 
   Raises:
     InputError: an instruction or a candidate is too long, or a request has no

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import seqio
+import tensorflow as tf
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
@@ -35,8 +36,8 @@ def inspect_mixture(
     split: "train", "validation" or "test".
     sample: the number of examples that lengths are measured on.
     examples: how many to show in full.
-    input_length: the encoder's length, for the fill of packed rows.
-    target_length: the decoder's length.
+    input_length: the encoder's tokens, for the fill of packed rows.
+    target_length: the decoder's.
     seed: of the sample.
 
   Returns:
@@ -54,19 +55,15 @@ def inspect_mixture(
   # SeqIO cannot read tasks without rows, so only those with rows.
   provider = seqio.Mixture(mixture, [(m.task, m.share) for m in members])
   lengths = {"inputs": input_length, "targets": target_length}
-  drawn = list(
-    itertools.islice(
-      provider.get_dataset(
-        sequence_length=lengths,
-        split=split,
-        use_cached=False,
-        shuffle=True,
-        seed=seed,
-        num_epochs=1,
-      ).as_numpy_iterator(),
-      sample,
-    )
+  stream = provider.get_dataset(
+    sequence_length=lengths,
+    split=split,
+    use_cached=False,
+    shuffle=True,
+    seed=seed,
+    num_epochs=1,
   )
+  drawn = list(itertools.islice(stream.as_numpy_iterator(), sample))
   counted = {
     name: np.array([len(example[name]) for example in drawn])
     for name in lengths
@@ -82,11 +79,7 @@ def inspect_mixture(
     "mixture": mixture,
     "split": split,
     "tasks": [
-      {
-        "name": member.task.name,
-        "rate": member.share,
-        "rows": member.rows,
-      }
+      {"name": member.task.name, "rate": member.share, "rows": member.rows}
       for member in members
     ],
     "sample": len(drawn),
@@ -125,12 +118,13 @@ def format_inspection(found: dict[str, Any]) -> str:
       lines.append(f"  up to {top:>4} {share:6.1%} {bar}")
     lines.append("")
   for number, example in enumerate(found["examples"], start=1):
-    lines.append(f"example {number}")
-    lines.append(f"  inputs   {example['inputs']}")
-    lines.append(f"  targets  {example['targets']}")
+    lines += [
+      f"example {number}",
+      f"  inputs   {example['inputs']}",
+      f"  targets  {example['targets']}",
+    ]
     for name, values in example["features"].items():
-      shown = " ".join(map(str, values))
-      lines.append(f"  {name:<24} {shown} ...")
+      lines.append(f"  {name:<24} {' '.join(map(str, values))} ...")
     lines.append("")
   return "\n".join(lines).rstrip()
 
@@ -156,8 +150,6 @@ def _example(
   lengths: dict[str, int],
 ) -> dict[str, Any]:
   """Returns texts, and the first values of T5X's model features."""
-  import tensorflow as tf
-
   tokens = {name: example[name] for name in lengths}
   dataset = tf.data.Dataset.from_tensors(tokens)
   converter = seqio.EncDecFeatureConverter(pack=False)

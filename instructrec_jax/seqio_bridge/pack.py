@@ -26,15 +26,10 @@ _READ_BATCH = 4096
 
 @dataclasses.dataclass(frozen=True)
 class Member:
-  """A task of a mixture.
-
-  Attributes:
-    task: the SeqIO task.
-    share: its mixing rate, normalised to sum to 1.
-    rows: the task's rows in the split.
-  """
+  """A task of a mixture, with its rows in the split."""
 
   task: seqio.Task
+  # Its mixing rate, normalised to sum to 1.
   share: float
   rows: int
 
@@ -99,7 +94,7 @@ def pack_mixture(
     examples: how many to sample at the mixing rates; if None, as many as the
       tasks have rows, and each row of "validation" and "test" once.
     seed: of the sample and its order.
-    force: replace `out` if it exists.
+    force: replace `out`.
 
   Raises:
     InputError: no such mixture, an unbuilt dataset, or `out` exists.
@@ -146,15 +141,12 @@ def _draw(
   shares = np.array([member.share for member in members])
   counts = _apportion(shares, total, rng)
   orders = [
-    _epochs(len(rows), int(count), rng)
+    iter(_epochs(len(rows), int(count), rng))
     for rows, count in zip(pairs, counts, strict=True)
   ]
   sequence = rng.permutation(np.repeat(np.arange(len(members)), counts))
-  next_of = [0] * len(members)
   for member in sequence.tolist():
-    index = orders[member][next_of[member]]
-    next_of[member] += 1
-    inputs, targets = pairs[member][index]
+    inputs, targets = pairs[member][next(orders[member])]
     yield inputs.decode(), targets.decode()
 
 

@@ -28,9 +28,10 @@ from instructrec_jax.evaluation.metrics import (
 from instructrec_jax.instructions.scenarios import SCENARIOS, Scenario
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
+from instructrec_jax.seqio_bridge.registration import unregister
 from instructrec_jax.seqio_bridge.vocabulary import (
-  DatasetVocabulary,
   dataset_in_use,
+  text_features,
 )
 
 PREFIX = "instructrec_rank_"
@@ -75,11 +76,8 @@ def task_name(scenario: str) -> str:
 
 def register_ranking() -> None:
   """Adds the tasks and their mixture, in place of earlier ones."""
-  for registry in (seqio.MixtureRegistry, seqio.TaskRegistry):
-    for name in list(registry.names()):
-      if name.startswith(PREFIX):
-        registry.remove(name)
-  vocabulary = DatasetVocabulary()
+  unregister(PREFIX)
+  features = text_features()
   for scenario in RANKED:
     seqio.TaskRegistry.add(
       task_name(scenario.name),
@@ -88,10 +86,7 @@ def register_ranking() -> None:
         seqio.preprocessors.tokenize,
         seqio.preprocessors.append_eos_after_trim,
       ],
-      output_features={
-        name: seqio.Feature(vocabulary=vocabulary, add_eos=True)
-        for name in ("inputs", "targets")
-      },
+      output_features=features,
       postprocess_fn=place,
       metric_fns=[score_metric(scenario)],
     )
@@ -113,9 +108,8 @@ def score_metric(
 ) -> Callable[[Sequence[Place], Sequence[float]], dict[str, float]]:
   """Returns a SeqIO score metric: the means of a scenario's metrics.
 
-  Ties count as expected values, as in `instructrec evaluate`. "requests" is
-  the number of requests averaged: one with unscored candidates, as an
-  evaluator's `num_examples` may leave it, is excluded.
+  "requests" is the number of requests averaged: one with unscored candidates,
+  as an evaluator's `num_examples` may leave it, is excluded.
   """
 
   # SeqIO recognises a score metric by the names of its arguments.
@@ -140,11 +134,7 @@ def score_metric(
 def group_scores(
   places: Sequence[Place], scores: Sequence[float]
 ) -> tuple[list[np.ndarray], list[int]]:
-  """Groups scores by request.
-
-  Args:
-    places: of `place`, in any order.
-    scores: one for each.
+  """Groups the scores of places, which are in any order, by request.
 
   Returns:
     The scores of each request that has a score of each candidate, in the

@@ -18,7 +18,7 @@ from instructrec_jax.instructions.build import MANIFEST_FILE, TEMPLATES_FILE
 from instructrec_jax.instructions.mixtures import mixtures
 from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.seqio_bridge.tfds_writer import TFDS_NAME
-from instructrec_jax.seqio_bridge.vocabulary import DatasetVocabulary
+from instructrec_jax.seqio_bridge.vocabulary import text_features
 
 
 class InstructionSource(seqio.TfdsDataSource):
@@ -31,12 +31,8 @@ class InstructionSource(seqio.TfdsDataSource):
   def __init__(self, form: str):
     """Names the splits and reads no data."""
     self._tfds_splits = {split: f"{form}_{split}" for split in SPLITS}
-    super().__init__(
-      TFDS_NAME,
-      splits=self._tfds_splits,
-      # Or SeqIO would try to download it.
-      read_only=True,
-    )
+    # Not read-only, SeqIO would try to download it.
+    super().__init__(TFDS_NAME, splits=self._tfds_splits, read_only=True)
 
   @property
   def splits(self) -> Sequence[str]:
@@ -74,15 +70,8 @@ def register(templates: Sequence[Template]) -> None:
   They replace earlier ones: a SeqIO task that has been read once is bound to
   that dataset folder.
   """
-  for registry in (seqio.MixtureRegistry, seqio.TaskRegistry):
-    for name in list(registry.names()):
-      if name.startswith("instructrec_"):
-        registry.remove(name)
-  vocabulary = DatasetVocabulary()
-  features = {
-    name: seqio.Feature(vocabulary=vocabulary, add_eos=True)
-    for name in ("inputs", "targets")
-  }
+  unregister("instructrec_")
+  features = text_features()
   for template in templates:
     for form in template.forms:
       seqio.TaskRegistry.add(
@@ -96,11 +85,16 @@ def register(templates: Sequence[Template]) -> None:
         output_features=features,
       )
   for name, forms in mixtures(templates).items():
-    seqio.MixtureRegistry.add(
-      name,
-      [form.task_name for form in forms],
-      default_rate=count_rows,
-    )
+    tasks = [form.task_name for form in forms]
+    seqio.MixtureRegistry.add(name, tasks, default_rate=count_rows)
+
+
+def unregister(prefix: str) -> None:
+  """Removes tasks and mixtures whose names begin with a prefix."""
+  for registry in (seqio.MixtureRegistry, seqio.TaskRegistry):
+    for name in list(registry.names()):
+      if name.startswith(prefix):
+        registry.remove(name)
 
 
 def count_rows(task: seqio.Task, split: str = "train") -> int:

@@ -27,6 +27,12 @@ def write_tfds(
     folder: the dataset folder; the shards go to instructrec/main/1.0.0 in it.
     splits: all names of splits; one without rows gets no shard.
   """
+  features = {
+    "inputs": tfds.features.Text(),
+    "targets": tfds.features.Text(),
+    "user": tfds.features.Scalar(np.int64),
+    "item": tfds.features.Scalar(np.int64),
+  }
   data_dir = folder / "instructrec" / _CONFIG / _VERSION
   info = tfds.core.DatasetInfo(
     builder=tfds.core.DatasetIdentity(
@@ -36,14 +42,7 @@ def write_tfds(
       data_dir=str(data_dir),
       module_name="instructrec_jax",
     ),
-    features=tfds.features.FeaturesDict(
-      {
-        "inputs": tfds.features.Text(),
-        "targets": tfds.features.Text(),
-        "user": tfds.features.Scalar(np.int64),
-        "item": tfds.features.Scalar(np.int64),
-      }
-    ),
+    features=tfds.features.FeaturesDict(features),
     description="Recommendation instructions and the desired answers.",
   )
   data_dir.mkdir(parents=True)
@@ -55,12 +54,7 @@ def write_tfds(
     by_split: dict[str, list[dict[str, str | int]]] = {}
     for split, row in batch:
       by_split.setdefault(split, []).append(
-        {
-          "inputs": row.inputs,
-          "targets": row.targets,
-          "user": row.user,
-          "item": row.item,
-        }
+        {name: getattr(row, name) for name in features}
       )
       counts[split] += 1
     writer.add_examples(by_split)

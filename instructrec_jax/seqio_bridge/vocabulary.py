@@ -28,6 +28,15 @@ def dataset_in_use() -> pathlib.Path:
   return pathlib.Path(path)
 
 
+def text_features() -> dict[str, seqio.Feature]:
+  """Returns a task's output features: instructions and answers."""
+  vocabulary = DatasetVocabulary()
+  return {
+    name: seqio.Feature(vocabulary=vocabulary, add_eos=True)
+    for name in ("inputs", "targets")
+  }
+
+
 class DatasetVocabulary(seqio.Vocabulary):
   """The dataset folder's SentencePiece vocabulary, loaded lazily.
 
@@ -36,11 +45,10 @@ class DatasetVocabulary(seqio.Vocabulary):
   """
 
   def __init__(self, model_vocab_size: int | None = None):
-    """Takes the number of rows of the model's embedding, if there is a model.
+    """Checks the number of rows of the model's embedding, if there is one.
 
     Raises:
-      InputError: the vocabulary needs another number, so the model was made
-        for another vocabulary.
+      InputError: the model was made for another vocabulary.
     """
     # The number of sentinels is read from the file.
     super().__init__(extra_ids=0)

@@ -35,8 +35,6 @@ class Inputs:
   Attributes:
     encoder_tokens: the instructions.
     decoder_tokens: the answers, shifted right.
-    encoder_layout: of the instructions.
-    decoder_layout: of the answers.
     cross_layout: of the answers and the instructions they attend to.
     targets: the answers.
     weights: of their losses; NaN if the capacity did not hold all tokens, so
@@ -77,9 +75,7 @@ def padded_inputs(batch: dict[str, jax.Array]) -> Inputs:
 def flat_inputs(batch: dict[str, jax.Array], capacity: Capacity) -> Inputs:
   """Returns the real tokens of packed rows, end to end.
 
-  Args:
-    batch: T5X's features, each [rows, length], segments numbered upwards.
-    capacity: of `capacity_of_steps`.
+  `batch` has T5X's features, each [rows, length], segments numbered upwards.
   """
   real = {
     "encoder": batch["encoder_input_tokens"] > 0,
@@ -155,9 +151,7 @@ def capacity_of_steps(
 ) -> Capacity:
   """Returns the tokens of the fullest microbatch of any step.
 
-  Args:
-    counts_of_steps: real tokens of each row, of the encoder and the decoder.
-    microbatches: as the step's.
+  Counts are of each row's real tokens, of the encoder and the decoder.
   """
   most = np.ones(2, int)
   for counts in counts_of_steps:

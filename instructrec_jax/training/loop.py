@@ -31,7 +31,7 @@ from instructrec_jax.training.batches import prefetched_batches, rows_of_step
 from instructrec_jax.training.inputs import capacity_of_steps
 from instructrec_jax.training.metrics_log import MetricsLog
 from instructrec_jax.training.state import initial_state, state_shardings
-from instructrec_jax.training.step import jitted_step
+from instructrec_jax.training.step import check_batch, jitted_step
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.gin"
@@ -102,7 +102,8 @@ def train(
   )
   if not isinstance(seed, int) or seed < 0:
     raise InputError(f"seed is {seed!r}: a whole number from 0 is needed.")
-  _check_fit(config.validate(), data, batch_size, microbatches, mesh)
+  model_folder.check_vocabulary(config.validate(), data.vocabulary)
+  check_batch(batch_size, mesh, microbatches)
   make_state = functools.partial(initial_state, config, optimizer, seed=seed)
   shapes = jax.eval_shape(make_state)
   shardings = state_shardings(
@@ -206,17 +207,6 @@ def train(
   return values
 
 
-def _check_fit(config, data, batch_size, microbatches, mesh) -> None:
-  model_folder.check_vocabulary(config, data.vocabulary)
-  parts = mesh.shape["data"] * microbatches
-  if batch_size % parts:
-    raise InputError(
-      f"a batch of {batch_size} rows cannot be split over "
-      f"{mesh.shape['data']} data devices in {microbatches} microbatches: "
-      f"choose a multiple of {parts}."
-    )
-
-
 def _claim_folder(
   model_dir: pathlib.Path,
   config: T5Config,
@@ -243,19 +233,15 @@ def _claim_folder(
   # Nobody writes before all have compared.
   processes.wait("the run is the same")
   if processes.is_first():
-    _write_run(model_dir, config, data, run, config_text)
+    model_dir.mkdir(parents=True, exist_ok=True)
+    model_folder.save_config(model_dir, config)
+    shutil.copyfile(
+      data.vocabulary.path, model_dir / model_folder.VOCABULARY_FILE
+    )
+    if config_text is not None:
+      (model_dir / CONFIG_FILE).write_text(config_text, encoding="utf-8")
+    storage.write_json(path, run)
   processes.wait("the run is written")
-
-
-def _write_run(model_dir, config, data, run, config_text) -> None:
-  model_dir.mkdir(parents=True, exist_ok=True)
-  model_folder.save_config(model_dir, config)
-  shutil.copyfile(
-    data.vocabulary.path, model_dir / model_folder.VOCABULARY_FILE
-  )
-  if config_text is not None:
-    (model_dir / CONFIG_FILE).write_text(config_text, encoding="utf-8")
-  storage.write_json(model_dir / RUN_FILE, run)
 
 
 def _read(step: int, metrics: Mapping[str, jax.Array]) -> dict[str, float]:

@@ -23,17 +23,12 @@ _LOGITS_AT_ONCE = 1 << 26
 
 @struct.dataclass
 class LossSums:
-  """Sums over real target tokens; divide by `tokens` for means.
+  """Sums over real target tokens; divide by `tokens` for means."""
 
-  Attributes:
-    loss: cross-entropy plus z-loss, in nats.
-    z_loss: the z-loss alone.
-    correct: tokens that had the largest logit.
-    tokens: how many there were.
-  """
-
+  # Cross-entropy plus z-loss, in nats.
   loss: Float[Array, ""]
   z_loss: Float[Array, ""]
+  # Tokens that had the largest logit.
   correct: Float[Array, ""]
   tokens: Float[Array, ""]
 

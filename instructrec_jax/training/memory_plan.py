@@ -18,7 +18,6 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import losses
@@ -27,7 +26,12 @@ from instructrec_jax.training.state import (
   initial_state,
   state_shardings,
 )
-from instructrec_jax.training.step import Batch, batch_loss, jitted_step
+from instructrec_jax.training.step import (
+  Batch,
+  batch_loss,
+  check_batch,
+  jitted_step,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +39,10 @@ class MemoryPlan:
   """Bytes of one device.
 
   Attributes:
-    parameters: in float32.
-    optimizer: its state.
-    batch: the rows of a step.
     gradients: in float32, twice where microbatches are summed.
     activations: kept for the backward pass, of one microbatch.
-    working: what stands for a moment: a slice of logits and its gradient, and
-      under rematerialisation the widest layer that is computed again.
+    working: temporary: a slice of logits and its gradient, and under
+      rematerialisation the widest layer that is computed again.
   """
 
   parameters: int
@@ -100,14 +101,9 @@ def plan_memory(
   """
   config = dataclasses.replace(config, loop_over_examples=False)
   data, model = mesh.shape["data"], mesh.shape["model"]
-  if batch_size % (data * microbatches):
-    raise InputError(
-      f"a batch of {batch_size} rows cannot be split over {data} data devices "
-      f"in {microbatches} microbatches: choose a multiple of "
-      f"{data * microbatches}."
-    )
-  state, shardings = state_shapes(config, optimizer, mesh=mesh, zero=zero)
-  batch = batch_shapes(batch_size, input_length, target_length)
+  check_batch(batch_size, mesh, microbatches)
+  state, shardings = _state_shapes(config, optimizer, mesh=mesh, zero=zero)
+  batch = _batch_shapes(batch_size, input_length, target_length)
   share = dataclasses.replace(
     config,
     num_heads=config.num_heads // model,
@@ -115,12 +111,12 @@ def plan_memory(
     vocab_size=config.vocab_size // model,
   )
   rows = batch_size // data // microbatches
-  part = batch_shapes(rows, input_length, target_length)
-  parameters = bytes_of(state.params, shardings.params)
+  part = _batch_shapes(rows, input_length, target_length)
+  parameters = _bytes_of(state.params, shardings.params)
   return MemoryPlan(
     parameters=parameters,
-    optimizer=bytes_of(state, shardings) - parameters,
-    batch=bytes_of(batch, dict.fromkeys(batch, mesh_lib.batch_sharding(mesh))),
+    optimizer=_bytes_of(state, shardings) - parameters,
+    batch=_bytes_of(batch, dict.fromkeys(batch, mesh_lib.batch_sharding(mesh))),
     gradients=parameters * (1 if microbatches == 1 else 2),
     activations=_kept(share, part),
     working=_working(config, share, part, mesh, zero=zero),
@@ -146,7 +142,7 @@ def compile_step(
   """
   # The program of accelerators, wherever it is compiled.
   config = dataclasses.replace(config, loop_over_examples=False)
-  state, shardings = state_shapes(config, optimizer, mesh=mesh, zero=zero)
+  state, shardings = _state_shapes(config, optimizer, mesh=mesh, zero=zero)
   step = jitted_step(
     config,
     optimizer,
@@ -155,7 +151,7 @@ def compile_step(
     zero=zero,
     microbatches=microbatches,
   )
-  batch = batch_shapes(batch_size, input_length, target_length)
+  batch = _batch_shapes(batch_size, input_length, target_length)
   analysis = step.lower(state, batch).compile().memory_analysis()
   return {
     "arguments": analysis.argument_size_in_bytes,
@@ -164,14 +160,14 @@ def compile_step(
   }
 
 
-def state_shapes(
+def _state_shapes(
   config: T5Config,
   optimizer: optax.GradientTransformation,
   *,
   mesh: Mesh | AbstractMesh,
   zero: bool = False,
 ) -> tuple[TrainState, TrainState]:
-  """Returns the shapes of a run's state, and how they are laid out."""
+  """Returns the shapes and the shardings of a run's state."""
   shapes = jax.eval_shape(
     functools.partial(initial_state, config, optimizer, seed=0)
   )
@@ -181,28 +177,24 @@ def state_shapes(
   return shapes, shardings
 
 
-def batch_shapes(rows: int, input_length: int, target_length: int) -> Batch:
+def _batch_shapes(rows: int, input_length: int, target_length: int) -> Batch:
   """Returns the shapes of `PackedDataset.batch`."""
-  lengths = {"encoder": input_length, "decoder": target_length}
+  both = ("input_tokens", "segment_ids", "positions")
   names = {
-    "encoder": ("input_tokens", "segment_ids", "positions"),
-    "decoder": (
-      *("input_tokens", "target_tokens", "loss_weights"),
-      *("segment_ids", "positions"),
-    ),
+    "encoder": (input_length, both),
+    "decoder": (target_length, ("target_tokens", "loss_weights", *both)),
   }
   shapes: Any = {
     f"{side}_{name}": jax.ShapeDtypeStruct(
-      (rows, lengths[side]),
-      jnp.float32 if name == "loss_weights" else jnp.int32,
+      (rows, length), jnp.float32 if name == "loss_weights" else jnp.int32
     )
-    for side, of_side in names.items()
+    for side, (length, of_side) in names.items()
     for name in of_side
   }
   return shapes
 
 
-def bytes_of(shapes: Any, shardings: Any) -> int:
+def _bytes_of(shapes: Any, shardings: Any) -> int:
   """Returns the bytes of one device's part of arrays."""
   sizes = jax.tree.map(
     lambda leaf, sharding: (
@@ -235,9 +227,7 @@ def _kept(config: T5Config, batch: Batch) -> int:
     for variable in jaxpr.outvars
     if isinstance(variable, jax.extend.core.Var) and variable not in given
   }
-  return sum(
-    variable.aval.size * variable.aval.dtype.itemsize for variable in made
-  )
+  return sum(each.aval.size * each.aval.dtype.itemsize for each in made)
 
 
 def _working(

@@ -16,22 +16,13 @@ METRICS_FILE = "metrics.jsonl"
 
 
 class MetricsLog:
-  """Appends numbers; after a resume, continues from the restored step.
+  """Appends numbers; of several processes all read, and the first writes.
 
-  Of several processes all read, and the first writes.
-
-  Attributes:
-    last: the last line before the restored step, empty at first.
+  `last` is the last line before the restored step, empty at first.
   """
 
   def __init__(self, model_dir: pathlib.Path, *, resumed_step: int):
-    """Opens the log and drops lines that a killed run wrote past its last
-    checkpoint.
-
-    Args:
-      model_dir: the run's folder.
-      resumed_step: the step that the run continues from, 0 at first.
-    """
+    """Drops lines that a killed run wrote past its last checkpoint."""
     path = pathlib.Path(model_dir) / METRICS_FILE
     self.last: dict[str, float] = {}
     kept: list[str] = []

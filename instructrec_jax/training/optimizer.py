@@ -45,13 +45,7 @@ def adamw(
 def constant(peak: float = 1e-3, warmup_steps: int = 0) -> optax.Schedule:
   """Returns a linear warm-up to `peak`, then `peak`: T5X's for fine-tuning."""
   _check(peak, warmup_steps)
-  return optax.join_schedules(
-    [
-      optax.linear_schedule(0.0, peak, max(warmup_steps, 1)),
-      optax.constant_schedule(peak),
-    ],
-    [warmup_steps],
-  )
+  return _after_warmup(peak, warmup_steps, optax.constant_schedule(peak))
 
 
 def inverse_sqrt(peak: float = 1e-2, warmup_steps: int = 100) -> optax.Schedule:
@@ -79,13 +73,15 @@ def linear(
       f"a schedule of {total_steps} steps cannot warm up for {warmup_steps}: "
       "make total_steps larger."
     )
-  return optax.join_schedules(
-    [
-      optax.linear_schedule(0.0, peak, max(warmup_steps, 1)),
-      optax.linear_schedule(peak, 0.0, total_steps - warmup_steps),
-    ],
-    [warmup_steps],
-  )
+  decay = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
+  return _after_warmup(peak, warmup_steps, decay)
+
+
+def _after_warmup(
+  peak: float, warmup_steps: int, schedule: optax.Schedule
+) -> optax.Schedule:
+  warmup = optax.linear_schedule(0.0, peak, max(warmup_steps, 1))
+  return optax.join_schedules([warmup, schedule], [warmup_steps])
 
 
 def _check(peak: float, warmup_steps: int) -> None:

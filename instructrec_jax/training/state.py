@@ -14,15 +14,10 @@ from instructrec_jax.seq2seq.config import T5Config
 
 @struct.dataclass
 class TrainState:
-  """Parameters and the optimizer's memory, after `step` steps.
-
-  Attributes:
-    step: int32 scalar.
-    params: tree of float32 arrays, T5X's names.
-    optimizer_state: of the optax optimizer.
-  """
+  """Parameters and the optimizer's memory, after `step` steps."""
 
   step: jax.Array
+  # A tree of float32 arrays with T5X's names.
   params: Any
   optimizer_state: Any
 
@@ -34,14 +29,7 @@ def initial_state(
   seed: int,
   params: Any = None,
 ) -> TrainState:
-  """Returns the state before the first step.
-
-  Args:
-    config: the model's sizes.
-    optimizer: whose state is set up.
-    seed: draws the weights, unless they are given.
-    params: initial weights, from an earlier run say.
-  """
+  """Returns the state before the first step, of random weights if not given."""
   if params is None:
     params = parameters.initial_variables(config, seed=seed)["params"]
   return TrainState(
@@ -62,14 +50,8 @@ def state_shardings(
   """Returns a tree like `state`, of NamedShardings.
 
   An optimizer's array that has a parameter's shape lies as the parameter
-  does; Adafactor's factors are vectors, and are held whole.
-
-  Args:
-    config: the model's sizes.
-    optimizer: whose state is in `state`.
-    state: arrays or shapes.
-    mesh: of `mesh.make_mesh`.
-    zero: split parameters and optimizer over the data axis too.
+  does; Adafactor's factors are vectors, and are held whole. `state` has arrays
+  or shapes; `zero` splits it over the data axis too.
 
   Raises:
     InputError: a split dimension is not a multiple of the mesh axis.

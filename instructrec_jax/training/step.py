@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh
+from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 from instructrec_jax.training import losses
@@ -22,6 +23,7 @@ from instructrec_jax.training.inputs import (
 from instructrec_jax.training.state import TrainState
 from instructrec_jax.xla_options import compiler_options
 
+AnyMesh = Mesh | AbstractMesh
 Batch = dict[str, jax.Array]
 
 
@@ -107,14 +109,9 @@ def jitted_step(
 ) -> Callable[..., Any]:
   """Returns `train_step` laid out on a mesh: from state and batch to the same.
 
-  Args:
-    config: the model's sizes.
-    optimizer: whose state is in the state.
-    mesh: of `mesh.make_mesh`.
-    shardings: of `state.state_shardings`; the input state is donated.
-    zero: whether they split parameters over the data axis too.
-    seed: of dropout.
-    **options: further ones of `train_step`.
+  The input state is donated. `shardings` are of `state.state_shardings`, by
+  `zero` split over the data axis too; `seed` is of dropout, further options of
+  `train_step`.
   """
 
   def step(state: TrainState, batch: Batch):
@@ -131,6 +128,17 @@ def jitted_step(
     out_shardings=(shardings, mesh_lib.replicated(mesh)),
     compiler_options=compiler_options(training=True),
   )
+
+
+def check_batch(batch_size: int, mesh: AnyMesh, microbatches: int) -> None:
+  """Raises InputError if the data axis does not divide the microbatches."""
+  data = mesh.shape["data"]
+  parts = data * microbatches
+  if batch_size % parts:
+    raise InputError(
+      f"a batch of {batch_size} rows cannot be split over {data} data devices "
+      f"in {microbatches} microbatches: choose a multiple of {parts}."
+    )
 
 
 def batch_loss(

@@ -122,14 +122,6 @@ def test_an_instruction_reads_well():
   )
 
 
-def test_opposite_wishes_give_different_instructions():
-  given = {"history": HISTORY, "candidates": CANDIDATES}
-  scary = composed("I want something scary", **given)
-  calm = composed("I want something calm", **given)
-  assert scary.instruction != calm.instruction
-  assert scary.form == calm.form
-
-
 def test_a_context_joins_the_words_unless_a_template_has_a_place(tmp_path):
   context = "It is for a long winter"
   made = composed(WISH, history=HISTORY, context=context)

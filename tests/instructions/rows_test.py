@@ -84,44 +84,27 @@ def _things(text: str) -> set[int]:
   return {int(number) for number in re.findall(r"thing(\d{4})z", text)}
 
 
-def _position(material, row) -> int:
-  return material.sequences.user(row.user).tolist().index(row.item)
-
-
 def test_every_form_is_used(rows):
   assert {row.form for row in rows["train"]} == set(FORMS)
 
 
-def test_training_never_tells_of_held_out_items_or_reviews(material, rows):
-  for row in rows["train"]:
-    text = f"{row.inputs} {row.targets}"
-    sequence = material.sequences.user(row.user).tolist()
-    assert not _things(text) & set(sequence[-2:])
-    for user, position in re.findall(r"wish-(\d+)-(\d+)", text):
-      assert int(user) == row.user
-      assert int(position) == _position(material, row) < len(sequence) - 2
-
-
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_preference_never_knows_its_target(material, rows, split):
-  found = 0
+def test_a_row_knows_nothing_later_than_its_target(material, rows, split):
+  """Neither items, nor a preference made of them, nor another's review."""
+  tastes = 0
   for row in rows[split]:
     text = f"{row.inputs} {row.targets}"
+    sequence = material.sequences.user(row.user).tolist()
+    position = sequence.index(row.item)
+    assert split != "train" or position < len(sequence) - 2
+    assert not _things(text) & set(sequence[position + 1 :])
+    for user, place in re.findall(r"wish-(\d+)-(\d+)", text):
+      assert (int(user), int(place)) == (row.user, position)
     for user, end in re.findall(r"taste-(\d+)-(\d+)", text):
-      found += 1
+      tastes += 1
       assert int(user) == row.user
-      assert int(end) <= _position(material, row)
-  assert found
-
-
-@pytest.mark.parametrize("split", SPLITS)
-def test_an_instruction_shows_nothing_later_than_its_target(
-  material, rows, split
-):
-  for row in rows[split]:
-    sequence = material.sequences.user(row.user).tolist()
-    later = set(sequence[sequence.index(row.item) + 1 :])
-    assert not _things(f"{row.inputs} {row.targets}") & later
+      assert int(end) <= position
+  assert tastes
 
 
 def test_no_review_serves_two_splits(rows):
@@ -248,14 +231,9 @@ def test_training_rows_are_well_mixed(material, rows):
   assert changes > 0.9 * len(one)
 
 
-def test_stored_candidates_are_used_as_they_are(folder, material, read_back):
-  (form,) = (f for f in FAMILIES["p1_i0_t3"] if f.template.name == "A07")
-  stored = folder.candidates("test", 9)
+def _requests(material, form, stored):
   facts = material.facts("test")
-  made = _rows(
-    material, "test", families={form.family: [form]}, candidates=stored
-  )
-  requests = ranking_requests(
+  return ranking_requests(
     material,
     _renderer(),
     form=form,
@@ -263,8 +241,17 @@ def test_stored_candidates_are_used_as_they_are(folder, material, read_back):
     rows=np.arange(len(facts.items)),
     candidates=stored.candidates,
     slots=stored.target,
-    name="sequential_test",
+    name="test",
   )
+
+
+def test_stored_candidates_are_used_as_they_are(folder, material, read_back):
+  (form,) = (f for f in FAMILIES["p1_i0_t3"] if f.template.name == "A07")
+  stored = folder.candidates("test", 9)
+  made = _rows(
+    material, "test", families={form.family: [form]}, candidates=stored
+  )
+  requests = _requests(material, form, stored)
   titles = material.titles
   for row, request, items in zip(
     made, requests, stored.candidates.tolist(), strict=True
@@ -284,18 +271,7 @@ def test_pointwise_requests_ask_yes_or_no(folder, material):
   (form, *_) = FAMILIES["p1_i0_t0"]
   stored, facts = folder.candidates("test", 9), material.facts("test")
   answers = []
-  for row, request in enumerate(
-    ranking_requests(
-      material,
-      _renderer(),
-      form=form,
-      facts=facts,
-      rows=np.arange(len(facts.items)),
-      candidates=stored.candidates,
-      slots=stored.target,
-      name="pointwise",
-    )
-  ):
+  for row, request in enumerate(_requests(material, form, stored)):
     assert request.candidates == ("Yes", "No")
     asked = request.candidate_items[0]
     assert (asked == facts.items[row]) == (request.target == 0)
@@ -358,9 +334,7 @@ def test_cuts_are_counted(material):
 
 
 def test_without_annotations_only_rows_that_need_none(folder):
-  bare = Material(folder)
-  made = _rows(bare)
-  forms = {FORMS[row.form] for row in made}
+  forms = {FORMS[row.form] for row in _rows(Material(folder))}
   assert forms
   assert not any(form.needs_preference for form in forms)
   assert {form.query for form in forms} == {None, Query.SPECIFIC}

@@ -28,10 +28,3 @@ def test_table_2_counts_templates_and_annotations(tmp_path):
   lines = table(found).splitlines()
   assert lines[2] == "| # of fine-grained instructions | 8 | 252,730 |"
   assert "| - # of preferences related instructions | 2 | 17 |" in lines
-
-
-def test_the_package_has_the_papers_numbers_of_templates():
-  summary = {"preferences": 0, "intentions": 0, "words": {"all": 0.0}}
-  found = instruction_statistics(load_templates(), summary)
-  counts = (found["templates"], found["A"], found["B"], found["C"])
-  assert counts == (39, 17, 9, 13)

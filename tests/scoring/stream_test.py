@@ -208,35 +208,29 @@ def test_parts_of_other_requests_are_not_reused(
 
 
 def test_bad_input(tmp_path, model_dir, requests_file):
-  taken = tmp_path / "taken.jsonl"
+  taken, empty, late = (
+    tmp_path / f"{name}.jsonl" for name in ("taken", "empty", "late")
+  )
   taken.write_text("mine")
-  good = {"requests": requests_file, "model": model_dir}
-  with pytest.raises(InputError, match="exists already"):
-    stream.score_file(out=taken, **good)
-  assert taken.read_text() == "mine"
-  with pytest.raises(InputError, match=".parquet or .jsonl"):
-    stream.score_file(out=tmp_path / "scores.csv", **good)
-  for option in ("limit", "chunk", "batch_tokens"):
-    with pytest.raises(InputError, match=f"{option} is 0"):
-      stream.score_file(out=tmp_path / "s.jsonl", **good, **{option: 0})
-  with pytest.raises(InputError, match="no normalisation 'max'"):
-    stream.score_file(out=tmp_path / "s.jsonl", normalisation="max", **good)
-  with pytest.raises(InputError, match="not a model folder"):
-    stream.score_file(
-      out=tmp_path / "s.jsonl", requests=requests_file, model=tmp_path
-    )
-  with pytest.raises(InputError, match="no checkpoint of step 9"):
-    stream.score_file(out=tmp_path / "s.jsonl", step=9, **good)
-  empty = tmp_path / "empty.jsonl"
   empty.write_text("\n")
-  with pytest.raises(InputError, match="there is no request"):
-    stream.score_file(out=tmp_path / "s.jsonl", requests=empty, model=model_dir)
-  late = tmp_path / "late.jsonl"
   line = json.dumps({"instruction": "pick", "candidates": ["rope"]})
   late.write_text(f'{line}\n{line}\n{{"instruction": "pick"}}\n')
   before = sorted(tmp_path.iterdir())
-  with pytest.raises(InputError, match="line 3: `candidates`"):
-    stream.score_file(
-      out=tmp_path / "s.jsonl", requests=late, model=model_dir, chunk=2
-    )
+  good = {"requests": requests_file, "model": model_dir}
+  good["out"] = tmp_path / "s.jsonl"
+  for wrong, said in (
+    ({"out": taken}, "exists already"),
+    ({"out": tmp_path / "scores.csv"}, ".parquet or .jsonl"),
+    ({"limit": 0}, "limit is 0"),
+    ({"chunk": 0}, "chunk is 0"),
+    ({"batch_tokens": 0}, "batch_tokens is 0"),
+    ({"normalisation": "max"}, "no normalisation 'max'"),
+    ({"model": tmp_path}, "not a model folder"),
+    ({"step": 9}, "no checkpoint of step 9"),
+    ({"requests": empty}, "there is no request"),
+    ({"requests": late, "chunk": 2}, "line 3: `candidates`"),
+  ):
+    with pytest.raises(InputError, match=said):
+      stream.score_file(**good | wrong)
+  assert taken.read_text() == "mine"
   assert sorted(tmp_path.iterdir()) == before

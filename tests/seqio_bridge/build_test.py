@@ -13,6 +13,8 @@ from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.text.vocabulary import Vocabulary
 
+from .conftest import stored_rows
+
 TFDS = "instructrec/main/1.0.0"
 ONE_FAMILY = Options(families=("p1_i0_t2",))
 CHAIN_OF_THOUGHT = "p1_p2_chain_of_thought"
@@ -51,9 +53,7 @@ def test_plain_tfds_reads_what_the_manifest_says(dataset):
   train = sum(n for name, n in counts.items() if name.endswith("_train"))
   assert train == sum(planned.values())
   split = "A07_p1_i0_t3_train"
-  rows = list(
-    tfds.as_numpy(tfds.load("instructrec/main", data_dir=dataset, split=split))
-  )
+  rows = stored_rows(dataset, split)
   assert len(rows) == counts[split]
   folder = DatasetFolder.open(dataset)
   for row in rows:
@@ -222,8 +222,7 @@ def test_a_chain_of_thought_may_be_of_candidates(dataset, tmp_path, split):
   )
   assert manifest["rows"][f"A03_{split}"]
   titles = display_titles(DatasetFolder.open(copy).items)
-  rows = tfds.load("instructrec/main", data_dir=copy, split=f"Z01_{split}")
-  for row in tfds.as_numpy(rows):
+  for row in stored_rows(copy, f"Z01_{split}"):
     shown = row["inputs"].decode().split("Think, then choose: ")[1]
     # A title brings its own full stop along.
     shown = shown.removesuffix(".").split("; ")
@@ -244,9 +243,7 @@ def test_strict_builds_train_on_no_cold_item(dataset, tmp_path):
     )
     if split
   }
-  for row in tfds.as_numpy(
-    tfds.load("instructrec/main", data_dir=copy, split="A07_p1_i0_t3_train")
-  ):
+  for row in stored_rows(copy, "A07_p1_i0_t3_train"):
     assert not any(title in row["inputs"].decode() for title in cold)
 
 
@@ -263,6 +260,5 @@ def test_instructions_keep_to_the_budget(dataset, tmp_path):
   assert manifest["cuts"]["items_dropped"] > 0
   assert manifest["cuts"]["rows_over_budget"] == 0
   count = Vocabulary.load(vocabulary).count_tokens
-  rows = tfds.load("instructrec/main", data_dir=copy, split="A01_train")
-  for row in tfds.as_numpy(rows):
+  for row in stored_rows(copy, "A01_train"):
     assert count(row["inputs"].decode()) < 30

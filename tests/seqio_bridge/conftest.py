@@ -4,6 +4,7 @@ import pathlib
 
 import numpy as np
 import pytest
+import tensorflow_datasets as tfds
 
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.seqio_bridge.build import Options, build
@@ -20,6 +21,12 @@ FAMILIES = (
   "p1_i1star_t3",
   "p1_p2_turn_around",
 )
+
+
+def stored_rows(folder: pathlib.Path, split: str) -> list[dict]:
+  """The rows of a split as plain TFDS reads them."""
+  rows = tfds.load("instructrec/main", data_dir=folder, split=split)
+  return list(tfds.as_numpy(rows))
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ import collections
 import numpy as np
 import pytest
 import seqio
-import tensorflow_datasets as tfds
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
@@ -11,6 +10,8 @@ from instructrec_jax.instructions.rows import group_families
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.seqio_bridge.pack import open_mixture, pack_mixture
 from instructrec_jax.text.vocabulary import Vocabulary
+
+from .conftest import stored_rows
 
 # A family is enough, and quicker to read than all.
 MIXTURE = "instructrec_p1_i0_t2_v1"
@@ -40,11 +41,7 @@ def _stored(dataset, split="train") -> dict[str, list[tuple[tuple, tuple]]]:
   return {
     form.template.name: [
       tuple((*encode(row[side].decode()), 1) for side in ("inputs", "targets"))
-      for row in tfds.as_numpy(
-        tfds.load(
-          "instructrec/main", data_dir=dataset, split=f"{form.name}_{split}"
-        )
-      )
+      for row in stored_rows(dataset, f"{form.name}_{split}")
     ]
     for form in group_families(load_templates())["p1_i0_t2"]
   }
@@ -62,6 +59,18 @@ def _pack(dataset, out, **more):
   return pack_mixture(
     **{"mixture": MIXTURE, "dataset": dataset, "out": out, **more}
   )
+
+
+def _pack_at(rates, dataset, out, *, split, **more):
+  """Packs a mixture of a few templates at rates of its own."""
+  open_mixture(MIXTURE, dataset=dataset, split=split)
+  seqio.MixtureRegistry.add(
+    "ours_v1", [(_task(name), rate) for name, rate in rates.items()]
+  )
+  try:
+    return _pack(dataset, out, mixture="ours_v1", split=split, **more)
+  finally:
+    seqio.MixtureRegistry.remove("ours_v1")
 
 
 def test_one_pass_has_every_row_once(dataset, tmp_path):
@@ -96,16 +105,8 @@ def test_tasks_are_drawn_at_their_rates(dataset, tmp_path, examples):
 
 def test_one_pass_of_a_held_out_split_has_every_row_once(dataset, tmp_path):
   # Unlike the rows to train on, which the rates are of.
-  open_mixture(MIXTURE, dataset=dataset, split="test")
-  seqio.MixtureRegistry.add(
-    "unequal_v1", [(_task("A01"), 3.0), (_task("A04"), 0.0)]
-  )
-  try:
-    packed = _pack(
-      dataset, tmp_path / "packed", mixture="unequal_v1", split="test"
-    )
-  finally:
-    seqio.MixtureRegistry.remove("unequal_v1")
+  rates = {"A01": 3.0, "A04": 0.0}
+  packed = _pack_at(rates, dataset, tmp_path / "packed", split="test")
   stored = _stored(dataset, "test")
   pairs = [*stored["A01"], *stored["A04"]]
   assert stored["A04"] and sorted(_pairs(packed)) == sorted(pairs)
@@ -115,34 +116,16 @@ def test_one_pass_of_a_held_out_split_has_every_row_once(dataset, tmp_path):
 
 @pytest.mark.parametrize("examples", [None, 20])
 def test_rows_that_are_only_held_out_are_packed(dataset, tmp_path, examples):
-  open_mixture(MIXTURE, dataset=dataset, split="test")
-  seqio.MixtureRegistry.add("held_out_v1", [(_task("A01"), 0.0)])
-  try:
-    packed = _pack(
-      dataset,
-      tmp_path / "packed",
-      mixture="held_out_v1",
-      split="test",
-      examples=examples,
-    )
-  finally:
-    seqio.MixtureRegistry.remove("held_out_v1")
+  out = tmp_path / "packed"
+  packed = _pack_at({"A01": 0.0}, dataset, out, split="test", examples=examples)
   stored = _stored(dataset, "test")["A01"]
   assert len(_pairs(packed)) == (examples or len(stored))
   assert set(_pairs(packed)) <= set(stored)
 
 
 def test_rates_of_a_mixture_are_heeded(dataset, tmp_path):
-  open_mixture(MIXTURE, dataset=dataset, split="train")
-  seqio.MixtureRegistry.add(
-    "unequal_v1", [(_task("A01"), 3.0), (_task("A04"), 1.0)]
-  )
-  try:
-    packed = _pack(
-      dataset, tmp_path / "packed", mixture="unequal_v1", examples=400
-    )
-  finally:
-    seqio.MixtureRegistry.remove("unequal_v1")
+  rates, out = {"A01": 3.0, "A04": 1.0}, tmp_path / "packed"
+  packed = _pack_at(rates, dataset, out, split="train", examples=400)
   stored = _stored(dataset)
   drawn = _pairs(packed)
   assert sum(pair in stored["A01"] for pair in drawn) == 300

@@ -1,14 +1,12 @@
 import functools
 
 import jax
-import numpy as np
 import optax
 import pytest
 from jax.sharding import PartitionSpec
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import optimizer
 from instructrec_jax.training.state import initial_state, state_shardings
@@ -75,18 +73,3 @@ def test_a_mesh_that_does_not_divide_the_model_is_refused():
   mesh = mesh_lib.make_mesh(data=1, model=8)
   with pytest.raises(InputError, match="130"):
     state_shardings(config, transform, state=shapes, mesh=mesh)
-
-
-def test_given_parameters_are_taken():
-  params = jax.tree.map(
-    lambda leaf: np.zeros(leaf.shape, leaf.dtype),
-    parameters.parameter_shapes(CONFIG),
-  )
-  state = initial_state(CONFIG, optax.sgd(0.1), seed=0, params=params)
-  assert state.step == 0
-  assert all(
-    leaf is given
-    for leaf, given in zip(
-      jax.tree.leaves(state.params), jax.tree.leaves(params), strict=True
-    )
-  )
