@@ -6,6 +6,7 @@ set SeqIO's data folder. There is one in a process.
 
 import functools
 import pathlib
+from typing import Any
 
 import seqio
 
@@ -28,7 +29,7 @@ def dataset_in_use() -> pathlib.Path:
   return pathlib.Path(path)
 
 
-def text_features() -> dict[str, seqio.Feature]:
+def text_features() -> dict[str, Any]:
   """Returns a task's output features: instructions and answers."""
   vocabulary = DatasetVocabulary()
   return {
