@@ -2,7 +2,7 @@
 
 OUT has the weights (safetensors), vocabulary, templates and, of --dataset, the
 titles. `Recommender.load`, `serve`, `ask`, `score` and `evaluate` take it as
---model; it opens with jax, flax, jaxtyping, sentencepiece, PyYAML and tqdm.
+--model; it opens with what requirements/serve.txt lists, without TensorFlow.
 """
 
 from dataclasses import dataclass
