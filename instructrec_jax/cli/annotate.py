@@ -170,6 +170,7 @@ def _transport(options: Options) -> Callable[..., Any]:
   """Returns what sends requests: live, in batches, or through files."""
   import openai
 
+  from instructrec_jax.data.folder import BATCHES_FILE
   from instructrec_jax.teacher import batch, jsonl, online
 
   chat = options.chat
@@ -192,7 +193,7 @@ def _transport(options: Options) -> Callable[..., Any]:
       requests,
       store=store,
       client=client,
-      state_path=options.dataset / batch.FILE,
+      state_path=options.dataset / BATCHES_FILE,
       reserve=budget.reserve,
     )
   client = online.make_client(chat.base_url)
