@@ -318,7 +318,7 @@ batch.run_batches(
   batch_test.REQUESTS,
   store=store.Store(folder / "annotations.sqlite", dataset="d"),
   client=openai.OpenAI(base_url=url, api_key=batch_test.KEY),
-  state_path=folder / BATCHES_FILE,
+  state_path=folder / "annotations.batches.sqlite",
   limits=batch.Limits(requests=3),
   poll_seconds=0.01,
 )
