@@ -7,6 +7,7 @@ folder; a run that is stopped or killed goes on where it was.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -140,11 +141,7 @@ def run(options: Options) -> tuple[Any, str]:
     return _judge(options)
   else:
     found = annotate.annotate_with(
-      _transport(options),
-      dataset,
-      model=options.chat.model,
-      parameters=options.chat.parameters,
-      training_targets=options.training_targets,
+      _transport(options), dataset, **_asked(options)
     )
   if "tally" in found:
     # Statuses are counted by name, beside the tally's other counts.
@@ -173,40 +170,32 @@ def _transport(options: Options) -> Callable[..., Any]:
   from instructrec_jax.data.folder import BATCHES_FILE
   from instructrec_jax.teacher import batch, jsonl, online
 
-  chat = options.chat
+  chat, url = options.chat, options.chat.base_url
   if path := chat.jsonl_out:
     return lambda requests, store: jsonl.FileTally(
       written=jsonl.write_requests(
         requests, path, store=store, force=options.force
       )
     )
-  if path := chat.jsonl_in:
-    return lambda requests, store: jsonl.read_answers(
-      path, requests, store=store
-    )
-  budget = options.money.budget(share=chat.price_share)
-  if chat.batch:
-    client = openai.OpenAI(
-      api_key=online.find_key(chat.base_url), base_url=chat.base_url
-    )
-    return lambda requests, store: batch.run_batches(
-      requests,
-      store=store,
-      client=client,
+  if chat.jsonl_in:
+    send = functools.partial(jsonl.read_answers, chat.jsonl_in)
+  elif chat.batch:
+    send = functools.partial(
+      batch.run_batches,
+      reserve=options.money.budget(share=chat.price_share).reserve,
+      client=openai.OpenAI(api_key=online.find_key(url), base_url=url),
       state_path=options.dataset / BATCHES_FILE,
-      reserve=budget.reserve,
     )
-  client = online.make_client(chat.base_url)
-  pace = options.money.pace()
-  return lambda requests, store: online.answer_all(
-    requests,
-    store=store,
-    client=client,
-    budget=budget,
-    pace=pace,
-    limits=online.Limits(workers=chat.workers),
-    seed=options.seed,
-  )
+  else:
+    send = functools.partial(
+      online.answer_all,
+      budget=options.money.budget(),
+      client=online.make_client(url),
+      pace=options.money.pace(),
+      limits=online.Limits(workers=chat.workers),
+      seed=options.seed,
+    )
+  return lambda requests, store: send(requests, store=store)
 
 
 def _estimate(options: Options) -> tuple[Any, str]:
@@ -222,15 +211,19 @@ def _estimate(options: Options) -> tuple[Any, str]:
     with open_store(DatasetFolder.open(options.dataset)) as store:
       requests = list(unanswered(requests, store))
   else:
-    requests = open_requests(
-      options.dataset,
-      model=options.chat.model,
-      parameters=options.chat.parameters,
-      training_targets=options.training_targets,
-    )
+    requests = open_requests(options.dataset, **_asked(options))
   prices = options.money.paid_prices(share=options.chat.price_share)
   found = estimate(requests, prices)
   return dataclasses.asdict(found), found.sentence
+
+
+def _asked(options: Options) -> dict[str, Any]:
+  """Returns what is asked of users and targets, and of which model."""
+  return {
+    "model": options.chat.model,
+    "parameters": options.chat.parameters,
+    "training_targets": options.training_targets,
+  }
 
 
 def _judge(options: Options) -> tuple[Any, str]:
@@ -258,11 +251,9 @@ def _samples(options: Options) -> list[Any]:
   from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.teacher import review
 
-  return review.draw_samples(
-    DatasetFolder.open(options.dataset),
-    count=options.quality.samples,
-    seed=options.seed,
-  )
+  folder = DatasetFolder.open(options.dataset)
+  count = options.quality.samples
+  return review.draw_samples(folder, count=count, seed=options.seed)
 
 
 def _judge_requests(options: Options, samples: list[Any]) -> list[Any]:

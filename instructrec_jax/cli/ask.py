@@ -81,17 +81,13 @@ def run(options: Options) -> tuple[Any, str]:
     ranker, vocabulary = recommender.ranker, recommender.vocabulary
     catalogue = catalogue or recommender.titles
     templates = recommender.templates
+  said = ("words", "history", "preference", "context", "kind", "template")
   found = recommend(
-    options.words,
+    **{name: getattr(options, name) for name in said},
     ranker=ranker,
     vocabulary=vocabulary,
-    history=options.history,
     candidates=candidates,
     catalogue=catalogue,
-    preference=options.preference,
-    context=options.context,
-    kind=options.kind,
-    template=options.template,
     templates=templates,
     budget=options.input_length,
   )

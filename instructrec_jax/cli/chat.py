@@ -38,11 +38,7 @@ class Caps:
     return self.prices and Prices(*(share * price for price in self.prices))
 
   def budget(self, *, share: float = 1.0) -> Any:
-    """Returns the `Budget`, which pays a `share` of the prices.
-
-    Raises:
-      InputError: a cap in dollars has no prices.
-    """
+    """Returns the `Budget`, which pays a `share` of the prices."""
     from instructrec_jax.teacher.budget import Budget
 
     return Budget(
@@ -77,11 +73,7 @@ class ChatRanker(Caps):
   """requests of each scenario, the paper's 500"""
 
   def for_evaluate(self, seed: int) -> Any:
-    """Returns `ChatOptions`, or None without a chat model.
-
-    Raises:
-      InputError: a cap in dollars has no prices.
-    """
+    """Returns `ChatOptions`, or None without a chat model."""
     if not self.chat_model:
       return None
     from instructrec_jax.baselines.chat import ChatOptions

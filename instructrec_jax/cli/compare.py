@@ -40,9 +40,6 @@ def run(options: Options) -> tuple[Any, str]:
   rows = compare.compare(
     options.a,
     options.b or options.a,
-    rankers=options.rankers,
-    scenarios=options.scenarios,
-    resamples=options.resamples,
-    seed=options.seed,
+    **opt.arguments(options, "a", "b", "json"),
   )
   return rows, compare.to_markdown(rows)

@@ -46,16 +46,13 @@ def run(options: Options) -> tuple[Any, str]:
   from instructrec_jax.checkpoints.conversion import convert
   from instructrec_jax.cli.gin_config import named_size
 
+  apart = ("source", "dest", "activations", "size", "json")
   weights = convert(
     options.source,
     options.dest,
-    to=options.to,
-    dtype=options.dtype,
+    **opt.arguments(options, *apart),
     activation_dtype=options.activations,
-    vocabulary=options.vocabulary,
     size=None if options.size is None else named_size(options.size),
-    step=options.step,
-    force=options.force,
   )
   config = weights.config
   parameters = sum(math.prod(leaf.shape) for leaf in weights.leaves.values())

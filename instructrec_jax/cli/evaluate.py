@@ -71,14 +71,9 @@ def run(options: Options) -> tuple[Any, str] | None:
       raise InputError(
         "--dry-run is of a chat model's price: add --chat-model."
       )
-    found = estimate_chat(
-      chat,
-      dataset=options.dataset,
-      scenarios=options.scenarios,
-      split=options.split,
-      limit=options.limit,
-      seed=options.seed,
-    )
+    names = ("dataset", "scenarios", "split", "limit", "seed")
+    asked = {name: getattr(options, name) for name in names}
+    found = estimate_chat(chat, **asked)
     return dataclasses.asdict(found), found.sentence
   if options.multi_process and chat:
     raise InputError("each process would pay for --chat-model: use one alone.")

@@ -30,12 +30,7 @@ def run(options: Options) -> tuple[Any, str]:
   """Exports; returns the manifest."""
   from instructrec_jax.serving.model_export import export
 
-  apart = ("model", "out", "json")
-  manifest = export(
-    options.model,
-    options.out,
-    **opt.arguments(options, *apart),
-  )
+  manifest = export(**opt.arguments(options, "json"))
   return {"out": str(options.out), **manifest}, (
     f"{options.out}: {manifest['name']} of step {manifest['step']:,}, "
     f"{manifest['items']:,} titles"

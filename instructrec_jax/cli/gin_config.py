@@ -17,11 +17,7 @@ _GIN_ERRORS = ("supplied by Gin", "Required bindings")
 
 
 def named_size(name: str) -> Any:
-  """Returns the `T5Config` of gin/model/NAME.gin.
-
-  Raises:
-    InputError: there is no such file.
-  """
+  """Returns the `T5Config` of gin/model/NAME.gin."""
   files = (search_path() / "gin" / "model").glob("*.gin")
   names = sorted({file.stem for file in files} - {_ARCHITECTURE})
   if name not in names:
@@ -30,11 +26,7 @@ def named_size(name: str) -> Any:
 
 
 def configured_model(files: Sequence[str]) -> Any:
-  """Returns the `T5Config` that gin files bind.
-
-  Raises:
-    InputError: gin refuses them, or they bind none.
-  """
+  """Returns the `T5Config` that gin files bind."""
   parse(files)
   return call(gin.get_configurable("config.T5Config"))
 
@@ -117,11 +109,7 @@ def macro(name: str, *, required: bool = True) -> Any:
 
 
 def call(configurable: Callable[..., Any], **arguments: Any) -> Any:
-  """Calls what gin configures, without the lines that gin adds to errors.
-
-  Raises:
-    InputError: the function's own, or gin lacks one of its arguments.
-  """
+  """Calls what gin configures, without the lines that gin adds to errors."""
   try:
     return configurable(**arguments)
   except InputError as error:

@@ -75,13 +75,9 @@ def run(options: Options) -> tuple[Any, str]:
     config = config.replace(dtype=options.dtype)
   config.validate()
   transform = getattr(optimizer, options.optimizer)()
-  step: dict[str, Any] = dict(
-    batch_size=options.batch,
-    input_length=options.input_length,
-    target_length=options.target_length,
-    microbatches=options.microbatches,
-    zero=options.zero,
-  )
+  names = ("input_length", "target_length", "microbatches", "zero")
+  step: dict[str, Any] = {name: getattr(options, name) for name in names}
+  step["batch_size"] = options.batch
   plans = []
   for policy in [options.remat] if options.remat else REMAT_POLICIES:
     model = config.replace(remat_policy=policy)
@@ -99,11 +95,7 @@ def run(options: Options) -> tuple[Any, str]:
 
 
 def parse_memory(text: str) -> int:
-  """Returns the bytes of "80GiB", "24 GB" or "512MiB".
-
-  Raises:
-    InputError: it is no such text.
-  """
+  """Returns the bytes of "80GiB", "24 GB" or "512MiB"."""
   match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip())
   if not match or match[2] not in _UNITS or not float(match[1]):
     raise InputError(
@@ -114,11 +106,7 @@ def parse_memory(text: str) -> int:
 
 
 def _simulated_devices(count: int) -> list[Any]:
-  """Returns CPU devices.
-
-  Raises:
-    InputError: jax is initialised with fewer in this process.
-  """
+  """Returns CPU devices, if jax has not begun with fewer."""
   import jax
 
   try:

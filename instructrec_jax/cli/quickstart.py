@@ -205,12 +205,7 @@ def _say(step: str) -> None:
 
 
 def _clear(out: Path, *, force: bool) -> None:
-  """Removes what an earlier quickstart has left.
-
-  Raises:
-    InputError: `out` exists, and either `force` is not set or the folder has
-      something that quickstart does not make.
-  """
+  """Removes what an earlier quickstart has left, and nothing else."""
   if not out.exists():
     return
   if not force:
@@ -317,14 +312,9 @@ def _print_answers(answers: list[dict[str, Any]]) -> None:
 def shift(answers: list[dict[str, Any]], kind: str) -> float:
   """Returns how much a question's wish moves the ranking, in nats.
 
-  Args:
-    answers: as `answers.json` has them.
-    kind: of the question.
-
-  Returns:
-    The first wish's lead over the second's when the first is asked for, less
-    its lead when the second is: positive if the words move the ranking their
-    way.
+  That is the first wish's lead over the second's when the first is asked for,
+  less its lead when the second is: positive if the words move the ranking
+  their way.
   """
   first, second = WISHES
   lead = {}

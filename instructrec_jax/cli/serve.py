@@ -42,12 +42,9 @@ def run(options: Options) -> None:
   # Before the model is loaded: a taken port is found out at once.
   listening = listen(options.host, options.port)
   with listening:
+    apart = ("model", "host", "port", "waiting", "timeout")
     recommender = Recommender.load(
-      options.model,
-      dataset=options.dataset,
-      templates=options.templates,
-      step=options.step,
-      batch_tokens=options.batch_tokens,
+      options.model, **opt.arguments(options, *apart)
     )
     # Before the first request, and not in uvicorn, which would print a
     # traceback for a model that cannot score.

@@ -28,10 +28,7 @@ class ChatSample:
 
   Attributes:
     rows: of these requests among all that are ranked, ascending.
-    requests: the sample.
-    scores: one array a request.
     conduct: how well-formed the answers were; see `baselines.chat.conduct`.
-    model: that was asked.
     seed: of the sample and of the candidates' orders.
   """
 
@@ -81,13 +78,7 @@ def summarise(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """Returns the chat model's rows, and its entry for "chat" in results.json.
 
-  Args:
-    scenario: of the requests.
-    chat: the chat model's sample.
-    others: metrics of the other rankers on all requests.
-    requests: how many there are.
-    log: keeps the scores.
-    seed: of the bootstrap.
+  `others` are metrics of the other rankers on all `requests`.
 
   Returns:
     Rows as of the other rankers, with their own n; and the sample, how

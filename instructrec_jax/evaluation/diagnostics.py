@@ -30,12 +30,8 @@ from instructrec_jax.records import RankingRequest
 class GroupMean:
   """The mean of a metric over one group of the requests.
 
-  Attributes:
-    group: its number, e.g. the target's slot from 0.
-    requests: how many are in it.
-    value: their mean.
-    low: lower end of its 95% bootstrap interval.
-    high: upper end of its 95% bootstrap interval.
+  `group` is its number from 0, `requests` how many are in it, `low` and `high`
+  the ends of the 95% bootstrap interval.
   """
 
   group: int
@@ -97,11 +93,7 @@ def group_means(
 ) -> list[GroupMean]:
   """Returns each group's mean and interval; empty groups are left out.
 
-  Args:
-    values: a metric of each request.
-    groups: each request's group, below `num_groups`.
-    num_groups: how many there are.
-    seed: of the bootstrap, which resamples each group's users on their own.
+  The bootstrap resamples each group's users on their own.
   """
   means = []
   for group in range(num_groups):
@@ -260,10 +252,6 @@ def expected_places(
   scores: Sequence[Float[np.ndarray, " candidates"]], *, k: int
 ) -> Float[np.ndarray, " all_candidates"]:
   """Returns each candidate's chance to be among its request's first k.
-
-  Args:
-    scores: one array a request; higher wins.
-    k: length of the list.
 
   Returns:
     The chances of all requests' candidates, one request after the other.

@@ -255,10 +255,7 @@ def estimate_chat(
   limit: int | None = None,
   seed: int = 0,
 ) -> Estimate:
-  """Returns what the ranker `chat` would send at most; sends nothing.
-
-  Args: as of `evaluate`.
-  """
+  """Returns what `evaluate` would send to `chat` at most; sends nothing."""
   folder = DatasetFolder.open(dataset)
   _check(split, limit, 1)
   ranker = ChatRanker(chat, folder, seed=seed)
@@ -285,18 +282,13 @@ class _Run:
   """What all scenarios of an evaluation share.
 
   Attributes:
-    folder: the dataset's.
     rankers: by name, in the table's order; those that `is_selected` are
       `NormalisingRanker`s.
     chat: a chat model's samples, by scenario, where one was asked.
     counts: training purchases of each item.
     forms: to select templates from; None ranks what was built.
     need_text: some ranker reads instructions.
-    split: "validation" or "test".
-    limit: how many requests are ranked; all if None.
-    permutations: orders of the candidates in a T3 model's prompt.
     normalisation: of the model's second row, if it is not the sum; or "select".
-    seed: of samples, orders and the bootstrap.
     scores: the folder that keeps each request's scores, if any.
   """
 

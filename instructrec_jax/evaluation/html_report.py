@@ -70,11 +70,8 @@ def write_html_report(
 def write_page(out_path: pathlib.Path, template: str, **values: Any) -> None:
   """Renders one of `templates/` whole or not at all; all text is escaped.
 
-  Args:
-    out_path: the .html file.
-    template: extends `base.html.jinja`, which wants `title`, `notes`
-      (paragraphs) and `training` (of `training_curves`).
-    values: what the template names.
+  A template extends `base.html.jinja`, which wants `title`, `notes`
+  (paragraphs) and `training` (of `training_curves`).
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("instructrec_jax.evaluation"),

@@ -114,13 +114,10 @@ def metrics_of_ranks(
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Difference:
-  """A paired difference of two means.
+  """A paired difference of two means, first minus second.
 
-  Attributes:
-    value: first minus second.
-    low: lower end of its 95% interval.
-    high: upper end of its 95% interval.
-    p: two-sided bootstrap p-value; with R resamples never below 2 / (R + 1).
+  `low` and `high` are the ends of its 95% interval; `p` is the two-sided
+  bootstrap p-value, with R resamples never below 2 / (R + 1).
   """
 
   value: float
@@ -170,10 +167,7 @@ def paired_difference(
 
   p inverts the percentile interval: it is twice the smaller share of resamples
   on either side of zero, counting the observed sample as one of them.
-
-  Args:
-    value: the observed difference.
-    differences_R: one column of `bootstrap_means` minus another.
+  `differences_R` is one column of `bootstrap_means` minus another.
   """
   low, high = percentile_interval(differences_R[:, None])
   smaller = min((differences_R <= 0).sum(), (differences_R >= 0).sum())

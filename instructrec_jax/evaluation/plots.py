@@ -39,11 +39,7 @@ def interval_plot(
   highlight: Sequence[str] = (),
 ) -> str:
   """Returns an SVG with a dot and its interval for each name, top to bottom.
-
-  Args:
-    intervals: name to value, low, high.
-    label: what the axis shows.
-    highlight: names to draw in the page's accent colour.
+  Intervals are value, low, high; those to `highlight` get the accent colour.
   """
   figure = Figure(
     figsize=(5.2, 0.55 + 0.25 * len(intervals)), layout="constrained"
@@ -68,10 +64,7 @@ def curve_plot(
   curves: Mapping[str, tuple[Sequence[float], Sequence[float]]], *, label: str
 ) -> str:
   """Returns an SVG of curves over training steps.
-
-  Args:
-    curves: name to steps and values; the last is drawn in the accent colour.
-    label: what the values are.
+  A curve has steps and values; the last is drawn in the accent colour.
   """
   figure = Figure(figsize=(4.2, 2.5), layout="constrained")
   axes = figure.add_subplot()
@@ -106,12 +99,8 @@ def group_plot(
   groups: str,
 ) -> str:
   """Returns an SVG of means with their intervals over numbered groups.
-
-  Args:
-    curves: name to group, value, low and high of each point; the last is drawn
-      in the accent colour.
-    label: what the values are.
-    groups: what the groups are.
+  A point is group, value, low and high; the last curve is drawn in the accent
+  colour.
   """
   figure = Figure(figsize=(4.2, 2.7), layout="constrained")
   axes = figure.add_subplot()

@@ -33,22 +33,10 @@ class PermutedRanker:
   The first order is the stored one; the others depend on the seed and the
   request's id alone, so a request's scores do not depend on its batch, and the
   first orders of two runs agree whatever their numbers of permutations.
-
-  Attributes:
-    name: the ranker's, with the number of orders.
   """
 
   def __init__(self, ranker: Ranker, *, permutations: int, seed: int = 0):
-    """Wraps a ranker.
-
-    Args:
-      ranker: scores each order, e.g. by log-likelihood.
-      permutations: orders of each request; 1 changes nothing.
-      seed: of the orders.
-
-    Raises:
-      InputError: there is not at least one order.
-    """
+    """Wraps a ranker; one order changes nothing."""
     if permutations < 1:
       raise InputError(f"permutations is {permutations}: at least 1 is needed.")
     self.name = ranker.name
@@ -108,9 +96,6 @@ class TournamentRanker:
 
   The division depends on the seed and the request's id alone. To average over
   orders within groups and final, wrap a `PermutedRanker`.
-
-  Attributes:
-    name: the ranker's, with "tournament".
   """
 
   def __init__(self, ranker: Ranker, *, group_size: int = 10, seed: int = 0):
@@ -120,9 +105,6 @@ class TournamentRanker:
       ranker: sees `group_size` candidates at a time.
       group_size: the most in a group, and in the final.
       seed: of the groups, and of the winner where the ranker ties.
-
-    Raises:
-      InputError: groups have fewer than two candidates.
     """
     if group_size < 2:
       raise InputError(f"group_size is {group_size}: at least 2 is needed.")
@@ -231,12 +213,8 @@ class LabelRanker:
 
   def __init__(self, ranker: Ranker):
     """Takes the ranker that scores letters, as `T5Ranker`."""
+    self.name = f"{ranker.name} (labels)"
     self._ranker = ranker
-
-  @property
-  def name(self) -> str:
-    """How tables call this ranker."""
-    return f"{self._ranker.name} (labels)"
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns the log-likelihood of each candidate's letter.
@@ -324,10 +302,6 @@ def listed_candidates(
 ) -> int:
   """Returns how many candidates the instruction lists, exactly once: T3.
 
-  Args:
-    request: of any task form.
-    first: tried if the instruction does not list all candidates.
-
   Returns:
     Their number, `first`, or 0 if it lists neither all nor just those.
   """
@@ -350,10 +324,7 @@ def with_candidates(
   `render` leaves out the full stop after a title that ends a sentence by
   itself ("... Super Mario Bros."); where the last title changes, so does that.
 
-  Args:
-    request: its instruction lists the first `listed` candidates exactly once.
-    chosen: indices of candidates.
-    listed: all of them if None.
+  Its instruction lists the first `listed` (None: all) exactly once.
   """
   old = _list(request, listed or len(request.candidates))
   picked = chosen.tolist()

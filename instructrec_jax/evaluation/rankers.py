@@ -317,9 +317,7 @@ def load_ranker(
 ) -> Ranker:
   """Loads or fits one of `RANKERS`; baselines see training items alone.
 
-  Args:
-    name: of the ranker; not `chat`, which ranks samples (see `chat_sample`).
-    folder: see `Resources` for it and all others.
+  Not `chat`, which ranks samples (see `chat_sample`).
 
   Raises:
     InputError: what it needs is missing or damaged.

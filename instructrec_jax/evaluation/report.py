@@ -53,10 +53,7 @@ def scenario_table(
 ) -> Table:
   """Returns a scenario's rankers by its metrics, with remarks as notes.
 
-  Args:
-    results: of `evaluate`.
-    scenario: one of the results'.
-    ends: show the two ends of intervals, not half their width.
+  `ends` shows the two ends of intervals, not half their width.
   """
   labels = dict(results["labels"])
   for entry in _of(results["chat"], scenario["name"]):

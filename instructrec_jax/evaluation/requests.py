@@ -91,13 +91,8 @@ def find_requests(
 ) -> RequestSource:
   """Returns a scenario's built requests or, failing those, bare candidates.
 
-  Args:
-    scenario: whose requests.
-    folder: the dataset's.
-    split: "validation" or "test".
-    need_text: refuse bare candidates, whose instruction is empty.
-    limit: only a random sample of so many.
-    seed: of the sample; scenarios over the same users sample the same ones.
+  `need_text` refuses bare candidates, whose instruction is empty. `limit`
+  draws a sample; scenarios over the same users sample the same ones.
 
   Raises:
     InputError: the requests are needed and absent or, while reading, they
@@ -145,10 +140,6 @@ class TemplateForms:
 
   def __init__(self, folder: DatasetFolder, *, seed: int = 0):
     """Reads the folder's templates, vocabulary, annotations and options.
-
-    Args:
-      folder: of `build`.
-      seed: of samples.
 
     Raises:
       InputError: the folder was never built.

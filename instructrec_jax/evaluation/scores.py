@@ -49,10 +49,7 @@ def score_batches(
 ) -> Iterator[tuple[list[RankingRequest], Callable[[str], list[np.ndarray]]]]:
   """Yields batches, each with a function that scores it by a ranker's name.
 
-  Args:
-    source: the requests.
-    rankers: by name; each is expected to score every batch.
-    label: of the progress bar.
+  The progress bar expects each ranker to score every batch.
   """
   size = max(1, _CANDIDATES_AT_ONCE // source.candidates)
   requests = source.read()
@@ -110,12 +107,7 @@ class ScoreLog:
   """Writes a scenario's scores, and hashes the candidates of its requests."""
 
   def __init__(self, scenario: Scenario, *, folder: pathlib.Path | None):
-    """Starts FOLDER/SCENARIO.parquet.
-
-    Args:
-      scenario: that is ranked.
-      folder: to write into; None only hashes.
-    """
+    """Starts FOLDER/SCENARIO.parquet; without a folder it only hashes."""
     self._scenario = scenario
     self._digest = hashlib.sha256()
     self._requests = 0
@@ -159,14 +151,7 @@ class ScoreLog:
     scores: Scores,
     **columns: np.ndarray,
   ) -> None:
-    """Keeps a batch's scores.
-
-    Args:
-      ranker: name of the row in tables.
-      requests: of the batch.
-      scores: one array a request.
-      **columns: "above" and "tied", or "margin", one value a request.
-    """
+    """Keeps a batch's scores, and "above" and "tied", or "margin"."""
     if not self._writer or not requests:
       return
     if self._scenario.candidates == "catalogue":

@@ -37,11 +37,7 @@ def choose_template(
 ) -> tuple[Form, dict[str, Any]]:
   """Ranks validation requests with each form of a scenario's family.
 
-  Args:
-    scenario: whose family's forms.
-    model: that is asked.
-    forms: of the dataset.
-    limit: how many requests, drawn at random; `SAMPLE` if None.
+  `limit` of them are drawn at random; `SAMPLE` if None.
 
   Returns:
     The best form (of equally good ones the first), and "scenario", "metric",
@@ -86,15 +82,9 @@ def add_test_metrics(
 ) -> dict[str, Any]:
   """Adds each form's metric on the table's requests; ranks those not chosen.
 
-  Args:
-    choice: of `choose_template`, as all others.
-    split: of the table.
-    limit: of the table.
-    of_best: the chosen form's value in the table.
-
   Returns:
-    The choice with "test" (whatever the split) of each form, and their "mean"
-    and "sd".
+    The choice of `choose_template` with "test" (whatever the split) of each
+    form, and their "mean" and "sd". `of_best` is the chosen form's value.
   """
   values = [
     of_best
@@ -123,11 +113,7 @@ def choose_normalisation(
 ) -> dict[str, Any]:
   """Ranks validation requests under every normalisation, scored once.
 
-  Args:
-    scenario: that is ranked.
-    model: whose scores.
-    wrap: makes a ranker permute, or play tournaments, as in the table.
-    source: validation requests.
+  `wrap` makes a ranker permute, or play tournaments, as in the table.
 
   Returns:
     "scenario", "metric", "chosen" (of equally good ones the first, so the sum

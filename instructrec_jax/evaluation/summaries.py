@@ -35,11 +35,7 @@ def summarise_ranking(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
   """Means, intervals, and paired differences from the best baseline.
 
-  Args:
-    scenario: any but a pointwise one.
-    metrics: of the same requests for every ranker.
-    seed: of the bootstrap.
-    against: compare with this ranker, not with the best baseline.
+  `against` names a ranker to compare with instead.
 
   Returns:
     Rows, and comparisons: `p` of each by itself, and `p_holm` for a metric's
@@ -99,12 +95,8 @@ def summarise_pointwise(
 ) -> list[dict[str, Any]]:
   """AUC of every ranker, and the calibration of those with a temperature.
 
-  Args:
-    scenario: the pointwise one.
-    margins: of every ranker; higher means likelier.
-    labels: 1 where the item was bought.
-    temperatures: fitted on validation, of rankers whose margins are log odds.
-    seed: of the bootstrap over users.
+  `temperatures` are of rankers whose margins are log odds; a label is 1 where
+  the item was bought.
   """
   rng = np.random.default_rng(seed)
   draws = rng.integers(len(labels), size=(_AUC_RESAMPLES, len(labels)))

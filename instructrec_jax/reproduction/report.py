@@ -70,14 +70,8 @@ def write(
 ) -> dict[str, Any]:
   """Writes tables.csv, report.md, report.html and manifest.json.
 
-  Args:
-    settings: of the reproduction, whose steps are done.
-    ranked: the steps that wrote a results.json, each with its table.
-    records: of all steps.
-    command: how it was called.
-
-  Returns:
-    The manifest.
+  `ranked` names the steps that wrote a results.json, each with its table. The
+  manifest is returned.
 
   Raises:
     InputError: results are of an earlier version, and lack something.
@@ -212,13 +206,7 @@ def _sections(
 def ranking_section(
   experiment: Experiment, results: Results | None, dataset: str | None
 ) -> Section:
-  """Returns a table that ranks.
-
-  Args:
-    experiment: its scenarios.
-    results: of `evaluate`, unless all scenarios are lacking.
-    dataset: which of the paper's this is, if any.
-  """
+  """Returns a table that ranks; no results if all scenarios are lacking."""
   results, tables = results or {"scenarios": ()}, []
   for scenario in results["scenarios"]:
     tables.append(

@@ -47,14 +47,9 @@ def reproduce(
   model/, ladder/, results/            what the steps made
   steps/, logs/                        a record and a log of each
 
-  Args:
-    settings: what is asked for.
-    execute: runs a step; in a process of its own if None.
-    force: begin anew; people's verdicts on the annotations are kept.
-    command: how this was called, for the manifest.
-
-  Returns:
-    The manifest.
+  `force` begins anew, but keeps people's verdicts on the annotations; steps
+  run in processes of their own unless `execute` is given; the manifest, which
+  is returned, quotes `command`.
 
   Raises:
     InputError: something is wrong with the settings, or a step failed.

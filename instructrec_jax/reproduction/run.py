@@ -45,10 +45,7 @@ class Run:
   ):
     """Locks the folder.
 
-    Args:
-      out: where the steps write.
-      execute: runs a command; in a process of its own if None.
-      force: delete what earlier runs recorded and made.
+    `force` deletes what earlier runs recorded and made.
 
     Raises:
       InputError: it holds something else, or another run is at work in it.
