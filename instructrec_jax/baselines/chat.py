@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import CHAT_RANKINGS_FILE, DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.render import SEPARATOR
 from instructrec_jax.instructions.requests import MOST_SHOWN
@@ -29,7 +29,6 @@ from instructrec_jax.teacher.annotations import open_store
 from instructrec_jax.teacher.budget import Estimate, Prices, estimate
 from instructrec_jax.teacher.chat import ChatRequest, Status
 
-FILE = "chat_rankings.sqlite"
 # Of the wording: another one makes other requests.
 VERSION = "rank-1"
 
@@ -104,7 +103,7 @@ class ChatRanker:
 
     Args:
       options: of the chat model.
-      folder: of the requests; its file `FILE` stores the answers.
+      folder: of the requests; it also stores the answers.
       seed: of the candidates' orders.
     """
     self.name, self.limit = options.model, options.limit
@@ -115,7 +114,7 @@ class ChatRanker:
   def estimate(self, requests: Sequence[RankingRequest]) -> Estimate:
     """Adds up what `rank` would send; sends nothing."""
     questions = [self.question(request) for request in requests]
-    with open_store(self._folder, FILE) as store:
+    with open_store(self._folder, CHAT_RANKINGS_FILE) as store:
       known = store.answered_keys()
     return estimate(
       [q for q in questions if q.key not in known], self._options.prices
@@ -133,7 +132,7 @@ class ChatRanker:
         until then is stored.
     """
     questions = [self.question(request) for request in requests]
-    with open_store(self._folder, FILE) as store:
+    with open_store(self._folder, CHAT_RANKINGS_FILE) as store:
       known = store.answered_keys()
       stopped = ""
       if any(question.key not in known for question in questions):

@@ -11,7 +11,7 @@ import numpy as np
 
 from instructrec_jax import storage
 from instructrec_jax.data import synthetic
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import PLANTED_FILE, DatasetFolder
 from instructrec_jax.records import RankingRequest
 
 
@@ -34,7 +34,7 @@ class PlantedRanker:
     Raises:
       InputError: the dataset is not a synthetic shop.
     """
-    planted = storage.read_json(pathlib.Path(dataset) / "planted.json")
+    planted = storage.read_json(pathlib.Path(dataset) / PLANTED_FILE)
     rows = {item_id: row for row, item_id in enumerate(planted["attributes"])}
     process = synthetic.PurchaseProcess(
       synthetic.Habits(**planted["habits"]),

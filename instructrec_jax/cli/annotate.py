@@ -167,6 +167,7 @@ def _transport(options: Options) -> Callable[..., Any]:
   """Returns what sends requests: live, in batches, or through files."""
   import openai
 
+  from instructrec_jax.data.folder import BATCHES_FILE
   from instructrec_jax.teacher import batch, jsonl, online
 
   chat, url = options.chat, options.chat.base_url
@@ -183,7 +184,7 @@ def _transport(options: Options) -> Callable[..., Any]:
       batch.run_batches,
       reserve=options.money.budget(share=chat.price_share).reserve,
       client=openai.OpenAI(api_key=online.find_key(url), base_url=url),
-      state_path=options.dataset / batch.FILE,
+      state_path=options.dataset / BATCHES_FILE,
     )
   else:
     send = functools.partial(

@@ -71,6 +71,7 @@ class Options:
 def run(options: Options) -> None:
   """Makes OUT/{shop,packed,model,results}, OUT/{answers.json,report.html}."""
   from instructrec_jax import storage
+  from instructrec_jax.data.folder import requests_file
   from instructrec_jax.data.prepare import prepare
   from instructrec_jax.evaluation import report
   from instructrec_jax.evaluation.evaluate import evaluate
@@ -125,7 +126,7 @@ def run(options: Options) -> None:
     dropout_rate=0.0,
   )
   validate = make_validator(
-    shop / "requests" / "sequential_validation.parquet",
+    shop / requests_file("sequential", "validation"),
     limit=VALIDATION_USERS,
     vocabulary=packed.vocabulary,
     seed=seed,
@@ -156,7 +157,7 @@ def run(options: Options) -> None:
   print(report.markdown(results))
   requests = list(
     read_requests(
-      shop / "requests" / "sequential_test.parquet", limit=WORKED_EXAMPLES
+      shop / requests_file("sequential", "test"), limit=WORKED_EXAMPLES
     )
   )
   scores = T5Ranker.load(model).score(requests)

@@ -17,14 +17,14 @@ class Options:
 def run(options: Options) -> tuple[Any, str]:
   """Counts."""
   from instructrec_jax.data import statistics as data_statistics
-  from instructrec_jax.data.folder import DatasetFolder
+  from instructrec_jax.data.folder import TEMPLATES_FILE, DatasetFolder
   from instructrec_jax.instructions import statistics
   from instructrec_jax.instructions.templates import load_templates
   from instructrec_jax.teacher.annotate import summarise
   from instructrec_jax.teacher.questions import plan
 
   folder = DatasetFolder.open(options.dataset)
-  built = folder.path / "templates.yaml"
+  built = folder.path / TEMPLATES_FILE
   found = statistics.instruction_statistics(
     load_templates(built if built.exists() else "package"),
     summarise(folder, plan(folder)),

@@ -11,7 +11,6 @@ is no faster once a block is searched for these.
 import ast
 import contextlib
 import dataclasses
-import functools
 import pathlib
 import warnings
 from collections.abc import Iterator
@@ -62,13 +61,28 @@ def read_reviews(
     InputError: the file is missing, truncated or of another format.
   """
   keys = _KEYS[format]
+
+  def convert(line: bytes) -> tuple:
+    record = _parse_json(line)
+    try:
+      user, item, time = record[keys.user], record[keys.item], record[keys.time]
+    except KeyError as error:
+      raise ValueError(f"no {error}") from None
+    if type(time) in (int, float):
+      time //= keys.ticks_per_second
+    return lines.review_row(
+      user,
+      item,
+      timestamp=time,
+      rating=record.get(keys.rating),
+      summary=record.get(keys.summary),
+      text=record.get(keys.text),
+    )
+
   return lines.frames(
     path,
-    (
-      (None, lines.numbered_lines(first, block))
-      for first, block in lines.line_blocks(path)
-    ),
-    convert=functools.partial(_review, keys),
+    ((None, block) for block in lines.line_blocks(path)),
+    convert=convert,
     schema=lines.REVIEW_SCHEMA,
     what=f"{format} review",
     broken=broken,
@@ -100,32 +114,11 @@ def read_items(
 
   return lines.frames(
     path,
-    (
-      (None, lines.numbered_lines(first, block))
-      for first, block in lines.line_blocks(path)
-    ),
+    ((None, block) for block in lines.line_blocks(path)),
     convert=convert,
     schema=lines.ITEM_SCHEMA,
     what=f"{format} metadata record",
     broken=broken,
-  )
-
-
-def _review(keys: _Keys, line: bytes) -> tuple:
-  record = _parse_json(line)
-  try:
-    user, item, time = record[keys.user], record[keys.item], record[keys.time]
-  except KeyError as error:
-    raise ValueError(f"no {error}") from None
-  if type(time) in (int, float):
-    time //= keys.ticks_per_second
-  return lines.review_row(
-    user,
-    item,
-    timestamp=time,
-    rating=record.get(keys.rating),
-    summary=record.get(keys.summary),
-    text=record.get(keys.text),
   )
 
 

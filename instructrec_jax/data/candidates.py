@@ -43,13 +43,7 @@ def draw_candidates(
   negatives: int,
   rng: np.random.Generator,
 ) -> Candidates:
-  """Draws negatives and puts each target into a uniformly drawn slot.
-
-  Args: as `draw_negatives`.
-
-  Raises:
-    InputError: the catalogue is too small.
-  """
+  """Draws as `draw_negatives`; puts each target into a uniform slot."""
   drawn_NxC = draw_negatives(
     owned=owned,
     title_groups=title_groups,
@@ -65,32 +59,6 @@ def draw_candidates(
   candidates[:, -1] = candidates[rows, slot_N]
   candidates[rows, slot_N] = targets
   return Candidates(keys=users, candidates=candidates, target=slot_N)
-
-
-def draw_item_candidates(
-  *,
-  title_groups: Int[np.ndarray, " items"],
-  items: Int32[np.ndarray, " n"],
-  negatives: int,
-  rng: np.random.Generator,
-) -> Candidates:
-  """Draws candidates for items that anybody may search for.
-
-  Args: as `draw_negatives`; `items` are the targets.
-
-  Raises:
-    InputError: the catalogue is too small.
-  """
-  nobody = Sequences(np.zeros(0, np.int32), np.zeros(2, np.int64))
-  drawn = draw_candidates(
-    owned=nobody,
-    title_groups=title_groups,
-    users=np.zeros(len(items), np.int32),
-    targets=items,
-    negatives=negatives,
-    rng=rng,
-  )
-  return Candidates(items, drawn.candidates, drawn.target)
 
 
 def draw_negatives(

@@ -38,19 +38,14 @@ def clean_title(title: str) -> str:
   """
   if _SCRIPT.search(title):
     return ""
-  title = _without_entities(title)
+  while "&" in title and (unescaped := html.unescape(title)) != title:
+    title = unescaped
   title = _TAG.sub(" ", title).translate(_UNPRINTABLE_IN_T5)
   if not title.isprintable():
     # Control characters, zero-width ones, lone surrogates.
     title = "".join(c if c.isprintable() else " " for c in title)
   title = " ".join(title.split())
   return title if any(map(str.isalnum, title)) else ""
-
-
-def _without_entities(text: str) -> str:
-  while "&" in text and (unescaped := html.unescape(text)) != text:
-    text = unescaped
-  return text
 
 
 def clean_categories(categories: Iterable[Any]) -> tuple[str, ...]:
@@ -71,7 +66,7 @@ def clean_categories(categories: Iterable[Any]) -> tuple[str, ...]:
       if _END.match(entry):
         break
       label = clean_title(entry)
-      if _is_label(label):
+      if 0 < len(label) <= _MAX_CHARACTERS and not _SENTENCE.fullmatch(label):
         labels.setdefault(label.casefold(), label)
   return tuple(labels.values())
 
@@ -98,7 +93,3 @@ def category_labels(items: Sequence[Item]) -> list[tuple[str, ...]]:
 def specific_intentions(items: Sequence[Item]) -> list[str]:
   """Returns each item's labels as one intention; "" if it has none."""
   return [", ".join(labels) for labels in category_labels(items)]
-
-
-def _is_label(text: str) -> bool:
-  return 0 < len(text) <= _MAX_CHARACTERS and not _SENTENCE.fullmatch(text)

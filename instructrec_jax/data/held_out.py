@@ -17,8 +17,7 @@ import tqdm
 from jaxtyping import Int8, Int32, Int64
 
 from instructrec_jax import storage
-from instructrec_jax.data import candidates as candidates_lib
-from instructrec_jax.data.candidates import Candidates
+from instructrec_jax.data.candidates import Candidates, draw_candidates
 from instructrec_jax.data.cleaning import specific_intentions
 from instructrec_jax.data.folder import DatasetFolder, candidates_file
 from instructrec_jax.data.splits import SPLITS, Sequences, Splits
@@ -64,26 +63,29 @@ def write_candidates(
   searched = np.array([bool(text) for text in specific_intentions(items)], bool)
 
   def draw(kind: str, split: str, count: int) -> Candidates:
-    seeds = [seed, count, split == "test"]
+    seeds, owners = [seed, count, split == "test"], owned
     if kind == "users":
-      targets = getattr(splits, split)
-      return candidates_lib.draw_candidates(
-        owned=owned,
-        title_groups=title_groups,
-        users=targets.users,
-        targets=targets.items(sequences),
-        negatives=count,
-        rng=np.random.default_rng(seeds),
-      )
-    chosen = np.flatnonzero(searched & (item_split == SPLITS.index(split)))
-    if not len(chosen):
-      raise InputError(f"no {split} item has categories.")
-    return candidates_lib.draw_item_candidates(
+      users = getattr(splits, split).users
+      wanted = getattr(splits, split).items(sequences)
+    else:
+      # Anybody may search: one user, who owns nothing.
+      owners = Sequences(np.zeros(0, np.int32), np.zeros(2, np.int64))
+      seeds.append(1)
+      in_split = searched & (item_split == SPLITS.index(split))
+      wanted = np.flatnonzero(in_split).astype(np.int32)
+      users = np.zeros(len(wanted), np.int32)
+      if not len(wanted):
+        raise InputError(f"no {split} item has categories.")
+    drawn = draw_candidates(
+      owned=owners,
       title_groups=title_groups,
-      items=chosen.astype(np.int32),
+      users=users,
+      targets=wanted,
       negatives=count,
-      rng=np.random.default_rng([*seeds, 1]),
+      rng=np.random.default_rng(seeds),
     )
+    keys = users if kind == "users" else wanted
+    return dataclasses.replace(drawn, keys=keys)
 
   notes = []
   wanted = itertools.product(
@@ -121,14 +123,8 @@ def store_hard_candidates(
 ) -> None:
   """Writes a split's hard candidates.
 
-  Args:
-    folder: the dataset.
-    drawn: the lists.
-    ranks: each target's rank from 0 in the matcher's own list, -1 beyond it.
-    split: "validation" or "test".
-    matcher: its name.
-    recall: the matcher's recall@K, by K.
-    seed: of the order in lists.
+  `ranks` are the targets' from 0 in the matcher's own list, -1 beyond it;
+  `recall` is the matcher's by K, `seed` of the order in lists.
   """
   path = folder.path / candidates_file(split, HARD_NEGATIVES, "hard")
   metadata = {"seed": str(seed), "matcher": matcher}
@@ -177,10 +173,7 @@ def stored_candidates(
 def matcher(
   scenario: Scenario, *, folder: DatasetFolder, split: str
 ) -> dict[str, Any] | None:
-  """Returns the matcher of a scenario's hard negatives.
-
-  Its "name", and as "recall" by K the share of targets that are among its best
-  K items.
+  """Returns the "name" of a scenario's matcher, and its "recall" by K.
 
   Raises:
     InputError: the candidates were written by an older build.
@@ -227,12 +220,8 @@ def with_catalogue(
 ) -> Iterator[RankingRequest]:
   """Replaces candidates by the catalogue.
 
-  Left out are the user's own items and those with the target's title.
-
-  Args:
-    requests: each with its target as the candidate.
-    folder: the dataset.
-    titles: of its items, as candidates are shown.
+  Left out are the user's own items and those with the target's title. `titles`
+  are the items', as candidates are shown.
   """
   shown = np.array(titles, object)
   groups = folder.title_groups

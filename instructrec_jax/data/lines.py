@@ -62,11 +62,7 @@ class BrokenLines:
     self._by_file: dict[str, dict[str, Any]] = {}
 
   def add(self, path: pathlib.Path, *, line: int, reason: str) -> None:
-    """Counts one line.
-
-    Raises:
-      InputError: the reading is strict.
-    """
+    """Counts one line, or raises InputError."""
     where = f"{path}:{line}: {reason}"
     if self._strict:
       raise InputError(f"{where}; leave out --strict to skip such lines.")
@@ -86,13 +82,10 @@ class BrokenLines:
 
 @contextlib.contextmanager
 def open_input(path: pathlib.Path) -> Iterator[BinaryIO]:
-  """Opens a plain or gzip file, distinguished by its first bytes.
-
-  Shows a progress bar over the bytes on disk.
+  """Opens a plain or gzip file, by its first bytes, with a progress bar.
 
   Raises:
-    InputError: the file is missing or unreadable, or (while reading) is a
-      gzip file that is truncated or corrupt.
+    InputError: it is unreadable or (while reading) a damaged gzip file.
   """
   try:
     raw = _WatchedFile(path)
@@ -113,21 +106,15 @@ def open_input(path: pathlib.Path) -> Iterator[BinaryIO]:
       ) from None
 
 
-def line_blocks(path: pathlib.Path) -> Iterator[tuple[int, bytes]]:
-  """Yields (number of the first line, whole lines), some 16 MiB at a time."""
+def line_blocks(path: pathlib.Path) -> Iterator[Numbered]:
+  """Yields the lines of blocks of some 16 MiB, without blank lines."""
   with open_input(path) as file:
     first = 1
     while block := file.read(_BLOCK_BYTES):
       block += file.readline()
-      yield first, block
+      lines = enumerate(io.BytesIO(block), first)
+      yield ((number, line) for number, line in lines if not line.isspace())
       first += block.count(b"\n")
-
-
-def numbered_lines(first: int, block: bytes) -> Iterator[tuple[int, bytes]]:
-  """Yields (line number, line) of a block, without blank lines."""
-  for number, line in enumerate(io.BytesIO(block), first):
-    if not line.isspace():
-      yield number, line
 
 
 def numbered_csv_rows(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:

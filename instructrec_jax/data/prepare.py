@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int8
+from jaxtyping import Bool
 
 from instructrec_jax import storage
 from instructrec_jax.data import (
@@ -63,11 +63,8 @@ def prepare(
   Args:
     out: the folder to make.
     format: one of `FORMATS`.
-    reviews: the reviews of Amazon's formats, plain or gzip.
-    metadata: the items of Amazon's formats, plain or gzip.
-    interactions: the interactions of csv or Parquet.
-    items: the items of csv or Parquet.
-    columns: the columns of csv or Parquet.
+    reviews, metadata: of Amazon's formats, plain or gzip.
+    interactions, items, columns: of csv or Parquet.
     users: shoppers of a synthetic shop.
     min_count: the k of k-core; 0 keeps everybody.
     max_items: how many last items of each user stay; 0 keeps all.
@@ -134,7 +131,14 @@ def prepare(
       splits = splits_lib.leave_one_out(sequences)
     groups = splits_lib.title_groups([item.title for item in catalogue])
     item_split = splits_lib.split_items(groups, seed=seed)
-    _write_item_split(partial, item_split)
+    path = partial / folder.ITEM_SPLIT_FILE
+    path.parent.mkdir()
+    pl.DataFrame(
+      {
+        "item": np.arange(len(item_split), dtype=np.int32),
+        "split": [splits_lib.SPLITS[number] for number in item_split],
+      }
+    ).write_parquet(path)
     notes = held_out.write_candidates(
       partial,
       splits=splits,
@@ -176,7 +180,12 @@ def prepare(
         path.stem: storage.sha256_of(path)
         for path in sorted((partial / folder.CANDIDATES).glob("*"))
       },
-      "versions": _versions(),
+      "versions": {
+        "python": platform.python_version(),
+        "instructrec_jax": importlib.metadata.version("instructrec-jax"),
+        "numpy": np.__version__,
+        "polars": pl.__version__,
+      },
     }
     storage.write_json(partial / folder.MANIFEST_FILE, manifest)
   return DatasetFolder.open(out)
@@ -185,11 +194,7 @@ def prepare(
 def _check_files(
   format: str, files: dict[str, pathlib.Path | None]
 ) -> dict[str, pathlib.Path]:
-  """Returns the two files that a format needs; a synthetic shop needs none.
-
-  Raises:
-    InputError: the format is unknown, or other files are given.
-  """
+  """Returns the two files that a format needs; a synthetic shop needs none."""
   if format not in FORMATS:
     raise InputError(
       f"there is no format {format!r}: name one of {', '.join(FORMATS)}."
@@ -235,15 +240,6 @@ def _refuse_loss(out: pathlib.Path) -> None:
     )
 
 
-def _versions() -> dict[str, str]:
-  return {
-    "python": platform.python_version(),
-    "instructrec_jax": importlib.metadata.version("instructrec-jax"),
-    "numpy": np.__version__,
-    "polars": pl.__version__,
-  }
-
-
 def _check_options(
   min_count: int, max_items: int, split: str, seed: int
 ) -> None:
@@ -266,19 +262,6 @@ def _write_items(
   frame.write_parquet(out / folder.ITEMS_FILE)
   rows = frame.select("item_id", "title", "categories").rows()
   return [Item(i, title, tuple(names)) for i, title, names in rows]
-
-
-def _write_item_split(
-  out: pathlib.Path, item_split: Int8[np.ndarray, " items"]
-) -> None:
-  path = out / folder.ITEM_SPLIT_FILE
-  path.parent.mkdir()
-  pl.DataFrame(
-    {
-      "item": np.arange(len(item_split), dtype=np.int32),
-      "split": [splits_lib.SPLITS[number] for number in item_split],
-    }
-  ).write_parquet(path)
 
 
 def _write_interactions(

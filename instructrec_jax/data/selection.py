@@ -50,7 +50,7 @@ def read_items(
   """Reads the items that have a title, each once, with its row as `item`.
 
   Args:
-    frames: of `schema.ITEM_SCHEMA`.
+    frames: of `lines.ITEM_SCHEMA`.
     counts: gets `items`.
   """
   frame = pl.concat(list(frames))
@@ -70,7 +70,7 @@ def read_reviews(
   """Reads the reviews of titled items, with the item's row as `item`.
 
   Args:
-    frames: of `schema.REVIEW_SCHEMA`.
+    frames: of `lines.REVIEW_SCHEMA`.
     items: what `read_items` returned.
     counts: gets `reviews` and `of_items_without_title`.
 
@@ -111,18 +111,20 @@ def select(
   """
   users = _numbers(reviews["user_id"])
   items = reviews["item"].to_numpy().astype(np.int64)
-  rows = time_order(users=users, timestamps=reviews["timestamp"].to_numpy())
+  # Equal times stay in input order.
+  rows = np.lexsort((reviews["timestamp"].to_numpy(), users))
   rows = rows[first_of_repeats(users=users[rows], items=items[rows])]
   counts["repeats"] = reviews.height - len(rows)
-  core = k_core(users=users[rows], items=items[rows], count=min_count)
-  counts["k_core_rounds"] = core.rounds
-  counts["below_k_core"] = len(rows) - len(core.kept)
-  if not len(core.kept):
+  kept, counts["k_core_rounds"] = k_core(
+    users=users[rows], items=items[rows], count=min_count
+  )
+  counts["below_k_core"] = len(rows) - len(kept)
+  if not len(kept):
     raise InputError(
       f"nothing is left of {len(rows):,} interactions after the {min_count}-"
       "core: lower --min-count."
     )
-  rows = rows[core.kept]
+  rows = rows[kept]
   _, users, lengths = np.unique(
     users[rows], return_inverse=True, return_counts=True
   )
@@ -143,25 +145,12 @@ def _numbers(ids: pl.Series) -> Int64[np.ndarray, " rows"]:
   return numbered["number"].to_numpy().astype(np.int64)
 
 
-@dataclasses.dataclass(frozen=True)
-class KCore:
-  """What is left of the interactions.
-
-  Attributes:
-    kept: indices of the interactions that stay, ascending.
-    rounds: interactions left after each round of removal.
-  """
-
-  kept: Int64[np.ndarray, " kept"]
-  rounds: list[int]
-
-
 def k_core(
   *,
   users: Int[np.ndarray, " interactions"],
   items: Int[np.ndarray, " interactions"],
   count: int,
-) -> KCore:
+) -> tuple[Int64[np.ndarray, " kept"], list[int]]:
   """Keeps the largest set where each user and item has `count` interactions.
 
   Each round removes the interactions of all users and all items that have too
@@ -171,6 +160,10 @@ def k_core(
     users: user number of each interaction.
     items: item number of each interaction.
     count: the k of k-core; 0 and 1 keep everything.
+
+  Returns:
+    The indices of the interactions that stay, ascending, and how many are left
+    after each round.
   """
   kept = np.arange(len(users))
   rounds: list[int] = []
@@ -179,18 +172,9 @@ def k_core(
     enough = np.bincount(by_user)[by_user] >= count
     enough &= np.bincount(by_item)[by_item] >= count
     if enough.all():
-      return KCore(kept=kept, rounds=rounds)
+      return kept, rounds
     kept = kept[enough]
     rounds.append(len(kept))
-
-
-def time_order(
-  *,
-  users: Int[np.ndarray, " interactions"],
-  timestamps: Int[np.ndarray, " interactions"],
-) -> Int64[np.ndarray, " interactions"]:
-  """Returns the order by user and time; equal times stay in input order."""
-  return np.lexsort((timestamps, users))
 
 
 def first_of_repeats(

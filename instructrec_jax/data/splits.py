@@ -48,7 +48,7 @@ class Sequences:
     items: Int32[np.ndarray, " interactions"],
     num_users: int,
   ) -> "Sequences":
-    """Makes sequences of interactions that are sorted by user and time."""
+    """Makes sequences of interactions sorted by user and time."""
     lengths = np.bincount(users, minlength=num_users)
     return cls(items=items, offsets=np.concatenate([[0], np.cumsum(lengths)]))
 
@@ -65,15 +65,6 @@ class Sequences:
     """Returns one user's items, oldest first."""
     return self.items[self.offsets[user] : self.offsets[user + 1]]
 
-  def at(
-    self,
-    *,
-    users: Int32[np.ndarray, " n"],
-    positions: Int32[np.ndarray, " n"],
-  ) -> Int32[np.ndarray, " n"]:
-    """Returns the item at a position of each given user."""
-    return self.items[self.offsets[users] + positions]
-
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
@@ -89,7 +80,7 @@ class Targets:
 
   def items(self, sequences: Sequences) -> Int32[np.ndarray, " n"]:
     """Returns the targets' item numbers."""
-    return sequences.at(users=self.users, positions=self.positions)
+    return sequences.items[sequences.offsets[self.users] + self.positions]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,8 +152,11 @@ def global_time(
     ordered[min(int(count * (1 - later)), count - 1)] if count else 0
     for later in (validation_share + test_share, test_share)
   )
+  users, _ = _places(sequences)
+  # How many of each user's interactions are earlier than the cut.
   trained, validated = (
-    _earlier_than(sequences, timestamps, cut) for cut in (first, second)
+    np.bincount(users[timestamps < cut], minlength=len(sequences))
+    for cut in (first, second)
   )
   splits = _with_training(
     sequences,
@@ -239,16 +233,6 @@ def _places(
   return users, positions.astype(np.int32)
 
 
-def _earlier_than(
-  sequences: Sequences,
-  timestamps: Int[np.ndarray, " interactions"],
-  cut: int,
-) -> Int64[np.ndarray, " users"]:
-  """Returns how many of each user's interactions are earlier than the cut."""
-  users, _ = _places(sequences)
-  return np.bincount(users[timestamps < cut], minlength=len(sequences))
-
-
 def _last_between(
   start: Int64[np.ndarray, " users"], end: Int64[np.ndarray, " users"]
 ) -> Targets:
@@ -260,16 +244,10 @@ def _last_between(
 def split_items(
   title_groups: Int[np.ndarray, " items"], *, seed: int
 ) -> Int8[np.ndarray, " items"]:
-  """Splits the catalogue for product search; equal titles stay together.
+  """Returns each item's split in product search, as its index in `SPLITS`.
 
-  Each split has its share of the items, give or take the largest group.
-
-  Args:
-    title_groups: a number for each item; items with equal titles share it.
-    seed: of the split.
-
-  Returns:
-    For each item its split's index in `SPLITS`.
+  Equal titles stay together, so each split has its share of the items, give or
+  take the largest group.
   """
   sizes = np.bincount(title_groups)
   order = np.random.default_rng(seed).permutation(len(sizes))

@@ -19,7 +19,7 @@ import numpy as np
 from instructrec_jax import storage
 from instructrec_jax.baselines.chat import ChatOptions, ChatRanker
 from instructrec_jax.baselines.popularity import training_counts
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import MANIFEST_FILE, DatasetFolder
 from instructrec_jax.data.held_out import matcher, retrieved
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import (
@@ -216,7 +216,7 @@ def evaluate(
     )
     results: dict[str, Any] = {
       "dataset": str(dataset),
-      "dataset_sha256": storage.sha256_of(folder.path / "manifest.json"),
+      "dataset_sha256": storage.sha256_of(folder.path / MANIFEST_FILE),
       "model": None if model is None else str(model),
       "zero_shot": None if zero_shot is None else str(zero_shot),
       "text_encoder": text_encoder,

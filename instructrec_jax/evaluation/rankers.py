@@ -18,7 +18,11 @@ from instructrec_jax.baselines.lexical import LexicalRanker
 from instructrec_jax.baselines.planted import PlantedRanker
 from instructrec_jax.baselines.popularity import PopularityRanker, RandomRanker
 from instructrec_jax.baselines.searches import Searches
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import (
+  INSTRUCTIONS_FILE,
+  PLANTED_FILE,
+  DatasetFolder,
+)
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.prompt_rankers import LabelRanker
@@ -291,7 +295,7 @@ def find_rankers(
       )
   available = {
     "": True,
-    "planted": (folder.path / "planted.json").exists(),
+    "planted": (folder.path / PLANTED_FILE).exists(),
     "model": model is not None,
     "zero_shot": zero_shot is not None,
   }
@@ -351,7 +355,7 @@ class SearchData:
   def __init__(self, folder: DatasetFolder):
     """Reads annotations, and how the folder was built, if it was."""
     self._folder = folder
-    manifest = folder.path / "instructions.json"
+    manifest = folder.path / INSTRUCTIONS_FILE
     cold_items = COLD_ITEMS[0]
     if manifest.exists():
       cold_items = storage.read_json(manifest)["options"]["cold_items"]

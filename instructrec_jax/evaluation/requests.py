@@ -12,7 +12,12 @@ import polars as pl
 
 from instructrec_jax import storage
 from instructrec_jax.data import held_out as lists
-from instructrec_jax.data.folder import DatasetFolder, requests_file
+from instructrec_jax.data.folder import (
+  INSTRUCTIONS_FILE,
+  TEMPLATES_FILE,
+  DatasetFolder,
+  requests_file,
+)
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.material import Material
 from instructrec_jax.instructions.render import display_titles
@@ -139,7 +144,7 @@ class TemplateForms:
     Raises:
       InputError: the folder was never built.
     """
-    manifest = folder.path / "instructions.json"
+    manifest = folder.path / INSTRUCTIONS_FILE
     if not manifest.exists():
       raise InputError(
         f"{manifest}: no such file; templates are chosen among those of "
@@ -148,7 +153,7 @@ class TemplateForms:
     options = storage.read_json(manifest)["options"]
     vocabulary = Vocabulary.load(folder.vocabulary_path)
     self._families = group_families(
-      load_templates(folder.path / "templates.yaml")
+      load_templates(folder.path / TEMPLATES_FILE)
     )
     self._folder = folder
     self._seed = seed

@@ -16,7 +16,14 @@ import numpy as np
 import tqdm
 
 from instructrec_jax import storage
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import (
+  INSTRUCTIONS_FILE,
+  MANIFEST_FILE,
+  REQUESTS,
+  TEMPLATES_FILE,
+  VOCABULARY_FILE,
+  DatasetFolder,
+)
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.aspects import TaskForm
@@ -42,9 +49,6 @@ from instructrec_jax.requests import write_requests
 from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.text.vocabulary import Vocabulary, train_vocabulary
 
-# What a build adds to a dataset folder; the manifest is written last.
-MANIFEST_FILE = "instructions.json"
-TEMPLATES_FILE = "templates.yaml"
 MATCHERS = ("tfidf", "bm25", "two_tower")
 # Rows of each family that a vocabulary is trained on.
 _CORPUS_ROWS = 2000
@@ -123,9 +127,9 @@ def build(
   options = options or Options()
   options.check()
   folder = DatasetFolder.open(dataset)
-  if (folder.path / MANIFEST_FILE).exists() and not force:
+  if (folder.path / INSTRUCTIONS_FILE).exists() and not force:
     raise InputError(
-      f"{folder.path} is built already ({MANIFEST_FILE}): pass --force to "
+      f"{folder.path} is built already ({INSTRUCTIONS_FILE}): pass --force to "
       "build it again."
     )
   if vocabulary is None and train_vocabulary_size is None:
@@ -156,7 +160,7 @@ def build(
     (partial / TEMPLATES_FILE).write_text(
       dump_templates(templates), encoding="utf-8"
     )
-    vocabulary_path = partial / "vocabulary.model"
+    vocabulary_path = partial / VOCABULARY_FILE
     if train_vocabulary_size is not None:
       train_vocabulary(
         _corpus(material, families, options.seed),
@@ -179,25 +183,25 @@ def build(
     writer = ScenarioWriter(folder, material, renderer)
     manifest = {
       "options": dataclasses.asdict(options),
-      "dataset_sha256": storage.sha256_of(folder.path / "manifest.json"),
+      "dataset_sha256": storage.sha256_of(folder.path / MANIFEST_FILE),
       "templates_sha256": storage.sha256_of(partial / TEMPLATES_FILE),
       "vocabulary_sha256": words.sha256,
       "families": planned,
       "rows": counts,
-      "requests": _write_requests(writer, families, partial / "requests"),
+      "requests": _write_requests(writer, families, partial / REQUESTS),
       "cuts": dataclasses.asdict(renderer.cuts),
       "annotations": annotations.as_json(),
       "templates": {t.name: t.label for t in templates},
     }
   # While files are moved the folder must not count as built.
-  (folder.path / MANIFEST_FILE).unlink(missing_ok=True)
+  (folder.path / INSTRUCTIONS_FILE).unlink(missing_ok=True)
   for path in staging.iterdir():
     destination = folder.path / path.name
     if destination.is_dir():
       shutil.rmtree(destination)
     path.replace(destination)
   staging.rmdir()
-  storage.write_json(folder.path / MANIFEST_FILE, manifest)
+  storage.write_json(folder.path / INSTRUCTIONS_FILE, manifest)
   return manifest
 
 

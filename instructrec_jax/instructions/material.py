@@ -131,7 +131,7 @@ class Material:
     if self._hides(split):
       warm = self._warm[targets.items(self.sequences)]
       users, positions = users[warm], positions[warm]
-    items = self.sequences.at(users=users, positions=positions)
+    items = Targets(users, positions).items(self.sequences)
     pairs = list(zip(users.tolist(), positions.tolist(), strict=True))
     queries = {
       query: [self._annotations.intention(u, p, view) or "" for u, p in pairs]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from instructrec_jax import paper, storage
-from instructrec_jax.reproduction.experiments import MANIFEST_FILE
+from instructrec_jax.data.folder import INSTRUCTIONS_FILE
 from instructrec_jax.reproduction.settings import Settings
 from instructrec_jax.tables import Row, Table
 from instructrec_jax.teacher import review
@@ -116,7 +116,7 @@ def _quality(settings: Settings) -> Section:
 
 def _checks(dataset: pathlib.Path) -> Table:
   """What rules say of every annotation: it needs no people."""
-  quality = storage.read_json(dataset / MANIFEST_FILE)["annotations"]
+  quality = storage.read_json(dataset / INSTRUCTIONS_FILE)["annotations"]
   rows = []
   for field, verdicts in quality["quality"].items():
     total = sum(verdicts.values())

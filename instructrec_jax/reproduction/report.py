@@ -10,7 +10,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from instructrec_jax import paper, storage
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import (
+  ANNOTATIONS_FILE,
+  INSTRUCTIONS_FILE,
+  MANIFEST_FILE,
+  DatasetFolder,
+)
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import html_report, plots
 from instructrec_jax.evaluation.consistency import impossible
@@ -29,7 +34,6 @@ from instructrec_jax.reproduction.counts import Section
 from instructrec_jax.reproduction.experiments import (
   HELD_OUT,
   LADDER,
-  MANIFEST_FILE,
   SEQUENTIAL,
   Experiment,
   missing_data,
@@ -38,7 +42,6 @@ from instructrec_jax.reproduction.experiments import (
 from instructrec_jax.reproduction.run import code
 from instructrec_jax.reproduction.settings import Settings
 from instructrec_jax.tables import Row, Table
-from instructrec_jax.teacher.store import FILE as ANNOTATIONS_FILE
 
 Results = Mapping[str, Any]
 
@@ -500,6 +503,6 @@ def _paper_dataset(path: pathlib.Path) -> str | None:
 
 def _data_files(settings: Settings) -> list[pathlib.Path]:
   folders = [f for f in (settings.dataset, settings.unseen) if f]
-  names = ("manifest.json", MANIFEST_FILE, ANNOTATIONS_FILE)
+  names = (MANIFEST_FILE, INSTRUCTIONS_FILE, ANNOTATIONS_FILE)
   paths = [folder / name for folder in folders for name in names]
   return [settings.recipe, *(path for path in paths if path.exists())]

@@ -6,7 +6,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import (
+  ANNOTATIONS_FILE,
+  INSTRUCTIONS_FILE,
+  MANIFEST_FILE,
+  VOCABULARY_FILE,
+  DatasetFolder,
+  requests_file,
+)
 from instructrec_jax.evaluation.rankers import READERS, find_rankers
 from instructrec_jax.gin_files import search_path
 from instructrec_jax.instructions.scenarios import Scenario
@@ -14,7 +21,6 @@ from instructrec_jax.reproduction import report
 from instructrec_jax.reproduction.experiments import (
   HELD_OUT,
   LADDER,
-  MANIFEST_FILE,
   SEQUENTIAL,
   applicable,
   missing_data,
@@ -22,7 +28,6 @@ from instructrec_jax.reproduction.experiments import (
 )
 from instructrec_jax.reproduction.run import CLI, Execute, Run
 from instructrec_jax.reproduction.settings import Settings
-from instructrec_jax.teacher.store import FILE as ANNOTATIONS_FILE
 
 # Pieces of a vocabulary that is trained because there is none.
 VOCABULARY_SIZE = 4000
@@ -74,7 +79,7 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
     keep=True,
     grows=True,
   )
-  own = dataset / "vocabulary.model"
+  own = dataset / VOCABULARY_FILE
   vocabulary = settings.vocabulary or (own if own.exists() else None)
   run.step(
     "build",
@@ -88,7 +93,7 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
       ),
       *("--matcher", "two_tower", *seed),
     ],
-    makes=dataset / MANIFEST_FILE,
+    makes=dataset / INSTRUCTIONS_FILE,
     keep=True,
   )
   if settings.unseen:
@@ -99,7 +104,7 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
         *(CLI, "build", "--dataset", settings.unseen, "--vocab", own),
         *("--families", SEQUENTIAL.family, *seed),
       ],
-      makes=settings.unseen / MANIFEST_FILE,
+      makes=settings.unseen / INSTRUCTIONS_FILE,
       keep=True,
     )
 
@@ -268,7 +273,7 @@ def _train(
   if steps:
     bound["TRAIN_STEPS"] = steps
   if validation:
-    requests = dataset / "requests" / f"{validation.name}_validation.parquet"
+    requests = dataset / requests_file(validation.name, "validation")
     bound["VALIDATION_REQUESTS"] = str(requests)
   run.step(
     name,
@@ -316,7 +321,7 @@ def _evaluate(
     clear=out,
     reads=[
       *_built(dataset),
-      *(dataset / "requests" / f"{name}_test.parquet" for name in names),
+      *(dataset / requests_file(name, "test") for name in names),
     ],
     after=[after],
   )
@@ -340,7 +345,7 @@ def _rankers(scenarios: Sequence[Scenario], settings: Settings) -> list[str]:
 
 def _built(dataset: pathlib.Path) -> list[pathlib.Path]:
   """Returns the files that identify what a built folder holds."""
-  return [dataset / "manifest.json", dataset / MANIFEST_FILE]
+  return [dataset / MANIFEST_FILE, dataset / INSTRUCTIONS_FILE]
 
 
 def _limit(settings: Settings) -> list[Any]:

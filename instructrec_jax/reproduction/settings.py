@@ -4,11 +4,10 @@ import dataclasses
 import pathlib
 
 from instructrec_jax import storage
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import INSTRUCTIONS_FILE, DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.rankers import TRAINED, find_rankers
 from instructrec_jax.reproduction.experiments import (
-  MANIFEST_FILE,
   Experiment,
   find_experiments,
 )
@@ -79,7 +78,7 @@ class Settings:
       load_config(self.zero_shot)
 
   def _check_vocabulary(self) -> None:
-    built = self.dataset / MANIFEST_FILE
+    built = self.dataset / INSTRUCTIONS_FILE
     if self.vocabulary is None or not built.exists():
       return
     wanted = Vocabulary.load(self.vocabulary).sha256

@@ -20,6 +20,7 @@ import numpy as np
 import seqio
 import tensorflow as tf
 
+from instructrec_jax.data.folder import requests_file
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.metrics import (
   pointwise_metrics,
@@ -161,7 +162,7 @@ def group_scores(
 
 
 def _path(scenario: str, split: str) -> pathlib.Path:
-  return dataset_in_use() / "requests" / f"{scenario}_{split}.parquet"
+  return dataset_in_use() / requests_file(scenario, split)
 
 
 def _labelled_requests(scenario: str, split: str) -> list[RankingRequest]:

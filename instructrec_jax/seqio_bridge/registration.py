@@ -12,9 +12,9 @@ from collections.abc import Sequence
 
 import seqio
 
+from instructrec_jax.data.folder import INSTRUCTIONS_FILE, TEMPLATES_FILE
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
-from instructrec_jax.instructions.build import MANIFEST_FILE, TEMPLATES_FILE
 from instructrec_jax.instructions.mixtures import mixtures
 from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.seqio_bridge.tfds_writer import TFDS_NAME
@@ -53,7 +53,7 @@ def use_dataset(path: pathlib.Path) -> None:
     InputError: `instructrec build` has not been run on it.
   """
   path = pathlib.Path(path).absolute()
-  if not (path / MANIFEST_FILE).exists():
+  if not (path / INSTRUCTIONS_FILE).exists():
     raise InputError(
       f"{path}: holds no instructions; run `instructrec build --dataset "
       f"{path}` first."

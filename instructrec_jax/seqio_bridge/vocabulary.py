@@ -10,6 +10,7 @@ from typing import Any
 
 import seqio
 
+from instructrec_jax.data.folder import VOCABULARY_FILE
 from instructrec_jax.errors import InputError
 from instructrec_jax.text import vocabulary
 
@@ -55,7 +56,7 @@ class DatasetVocabulary(seqio.Vocabulary):
     super().__init__(extra_ids=0)
     if model_vocab_size is None:
       return
-    path = dataset_in_use() / "vocabulary.model"
+    path = dataset_in_use() / VOCABULARY_FILE
     needed = vocabulary.Vocabulary.load(path).model_vocab_size
     if needed != model_vocab_size:
       raise InputError(
@@ -67,7 +68,7 @@ class DatasetVocabulary(seqio.Vocabulary):
 
   @functools.cached_property
   def _loaded(self) -> seqio.SentencePieceVocabulary:
-    path = dataset_in_use() / "vocabulary.model"
+    path = dataset_in_use() / VOCABULARY_FILE
     extra_ids = vocabulary.Vocabulary.load(path).extra_ids
     return seqio.SentencePieceVocabulary(str(path), extra_ids)
 

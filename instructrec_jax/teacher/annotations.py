@@ -11,11 +11,15 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import (
+  ANNOTATIONS_FILE,
+  MANIFEST_FILE,
+  DatasetFolder,
+)
 from instructrec_jax.storage import sha256_of
 from instructrec_jax.teacher.chat import Status
 from instructrec_jax.teacher.questions import PREFERENCES
-from instructrec_jax.teacher.store import FILE, Store
+from instructrec_jax.teacher.store import Store
 
 _WORD = re.compile(r"\w+")
 _FIRST_PERSON = re.compile(r"\b(i|i'm|i've|i'd|my|mine|me|myself)\b")
@@ -64,7 +68,7 @@ class Annotations:
   @classmethod
   def load(cls, folder: DatasetFolder) -> "Annotations":
     """Reads a folder's store; of two usable answers the later one counts."""
-    if not (folder.path / FILE).exists():
+    if not (folder.path / ANNOTATIONS_FILE).exists():
       return cls.none()
     with open_store(folder) as store:
       return _collect(store, folder)
@@ -86,14 +90,14 @@ class Annotations:
     return {"quality": self.quality, "teachers": self.teachers}
 
 
-def open_store(folder: DatasetFolder, name: str = FILE) -> Store:
+def open_store(folder: DatasetFolder, name: str = ANNOTATIONS_FILE) -> Store:
   """Opens, or makes, a store of a dataset folder.
 
   Raises:
     InputError: the store is damaged, or belongs to another dataset.
   """
   return Store(
-    folder.path / name, dataset=sha256_of(folder.path / "manifest.json")
+    folder.path / name, dataset=sha256_of(folder.path / MANIFEST_FILE)
   )
 
 

@@ -30,7 +30,6 @@ from instructrec_jax.teacher.jsonl import ENDPOINT, ResultLine, request_line
 from instructrec_jax.teacher.online import address, rejected_key
 from instructrec_jax.teacher.store import ROWS_PER_COMMIT, Store, unanswered
 
-FILE = "annotations.batches.sqlite"
 TEACHER = "openai_batch"
 """What the store calls this transport."""
 TAG = "instructrec_batch"
@@ -119,7 +118,7 @@ def run_batches(
     requests: duplicates are asked once. They are held in memory.
     store: its answers are not asked for again.
     client: of the server.
-    state_path: of the file that says what was sent; see `FILE`.
+    state_path: of the file that says what was sent.
     reserve: called for each request before anything is sent; from the first
       False on none is.
 

@@ -20,7 +20,6 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 
 VERSION = 1
-FILE = "annotations.sqlite"
 ROWS_PER_COMMIT = 1000
 
 _TABLES = """

@@ -1,7 +1,6 @@
 """Tests for instructrec_jax/data/lines.py."""
 
 import gzip
-import pathlib
 
 import polars as pl
 import pytest
@@ -20,10 +19,7 @@ def write(path, content, *, zipped=False):
 def read(path, broken=None):
   frames = lines.frames(
     path,
-    (
-      (None, lines.numbered_lines(first, block))
-      for first, block in lines.line_blocks(path)
-    ),
+    ((None, block) for block in lines.line_blocks(path)),
     convert=lambda line: (int(line),),
     schema=SCHEMA,
     what="number",
@@ -60,32 +56,24 @@ def test_nothing_but_broken_lines_is_the_wrong_format(tmp_path):
     read(path)
 
 
-@pytest.mark.parametrize("content", [b"", b"\n\n"])
-def test_an_empty_file_is_refused(tmp_path, content):
-  with pytest.raises(InputError, match="it is empty"):
-    read(write(tmp_path / "numbers", content))
-
-
-def test_a_missing_file_and_a_folder_are_refused(tmp_path):
+def test_an_empty_or_missing_file_and_a_folder_are_refused(tmp_path):
+  for content in (b"", b"\n\n"):
+    with pytest.raises(InputError, match="it is empty"):
+      read(write(tmp_path / "numbers", content))
   with pytest.raises(InputError, match="no such file"):
     read(tmp_path / "absent")
   with pytest.raises(InputError, match="is a directory"):
     read(tmp_path)
 
 
-@pytest.mark.parametrize("cut", [3, 40, -1, -6])
-def test_a_truncated_gzip_is_refused(tmp_path, cut):
-  whole = gzip.compress(b"".join(b"%d\n" % n for n in range(5000)))
-  path = write(tmp_path / "numbers.gz", whole[:cut])
+@pytest.mark.parametrize("cut", [3, 40, -1, -6, None])
+def test_a_truncated_or_corrupt_gzip_is_refused(tmp_path, cut):
+  whole = bytearray(gzip.compress(b"".join(b"%d\n" % n for n in range(5000))))
+  if cut is None:
+    whole[len(whole) // 2] ^= 0xFF
+  path = write(tmp_path / "numbers.gz", bytes(whole[:cut]))
   with pytest.raises(InputError, match="cut short or corrupt"):
     read(path)
-
-
-def test_a_corrupt_gzip_is_refused(tmp_path):
-  whole = bytearray(gzip.compress(b"".join(b"%d\n" % n for n in range(5000))))
-  whole[len(whole) // 2] ^= 0xFF
-  with pytest.raises(InputError, match="cut short or corrupt"):
-    read(write(tmp_path / "numbers.gz", bytes(whole)))
 
 
 def test_csv_rows_know_their_lines(tmp_path):
@@ -98,6 +86,6 @@ def test_csv_rows_know_their_lines(tmp_path):
 
 
 def test_csv_that_is_no_text_is_refused(tmp_path):
-  path: pathlib.Path = write(tmp_path / "t.csv", b"a,b\n\xff\xfe\n")
+  path = write(tmp_path / "t.csv", b"a,b\n\xff\xfe\n")
   with pytest.raises(InputError, match="not a csv file in UTF-8"):
     list(lines.numbered_csv_rows(path))

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 from instructrec_jax import storage
-from instructrec_jax.baselines import chat
 from instructrec_jax.data import held_out, synthetic
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import (
+  ANNOTATIONS_FILE,
+  BATCHES_FILE,
+  CHAT_RANKINGS_FILE,
+  DatasetFolder,
+)
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher import batch, store
 
 
 def table(folder, name, header, rows):
@@ -307,7 +310,9 @@ def test_a_second_run_is_refused_before_it_reads(tmp_path):
   assert again.manifest["options"]["users"] == 310
 
 
-@pytest.mark.parametrize("name", [store.FILE, batch.FILE, chat.FILE], ids=str)
+@pytest.mark.parametrize(
+  "name", [ANNOTATIONS_FILE, BATCHES_FILE, CHAT_RANKINGS_FILE]
+)
 def test_paid_answers_are_not_replaced(tmp_path, name):
   out = tmp_path / "out"
   prepare(out=out, format="synthetic", users=300)

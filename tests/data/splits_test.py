@@ -1,4 +1,4 @@
-"""Tests for instructrec_jax/data/splits.py and sequences.py."""
+"""Tests for instructrec_jax/data/splits.py."""
 
 import numpy as np
 import pytest

@@ -11,6 +11,7 @@ import sys
 import openai
 import pytest
 
+from instructrec_jax.data.folder import BATCHES_FILE
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher import batch
 from instructrec_jax.teacher.batch import (
@@ -54,7 +55,7 @@ def store(tmp_path):
 def places(server, store, tmp_path):
   """The keyword arguments that all functions take."""
   client = openai.OpenAI(base_url=server.url, api_key=KEY, max_retries=0)
-  return dict(store=store, client=client, state_path=tmp_path / batch.FILE)
+  return dict(store=store, client=client, state_path=tmp_path / BATCHES_FILE)
 
 
 def _run(places, requests=REQUESTS, **options):
@@ -317,7 +318,7 @@ batch.run_batches(
   batch_test.REQUESTS,
   store=store.Store(folder / "annotations.sqlite", dataset="d"),
   client=openai.OpenAI(base_url=url, api_key=batch_test.KEY),
-  state_path=folder / batch.FILE,
+  state_path=folder / "annotations.batches.sqlite",
   limits=batch.Limits(requests=3),
   poll_seconds=0.01,
 )
