@@ -20,7 +20,7 @@ def ranking(table: str, scenario: str) -> dict[str, dict[str, float]]:
 
   Args:
     table: such as "Table 6".
-    scenario: the block of the table, as `evaluation.scenarios` names it.
+    scenario: the block of the table, as `instructions.scenarios` names it.
   """
   metrics = results()["metrics"]
   for block in results()["rankings"]:

@@ -30,7 +30,7 @@ HARD_NEGATIVES = 9
 
 
 class Scenario(Protocol):
-  """What decides which lists are ranked; see `evaluation.scenarios`."""
+  """What decides which lists are ranked; see `instructions.scenarios`."""
 
   @property
   def candidates(self) -> str:
