@@ -77,10 +77,10 @@ def convert(
   )
   if size is not None:
     _check_size(weights, size)
-  if dest.resolve() == source.resolve():
-    raise InputError(f"{dest} is the source itself: name another folder.")
   with (
-    storage.staged_folder(dest, force=force) as partial,
+    storage.staged_folder(
+      dest, force=force, made_by="convert", inputs=(source, vocabulary)
+    ) as partial,
     tqdm.tqdm(
       total=len(weights.leaves), desc="convert", unit="array", disable=None
     ) as progress,

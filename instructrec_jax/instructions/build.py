@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from instructrec_jax import storage
+from instructrec_jax import locks, storage
 from instructrec_jax.data.folder import (
   INSTRUCTIONS_FILE,
   MANIFEST_FILE,
@@ -127,6 +127,28 @@ def build(
   options = options or Options()
   options.check()
   folder = DatasetFolder.open(dataset)
+  with locks.writing_in(folder.path):
+    return _build(
+      folder,
+      write_rows=write_rows,
+      write_hard_candidates=write_hard_candidates,
+      vocabulary=vocabulary,
+      train_vocabulary_size=train_vocabulary_size,
+      options=options,
+      force=force,
+    )
+
+
+def _build(
+  folder: DatasetFolder,
+  *,
+  write_rows: WriteRows,
+  write_hard_candidates: WriteHardCandidates,
+  vocabulary: pathlib.Path | None,
+  train_vocabulary_size: int | None,
+  options: Options,
+  force: bool,
+) -> dict[str, Any]:
   if (folder.path / INSTRUCTIONS_FILE).exists() and not force:
     raise InputError(
       f"{folder.path} is built already ({INSTRUCTIONS_FILE}): pass --force to "

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
+from instructrec_jax import locks
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.teacher import offline
 from instructrec_jax.teacher.annotations import Annotations, open_store
@@ -51,7 +52,7 @@ def annotate_offline(
   """
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
-  with open_store(folder) as store:
+  with locks.writing_in(folder.path), open_store(folder) as store:
     known = store.answered_keys()
     total = len(questions.preferences) + len(questions.intentions)
     progress = iter(
@@ -84,7 +85,7 @@ def annotate_with(
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
   ask = functools.partial(chat_request, model=model, parameters=parameters)
-  with open_store(folder) as store:
+  with locks.writing_in(folder.path), open_store(folder) as store:
     store.add_subjects(_subject(q, ask(q)) for q in questions)
     tally = send(unanswered(map(ask, questions), store), store)
   return {**summarise(folder, questions), "tally": tally}

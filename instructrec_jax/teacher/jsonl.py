@@ -136,7 +136,8 @@ def write_requests(
   """
   count = 0
   with (
-    storage.staged_file(path, force=force) as partial,
+    storage.output_file(path, force=force, is_ours=_is_requests),
+    storage.staged_file(path) as partial,
     partial.open("wb") as file,
   ):
     for request in tqdm.tqdm(
@@ -145,6 +146,15 @@ def write_requests(
       file.write(request_line(request))
       count += 1
   return count
+
+
+def _is_requests(path: pathlib.Path) -> bool:
+  try:
+    with path.open("rb") as file:
+      line = json.loads(file.readline())
+    return line["url"] == ENDPOINT and "custom_id" in line
+  except (OSError, ValueError, KeyError, TypeError):
+    return False
 
 
 def read_answers(
