@@ -45,6 +45,7 @@ from instructrec_jax.instructions.templates import (
   dump_templates,
   load_templates,
 )
+from instructrec_jax.progress import progress
 from instructrec_jax.requests import write_requests
 from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.text.vocabulary import Vocabulary, train_vocabulary
@@ -300,9 +301,7 @@ def _write_rows(
   )
   renderer.cuts = Cuts()
   counts = write_rows(
-    tqdm.tqdm(
-      rows(), total=total, desc="instructions", unit="row", disable=None
-    ),
+    progress(rows(), total=total, desc="instructions", unit="row"),
     folder=out,
     splits=[
       f"{form.name}_{split}"
@@ -333,9 +332,7 @@ def _write_requests(
         continue
       rows = write_requests(
         out / f"{name}.parquet",
-        tqdm.tqdm(
-          requests, total=count, desc=name, unit="request", disable=None
-        ),
+        progress(requests, total=count, desc=name, unit="request"),
         metadata={"template": forms[0].name, "scenario": scenario.name},
       )
       written[name] = {"rows": rows, "template": forms[0].name}

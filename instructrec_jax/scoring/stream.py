@@ -8,12 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import storage
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
 from instructrec_jax.scoring.normalisation import Normalisation
@@ -125,9 +125,7 @@ def _score_file(
   _open_parts(parts, fingerprint)
   chunks = _chunks(read_requests(requests, limit=limit), chunk)
   try:
-    with tqdm.tqdm(
-      total=total, desc="score", unit="request", disable=None
-    ) as progress:
+    with progress(total=total, desc="score", unit="request") as bar:
       for number, members in enumerate(chunks):
         part = parts / f"{number:06d}.jsonl"
         if part.exists():
@@ -135,7 +133,7 @@ def _score_file(
         else:
           with storage.staged_file(part) as partial:
             _write_part(partial, members, ranker.score(members), normalisation)
-        progress.update(len(members))
+        bar.update(len(members))
   except InputError:
     # Another file of requests will come, to which these parts do not belong.
     shutil.rmtree(parts)

@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pydantic
-import tqdm
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 from instructrec_jax.teacher.chat import (
   RETRYABLE,
   ChatAnswer,
@@ -140,9 +140,7 @@ def write_requests(
     storage.staged_file(path) as partial,
     partial.open("wb") as file,
   ):
-    for request in tqdm.tqdm(
-      unanswered(requests, store), desc="requests", disable=None
-    ):
+    for request in progress(unanswered(requests, store), desc="requests"):
       file.write(request_line(request))
       count += 1
   return count
@@ -186,9 +184,7 @@ def _file_answers(
 ) -> Iterator[tuple[ChatRequest, ChatAnswer]]:
   """Yields the answers; removes their requests from `asked`."""
   with path.open("rb") as file:
-    for number, line in enumerate(
-      tqdm.tqdm(file, desc="answers", disable=None), start=1
-    ):
+    for number, line in enumerate(progress(file, desc="answers"), start=1):
       if not line.strip():
         continue
       result = ResultLine.parse(line, where=f"{path}, line {number}")

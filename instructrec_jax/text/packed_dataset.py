@@ -11,11 +11,11 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from jaxtyping import Int
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.progress import progress
 from instructrec_jax.text import features, packing
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -137,9 +137,7 @@ def pack_pairs(
     pathlib.Path(out), force=force, made_by="pack", inputs=inputs
   ) as partial:
     writer = _Writer(partial, vocabulary, encoder_length, decoder_length)
-    bar = tqdm.tqdm(
-      pairs, total=total, desc="pack", unit="example", disable=None
-    )
+    bar = progress(pairs, total=total, desc="pack", unit="example")
     examples = iter(bar)
     while window := list(itertools.islice(examples, _WINDOW)):
       inputs, targets = [], []

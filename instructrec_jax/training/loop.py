@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import tqdm
 from jax.sharding import Mesh
 
 from instructrec_jax import locks, processes, storage
@@ -25,6 +24,7 @@ from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.progress import progress
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
 from instructrec_jax.training.batches import prefetched_batches, rows_of_step
@@ -170,12 +170,12 @@ def train(
     step_fn = step_fn.lower(state, any_batch).compile()
 
     log = MetricsLog(model_dir, resumed_step=start)
-    bar = tqdm.tqdm(
+    bar = progress(
       total=steps,
       initial=start,
       desc="train",
       unit="step",
-      disable=None if processes.is_first() else True,
+      shown=processes.is_first(),
     )
     batches = prefetched_batches(
       data,
@@ -211,7 +211,8 @@ def train(
         log.write(step, values)
         bar.set_postfix_str(
           f"loss {values['loss']:.3f}, "
-          f"{values['tokens_per_second']:.0f} target tokens/s"
+          f"{values['tokens_per_second']:.0f} target tokens/s",
+          refresh=False,
         )
         clock, logged = time.monotonic(), step
     return values
