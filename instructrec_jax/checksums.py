@@ -16,7 +16,6 @@ import zlib
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
-from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 
 FILE = "checksums.txt"
@@ -155,8 +154,9 @@ def _write(
     for name, (size, crcs) in sorted(entries.items())
   )
   body = "".join(lines).encode()
-  with storage.staged_file(folder / FILE) as partial:
-    partial.write_bytes(body + b"%08x\n" % zlib.crc32(body))
+  partial = folder / f".{FILE}.partial"
+  partial.write_bytes(body + b"%08x\n" % zlib.crc32(body))
+  os.replace(partial, folder / FILE)
 
 
 def _crc(path: pathlib.Path, start: int) -> int:
