@@ -10,23 +10,28 @@ from typing import Annotated, Any
 from instructrec_jax.cli import options as opt
 
 BaseUrl = Annotated[
-  str, opt.Arg("the server's address (default: OpenAI's)", metavar="URL")
+  opt.Url, opt.Arg("the server's address (default: OpenAI's)")
 ]
+# Less than one in a hundred minutes would be a hang.
+_Rate = Annotated[float, opt.Arg(least=0.01, most=1e9)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caps:
   """Limits of a chat model's rate and price."""
 
-  requests_per_minute: float | None = None
+  requests_per_minute: _Rate | None = None
   """requests that are sent in a minute"""
-  tokens_per_minute: float | None = None
+  tokens_per_minute: _Rate | None = None
   """tokens that are sent in a minute"""
   prices: Annotated[
-    tuple[float, float] | None, opt.Arg(metavar=("IN", "OUT"), least=0)
+    tuple[float, float] | None,
+    opt.Arg(metavar=("IN", "OUT"), least=0, most=1e6),
   ] = None
   """dollars for a million tokens of prompts and of answers"""
-  max_usd: Annotated[float | None, opt.Arg(metavar="USD", least=0)] = None
+  max_usd: Annotated[
+    float | None, opt.Arg(metavar="USD", least=0, most=1e9)
+  ] = None
   """stop before this is spent; needs --prices"""
   max_requests: opt.CountOrZero | None = None
   """stop after so many requests; retries count"""
@@ -69,7 +74,7 @@ class ChatRanker(Caps):
   chat_model: str | None = None
   """its name, such as gpt-4o-mini"""
   chat_base_url: BaseUrl | None = None
-  chat_limit: int = 500
+  chat_limit: opt.Count = 500
   """requests of each scenario, the paper's 500"""
 
   def for_evaluate(self, seed: int) -> Any:
