@@ -3,17 +3,19 @@
 Not a subcommand: options that `annotate`, `evaluate` and `reproduce` share.
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from instructrec_jax.cli import options as opt
+from instructrec_jax.errors import InputError
 
 BaseUrl = Annotated[
   opt.Url, opt.Arg("the server's address (default: OpenAI's)")
 ]
-# Less than one in a hundred minutes would be a hang.
-_Rate = Annotated[float, opt.Arg(least=0.01, most=1e9)]
+# As `teacher.budget` has them, which takes time to import.
+_Rate = Annotated[float, opt.Arg(least=0.001, most=1e9)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +37,11 @@ class Caps:
   """stop before this is spent; needs --prices"""
   max_requests: opt.CountOrZero | None = None
   """stop after so many requests; retries count"""
+
+  def __post_init__(self):
+    """Raises InputError if a cap would not hold."""
+    if self.max_usd is not None:
+      self.budget()
 
   def paid_prices(self, *, share: float = 1.0) -> Any:
     """Returns a `share` of the `Prices`, or None if there are none."""
@@ -76,6 +83,16 @@ class ChatRanker(Caps):
   chat_base_url: BaseUrl | None = None
   chat_limit: opt.Count = 500
   """requests of each scenario, the paper's 500"""
+
+  def __post_init__(self):
+    """Raises InputError if a limit is of no chat model."""
+    super().__post_init__()
+    for field in dataclasses.fields(self):
+      if not self.chat_model and getattr(self, field.name) != field.default:
+        raise InputError(
+          f"--{field.name.replace('_', '-')} is of a chat model: add "
+          "--chat-model."
+        )
 
   def for_evaluate(self, seed: int) -> Any:
     """Returns `ChatOptions`, or None without a chat model."""
