@@ -67,9 +67,11 @@ def read_reviews(
     try:
       user, item, time = record[keys.user], record[keys.item], record[keys.time]
     except KeyError as error:
+      if keys.user not in record and keys.categories in record:
+        raise ValueError("metadata, not a review") from None
       raise ValueError(f"no {error}") from None
-    if type(time) in (int, float):
-      time //= keys.ticks_per_second
+    if keys.ticks_per_second != 1:
+      time = lines.seconds(time, per_second=keys.ticks_per_second)
     return lines.review_row(
       user,
       item,
@@ -125,10 +127,10 @@ def read_items(
 def _parse_json(line: bytes) -> dict[str, Any]:
   try:
     record = orjson.loads(line)
-  except orjson.JSONDecodeError:
-    raise ValueError("not JSON") from None
+  except orjson.JSONDecodeError as error:
+    raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from None
   if type(record) is not dict:
-    raise ValueError("not a JSON object")
+    raise ValueError("not a JSON object; one a line is expected")
   return record
 
 

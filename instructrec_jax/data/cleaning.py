@@ -71,6 +71,33 @@ def clean_title(title: str) -> str:
   return title if any(map(str.isalnum, title)) else ""
 
 
+def title_notes(titles: Sequence[str]) -> list[str]:
+  """Returns what people should know of clean titles that items share."""
+  notes = []
+  counts = collections.Counter(titles)
+  ((title, most),) = counts.most_common(1)
+  if most > 1:
+    shared = sum(n for n in counts.values() if n > 1)
+    notes.append(
+      f"{shared:,} of {len(titles):,} items share their title with another "
+      f"({most:,} are called {title!r:.80}): the model reads titles alone, so "
+      "they tie in every ranking, are one answer of a search and never each "
+      "other's negatives; put into their titles what sets them apart."
+    )
+  alike: dict[str, list[str]] = {}
+  for title in counts:
+    key = unicodedata.normalize("NFKC", title).casefold().replace(" ", "")
+    alike.setdefault(key, []).append(title)
+  if twins := [group for group in alike.values() if len(group) > 1]:
+    one, other, *_ = twins[0]
+    notes.append(
+      f"{sum(map(len, twins)):,} titles differ from another one in case, "
+      f"spaces or width alone, such as {one!r:.80} and {other!r:.80}: if they "
+      "are of one item, give it one id and one title."
+    )
+  return notes
+
+
 def clean_categories(categories: Iterable[Any]) -> tuple[str, ...]:
   """Returns labels cleaned like titles, flat, each once.
 
