@@ -50,6 +50,11 @@ _KEYS = {
   ),
 }
 FORMATS = tuple(_KEYS)
+# On files of nothing but broken lines.
+_ADVICE = (
+  "; one JSON object a line is expected: is it of another --format, or in the "
+  "place of the other file?"
+)
 
 
 def read_reviews(
@@ -88,6 +93,7 @@ def read_reviews(
     schema=lines.REVIEW_SCHEMA,
     what=f"{format} review",
     broken=broken,
+    advice=_ADVICE,
   )
 
 
@@ -121,6 +127,7 @@ def read_items(
     schema=lines.ITEM_SCHEMA,
     what=f"{format} metadata record",
     broken=broken,
+    advice=_ADVICE,
   )
 
 
@@ -128,9 +135,14 @@ def _parse_json(line: bytes) -> dict[str, Any]:
   try:
     record = orjson.loads(line)
   except orjson.JSONDecodeError as error:
-    raise ValueError(f"not JSON ({error.msg}, column {error.colno})") from None
+    reason = f"{error.msg}, column {error.colno}"
+    try:
+      line.decode()
+    except UnicodeDecodeError as wrong:
+      reason = f"the byte 0x{line[wrong.start]:x} is not UTF-8"
+    raise ValueError(f"not JSON ({reason})") from None
   if type(record) is not dict:
-    raise ValueError("not a JSON object; one a line is expected")
+    raise ValueError("not a JSON object")
   return record
 
 

@@ -9,7 +9,6 @@ checked one by one, so that messages name the file, the line and the reason.
 import collections
 import contextlib
 import csv
-import functools
 import gzip
 import io
 import itertools
@@ -196,46 +195,52 @@ def numbered_csv_rows(
     text = io.TextIOWrapper(
       file, encoding="utf-8-sig", errors="surrogateescape", newline=""
     )
-    source = iter(functools.partial(text.readline, _LINE_LIMIT), "")
     # Lines to read, and those of the row that is read.
     ahead: collections.deque[str] = collections.deque()
     taken: list[str] = []
-    number, has_ended, dialect = 1, False, {}
+    number, has_ended, mark = 1, False, ""
+
+    def read_on() -> bool:
+      block = text.read(_BLOCK_BYTES)
+      rest = text.readline(_LINE_LIMIT)
+      if len(rest) == _LINE_LIMIT:
+        raise InputError(
+          f"{path}: a line of more than {_LINE_LIMIT >> 20} million characters "
+          "is no row of csv."
+        )
+      ahead.extend(io.StringIO(block + rest, newline=""))
+      return bool(ahead)
 
     def feed() -> Iterator[str]:
       nonlocal has_ended
-      while line := ahead.popleft() if ahead else next(source, ""):
-        taken.append(line)
+      while ahead or read_on():
+        taken.append(line := ahead.popleft())
         yield line
       has_ended = True
 
-    while True:
-      ahead.extend(itertools.islice(source, _BLOCK_ROWS - len(ahead)))
-      if not ahead:
-        return
-      if not dialect:
-        header = next(itertools.filterfalse(str.isspace, ahead), "")
-        dialect = {"delimiter": delimiter(header)}
+    while ahead or read_on():
+      if not mark:
+        mark = delimiter(next(itertools.filterfalse(str.isspace, ahead), ""))
       if _is_plain(ahead):
-        for where, row in enumerate(csv.reader(ahead, **dialect), number):
+        for where, row in enumerate(csv.reader(ahead, delimiter=mark), number):
           if row:
             yield where, row
         number += len(ahead)
         ahead.clear()
         continue
-      rows = csv.reader(feed(), **dialect)
+      rows = csv.reader(feed(), delimiter=mark)
       while ahead:
         try:
           row, reason = next(rows), ""
         except csv.Error as error:
           row, reason = [], str(error)
         if reason or has_ended or len(taken) > 1:
-          reason = reason or _unclosed(taken, dialect)
+          reason = reason or _unclosed(taken, mark)
           if reason and (has_ended or len(taken) > 1):
             reason = f'a quote (") is opened and not closed ({reason})'
             ahead.extendleft(reversed(taken[1:]))
             del taken[1:]
-            has_ended, rows = False, csv.reader(feed(), **dialect)
+            has_ended, rows = False, csv.reader(feed(), delimiter=mark)
         where = number
         for offset, line in enumerate(taken):
           if byte := _wrong_byte(line):
@@ -265,7 +270,7 @@ def frames(
   schema: pl.Schema,
   what: str,
   broken: BrokenLines,
-  empty: str = "it is empty",
+  advice: str = ".",
 ) -> Iterator[pl.DataFrame]:
   """Yields a frame for each block of rows.
 
@@ -277,7 +282,7 @@ def frames(
     schema: of the frames.
     what: what a line should be, for messages.
     broken: where broken lines are counted.
-    empty: what a file without rows is told.
+    advice: what to do about a file of nothing but broken lines.
 
   Raises:
     InputError: there are no rows, or only broken lines at the start.
@@ -306,12 +311,11 @@ def frames(
     yield frame
     if not good and broken.count(path) >= _WRONG_FORMAT:
       break
-  if not good and not (first := broken.first(path)):
-    raise InputError(f"{path}: holds not one {what}: {empty}.")
   if not good:
+    first = broken.first(path)
+    reason = f"line {first}" if first else "there is nothing in it"
     raise InputError(
-      f"{path}: holds not one {what} (line {first}); is it of another "
-      "--format, or in the place of the other file?"
+      f"{path}: holds not one {what} ({reason}){advice if first else '.'}"
     )
 
 
@@ -367,8 +371,10 @@ def seconds(time: Any, *, per_second: int = 1) -> int:
     ValueError: it is no number, or not between 1970 (1973 in milliseconds)
       and the year 9999.
   """
+  if time is None:
+    raise ValueError("there is no time")
   if type(time) not in (int, float) or not abs(time) < math.inf:
-    raise ValueError(f"the time {time!r:.80} is not a number")
+    raise ValueError(f"the time {time!r:.80} is no number of seconds")
   unit = "seconds" if per_second == 1 else "milliseconds"
   smaller = "milliseconds" if per_second == 1 else "microseconds"
   if time < 0:
@@ -447,10 +453,10 @@ def _is_plain(lines: Sequence[str]) -> bool:
   return is_short and '"' not in text and not _wrong_byte(text)
 
 
-def _unclosed(lines: list[str], dialect: dict[str, str]) -> str:
+def _unclosed(lines: list[str], delimiter: str) -> str:
   """Returns what is wrong with the quotes of a row's lines, or nothing."""
   try:
-    list(csv.reader(lines, strict=True, **dialect))
+    list(csv.reader(lines, strict=True, delimiter=delimiter))
   except csv.Error as error:
     return str(error)
   return ""

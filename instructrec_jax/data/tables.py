@@ -51,7 +51,6 @@ _DAMAGED = (
   MemoryError,
   pyarrow.ArrowException,
 )
-_NO_ROWS = "there is no row in it"
 _KIND_OF = {
   "user": "text or whole numbers",
   "item": "text or whole numbers",
@@ -127,8 +126,8 @@ def read_reviews(
     return lines.review_row(
       _id(user),
       _id(item),
-      timestamp=_number(time),
-      rating=_number(rating),
+      timestamp=_number("time", time),
+      rating=_number("rating", rating),
       summary=summary,
       text=text,
     )
@@ -143,7 +142,6 @@ def read_reviews(
     schema=lines.REVIEW_SCHEMA,
     what="interaction",
     broken=broken,
-    empty=_NO_ROWS,
   )
 
 
@@ -174,7 +172,6 @@ def read_items(
     schema=lines.ITEM_SCHEMA,
     what="item",
     broken=broken,
-    empty=_NO_ROWS,
   )
 
 
@@ -262,7 +259,7 @@ def _advice(
   """Returns what to do about a missing column."""
   (other,) = _ROLES.keys() - {table}
   if set(columns.of(other).values()) - {*_OPTIONAL} <= {*names, *bare}:
-    return "are --interactions and --items swapped?"
+    return f"these are the columns of --{other}: name the file of {table}"
   if len(names) == 1:
     return (
       "name the character between columns with --delimiter, or the column with "
@@ -303,8 +300,8 @@ def _check_type(path: pathlib.Path, field: pyarrow.Field, role: str) -> None:
   checks = (*_KINDS[expected], pyarrow.types.is_null)
   if not any(check(kind) for check in checks):
     raise InputError(
-      f"{path}: the column {field.name!r} is of type {field.type}; {expected} "
-      "are expected."
+      f"{path}: the column {field.name!r} is of type {field.type}, not of "
+      f"{expected}."
     )
 
 
@@ -384,7 +381,7 @@ def _id(value: Any) -> Any:
   return str(value) if type(value) is int else "" if value is None else value
 
 
-def _number(value: Any) -> Any:
+def _number(name: str, value: Any) -> Any:
   """Reads a csv field; an empty one is None."""
   if not isinstance(value, str):
     return value
@@ -398,4 +395,5 @@ def _number(value: Any) -> Any:
     except ValueError:
       return float(value)
   except ValueError:
-    raise ValueError(f"{value!r:.80} is not a number") from None
+    expected = "number of seconds" if name == "time" else "number"
+    raise ValueError(f"the {name} {value!r:.80} is no {expected}") from None

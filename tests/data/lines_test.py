@@ -53,13 +53,13 @@ def test_strict_stops_at_the_first_broken_line(tmp_path):
 
 def test_nothing_but_broken_lines_is_the_wrong_format(tmp_path):
   path = write(tmp_path / "numbers", b"x\n" * 5000 + b"1\n")
-  with pytest.raises(InputError, match=r"not one number \(line 1: .*--format"):
+  with pytest.raises(InputError, match=r"not one number \(line 1: .*x"):
     read(path)
 
 
 def test_an_empty_or_missing_file_and_a_folder_are_refused(tmp_path):
   for content in (b"", b"\n\n", b"\xef\xbb\xbf"):
-    with pytest.raises(InputError, match="it is empty"):
+    with pytest.raises(InputError, match="there is nothing in it"):
       read(write(tmp_path / "numbers", content))
   with pytest.raises(InputError, match="no such file"):
     read(tmp_path / "absent")

@@ -128,8 +128,8 @@ def test_a_block_gives_what_its_rows_give(rows):
   expected = [
     lines.review_row(
       *row[:2],
-      timestamp=tables._number(row[2]),
-      rating=tables._number(row[3]),
+      timestamp=tables._number("time", row[2]),
+      rating=tables._number("rating", row[3]),
       summary=row[4],
       text=row[5],
     )
