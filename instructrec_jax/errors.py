@@ -1,6 +1,9 @@
 """The exception of invalid user input, as opposed to a bug."""
 
 import math
+import os
+import pathlib
+import stat
 from typing import Any
 
 
@@ -55,3 +58,20 @@ def _check_range(name: str, number: Any, least: float, most: float) -> None:
     raise InputError(f"{name} is {shown}: at least {least} is needed.")
   if number > most:
     raise InputError(f"{name} is {shown}: at most {most} is possible.")
+
+
+def check_file(path: pathlib.Path) -> None:
+  """Raises an InputError unless it is a file that may be read.
+
+  A pipe would be waited for, a device never end, and neither is read twice.
+  """
+  try:
+    if (mode := os.stat(path).st_mode) and not stat.S_ISREG(mode):
+      is_folder = stat.S_ISDIR(mode)
+      what = "is a directory" if is_folder else "is a pipe or a device"
+      raise InputError(f"{path}: cannot be read ({what}): name a file.")
+    with open(path, "rb"):
+      pass
+  except (OSError, ValueError) as error:
+    reason = getattr(error, "strerror", None) or str(error)
+    raise InputError(f"{path}: cannot be read ({reason.lower()}).") from None

@@ -30,6 +30,11 @@ class Columns:
   rating_column: _Column = "rating"
   title_column: _Column = "title"
   categories_column: _Column = "categories"
+  delimiter: Annotated[str | None, opt.Arg(metavar="CHARACTER")] = None
+  """between the columns of csv, or the word tab (default: the one of comma,
+  tab, semicolon and bar that the header shows)"""
+  category_separator: Annotated[str, opt.Arg(metavar="TEXT")] = "|"
+  """between an item's categories, in a column of text"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +51,7 @@ class Options:
   interactions: opt.InputFile | None = None
   """interactions of csv (plain or gzip) or parquet"""
   items: opt.InputFile | None = None
-  """items of csv or parquet; csv joins categories by |"""
+  """items of csv or parquet"""
   columns: Columns
   users: Annotated[opt.Count, opt.Arg(most=1_000_000)] = 3000
   """shoppers of the synthetic shop"""

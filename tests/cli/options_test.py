@@ -93,7 +93,9 @@ def test_choices_and_defaults_are_those_of_the_library():
   assert choices == (*normalisations, SELECT)
   assert plan["--remat"].choices == tuple(REMAT_POLICIES)
   for field in dataclasses.fields(tables.Columns):
-    assert prepare[f"--{field.name}-column"].default == field.default
+    flag = f"--{field.name.replace('_', '-')}"
+    column = prepare.get(f"{flag}-column") or prepare[flag]
+    assert column.default == field.default
 
 
 def test_help_needs_no_heavy_import():
