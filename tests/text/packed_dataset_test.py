@@ -176,5 +176,5 @@ def test_an_array_of_another_run_is_refused(packed):
   (packed.path / "checksums.txt").unlink()
   array = np.load(packed.path / "decoder_targets.npy")
   np.save(packed.path / "decoder_targets.npy", array[:-1])
-  with pytest.raises(InputError, match="rows where manifest.json says"):
+  with pytest.raises(InputError, match="where manifest.json says"):
     PackedDataset.open(packed.path)
