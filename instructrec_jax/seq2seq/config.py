@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import AbstractMesh, Mesh
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 
 REMAT_POLICIES = ("none", "minimal", "full")
 ACTIVATIONS = ("linear", "gelu", "relu", "silu", "swish")
@@ -78,12 +78,9 @@ class T5Config:
     Raises:
       InputError: a field has the wrong type or an impossible value.
     """
-    for name in _POSITIVE:
-      value = getattr(self, name)
-      if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(
-          f"T5Config.{name} is {value!r}: a positive whole number is needed."
-        )
+    check_counts(
+      **{f"T5Config.{name}": getattr(self, name) for name in _POSITIVE}
+    )
     rate = self.dropout_rate
     if not isinstance(rate, int | float) or not 0 <= rate < 1:
       raise InputError(
