@@ -44,14 +44,20 @@ class Options:
 
 def run(options: Options) -> tuple[Any, str]:
   """Builds; returns the manifest."""
-  from instructrec_jax.seqio_bridge import build
+  from instructrec_jax.instructions.build import Options as BuildOptions
 
   apart = ("dataset", "vocab", "train_vocab", "force", "json")
+  asked = BuildOptions(**opt.arguments(options, *apart))
+  # Names of families are refused before TensorFlow is imported.
+  asked.check()
+
+  from instructrec_jax.seqio_bridge import build
+
   manifest = build.build(
     options.dataset,
     vocabulary=options.vocab,
     train_vocabulary_size=options.train_vocab,
-    options=build.Options(**opt.arguments(options, *apart)),
+    options=asked,
     force=options.force,
   )
   return manifest, summary(manifest)
