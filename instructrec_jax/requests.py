@@ -191,7 +191,11 @@ def _parse(row: Any, *, where: str, number: int) -> RankingRequest:
       f"{where}: {len(candidates):,} candidates; at most {_MOST_CANDIDATES:,} "
       "are ranked."
     )
-  if not all(isinstance(c, str) and _shows(c) for c in candidates):
+  # Most begin with a letter or digit.
+  if not all(
+    isinstance(c, str) and ("0" <= c[:1] <= "z" or _shows(c))
+    for c in candidates
+  ):
     raise InputError(f"{where}: a candidate is empty or no text.")
   query = row.get("query") or ""
   if not isinstance(query, str):
@@ -248,14 +252,11 @@ def _parse(row: Any, *, where: str, number: int) -> RankingRequest:
 
 def _shows(text: str) -> bool:
   """Whether a text has a sign to see: no characters of no width alone."""
-  # Most begin so.
-  if "0" <= text[:1] <= "z":
-    return True
   categories = (unicodedata.category(c) for c in text if c not in _FILLERS)
   return any(name[0] in "LNPS" or name == "Cs" for name in categories)
 
 
 def _are_numbers(items: list[Any]) -> bool:
-  return all(type(item) is int for item in items) and (
-    not items or (min(items) >= 0 and max(items) < _NUMBERS)
+  return not items or (
+    {*map(type, items)} == {int} and 0 <= min(items) <= max(items) < _NUMBERS
   )
