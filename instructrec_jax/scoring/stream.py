@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -136,9 +137,18 @@ def _score_file(
     # Another file of requests will come, to which these parts do not belong.
     shutil.rmtree(parts)
     raise
+  finished = sorted(parts.glob("*.jsonl"))
   with storage.staged_file(out) as partial:
-    _join(sorted(parts.glob("*.jsonl")), partial, normalisation)
+    _join(finished, partial, normalisation)
     os.replace(parts, done)
+  finished = sorted(done.glob("*.jsonl"))
+  if tied := list(_tied(finished)):
+    print(
+      f"{requests}: {len(tied):,} requests, {tied[0]!r:.80} for one, have "
+      "candidates of the same score, such as those that the model reads as the "
+      "same text: they share a rank.",
+      file=sys.stderr,
+    )
   shutil.rmtree(done)
   return total
 
@@ -254,6 +264,15 @@ def _join(
       lines = part.read_text(encoding="utf-8").splitlines()
       rows = [json.loads(line) for line in lines]
       writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _tied(parts: Sequence[pathlib.Path]) -> Iterator[str]:
+  """Yields the ids of requests with candidates of the same score."""
+  for part in parts:
+    with part.open(encoding="utf-8") as file:
+      for row in map(json.loads, file):
+        if len(set(row["scores"])) < len(row["scores"]):
+          yield row["request_id"]
 
 
 def _chunks(
