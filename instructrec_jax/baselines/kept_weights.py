@@ -2,6 +2,7 @@
 
 baselines/NAME/weights.safetensors  the arrays
                config.json          options, what they were fitted to, versions
+               checksums.txt        of both; damaged ones are fitted again
 
 Of several processes the first fits and writes, and all read.
 """
@@ -17,13 +18,14 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from instructrec_jax import processes, storage
+from instructrec_jax import checksums, locks, processes, storage
 from instructrec_jax.checkpoints import safetensors_file
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import BASELINES, DatasetFolder
 from instructrec_jax.errors import InputError
 
 # Of the cache's format; entries of another version are fitted again.
 _VERSION = 1
+_CONFIG = {"report": dict}
 # Between two checks whether the first process has written the weights.
 _PAUSE_SECONDS = 0.5
 
@@ -48,7 +50,7 @@ def load_or_fit(
   Returns:
     The weights as NumPy arrays, and the report.
   """
-  path = folder.path / "baselines" / name
+  path = folder.path / BASELINES / name
   wanted = {
     "version": _VERSION,
     "options": json.loads(json.dumps(options)),
@@ -56,19 +58,23 @@ def load_or_fit(
   }
   if processes.is_first():
     if not _is_cache_valid(path, wanted):
-      _fit(path, wanted, fit)
+      # Another run may be fitting the same.
+      with locks.writing(path.with_name(f"{name}.fit"), wait=True):
+        if not _is_cache_valid(path, wanted):
+          _fit(path, wanted, fit)
   else:
     # Not `processes.wait`: jax's barrier times out after half a minute.
     while not _is_cache_valid(path, wanted):
       time.sleep(_PAUSE_SECONDS)
-  report = storage.read_json(path / "config.json")["report"]
+  report = storage.read_json(path / "config.json", _CONFIG)["report"]
   return _read(path / "weights.safetensors"), report
 
 
 def _is_cache_valid(path: pathlib.Path, wanted: dict[str, Any]) -> bool:
   """Whether undamaged weights of these options and data are cached."""
   try:
-    config = storage.read_json(path / "config.json")
+    checksums.verify(path, remedy="it is fitted again", is_told=False)
+    config = storage.read_json(path / "config.json", _CONFIG)
     if any(config.get(key) != value for key, value in wanted.items()):
       return False
     _read(path / "weights.safetensors")
@@ -96,6 +102,7 @@ def _fit(
       partial / "config.json",
       {**wanted, "report": report, "versions": versions},
     )
+    checksums.write(partial)
 
 
 def _read(path: pathlib.Path) -> Weights:

@@ -12,10 +12,9 @@ import time
 import urllib.error
 import urllib.request
 
-import tqdm
-
-from instructrec_jax import storage
+from instructrec_jax import locks, storage
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 
 # The authors' host, and those that had the same files before.
 AMAZON_2018 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2"
@@ -32,6 +31,8 @@ _TIMEOUT_SECONDS = 60
 _TRIES = 5
 # Timeout and Too Many Requests.
 _WORTH_A_RETRY = (408, 429)
+# Of a file's .part.json; a server may say neither length nor validator.
+_ABOUT = {"url": str, "bytes": object, "validator": object}
 
 
 def amazon_files(category: str) -> tuple[str, str]:
@@ -71,12 +72,18 @@ def download(
   path = pathlib.Path(path)
   if not url.startswith(("http://", "https://")):
     raise InputError(f"{url}: not a URL that begins with http:// or https://.")
+  with locks.writing(path):
+    return _download(url, path, sha256=sha256, wait_seconds=wait_seconds)
+
+
+def _download(
+  url: str, path: pathlib.Path, *, sha256: str | None, wait_seconds: float
+) -> str:
   if path.exists():
     return _checked(path, sha256, f"{path}: delete it to fetch it again")
-  path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(path.name + ".part")
   about = path.with_name(path.name + ".part.json")
-  if about.exists() and storage.read_json(about)["url"] != url:
+  if about.exists() and storage.read_json(about, _ABOUT)["url"] != url:
     about.unlink()
   if not about.exists():
     part.unlink(missing_ok=True)
@@ -117,7 +124,7 @@ def download(
 def _fetch_more(url: str, part: pathlib.Path, about: pathlib.Path) -> bool:
   """Asks once for what is missing; returns whether all is there now."""
   size = _size(part)
-  facts = storage.read_json(about) if size else {}
+  facts = storage.read_json(about, _ABOUT) if size else {}
   if size and size == facts["bytes"]:
     return True
   headers = {"Accept-Encoding": "identity", "User-Agent": "instructrec-jax"}
@@ -147,13 +154,12 @@ def _fetch_more(url: str, part: pathlib.Path, about: pathlib.Path) -> bool:
       storage.write_json(about, facts)
     with (
       open(part, "ab") as file,
-      tqdm.tqdm(
+      progress(
         desc=part.stem,
         initial=file.tell(),
         total=facts["bytes"],
         unit="B",
         unit_scale=True,
-        disable=None,
       ) as bar,
     ):
       # What has arrived, so that a cut connection loses nothing.

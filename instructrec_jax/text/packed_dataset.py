@@ -1,21 +1,22 @@
 """Packed rows on disk, memory-mapped: written by `pack`, read by `train`.
 
 A folder of manifest.json, vocabulary.model and four .npy arrays of shape
-[rows, length], from which `features.expand_packed` derives the other features.
+[rows, length], from which `features.expand_packed` derives the other features,
+with checksums.txt of them all.
 """
 
 import itertools
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from jaxtyping import Int
 
-from instructrec_jax import storage
+from instructrec_jax import checksums, storage
 from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.progress import progress
 from instructrec_jax.text import features, packing
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -27,6 +28,12 @@ ARRAYS = (
   "decoder_targets",
   "decoder_segments",
 )
+# What readers need of the manifest.
+_MANIFEST = {
+  "rows": int,
+  "feature_lengths": {"inputs": int, "targets": int},
+  "model_vocab_size": int,
+}
 # Examples that are packed together; bounds the memory.
 _WINDOW = 8192
 # Reserved for an .npy header, written when the number of rows is known.
@@ -45,13 +52,12 @@ class PackedDataset:
   def __init__(self, path: pathlib.Path):
     self.path = pathlib.Path(path)
     manifest = self.path / MANIFEST_FILE
-    self.manifest: dict[str, Any] = (
-      storage.read_json(manifest) if manifest.is_file() else {}
-    )
-    if "feature_lengths" not in self.manifest:
+    if not manifest.is_file() or not (self.path / f"{ARRAYS[0]}.npy").exists():
       raise InputError(
         f"{self.path}: not a packed dataset; `instructrec pack` makes one."
       )
+    checksums.verify(self.path, remedy="run `instructrec pack` again")
+    self.manifest: dict[str, Any] = storage.read_json(manifest, _MANIFEST)
     self.feature_lengths: dict[str, int] = self.manifest["feature_lengths"]
     self._arrays = [self._map(name) for name in ARRAYS]
 
@@ -88,14 +94,18 @@ class PackedDataset:
     path = self.path / f"{name}.npy"
     try:
       array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+    except Exception:
+      # Of many types, since NumPy reads the header as Python.
       raise InputError(
         f"{path}: missing or truncated; run `instructrec pack` again."
       ) from None
-    if len(array) != self.manifest["rows"]:
+    side = "inputs" if name.startswith("encoder") else "targets"
+    shape = self.manifest["rows"], self.feature_lengths[side]
+    if array.shape != shape or array.dtype.kind not in "iu":
       raise InputError(
-        f"{path}: {len(array)} rows where {MANIFEST_FILE} says "
-        f"{self.manifest['rows']}; run `instructrec pack` again."
+        f"{path}: {array.dtype} of the shape {array.shape} where "
+        f"{MANIFEST_FILE} says {shape[0]} rows of {shape[1]} numbers; run "
+        "`instructrec pack` again."
       )
     return array
 
@@ -110,6 +120,7 @@ def pack_pairs(
   manifest: dict[str, Any] | None = None,
   total: int | None = None,
   force: bool = False,
+  inputs: Sequence[pathlib.Path] = (),
 ) -> PackedDataset:
   """Tokenises and packs (input, target) texts into a folder.
 
@@ -124,6 +135,7 @@ def pack_pairs(
     manifest: further entries of manifest.json.
     total: number of pairs, for the progress bar.
     force: replace `out` if it exists.
+    inputs: folders that are read, and may not be replaced.
 
   Raises:
     InputError: `out` exists, a length is below 1, or there is nothing to pack.
@@ -131,11 +143,11 @@ def pack_pairs(
   check_counts(input_length=encoder_length, target_length=decoder_length)
   counts = {"examples": 0, "inputs_dropped": 0, "targets_cut": 0}
   tokens = {"inputs": 0, "targets": 0}
-  with storage.staged_folder(pathlib.Path(out), force=force) as partial:
+  with storage.staged_folder(
+    pathlib.Path(out), force=force, made_by="pack", inputs=inputs
+  ) as partial:
     writer = _Writer(partial, vocabulary, encoder_length, decoder_length)
-    bar = tqdm.tqdm(
-      pairs, total=total, desc="pack", unit="example", disable=None
-    )
+    bar = progress(pairs, total=total, desc="pack", unit="example")
     examples = iter(bar)
     while window := list(itertools.islice(examples, _WINDOW)):
       inputs, targets = [], []
@@ -173,6 +185,7 @@ def pack_pairs(
         "model_vocab_size": vocabulary.model_vocab_size,
       },
     )
+    checksums.write(partial)
   return PackedDataset.open(out)
 
 
