@@ -140,16 +140,16 @@ def _score_file(
   finished = sorted(parts.glob("*.jsonl"))
   with storage.staged_file(out) as partial:
     _join(finished, partial, normalisation)
+    tied, first = _ties(finished)
     os.replace(parts, done)
-  finished = sorted(done.glob("*.jsonl"))
-  if tied := list(_tied(finished)):
+  shutil.rmtree(done)
+  if tied:
     print(
-      f"{requests}: {len(tied):,} requests, {tied[0]!r:.80} for one, have "
+      f"{requests}: {tied:,} requests, {first!r:.80} the first, have "
       "candidates of the same score, such as those that the model reads as the "
       "same text: they share a rank.",
       file=sys.stderr,
     )
-  shutil.rmtree(done)
   return total
 
 
@@ -266,13 +266,16 @@ def _join(
       writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
-def _tied(parts: Sequence[pathlib.Path]) -> Iterator[str]:
-  """Yields the ids of requests with candidates of the same score."""
+def _ties(parts: Sequence[pathlib.Path]) -> tuple[int, str]:
+  """Counts requests with candidates of one score; and the first one's id."""
+  count, first = 0, ""
   for part in parts:
     with part.open(encoding="utf-8") as file:
       for row in map(json.loads, file):
         if len(set(row["scores"])) < len(row["scores"]):
-          yield row["request_id"]
+          first = first or row["request_id"]
+          count += 1
+  return count, first
 
 
 def _chunks(
