@@ -57,8 +57,10 @@ def compare(
   a, b = pathlib.Path(a), pathlib.Path(b)
   check_counts(most=1_000_000, resamples=resamples)
   check_seed(seed)
-  if rankers is None and a.resolve() == b.resolve():
-    raise InputError(f"{a} does not differ from itself: name two rankers.")
+  names = set(rankers or ())
+  if len(names) < 2 and a.resolve() == b.resolve():
+    which = f"{rankers[0]} of {a}" if rankers else a
+    raise InputError(f"{which} does not differ from itself: name two rankers.")
   of_a, of_b = _scenarios(a), _scenarios(b)
   for path, found in ((a, of_a), (b, of_b)):
     for name in scenarios:

@@ -129,8 +129,6 @@ def build(
   """
   options = options or Options()
   options.check()
-  if train_vocabulary_size is not None:
-    check_counts(most=1_000_000, train_vocabulary_size=train_vocabulary_size)
   folder = DatasetFolder.open(dataset)
   with locks.writing_in(folder.path):
     return _build(

@@ -126,6 +126,11 @@ def train(
   )
   model_folder.check_vocabulary(config.validate(), data.vocabulary)
   check_batch(batch_size, mesh, microbatches)
+  if batch_size > len(data):
+    raise InputError(
+      f"a batch of {batch_size} rows is larger than the data, which has "
+      f"{len(data)}: name a smaller one."
+    )
   make_state = functools.partial(initial_state, config, optimizer, seed=seed)
   shapes = jax.eval_shape(make_state)
   shardings = state_shardings(
