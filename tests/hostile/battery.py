@@ -301,7 +301,7 @@ def bad(place: Place, options: argparse.Namespace) -> int:
     for case in chosen
     if options.kind in ("", case.kind)
     and options.only in f"{case.kind}: {case}"
-  ]
+  ][:: options.every]
   place.reset()
   counts: dict[str, collections.Counter] = {}
   for case in chosen:
@@ -314,7 +314,8 @@ def bad(place: Place, options: argparse.Namespace) -> int:
     if faults or not options.quiet:
       print(
         f"{'FAIL ' if faults else 'ok   '}{case.kind}: {case}\n"
-        f"     {run.status}, {run.seconds:.1f} s, {told[:300]}"
+        f"     {run.status}, {run.seconds:.1f} s, {told[:300]}",
+        flush=True,
       )
     if faults:
       print(f"     -> {'; '.join(faults)}", flush=True)
@@ -533,6 +534,7 @@ def main() -> int:
   parser.add_argument("--kind", default="")
   parser.add_argument("--only", default="")
   parser.add_argument("--short", action="store_true")
+  parser.add_argument("--every", type=int, default=1, help="each n-th case")
   parser.add_argument("--quiet", action="store_true", help="failures alone")
   parser.add_argument("--times", type=int, default=20)
   parser.add_argument("--steps", type=int, default=1000)
