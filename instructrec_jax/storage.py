@@ -6,10 +6,14 @@ import json
 import os
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from instructrec_jax import locks
 from instructrec_jax.errors import InputError
+
+# In each folder that a command writes: its name, and its files.
+_RECORD = ".instructrec.json"
 
 
 def sha256_of(path: pathlib.Path) -> str:
@@ -20,61 +24,123 @@ def sha256_of(path: pathlib.Path) -> str:
 
 @contextlib.contextmanager
 def staged_folder(
-  path: pathlib.Path, *, force: bool = False
+  path: pathlib.Path,
+  *,
+  force: bool = False,
+  made_by: str | None = None,
+  may_go: Callable[[pathlib.Path], None] | None = None,
+  inputs: Sequence[pathlib.Path | None] = (),
 ) -> Iterator[pathlib.Path]:
   """Yields a scratch folder that becomes `path` only if the block succeeds.
 
-  A killed run leaves a hidden `.NAME.partial` folder, which the next run
-  removes.
+  `path` is locked meanwhile. A killed run leaves hidden `.NAME.partial` and
+  `.NAME.old`, which the next run removes or restores.
+
+  Args:
+    path: the folder to write.
+    force: replace it, if `made_by` made all that is in it.
+    made_by: the command that writes it, of which a record is left in it; None
+      for a folder that nobody else writes to.
+    may_go: raises an InputError if what is there may not be replaced.
+    inputs: what is read, and may not be replaced.
 
   Raises:
-    InputError: `path` exists and `force` is not set, or the working directory
-      lies in it.
+    InputError: `path` exists and may not be replaced, or another run is
+      writing it.
   """
-  path = pathlib.Path(path).absolute()
-  _refuse_existing(path, force)
-  if pathlib.Path.cwd().is_relative_to(path.resolve()):
-    raise InputError(f"{path} is where this runs: name another place.")
+  path = _checked(path, inputs)
+  if path.exists() and not path.is_dir():
+    raise InputError(f"{path} is a file: name a folder.")
   partial = path.with_name(f".{path.name}.partial")
-  _remove(partial)
-  partial.mkdir(parents=True)
-  try:
-    yield partial
-  except BaseException:
+  old = path.with_name(f".{path.name}.old")
+  with contextlib.ExitStack() as held:
+    held.enter_context(locks.writing(path))
+    if old.exists():
+      # Killed while it replaced the folder, before or after the new one came.
+      _remove(old) if path.exists() else os.replace(old, path)
+    if path.exists():
+      held.enter_context(locks.writing_in(path))
+      _refuse_existing(path, force)
+      if made_by is not None:
+        _refuse_foreign(path, made_by)
+      if may_go is not None:
+        may_go(path)
     _remove(partial)
-    raise
-  if path.exists():
-    old = path.with_name(f".{path.name}.old")
-    _remove(old)
-    os.replace(path, old)
+    partial.mkdir()
+    try:
+      yield partial
+      if made_by is not None:
+        record = {"command": made_by, "files": sorted(_files(partial))}
+        write_json(partial / _RECORD, record)
+    except BaseException:
+      _remove(partial)
+      raise
+    if path.exists():
+      os.replace(path, old)
     os.replace(partial, path)
     _remove(old)
-  else:
-    os.replace(partial, path)
 
 
 @contextlib.contextmanager
-def staged_file(
-  path: pathlib.Path, *, force: bool = True
-) -> Iterator[pathlib.Path]:
-  """Yields a scratch file name that becomes `path` only on success.
+def output_file(
+  path: pathlib.Path,
+  *,
+  force: bool,
+  is_ours: Callable[[pathlib.Path], bool],
+  inputs: Sequence[pathlib.Path | None] = (),
+  leaves: Sequence[pathlib.Path] = (),
+) -> Iterator[None]:
+  """Locks a file that a command was told to write, for the whole of its run.
+
+  Args:
+    path: the file, to be written with `staged_file`.
+    force: replace it, if `is_ours`.
+    is_ours: whether an existing file is what the same command writes.
+    inputs: what is read, and may not be replaced.
+    leaves: what a run killed at its very end leaves beside a finished file.
 
   Raises:
-    InputError: `path` exists and `force` is not set, or it is a folder.
+    InputError: `path` exists and may not be replaced, or another run is
+      writing it.
+  """
+  path = _checked(path, inputs)
+  with locks.writing(path):
+    if path.exists():
+      for left in () if force else leaves:
+        _remove(left)
+      if not path.is_file():
+        kind = "a folder" if path.is_dir() else "no regular file"
+        raise InputError(f"{path} is {kind}: name a file.")
+      _refuse_existing(path, force)
+      if path.stat().st_size and not is_ours(path):
+        raise InputError(
+          f"{path} is not what this command writes, so --force does not "
+          "replace it: name another file."
+        )
+    yield
+
+
+@contextlib.contextmanager
+def staged_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Yields a scratch file name that becomes `path` only on success.
+
+  What is there is replaced: a command asks `output_file` before.
+
+  Raises:
+    InputError: `path` is a folder.
   """
   path = pathlib.Path(path)
   if path.is_dir():
     raise InputError(f"{path} is a folder: name a file.")
-  _refuse_existing(path, force)
-  path.parent.mkdir(parents=True, exist_ok=True)
   # The suffix stays last: some writers choose their format by it.
   partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-  try:
-    yield partial
-  except BaseException:
-    _remove(partial)
-    raise
-  os.replace(partial, path)
+  with locks.made_parents(path):
+    try:
+      yield partial
+      os.replace(partial, path)
+    except BaseException:
+      _remove(partial)
+      raise
 
 
 def write_json(path: pathlib.Path, value: Any) -> None:
@@ -93,12 +159,74 @@ def read_json(path: pathlib.Path) -> Any:
     raise InputError(f"{path}: not valid JSON ({error}).") from None
 
 
+def _checked(
+  path: pathlib.Path, inputs: Sequence[pathlib.Path | None]
+) -> pathlib.Path:
+  """Returns the absolute path of an output that endangers nothing else."""
+  path = pathlib.Path(os.path.abspath(path))
+  if path.is_symlink():
+    raise InputError(f"{path} is a link: name what it points to.")
+  real = path.resolve()
+  for source in inputs:
+    if source and pathlib.Path(source).resolve().is_relative_to(real):
+      raise InputError(
+        f"{path} would replace {source}, which is read: name another place."
+      )
+  for what, place in (("runs", pathlib.Path.cwd()), ("lives", _home())):
+    if place and place.is_relative_to(real):
+      who = "this" if what == "runs" else "the user"
+      raise InputError(
+        f"{path} is where {who} {what}, or a folder above: name another place."
+      )
+  return path
+
+
+def _home() -> pathlib.Path | None:
+  try:
+    return pathlib.Path.home().resolve()
+  except RuntimeError:
+    return None
+
+
 def _refuse_existing(path: pathlib.Path, force: bool) -> None:
-  if path.exists() and not force:
+  if not force:
     raise InputError(
       f"{path} exists already: name another place, or pass --force to "
       "replace it."
     )
+
+
+def _refuse_foreign(path: pathlib.Path, made_by: str) -> None:
+  """Raises InputError unless all files of a folder are on its record."""
+  found = _files(path)
+  if not found:
+    return
+  try:
+    record = read_json(path / _RECORD)
+    known = set(record["files"]) if record["command"] == made_by else None
+  except (InputError, KeyError, TypeError):
+    known = None
+  if known is None:
+    raise InputError(
+      f"{path} was not made by `instructrec {made_by}`, so --force does not "
+      "replace it: name another place, or delete it yourself."
+    )
+  if foreign := sorted(found - known):
+    raise InputError(
+      f"{path} holds {foreign[0]}, which `instructrec {made_by}` did not "
+      "write, so --force does not replace it: move the file away, or name "
+      "another place."
+    )
+
+
+def _files(folder: pathlib.Path) -> set[str]:
+  """Returns the files and links below a folder, but for records and locks."""
+  return {
+    str(path.relative_to(folder))
+    for path in folder.rglob("*")
+    if (path.is_symlink() or not path.is_dir())
+    and path.name not in (_RECORD, locks.INSIDE)
+  }
 
 
 def _remove(path: pathlib.Path) -> None:

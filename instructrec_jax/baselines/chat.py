@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from instructrec_jax import locks
 from instructrec_jax.data.folder import CHAT_RANKINGS_FILE, DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.render import SEPARATOR
@@ -132,7 +133,10 @@ class ChatRanker:
         until then is stored.
     """
     questions = [self.question(request) for request in requests]
-    with open_store(self._folder, CHAT_RANKINGS_FILE) as store:
+    with (
+      locks.writing(self._folder.path / CHAT_RANKINGS_FILE),
+      open_store(self._folder, CHAT_RANKINGS_FILE) as store,
+    ):
       known = store.answered_keys()
       stopped = ""
       if any(question.key not in known for question in questions):

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
-import tqdm
 from jaxtyping import Float, Int, Int32
 
 from instructrec_jax.data.candidates import Candidates
@@ -20,6 +19,7 @@ from instructrec_jax.data.held_out import (
 )
 from instructrec_jax.data.splits import Sequences, Targets
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 
 # Targets between two steps of the progress bar.
 _BLOCK = 2048
@@ -97,9 +97,9 @@ def hard_candidates(
   most_forbidden += max(map(len, by_group), default=0)
   depth = max(count + 1, min(_DEPTH, len(title_groups) - most_forbidden))
   found = [np.empty((0, depth), np.int32)]
-  with tqdm.tqdm(
-    total=len(wanted_N), desc="hard negatives", unit="target", disable=None
-  ) as progress:
+  with progress(
+    total=len(wanted_N), desc="hard negatives", unit="target"
+  ) as bar:
     for start in range(0, len(wanted_N), _BLOCK):
       users = targets.users[start : start + _BLOCK]
       positions = targets.positions[start : start + _BLOCK]
@@ -122,7 +122,7 @@ def hard_candidates(
           ],
         )
       )
-      progress.update(len(users))
+      bar.update(len(users))
   found_NxD = np.concatenate(found)
   is_target_NxD = found_NxD == wanted_N[:, None]
   ranks_N = np.where(

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from instructrec_jax import processes, storage
+from instructrec_jax import locks, processes, storage
 from instructrec_jax.checkpoints import safetensors_file
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import BASELINES, DatasetFolder
 from instructrec_jax.errors import InputError
 
 # Of the cache's format; entries of another version are fitted again.
@@ -48,7 +48,7 @@ def load_or_fit(
   Returns:
     The weights as NumPy arrays, and the report.
   """
-  path = folder.path / "baselines" / name
+  path = folder.path / BASELINES / name
   wanted = {
     "version": _VERSION,
     "options": json.loads(json.dumps(options)),
@@ -56,7 +56,10 @@ def load_or_fit(
   }
   if processes.is_first():
     if not _is_cache_valid(path, wanted):
-      _fit(path, wanted, fit)
+      # Another run may be fitting the same.
+      with locks.writing(path.with_name(f"{name}.fit"), wait=True):
+        if not _is_cache_valid(path, wanted):
+          _fit(path, wanted, fit)
   else:
     # Not `processes.wait`: jax's barrier times out after half a minute.
     while not _is_cache_valid(path, wanted):

@@ -9,8 +9,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import numpy as np
 import optax
-import tqdm
 from jaxtyping import Float, Int
+
+from instructrec_jax.progress import progress
 
 Params = dict[str, Any]
 
@@ -96,10 +97,8 @@ def fit(
   state = optax.scale_by_adam().init(params)
   best = Fitted(jax.device_get(params), 0, -np.inf, 0.0)
   steps = 0
-  progress = tqdm.trange(
-    1, options.max_epochs + 1, desc=label, unit="epoch", disable=None
-  )
-  for epoch in progress:
+  bar = progress(range(1, options.max_epochs + 1), label, unit="epoch")
+  for epoch in bar:
     losses = []
     for batch in batches(rng):
       steps += 1
@@ -115,14 +114,15 @@ def fit(
     reached = validate(params)
     if reached > best.validation:
       best = Fitted(jax.device_get(params), epoch, reached, 0.0)
-    progress.set_postfix(
+    bar.set_postfix(
+      refresh=False,
       loss=f"{np.mean(jax.device_get(losses)):.3f}",
       validation=f"{reached:.4f}",
       best=f"{best.validation:.4f} @ {best.epochs}",
     )
     if epoch - best.epochs >= options.patience:
       break
-  progress.close()
+  bar.close()
   return best._replace(seconds=time.perf_counter() - start)
 
 

@@ -21,6 +21,7 @@ from instructrec_jax.checkpoints.weights import (
   flat_shapes,
 )
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 from instructrec_jax.seq2seq.config import DTYPES, T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -77,18 +78,16 @@ def convert(
   )
   if size is not None:
     _check_size(weights, size)
-  if dest.resolve() == source.resolve():
-    raise InputError(f"{dest} is the source itself: name another folder.")
   with (
-    storage.staged_folder(dest, force=force) as partial,
-    tqdm.tqdm(
-      total=len(weights.leaves), desc="convert", unit="array", disable=None
-    ) as progress,
+    storage.staged_folder(
+      dest, force=force, made_by="convert", inputs=(source, vocabulary)
+    ) as partial,
+    progress(total=len(weights.leaves), desc="convert", unit="array") as bar,
   ):
     counted = dataclasses.replace(
       weights,
       leaves={
-        name: _counted(leaf, progress) for name, leaf in weights.leaves.items()
+        name: _counted(leaf, bar) for name, leaf in weights.leaves.items()
       },
     )
     if to == "t5x":
@@ -207,10 +206,10 @@ def _check_size(weights: Weights, size: T5Config) -> None:
     )
 
 
-def _counted(leaf: Leaf, progress: tqdm.tqdm) -> Leaf:
+def _counted(leaf: Leaf, bar: tqdm.tqdm) -> Leaf:
   def read():
     array = leaf.read()
-    progress.update()
+    bar.update()
     return array
 
   return dataclasses.replace(leaf, read=read)

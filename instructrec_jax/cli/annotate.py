@@ -228,6 +228,7 @@ def _asked(options: Options) -> dict[str, Any]:
 
 def _judge(options: Options) -> tuple[Any, str]:
   """Lets the model answer Table 3's questions about a sample."""
+  from instructrec_jax import locks
   from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.teacher import review
   from instructrec_jax.teacher.annotations import open_store
@@ -235,7 +236,8 @@ def _judge(options: Options) -> tuple[Any, str]:
 
   samples = _samples(options)
   requests = _judge_requests(options, samples)
-  with open_store(DatasetFolder.open(options.dataset)) as store:
+  folder = DatasetFolder.open(options.dataset)
+  with locks.writing_in(folder.path), open_store(folder) as store:
     _transport(options)(unanswered(requests, store), store)
     texts = store.texts(request.key for request in requests)
   answers = {

@@ -70,6 +70,14 @@ class Options:
 
 def run(options: Options) -> None:
   """Makes OUT/{shop,packed,model,results}, OUT/{answers.json,report.html}."""
+  from instructrec_jax import locks
+
+  with locks.writing_in(options.out):
+    _clear(options.out, force=options.force)
+    _run(options)
+
+
+def _run(options: Options) -> None:
   from instructrec_jax import storage
   from instructrec_jax.data.folder import requests_file
   from instructrec_jax.data.prepare import prepare
@@ -86,7 +94,6 @@ def run(options: Options) -> None:
   from instructrec_jax.training import loop, optimizer
 
   out, steps, seed = options.out, options.steps, options.seed
-  _clear(out, force=options.force)
   started = time.monotonic()
 
   _say("1/7 prepare: a shop of shoppers with planted tastes")
@@ -206,23 +213,45 @@ def _say(step: str) -> None:
 
 def _clear(out: Path, *, force: bool) -> None:
   """Removes what an earlier quickstart has left, and nothing else."""
-  if not out.exists():
+  from instructrec_jax import locks
+
+  names = {path.name for path in out.iterdir()} - {locks.INSIDE}
+  if not names:
     return
   if not force:
     raise InputError(
       f"{out} exists already: name another place with --out, or pass "
       "--force to replace it."
     )
-  names = {path.name for path in out.iterdir()} if out.is_dir() else {"file"}
   # A killed run leaves .NAME.partial.
   finals = {re.sub(r"^\.(.+)\.(partial|old)", r"\1", name) for name in names}
-  is_synthetic = (out / "shop" / "planted.json").exists()
+  shop = out / "shop"
+  is_synthetic = (shop / "planted.json").exists()
   if not finals <= OUTPUTS or not (is_synthetic or names <= {".shop.partial"}):
     raise InputError(
       f"{out} holds something else than quickstart makes: name another "
       "place with --out."
     )
-  shutil.rmtree(out)
+  if is_synthetic:
+    _refuse_paid(shop)
+  for name in names:
+    path = out / name
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _refuse_paid(shop: Path) -> None:
+  """Raises InputError if a chat model has answered questions on the shop."""
+  from instructrec_jax.data.folder import CHAT_RANKINGS_FILE, DatasetFolder
+  from instructrec_jax.teacher import offline
+  from instructrec_jax.teacher.annotations import Annotations
+
+  teachers = Annotations.load(DatasetFolder.open(shop)).teachers
+  paid = [name for name in teachers if name.split()[0] != offline.TEACHER]
+  if paid or (shop / CHAT_RANKINGS_FILE).exists():
+    raise InputError(
+      f"{shop} holds a chat model's answers, which --force does not replace: "
+      "name another place with --out."
+    )
 
 
 def _ask_server(model: Path, shop: Path) -> list[dict[str, Any]]:

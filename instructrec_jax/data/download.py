@@ -12,10 +12,9 @@ import time
 import urllib.error
 import urllib.request
 
-import tqdm
-
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 
 # The authors' host, and those that had the same files before.
 AMAZON_2018 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_v2"
@@ -147,13 +146,12 @@ def _fetch_more(url: str, part: pathlib.Path, about: pathlib.Path) -> bool:
       storage.write_json(about, facts)
     with (
       open(part, "ab") as file,
-      tqdm.tqdm(
+      progress(
         desc=part.stem,
         initial=file.tell(),
         total=facts["bytes"],
         unit="B",
         unit_scale=True,
-        disable=None,
       ) as bar,
     ):
       # What has arrived, so that a cut connection loses nothing.

@@ -55,6 +55,30 @@ VOCABULARY_FILE = "vocabulary.model"
 TEMPLATES_FILE = "templates.yaml"
 REQUESTS = "requests"
 INSTRUCTIONS_FILE = "instructions.json"
+INSTRUCTIONS = "instructrec"
+BASELINES = "baselines"
+# What `prepare`, `build` and `evaluate` make again at no cost but time; "build"
+# is there after a kill.
+MADE_ANEW = frozenset(
+  {
+    MANIFEST_FILE,
+    STATISTICS_FILE,
+    PLANTED_FILE,
+    ITEMS_FILE,
+    INTERACTIONS_FILE,
+    EARLIER_FILE,
+    "splits",
+    CANDIDATES,
+    VOCABULARY_FILE,
+    TEMPLATES_FILE,
+    REQUESTS,
+    INSTRUCTIONS_FILE,
+    INSTRUCTIONS,
+    BASELINES,
+    "build",
+    ".build.partial",
+  }
+)
 
 
 def candidates_file(split: str, negatives: int, kind: str = "users") -> str:

@@ -13,7 +13,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
-import tqdm
 from jaxtyping import Int8, Int32, Int64
 
 from instructrec_jax import storage
@@ -22,6 +21,7 @@ from instructrec_jax.data.cleaning import specific_intentions
 from instructrec_jax.data.folder import DatasetFolder, candidates_file
 from instructrec_jax.data.splits import SPLITS, Sequences, Splits
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 from instructrec_jax.records import Item, RankingRequest
 
 # Negatives beside the target: the paper's sections 3.2 and 3.3.
@@ -91,9 +91,7 @@ def write_candidates(
   wanted = itertools.product(
     ("users", "items"), NEGATIVES, ("validation", "test")
   )
-  for kind, count, split in tqdm.tqdm(
-    list(wanted), desc="candidates", disable=None
-  ):
+  for kind, count, split in progress(list(wanted), desc="candidates"):
     name = candidates_file(split, count, kind)
     (folder / name).parent.mkdir(exist_ok=True)
     try:

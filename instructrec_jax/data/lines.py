@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO
 
 import polars as pl
-import tqdm
 
 from instructrec_jax.data.cleaning import clean_categories, clean_title
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 
 REVIEW_SCHEMA = pl.Schema(
   {
@@ -257,12 +257,11 @@ class _WatchedFile(io.FileIO):
 
   def __init__(self, path: pathlib.Path):
     super().__init__(path)
-    self._bar = tqdm.tqdm(
+    self._bar = progress(
       total=os.fstat(self.fileno()).st_size,
       desc=pathlib.Path(path).name,
       unit="B",
       unit_scale=True,
-      disable=None,
     )
 
   def readinto(self, buffer: Any, /) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool
 
-from instructrec_jax import storage
+from instructrec_jax import locks, storage
 from instructrec_jax.data import (
   amazon,
   folder,
@@ -83,8 +83,6 @@ def prepare(
       and `force` is not set, or may not be replaced.
   """
   _check_options(min_count, max_items, split, seed)
-  if force:
-    _refuse_loss(pathlib.Path(out))
   columns = columns or tables.Columns()
   broken = lines.BrokenLines(strict=strict)
   inputs = _check_files(
@@ -101,7 +99,9 @@ def prepare(
     options["columns"] = columns
   reader = amazon if format in amazon.FORMATS else tables
   counts: dict[str, Any] = {}
-  with storage.staged_folder(out, force=force) as partial:
+  with storage.staged_folder(
+    out, force=force, may_go=_refuse_loss, inputs=tuple(inputs.values())
+  ) as partial:
     planted = None
     if format == "synthetic":
       shop = synthetic.synthetic_shop(users=users, seed=seed)
@@ -225,18 +225,22 @@ def _shop_frames(
 
 
 def _refuse_loss(out: pathlib.Path) -> None:
-  """Raises InputError if `out` has paid answers or is no dataset folder."""
+  """Raises InputError if `out` has more than `prepare` and `build` wrote."""
   if paid := [name for name in _PAID if (out / name).exists()]:
     raise InputError(
       f"{out} holds {', '.join(paid)}: save annotations with `instructrec "
       f"annotate --dataset {out} --export FILE`, and delete what may go."
     )
-  empty = out.is_dir() and not any(out.iterdir())
-  is_dataset = (out / folder.MANIFEST_FILE).is_file()
-  if out.exists() and not empty and not is_dataset:
+  names = {path.name for path in out.iterdir()} - {locks.INSIDE}
+  if names and not (out / folder.MANIFEST_FILE).is_file():
     raise InputError(
       f"{out} is not a dataset folder, so --force does not replace it: "
       "name another place."
+    )
+  if foreign := sorted(names - folder.MADE_ANEW):
+    raise InputError(
+      f"{out} holds {foreign[0]}, which is not of a dataset folder, so --force "
+      "does not replace it: move it away, or name another place."
     )
 
 

@@ -159,8 +159,6 @@ def evaluate(
     zero_shot=zero_shot,
     chat=chat is not None,
   )
-  if out is not None:
-    _check_out(pathlib.Path(out), (dataset, model, zero_shot))
   _check(split, limit, permutations)
   _check_choices(
     select_template,
@@ -180,7 +178,12 @@ def evaluate(
   forms = TemplateForms(folder, seed=seed) if select_template else None
   staged = contextlib.nullcontext()
   if out is not None:
-    staged = storage.staged_folder(pathlib.Path(out), force=force)
+    staged = storage.staged_folder(
+      pathlib.Path(out),
+      force=force,
+      made_by="evaluate",
+      inputs=(dataset, model, zero_shot),
+    )
   with staged as partial:
     samples = {}
     if chat is not None:
@@ -591,16 +594,6 @@ def _find(
     if not source.count:
       raise InputError(f"{source.path}: there are no requests to rank.")
   return chosen, sources
-
-
-def _check_out(
-  out: pathlib.Path, inputs: Sequence[pathlib.Path | None]
-) -> None:
-  for source in inputs:
-    if source and pathlib.Path(source).resolve().is_relative_to(out.resolve()):
-      raise InputError(
-        f"{out}: the results would replace {source}: name another place."
-      )
 
 
 def _check(split: str, limit: int | None, permutations: int) -> None:

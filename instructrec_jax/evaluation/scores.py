@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tqdm
 from jaxtyping import Float, Int
 
 from instructrec_jax.data.held_out import candidate_bytes
@@ -33,6 +32,7 @@ from instructrec_jax.evaluation.metrics import target_ranks
 from instructrec_jax.evaluation.rankers import RANKERS
 from instructrec_jax.evaluation.requests import RequestSource
 from instructrec_jax.instructions.scenarios import Scenario
+from instructrec_jax.progress import progress
 from instructrec_jax.records import Ranker, RankingRequest
 
 FOLDER = "scores"
@@ -53,9 +53,9 @@ def score_batches(
   """
   size = max(1, _CANDIDATES_AT_ONCE // source.candidates)
   requests = source.read()
-  with tqdm.tqdm(
-    total=source.count * len(rankers), desc=label, unit="request", disable=None
-  ) as progress:
+  with progress(
+    total=source.count * len(rankers), desc=label, unit="request"
+  ) as bar:
     while batch := list(itertools.islice(requests, size)):
 
       def score(
@@ -67,7 +67,7 @@ def score_batches(
           raise InputError(
             f"{name}, requests from {batch[0].request_id} on: {error}"
           ) from None
-        progress.update(len(batch))
+        bar.update(len(batch))
         return scores
 
       yield batch, score

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import tqdm
 
-from instructrec_jax import storage
+from instructrec_jax import locks, storage
 from instructrec_jax.data.folder import (
   INSTRUCTIONS_FILE,
   MANIFEST_FILE,
@@ -45,6 +45,7 @@ from instructrec_jax.instructions.templates import (
   dump_templates,
   load_templates,
 )
+from instructrec_jax.progress import progress
 from instructrec_jax.requests import write_requests
 from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.text.vocabulary import Vocabulary, train_vocabulary
@@ -127,6 +128,28 @@ def build(
   options = options or Options()
   options.check()
   folder = DatasetFolder.open(dataset)
+  with locks.writing_in(folder.path):
+    return _build(
+      folder,
+      write_rows=write_rows,
+      write_hard_candidates=write_hard_candidates,
+      vocabulary=vocabulary,
+      train_vocabulary_size=train_vocabulary_size,
+      options=options,
+      force=force,
+    )
+
+
+def _build(
+  folder: DatasetFolder,
+  *,
+  write_rows: WriteRows,
+  write_hard_candidates: WriteHardCandidates,
+  vocabulary: pathlib.Path | None,
+  train_vocabulary_size: int | None,
+  options: Options,
+  force: bool,
+) -> dict[str, Any]:
   if (folder.path / INSTRUCTIONS_FILE).exists() and not force:
     raise InputError(
       f"{folder.path} is built already ({INSTRUCTIONS_FILE}): pass --force to "
@@ -278,9 +301,7 @@ def _write_rows(
   )
   renderer.cuts = Cuts()
   counts = write_rows(
-    tqdm.tqdm(
-      rows(), total=total, desc="instructions", unit="row", disable=None
-    ),
+    progress(rows(), total=total, desc="instructions", unit="row"),
     folder=out,
     splits=[
       f"{form.name}_{split}"
@@ -311,9 +332,7 @@ def _write_requests(
         continue
       rows = write_requests(
         out / f"{name}.parquet",
-        tqdm.tqdm(
-          requests, total=count, desc=name, unit="request", disable=None
-        ),
+        progress(requests, total=count, desc=name, unit="request"),
         metadata={"template": forms[0].name, "scenario": scenario.name},
       )
       written[name] = {"rows": rows, "template": forms[0].name}

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.compose import (
@@ -18,6 +17,7 @@ from instructrec_jax.instructions.compose import (
   shown_titles,
 )
 from instructrec_jax.instructions.templates import Template, load_templates
+from instructrec_jax.progress import progress
 from instructrec_jax.records import Ranker, RankingRequest
 from instructrec_jax.text.vocabulary import UNK_ID, Vocabulary
 
@@ -125,7 +125,7 @@ def recommend(
     )
   scores: list[float] = []
   starts = range(0, len(titles), _CHUNK)
-  for start in tqdm.tqdm(starts, "rank", leave=False, disable=None):
+  for start in progress(starts, "rank", leave=False):
     request = ranking_request(composed, titles[start : start + _CHUNK])
     scores += ranker.score([request])[0].tolist()
   return Recommendation(composed, ranked(titles, scores))

@@ -1,6 +1,5 @@
 """Commands that run once, each in a process of its own, and are recorded."""
 
-import fcntl
 import functools
 import hashlib
 import json
@@ -17,7 +16,7 @@ from typing import Any
 
 import tqdm
 
-from instructrec_jax import storage
+from instructrec_jax import locks, storage
 from instructrec_jax.errors import InputError
 
 CLI = "instructrec_jax.cli.main"
@@ -43,45 +42,42 @@ class Run:
     execute: Execute | None = None,
     force: bool = False,
   ):
-    """Locks the folder.
-
-    `force` deletes what earlier runs recorded and made.
-
-    Raises:
-      InputError: it holds something else, or another run is at work in it.
-    """
+    """`force` deletes what earlier runs recorded and made; see `__enter__`."""
     self.out = out
     self.records: dict[str, dict[str, Any]] = {}
     self._execute = execute or self._run_process
     self._steps = out / "steps"
-    if out.exists() and any(out.iterdir()) and not self._steps.is_dir():
-      raise InputError(
-        f"{out} exists and is not of `instructrec reproduce`: name another "
-        "place with --out."
-      )
-    self._steps.mkdir(parents=True, exist_ok=True)
-    (out / "logs").mkdir(exist_ok=True)
-    self._lock = os.open(out / ".lock", os.O_CREAT | os.O_RDWR)
-    # A step that outlives a killed run still holds the lock.
-    os.set_inheritable(self._lock, True)
-    try:
-      fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-      os.close(self._lock)
-      raise InputError(
-        f"{out}: another run, or a step that it left behind, is at work here; "
-        "wait for its end."
-      ) from None
-    if force:
-      for name in ("steps", "results", "model", "ladder"):
-        shutil.rmtree(out / name, ignore_errors=True)
-      self._steps.mkdir()
+    self._lock = locks.writing_in(out, inherit=True)
+    self._force = force
 
   def __enter__(self) -> "Run":
+    """Locks the folder, and makes what is missing in it.
+
+    Raises:
+      InputError: it holds something else, or another run, or a step that it
+        left behind, is at work in it.
+    """
+    out = self.out
+    self._lock.__enter__()
+    try:
+      names = {path.name for path in out.iterdir()} - {locks.INSIDE}
+      if names and not self._steps.is_dir():
+        raise InputError(
+          f"{out} exists and is not of `instructrec reproduce`: name another "
+          "place with --out."
+        )
+      if self._force:
+        for name in ("steps", "results", "model", "ladder"):
+          shutil.rmtree(out / name, ignore_errors=True)
+      self._steps.mkdir(exist_ok=True)
+      (out / "logs").mkdir(exist_ok=True)
+    except BaseException:
+      self.__exit__(*sys.exc_info())
+      raise
     return self
 
-  def __exit__(self, *_: object) -> None:
-    os.close(self._lock)
+  def __exit__(self, *error: Any) -> None:
+    self._lock.__exit__(*error)
 
   def step(
     self,

@@ -14,13 +14,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tqdm
 from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.progress import progress
 from instructrec_jax.scoring.normalisation import Normalisation, check_finite
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.seq2seq import parameters
@@ -163,8 +163,9 @@ class CatalogueSearch:
     found: list[Found | None] = [None] * len(ids)
     starts = range(0, len(order), self._batch)
     # A single batch is over before a bar would tell anything.
-    disable = None if len(starts) > 1 else True
-    for start in tqdm.tqdm(starts, "search", unit="batch", disable=disable):
+    for start in progress(
+      starts, "search", unit="batch", shown=len(starts) > 1
+    ):
       members = order[start : start + self._batch]
       searches = [
         _Search(

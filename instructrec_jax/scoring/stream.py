@@ -1,18 +1,19 @@
 """Scoring a file of requests: any number, bounded memory, resumable."""
 
 import json
+import os
 import pathlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import storage
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
 from instructrec_jax.scoring.normalisation import Normalisation
@@ -69,10 +70,30 @@ def score_file(
   normalisation = Normalisation.parse(normalisation)
   if out.suffix not in (".parquet", ".jsonl"):
     raise InputError(f"{out}: scores are written to .parquet or .jsonl files.")
-  if out.exists() and not force:
-    raise InputError(
-      f"{out} exists already: name another file, or pass --force."
+  parts = out.with_name(f".{out.name}.parts")
+  with storage.output_file(
+    out,
+    force=force,
+    is_ours=_is_scores,
+    inputs=(requests, model),
+    leaves=(parts.with_suffix(".done"),),
+  ):
+    return _score_file(
+      requests, model, out, step, options, normalisation, force=force
     )
+
+
+def _score_file(
+  requests: pathlib.Path,
+  model: pathlib.Path,
+  out: pathlib.Path,
+  step: int | str | None,
+  options: dict[str, Any],
+  normalisation: Normalisation,
+  *,
+  force: bool,
+) -> int:
+  limit, chunk = options["limit"], options["chunk"]
   total = count_requests(requests)
   total = total if limit is None else min(limit, total)
   if not total:
@@ -80,6 +101,11 @@ def score_file(
   model_folder.load_config(model)
   step = model_folder.find_step(model, step)
   parts = out.with_name(f".{out.name}.parts")
+  done = parts.with_suffix(".done")
+  if done.exists():
+    # Killed just before `out` was replaced.
+    shutil.rmtree(parts, ignore_errors=True)
+    os.replace(done, parts)
   fingerprint = {
     "requests": storage.sha256_of(requests),
     **_identity(model, step),
@@ -93,15 +119,13 @@ def score_file(
     model,
     step=step,
     mesh=mesh_lib.make_mesh(),
-    batch_tokens=batch_tokens,
+    batch_tokens=options["batch_tokens"],
     normalisation=normalisation,
   )
   _open_parts(parts, fingerprint)
   chunks = _chunks(read_requests(requests, limit=limit), chunk)
   try:
-    with tqdm.tqdm(
-      total=total, desc="score", unit="request", disable=None
-    ) as progress:
+    with progress(total=total, desc="score", unit="request") as bar:
       for number, members in enumerate(chunks):
         part = parts / f"{number:06d}.jsonl"
         if part.exists():
@@ -109,14 +133,15 @@ def score_file(
         else:
           with storage.staged_file(part) as partial:
             _write_part(partial, members, ranker.score(members), normalisation)
-        progress.update(len(members))
+        bar.update(len(members))
   except InputError:
     # Another file of requests will come, to which these parts do not belong.
     shutil.rmtree(parts)
     raise
   with storage.staged_file(out) as partial:
     _join(sorted(parts.glob("*.jsonl")), partial, normalisation)
-  shutil.rmtree(parts)
+    os.replace(parts, done)
+  shutil.rmtree(done)
   return total
 
 
@@ -128,6 +153,22 @@ def average_ranks(scores: np.ndarray) -> np.ndarray:
     np.searchsorted(ordered, -scores, side=side) for side in ("left", "right")
   )
   return (first + 1 + last) / 2
+
+
+def _is_scores(path: pathlib.Path) -> bool:
+  """Whether a file is of scores, as its suffix says."""
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  try:
+    if path.suffix == ".parquet":
+      names = pq.read_schema(path).names
+    else:
+      with path.open(encoding="utf-8") as file:
+        names = list(json.loads(file.readline()))
+  except (OSError, ValueError, TypeError, pa.ArrowException):
+    return False
+  return {"request_id", "scores", "ranks", "target_rank"} <= set(names)
 
 
 def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:

@@ -129,6 +129,7 @@ def pack_mixture(
     manifest=manifest,
     total=total,
     force=force,
+    inputs=(dataset,),
   )
 
 

@@ -61,12 +61,9 @@ def export(
   model, out = pathlib.Path(model), pathlib.Path(out)
   if export_folder.is_export(model) and (model / TEMPLATES_FILE).is_file():
     raise InputError(f"{model}: an export already; copy the folder.")
-  for source in (model, dataset):
-    if source and pathlib.Path(source).resolve().is_relative_to(out.resolve()):
-      raise InputError(
-        f"{out}: the export would replace {source}: name another place."
-      )
-  with storage.staged_folder(out, force=force) as partial:
+  with storage.staged_folder(
+    out, force=force, made_by="export", inputs=(model, dataset)
+  ) as partial:
     config, params = model_folder.load_params(model, step=step)
     vocabulary = model_folder.load_vocabulary(model)
     items = catalogue(dataset) if dataset else {}

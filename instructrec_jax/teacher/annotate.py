@@ -7,9 +7,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
+from instructrec_jax import locks
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.progress import progress
 from instructrec_jax.teacher import offline
 from instructrec_jax.teacher.annotations import Annotations, open_store
 from instructrec_jax.teacher.chat import ChatRequest
@@ -51,13 +52,11 @@ def annotate_offline(
   """
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
-  with open_store(folder) as store:
+  with locks.writing_in(folder.path), open_store(folder) as store:
     known = store.answered_keys()
     total = len(questions.preferences) + len(questions.intentions)
-    progress = iter(
-      tqdm.tqdm(questions, total=total, desc="annotations", disable=None)
-    )
-    while chunk := list(itertools.islice(progress, ROWS_PER_COMMIT)):
+    bar = iter(progress(questions, total=total, desc="annotations"))
+    while chunk := list(itertools.islice(bar, ROWS_PER_COMMIT)):
       answers = [(question, *offline.answer(question)) for question in chunk]
       store.put_all(
         [(r, a) for _, r, a in answers if r.key not in known],
@@ -84,7 +83,7 @@ def annotate_with(
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
   ask = functools.partial(chat_request, model=model, parameters=parameters)
-  with open_store(folder) as store:
+  with locks.writing_in(folder.path), open_store(folder) as store:
     store.add_subjects(_subject(q, ask(q)) for q in questions)
     tally = send(unanswered(map(ask, questions), store), store)
   return {**summarise(folder, questions), "tally": tally}

@@ -24,6 +24,7 @@ import tqdm
 from openai.types import Batch
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 from instructrec_jax.teacher.batch_state import BatchState
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 from instructrec_jax.teacher.jsonl import ENDPOINT, ResultLine, request_line
@@ -129,7 +130,7 @@ def run_batches(
   requests, total = list(requests), BatchTally()
   with (
     Batches(store, client, state_path, limits) as batches,
-    tqdm.tqdm(desc="batched requests", disable=None) as bar,
+    progress(desc="batched requests") as bar,
   ):
     while True:
       total.add(batches.submit(requests, reserve))

@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from instructrec_jax import storage
+from instructrec_jax import locks, storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.annotations import open_store
@@ -63,11 +63,19 @@ def export_annotations(
       f"{folder.path}: no annotations to export; run `instructrec annotate` "
       "first."
     )
-  if path.exists() and not force:
-    raise InputError(f"{path} exists: pass --force to replace it.")
-  with storage.staged_file(path) as partial:
+  with (
+    storage.output_file(path, force=force, is_ours=_is_export),
+    storage.staged_file(path) as partial,
+  ):
     pl.DataFrame(rows, schema=_COLUMNS).write_parquet(partial)
   return len(rows)
+
+
+def _is_export(path: pathlib.Path) -> bool:
+  try:
+    return set(pl.read_parquet_schema(path)) == set(_COLUMNS)
+  except (OSError, pl.exceptions.PolarsError):
+    return False
 
 
 def import_annotations(
@@ -121,7 +129,7 @@ def import_annotations(
     answers.setdefault(row["teacher"], []).append((request, answer))
     times.setdefault(row["teacher"], []).append(row["answered_at"])
     subjects.append(Subject(row["kind"], user, row["position"], request.key))
-  with open_store(folder) as store:
+  with locks.writing_in(folder.path), open_store(folder) as store:
     for teacher, found in answers.items():
       store.put_all(found, teacher=teacher, times=times[teacher])
     store.add_subjects(subjects)

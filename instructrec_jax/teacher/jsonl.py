@@ -13,10 +13,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pydantic
-import tqdm
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 from instructrec_jax.teacher.chat import (
   RETRYABLE,
   ChatAnswer,
@@ -136,15 +136,23 @@ def write_requests(
   """
   count = 0
   with (
-    storage.staged_file(path, force=force) as partial,
+    storage.output_file(path, force=force, is_ours=_is_requests),
+    storage.staged_file(path) as partial,
     partial.open("wb") as file,
   ):
-    for request in tqdm.tqdm(
-      unanswered(requests, store), desc="requests", disable=None
-    ):
+    for request in progress(unanswered(requests, store), desc="requests"):
       file.write(request_line(request))
       count += 1
   return count
+
+
+def _is_requests(path: pathlib.Path) -> bool:
+  try:
+    with path.open("rb") as file:
+      line = json.loads(file.readline())
+    return line["url"] == ENDPOINT and "custom_id" in line
+  except (OSError, ValueError, KeyError, TypeError):
+    return False
 
 
 def read_answers(
@@ -176,9 +184,7 @@ def _file_answers(
 ) -> Iterator[tuple[ChatRequest, ChatAnswer]]:
   """Yields the answers; removes their requests from `asked`."""
   with path.open("rb") as file:
-    for number, line in enumerate(
-      tqdm.tqdm(file, desc="answers", disable=None), start=1
-    ):
+    for number, line in enumerate(progress(file, desc="answers"), start=1):
       if not line.strip():
         continue
       result = ResultLine.parse(line, where=f"{path}, line {number}")

@@ -21,6 +21,7 @@ import openai
 import tqdm
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.progress import progress
 from instructrec_jax.teacher.budget import Budget, Pace, most_tokens
 from instructrec_jax.teacher.chat import (
   RETRYABLE,
@@ -250,7 +251,7 @@ def answer_all(
   run = _Run(
     store, client, budget or Budget(), pace, limits, random.Random(seed)
   )
-  with tqdm.tqdm(total=total, desc="requests", disable=None) as bar:
+  with progress(total=total, desc="requests") as bar:
     asyncio.run(run.work(unanswered(requests, store), bar))
   return run.tally
 

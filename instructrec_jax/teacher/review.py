@@ -172,9 +172,8 @@ def write_sheet(
   Raises:
     InputError: `path` exists and `force` is not set.
   """
-  if path.exists() and not force:
-    raise InputError(f"{path} exists: pass --force to replace it.")
   with (
+    storage.output_file(path, force=force, is_ours=_is_sheet),
     storage.staged_file(path) as partial,
     partial.open("w", encoding="utf-8", newline="") as file,
   ):
@@ -184,6 +183,23 @@ def write_sheet(
     )
     for sample in samples:
       sheet.writerow([*dataclasses.astuple(sample), *[""] * len(QUESTIONS)])
+
+
+def _is_sheet(path: pathlib.Path) -> bool:
+  """Whether a file is a sheet; raises InputError if people filled it."""
+  try:
+    with path.open(encoding="utf-8-sig", newline="") as file:
+      header, *rows = csv.reader(file)
+  except (OSError, ValueError, csv.Error):
+    return False
+  if tuple(header[: len(_COLUMNS)]) != _COLUMNS:
+    return False
+  if any(any(row[len(_COLUMNS) :]) for row in rows):
+    raise InputError(
+      f"{path} has people's answers, which --force does not replace: name "
+      "another file."
+    )
+  return True
 
 
 def read_sheet(path: pathlib.Path) -> list[dict[str, Any]]:

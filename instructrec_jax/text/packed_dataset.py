@@ -7,15 +7,15 @@ A folder of manifest.json, vocabulary.model and four .npy arrays of shape
 import itertools
 import pathlib
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 from jaxtyping import Int
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.progress import progress
 from instructrec_jax.text import features, packing
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -110,6 +110,7 @@ def pack_pairs(
   manifest: dict[str, Any] | None = None,
   total: int | None = None,
   force: bool = False,
+  inputs: Sequence[pathlib.Path] = (),
 ) -> PackedDataset:
   """Tokenises and packs (input, target) texts into a folder.
 
@@ -124,6 +125,7 @@ def pack_pairs(
     manifest: further entries of manifest.json.
     total: number of pairs, for the progress bar.
     force: replace `out` if it exists.
+    inputs: folders that are read, and may not be replaced.
 
   Raises:
     InputError: `out` exists, a length is below 1, or there is nothing to pack.
@@ -131,11 +133,11 @@ def pack_pairs(
   check_counts(input_length=encoder_length, target_length=decoder_length)
   counts = {"examples": 0, "inputs_dropped": 0, "targets_cut": 0}
   tokens = {"inputs": 0, "targets": 0}
-  with storage.staged_folder(pathlib.Path(out), force=force) as partial:
+  with storage.staged_folder(
+    pathlib.Path(out), force=force, made_by="pack", inputs=inputs
+  ) as partial:
     writer = _Writer(partial, vocabulary, encoder_length, decoder_length)
-    bar = tqdm.tqdm(
-      pairs, total=total, desc="pack", unit="example", disable=None
-    )
+    bar = progress(pairs, total=total, desc="pack", unit="example")
     examples = iter(bar)
     while window := list(itertools.islice(examples, _WINDOW)):
       inputs, targets = [], []

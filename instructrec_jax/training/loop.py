@@ -17,14 +17,14 @@ from typing import Any
 import jax
 import numpy as np
 import optax
-import tqdm
 from jax.sharding import Mesh
 
+from instructrec_jax import locks, processes, storage
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax import processes, storage
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.progress import progress
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
 from instructrec_jax.training.batches import prefetched_batches, rows_of_step
@@ -35,6 +35,13 @@ from instructrec_jax.training.step import check_batch, jitted_step
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.gin"
+# What a folder may hold that has no run yet: one that was killed early.
+_FIRST_FILES = {
+  "packed",
+  CONFIG_FILE,
+  model_folder.CONFIG_FILE,
+  model_folder.VOCABULARY_FILE,
+}
 
 
 def train(
@@ -118,93 +125,106 @@ def train(
     z_loss=z_loss,
     loss_normalizing_factor=loss_normalizing_factor,
   )
-  _claim_folder(model_dir, config, data, settings, config_text)
-  checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
-  start = checkpoints.latest_step() or 0
-  if start:
-    state = checkpoints.restore(shapes, shardings)
-  elif initial_params is None:
-    state = jax.jit(make_state, out_shardings=shardings)()
-  else:
-    initial_params = mesh_lib.to_devices(initial_params, shardings.params)
-    state = jax.jit(
-      lambda params: make_state(params=params), out_shardings=shardings
-    )(initial_params)
+  with _lock(model_dir):
+    _claim_folder(model_dir, config, data, settings, config_text)
+    checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
+    start = checkpoints.latest_step() or 0
+    if start:
+      state = checkpoints.restore(shapes, shardings)
+    elif initial_params is None:
+      state = jax.jit(make_state, out_shardings=shardings)()
+    else:
+      initial_params = mesh_lib.to_devices(initial_params, shardings.params)
+      state = jax.jit(
+        lambda params: make_state(params=params), out_shardings=shardings
+      )(initial_params)
 
-  capacity = None
-  if config.loops_over_examples(mesh):
-    counts = (
-      data.token_counts(
-        rows_of_step(step, num_rows=len(data), batch_size=batch_size, seed=seed)
+    capacity = None
+    if config.loops_over_examples(mesh):
+      counts = (
+        data.token_counts(
+          rows_of_step(
+            step, num_rows=len(data), batch_size=batch_size, seed=seed
+          )
+        )
+        for step in range(steps)
       )
-      for step in range(steps)
+      capacity = capacity_of_steps(counts, microbatches)
+    step_fn = jitted_step(
+      config,
+      optimizer,
+      mesh=mesh,
+      shardings=shardings,
+      zero=zero,
+      seed=seed,
+      microbatches=microbatches,
+      z_loss=z_loss,
+      loss_normalizing_factor=loss_normalizing_factor,
+      capacity=capacity,
     )
-    capacity = capacity_of_steps(counts, microbatches)
-  step_fn = jitted_step(
-    config,
-    optimizer,
-    mesh=mesh,
-    shardings=shardings,
-    zero=zero,
-    seed=seed,
-    microbatches=microbatches,
-    z_loss=z_loss,
-    loss_normalizing_factor=loss_normalizing_factor,
-    capacity=capacity,
-  )
-  # Compiled ahead, so that no rate includes it and nothing compiles later.
-  any_batch = jax.tree.map(
-    lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype),
-    data.batch(np.zeros(batch_size, int)),
-  )
-  step_fn = step_fn.lower(state, any_batch).compile()
+    # Compiled ahead, so that no rate includes it and nothing compiles later.
+    any_batch = jax.tree.map(
+      lambda array: jax.ShapeDtypeStruct(array.shape, array.dtype),
+      data.batch(np.zeros(batch_size, int)),
+    )
+    step_fn = step_fn.lower(state, any_batch).compile()
 
-  log = MetricsLog(model_dir, resumed_step=start)
-  bar = tqdm.tqdm(
-    total=steps,
-    initial=start,
-    desc="train",
-    unit="step",
-    disable=None if processes.is_first() else True,
-  )
-  batches = prefetched_batches(
-    data,
-    start=start,
-    stop=steps,
-    batch_size=batch_size,
-    seed=seed,
-    sharding=by_row,
-  )
-  values = log.last
-  began = time.monotonic() - values.get("seconds", 0.0)
-  with contextlib.closing(checkpoints), contextlib.closing(log), bar:
-    clock, logged = time.monotonic(), start
-    for step, batch in enumerate(batches, start=start + 1):
-      state, metrics = step_fn(state, batch)
-      bar.update()
-      saves = step % checkpoint_period == 0 or step == steps
-      if step % log_period and not saves:
-        continue
+    log = MetricsLog(model_dir, resumed_step=start)
+    bar = progress(
+      total=steps,
+      initial=start,
+      desc="train",
+      unit="step",
+      shown=processes.is_first(),
+    )
+    batches = prefetched_batches(
+      data,
+      start=start,
+      stop=steps,
+      batch_size=batch_size,
+      seed=seed,
+      sharding=by_row,
+    )
+    values = log.last
+    began = time.monotonic() - values.get("seconds", 0.0)
+    with contextlib.closing(checkpoints), contextlib.closing(log), bar:
+      clock, logged = time.monotonic(), start
+      for step, batch in enumerate(batches, start=start + 1):
+        state, metrics = step_fn(state, batch)
+        bar.update()
+        saves = step % checkpoint_period == 0 or step == steps
+        if step % log_period and not saves:
+          continue
 
-      # Only here does the host wait for the device.
-      values = _read(step, metrics)
-      now = time.monotonic()
-      tokens = (step - logged) * values["target_tokens"]
-      values["tokens_per_second"] = tokens / (now - clock)
-      values["seconds"] = now - began
-      if saves:
-        validation = dict(validate(state.params)) if validate else {}
-        checkpoints.save(state, metrics=validation)
-        values |= validation
-        if processes.is_first():
-          bar.write(_one_line(step, values), file=sys.stderr)
-      log.write(step, values)
-      bar.set_postfix_str(
-        f"loss {values['loss']:.3f}, "
-        f"{values['tokens_per_second']:.0f} target tokens/s"
-      )
-      clock, logged = time.monotonic(), step
-  return values
+        # Only here does the host wait for the device.
+        values = _read(step, metrics)
+        now = time.monotonic()
+        tokens = (step - logged) * values["target_tokens"]
+        values["tokens_per_second"] = tokens / (now - clock)
+        values["seconds"] = now - began
+        if saves:
+          validation = dict(validate(state.params)) if validate else {}
+          checkpoints.save(state, metrics=validation)
+          values |= validation
+          if processes.is_first():
+            bar.write(_one_line(step, values), file=sys.stderr)
+        log.write(step, values)
+        bar.set_postfix_str(
+          f"loss {values['loss']:.3f}, "
+          f"{values['tokens_per_second']:.0f} target tokens/s",
+          refresh=False,
+        )
+        clock, logged = time.monotonic(), step
+    return values
+
+
+def _lock(
+  model_dir: pathlib.Path,
+) -> contextlib.AbstractContextManager[None]:
+  """Returns what holds the folder's lock, in the process that writes."""
+  if processes.is_first():
+    return locks.writing_in(model_dir)
+  return contextlib.nullcontext()
 
 
 def _claim_folder(
@@ -230,6 +250,13 @@ def _claim_folder(
           f"{model_dir} holds a run whose {name} is {earlier.get(name)!r}, not "
           f"{value!r}: train into another folder, or delete this one."
         )
+  elif model_dir.exists():
+    names = {p.name for p in model_dir.iterdir() if not p.name.startswith(".")}
+    if foreign := sorted(names - _FIRST_FILES):
+      raise InputError(
+        f"{model_dir} holds {foreign[0]}, and no run of `instructrec train`: "
+        "train into another folder."
+      )
   # Nobody writes before all have compared.
   processes.wait("the run is the same")
   if processes.is_first():

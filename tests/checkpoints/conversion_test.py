@@ -206,7 +206,7 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
 
 def test_never_onto_itself_nor_over_another(tmp_path, ours):
   copy = shutil.copytree(ours, tmp_path / "copy")
-  with pytest.raises(InputError, match="the source itself"):
+  with pytest.raises(InputError, match="which is read"):
     convert(copy, copy, to="ours", force=True)
   with pytest.raises(InputError, match="exists already"):
     convert(ours, copy, to="ours")

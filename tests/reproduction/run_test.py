@@ -79,8 +79,8 @@ def _wait_till_free(out):
   """Returns when what was killed, the step too, has died."""
   for _ in range(100):
     try:
-      Run(out).__exit__()
-      return
+      with Run(out):
+        return
     except InputError:
       time.sleep(0.1)
   raise AssertionError("the lock outlives everybody")
@@ -100,13 +100,13 @@ def test_a_killed_run_goes_on_with_the_step_that_it_was_in(out):
 def test_nobody_else_works_in_the_folder_meanwhile(out):
   process = _start_and_wait_for(out, "second")
   try:
-    with pytest.raises(InputError, match="at work here"):
-      Run(out)
+    with pytest.raises(InputError, match="writing here"), Run(out):
+      pass
     # Nor while a step lives that a killed run has left behind.
     process.kill()
     process.wait()
-    with pytest.raises(InputError, match="at work here"):
-      Run(out)
+    with pytest.raises(InputError, match="writing here"), Run(out):
+      pass
   finally:
     os.killpg(process.pid, signal.SIGKILL)
   _wait_till_free(out)
