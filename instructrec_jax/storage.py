@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from instructrec_jax import locks
+from instructrec_jax import checksums, locks
 from instructrec_jax.errors import InputError
 
 # In each folder that a command writes: its name, and its files.
@@ -72,6 +72,8 @@ def staged_folder(
       if made_by is not None:
         record = {"command": made_by, "files": sorted(_files(partial))}
         write_json(partial / _RECORD, record)
+        if (partial / checksums.FILE).exists():
+          checksums.add(partial, [_RECORD])
     except BaseException:
       _remove(partial)
       raise

@@ -2,6 +2,7 @@
 
 baselines/NAME/weights.safetensors  the arrays
                config.json          options, what they were fitted to, versions
+               checksums.txt        of both; damaged ones are fitted again
 
 Of several processes the first fits and writes, and all read.
 """
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from flax import traverse_util
 
-from instructrec_jax import locks, processes, storage
+from instructrec_jax import checksums, locks, processes, storage
 from instructrec_jax.checkpoints import safetensors_file
 from instructrec_jax.data.folder import BASELINES, DatasetFolder
 from instructrec_jax.errors import InputError
@@ -71,6 +72,7 @@ def load_or_fit(
 def _is_cache_valid(path: pathlib.Path, wanted: dict[str, Any]) -> bool:
   """Whether undamaged weights of these options and data are cached."""
   try:
+    checksums.verify(path, remedy="it is fitted again", is_told=False)
     config = storage.read_json(path / "config.json")
     if any(config.get(key) != value for key, value in wanted.items()):
       return False
@@ -99,6 +101,7 @@ def _fit(
       partial / "config.json",
       {**wanted, "report": report, "versions": versions},
     )
+    checksums.write(partial)
 
 
 def _read(path: pathlib.Path) -> Weights:

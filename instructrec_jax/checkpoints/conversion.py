@@ -156,7 +156,8 @@ def _open_ours(source: pathlib.Path, step: int | str | None) -> Weights:
     folder, leaves = source, export_folder.open_leaves(source)
   else:
     folder = source / model_folder.CHECKPOINTS / str(step)
-    leaves = zarr_tree.open_orbax(folder / "params")
+    with model_folder.verified(source, step):
+      leaves = zarr_tree.open_orbax(folder / "params")
   check_shapes(folder, leaves, flat_shapes(config))
   vocabulary = source / model_folder.VOCABULARY_FILE
   return Weights(

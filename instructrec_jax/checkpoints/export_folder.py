@@ -2,20 +2,22 @@
 
 export.json        its name and training step, and every file's SHA-256
 model.safetensors  the parameters
+checksums.txt      see `checksums`; what a load verifies, since it is faster
 
 `instructrec convert --to ours` writes one with model.json and the vocabulary;
 `instructrec export` adds a catalogue and templates (`serving.model_export`).
 Unlike a training checkpoint it is read without orbax or tensorstore.
 """
 
+import contextlib
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
 from flax import traverse_util
 
-from instructrec_jax import storage
+from instructrec_jax import checksums, storage
 from instructrec_jax.checkpoints import safetensors_file
 from instructrec_jax.checkpoints.weights import (
   Leaf,
@@ -28,6 +30,7 @@ from instructrec_jax.seq2seq.config import T5Config
 
 MANIFEST_FILE = "export.json"
 WEIGHTS_FILE = "model.safetensors"
+_REMEDY = "copy the export again"
 # Of the folder's layout; a reader refuses any other.
 _VERSION = 1
 
@@ -55,7 +58,10 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
 def write_manifest(
   folder: pathlib.Path, *, name: str, step: int, items: int = 0
 ) -> dict[str, Any]:
-  """Writes and returns export.json, with the hashes of all other files."""
+  """Writes and returns export.json, with the hashes of all other files.
+
+  The folder is complete then, but for checksums.txt, which is written too.
+  """
   manifest = {
     "version": _VERSION,
     "name": name,
@@ -66,6 +72,7 @@ def write_manifest(
     },
   }
   storage.write_json(folder / MANIFEST_FILE, manifest)
+  checksums.write(folder)
   return manifest
 
 
@@ -101,28 +108,45 @@ def load_params(
   Raises:
     InputError: a file is damaged, or the weights are of another size.
   """
-  leaves = open_leaves(folder)
-  check_shapes(folder, leaves, flat_shapes(config))
+  folder = pathlib.Path(folder)
   by_name: Any = shardings and traverse_util.flatten_dict(shardings, sep="/")
   params = {}
-  for name, leaf in leaves.items():
-    array = leaf.read()
-    array = array if dtype is None else array.astype(dtype, copy=False)
-    if by_name:
-      array = jax.make_array_from_callback(
-        array.shape, by_name[name], array.__getitem__
-      )
-    params[name] = array
+  with _verified(folder):
+    leaves = safetensors_file.open_file(folder / WEIGHTS_FILE)
+    check_shapes(folder, leaves, flat_shapes(config))
+    for name, leaf in leaves.items():
+      array = leaf.read()
+      array = array if dtype is None else array.astype(dtype, copy=False)
+      if by_name:
+        array = jax.make_array_from_callback(
+          array.shape, by_name[name], array.__getitem__
+        )
+      params[name] = array
   return traverse_util.unflatten_dict(params, sep="/")
 
 
 def open_leaves(folder: pathlib.Path) -> dict[str, Leaf]:
-  """Returns the weights by parameter name, after checking every file's hash.
+  """Returns the weights by parameter name, after verifying every file.
 
   Raises:
     InputError: a file of the folder is missing or has changed.
   """
   folder = pathlib.Path(folder)
+  with _verified(folder):
+    pass
+  return safetensors_file.open_file(folder / WEIGHTS_FILE)
+
+
+@contextlib.contextmanager
+def _verified(folder: pathlib.Path) -> Iterator[None]:
+  """Verifies all files, as `checksums.verified` does.
+
+  Exports of before have no checksums.txt, but the slower SHA-256.
+  """
+  if (folder / checksums.FILE).exists():
+    with checksums.verified(folder, remedy=_REMEDY):
+      yield
+    return
   files = read_manifest(folder).get("files")
   if not isinstance(files, dict) or WEIGHTS_FILE not in files:
     raise InputError(
@@ -137,7 +161,7 @@ def open_leaves(folder: pathlib.Path) -> dict[str, Leaf]:
         f"{path}: the file is not what {MANIFEST_FILE} says, it is cut short "
         "or damaged: copy the export again."
       )
-  return safetensors_file.open_file(folder / WEIGHTS_FILE)
+  yield
 
 
 def write_params(folder: pathlib.Path, params: Any) -> None:

@@ -3,18 +3,21 @@
 model.json         the T5Config
 vocabulary.model   the SentencePiece model
 checkpoints/STEP/  orbax: items `params` and `optimizer`, and their `metrics`
+checksums.txt      of the files here, and one in each STEP (see `checksums`)
 
 An export folder (of `instructrec export` or `convert --to ours`), which has
 safetensors instead of checkpoints, loads alike.
 """
 
+import contextlib
 import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 
-from instructrec_jax import storage
+from instructrec_jax import checksums, storage
 from instructrec_jax.checkpoints import export_folder
 from instructrec_jax.checkpoints.weights import (
   check_shapes,
@@ -51,7 +54,7 @@ def load_config(model_dir: pathlib.Path) -> T5Config:
       "`instructrec train` makes one."
     )
   try:
-    return T5Config.from_json(path.read_text(encoding="utf-8"))
+    return T5Config.from_json(path.read_bytes())
   except InputError as error:
     raise InputError(f"{path}: {error}") from None
 
@@ -86,11 +89,46 @@ def load_params(
     return config, export_folder.load_params(
       model_dir, config, shardings=shardings, dtype=dtype
     )
+  with verified(model_dir, step):
+    return config, _load_orbax(
+      model_dir / CHECKPOINTS / str(step) / "params", config, shardings, dtype
+    )
+
+
+@contextlib.contextmanager
+def verified(model_dir: pathlib.Path, step: int) -> Iterator[None]:
+  """Verifies what is read of a folder of `train` while the block reads it.
+
+  Raises:
+    InputError: a file is missing or damaged; see `checksums.verified`.
+  """
+  # One process for all, which read the same files.
+  if jax.process_index():
+    yield
+    return
+  verify_run(model_dir)
+  with checksums.verified(
+    model_dir / CHECKPOINTS / str(step),
+    remedy="choose another step, or restore it from a copy",
+    skip=("optimizer/",),
+  ):
+    yield
+
+
+def verify_run(model_dir: pathlib.Path) -> None:
+  """Verifies the small files of a folder of `train`.
+
+  Raises:
+    InputError: one is missing or damaged.
+  """
+  # Its checkpoints say it if there are no checksums.
+  checksums.verify(model_dir, remedy="restore it from a copy", is_told=False)
+
+
+def _load_orbax(path: Any, config: T5Config, shardings: Any, dtype: Any) -> Any:
   # Imported here: exports are served without orbax.
   import orbax.checkpoint as ocp
 
-  # Any, since orbax declares a path type of its own but takes this one.
-  path: Any = model_dir / CHECKPOINTS / str(step) / "params"
   shapes = parameter_shapes(config)
   if shardings is None:
     restore_args = jax.tree.map(
@@ -106,7 +144,7 @@ def load_params(
   try:
     found = flatten(handler.metadata(path).tree)
     check_shapes(path.parent, found, flatten(shapes))
-    params = handler.restore(
+    return handler.restore(
       path, args=ocp.args.PyTreeRestore(restore_args=restore_args)
     )
   except (OSError, ValueError) as error:
@@ -114,7 +152,6 @@ def load_params(
       f"{path}: the checkpoint is incomplete or damaged, choose another step "
       f"({str(error).splitlines()[0]:.120})."
     ) from error
-  return config, params
 
 
 def load_initial_params(model_dir: pathlib.Path, config: T5Config) -> Any:
@@ -209,5 +246,11 @@ def identity_file(model_dir: pathlib.Path, step: int) -> pathlib.Path:
 def _validation(checkpoint: pathlib.Path) -> float | None:
   """Returns the metric that orbax saved with a checkpoint, if it did."""
   path = checkpoint / "metrics" / "metrics"
+  checksums.verify(
+    checkpoint,
+    remedy="choose a step by its number, or restore it from a copy",
+    skip=("params/", "optimizer/"),
+    is_told=False,
+  )
   metrics = storage.read_json(path) if path.exists() else {}
   return metrics.get(BEST_METRIC)

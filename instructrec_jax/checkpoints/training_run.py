@@ -2,9 +2,12 @@
 
 A checkpoint has two items, so that scoring can load `params` without the
 optimizer: checkpoints/STEP/{params,optimizer}. Orbax writes to a temporary
-name and renames, so that a killed run leaves only finished steps.
+name and renames, so that a killed run leaves only finished steps. Checksums are
+written before it renames; those of what orbax writes last, a time and a mark,
+are added when the save is waited for, or when a killed run is resumed.
 """
 
+import contextlib
 import dataclasses
 import pathlib
 from collections.abc import Mapping
@@ -14,6 +17,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from instructrec_jax import checksums
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
 
@@ -28,6 +32,9 @@ class State(Protocol):
 
 
 S = TypeVar("S", bound=State)
+
+# Orbax writes them while it renames.
+_WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
 
 class Checkpoints:
@@ -53,8 +60,15 @@ class Checkpoints:
       n=1,
       keep_checkpoints_without_metrics=False,
     )
+    self._folder = pathlib.Path(model_dir).absolute() / model_folder.CHECKPOINTS
+    self._step = 0
+    # Orbax reads all steps' metrics to know the best.
+    for folder in self._finished():
+      with self._verified(folder, skip=("params/", "optimizer/")):
+        pass
+    self._add_last_checksums()
     self._manager = ocp.CheckpointManager(
-      pathlib.Path(model_dir).absolute() / model_folder.CHECKPOINTS,
+      self._folder,
       options=ocp.CheckpointManagerOptions(
         # Without it orbax stores no metrics, and a resumed run would not know
         # the best.
@@ -63,14 +77,20 @@ class Checkpoints:
           [preservation_policy.LatestN(keep), best]
         ),
         cleanup_tmp_directories=True,
+        async_options=ocp.AsyncOptions(
+          post_finalization_callback=self._write_checksums
+        ),
       ),
       item_names=("params", "optimizer"),
     )
 
   def save(self, state: State, *, metrics: Mapping[str, float]) -> None:
     """Saves a state under its step; returns before it is on disk."""
+    self._manager.wait_until_finished()
+    self._add_last_checksums()
+    self._step = int(state.step)
     self._manager.save(
-      int(state.step),
+      self._step,
       args=ocp.args.Composite(
         params=ocp.args.PyTreeSave(state.params),
         optimizer=ocp.args.PyTreeSave(state.optimizer_state),
@@ -107,13 +127,16 @@ class Checkpoints:
       )
 
     try:
-      restored = self._manager.restore(
-        step,
-        args=ocp.args.Composite(
-          params=arguments(state.params, shardings.params),
-          optimizer=arguments(state.optimizer_state, shardings.optimizer_state),
-        ),
-      )
+      with self._verified(self._folder / str(step)):
+        restored = self._manager.restore(
+          step,
+          args=ocp.args.Composite(
+            params=arguments(state.params, shardings.params),
+            optimizer=arguments(
+              state.optimizer_state, shardings.optimizer_state
+            ),
+          ),
+        )
     except (ValueError, KeyError, OSError) as error:
       # Orbax's message is pages long; it stays in the traceback.
       raise InputError(
@@ -131,4 +154,30 @@ class Checkpoints:
   def close(self) -> None:
     """Waits until everything is on disk."""
     self._manager.wait_until_finished()
+    self._add_last_checksums()
     self._manager.close()
+
+  def _verified(
+    self, folder: pathlib.Path, *, skip: tuple[str, ...] = ()
+  ) -> contextlib.AbstractContextManager[None]:
+    """Verifies a checkpoint while the block reads it, in the first process."""
+    if jax.process_index():
+      return contextlib.nullcontext()
+    remedy = f"restore it from a copy, or delete {folder} to resume from an "
+    remedy += "earlier checkpoint"
+    return checksums.verified(folder, remedy=remedy, skip=skip)
+
+  def _write_checksums(self) -> None:
+    """Called by orbax when all is written, before it renames the folder."""
+    if jax.process_index() == 0:
+      (partial,) = self._folder.glob(f"{self._step}.*")
+      checksums.write(partial, skip=_WRITTEN_LAST)
+
+  def _add_last_checksums(self) -> None:
+    for folder in self._finished() if jax.process_index() == 0 else ():
+      if checksums.lack(folder, _WRITTEN_LAST):
+        checksums.add(folder, _WRITTEN_LAST)
+
+  def _finished(self) -> list[pathlib.Path]:
+    folders = self._folder.iterdir() if self._folder.is_dir() else ()
+    return [folder for folder in folders if folder.name.isdigit()]

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 
-from instructrec_jax import storage
+from instructrec_jax import locks, storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.progress import progress
 
@@ -70,9 +70,15 @@ def download(
   path = pathlib.Path(path)
   if not url.startswith(("http://", "https://")):
     raise InputError(f"{url}: not a URL that begins with http:// or https://.")
+  with locks.writing(path):
+    return _download(url, path, sha256=sha256, wait_seconds=wait_seconds)
+
+
+def _download(
+  url: str, path: pathlib.Path, *, sha256: str | None, wait_seconds: float
+) -> str:
   if path.exists():
     return _checked(path, sha256, f"{path}: delete it to fetch it again")
-  path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(path.name + ".part")
   about = path.with_name(path.name + ".part.json")
   if about.exists() and storage.read_json(about)["url"] != url:

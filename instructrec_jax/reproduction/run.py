@@ -60,8 +60,7 @@ class Run:
     out = self.out
     self._lock.__enter__()
     try:
-      names = {path.name for path in out.iterdir()} - {locks.INSIDE}
-      if names and not self._steps.is_dir():
+      if not self._is_ours():
         raise InputError(
           f"{out} exists and is not of `instructrec reproduce`: name another "
           "place with --out."
@@ -75,6 +74,25 @@ class Run:
       self.__exit__(*sys.exc_info())
       raise
     return self
+
+  def _is_ours(self) -> bool:
+    """Whether the folder is empty, or its steps/ holds records, no others."""
+    names = {path.name for path in self.out.iterdir()} - {locks.INSIDE}
+    if names <= {"steps", "logs"} and not (
+      self._steps.is_dir() and any(self._steps.iterdir())
+    ):
+      return True
+    if not self._steps.is_dir():
+      return False
+    records = list(self._steps.iterdir())
+    try:
+      return bool(records) and all(
+        "state" in storage.read_json(path)
+        for path in records
+        if not path.name.startswith(".")
+      )
+    except (InputError, OSError, TypeError):
+      return False
 
   def __exit__(self, *error: Any) -> None:
     self._lock.__exit__(*error)

@@ -84,6 +84,11 @@ class T5Config:
         raise InputError(
           f"T5Config.{name} is {value!r}: a positive whole number is needed."
         )
+      most = 1000 if "layers" in name else 1 << 30
+      if value > most:
+        raise InputError(
+          f"T5Config.{name} is {value:.4g}: at most {most:,} is possible."
+        )
     rate = self.dropout_rate
     if not isinstance(rate, int | float) or not 0 <= rate < 1:
       raise InputError(
@@ -124,7 +129,7 @@ class T5Config:
     return json.dumps(fields, indent=2) + "\n"
 
   @classmethod
-  def from_json(cls, text: str) -> "T5Config":
+  def from_json(cls, text: str | bytes) -> "T5Config":
     """Reads what `to_json` wrote.
 
     Raises:
@@ -132,7 +137,7 @@ class T5Config:
     """
     try:
       fields = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
       raise InputError(f"not the JSON of a T5Config: {error}.") from None
     names = set(_stored_names())
     if not isinstance(fields, dict) or fields.keys() != names:

@@ -1,7 +1,8 @@
 """Packed rows on disk, memory-mapped: written by `pack`, read by `train`.
 
 A folder of manifest.json, vocabulary.model and four .npy arrays of shape
-[rows, length], from which `features.expand_packed` derives the other features.
+[rows, length], from which `features.expand_packed` derives the other features,
+with checksums.txt of them all.
 """
 
 import itertools
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from instructrec_jax import storage
+from instructrec_jax import checksums, storage
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.progress import progress
 from instructrec_jax.text import features, packing
@@ -52,6 +53,7 @@ class PackedDataset:
       raise InputError(
         f"{self.path}: not a packed dataset; `instructrec pack` makes one."
       )
+    checksums.verify(self.path, remedy="run `instructrec pack` again")
     self.feature_lengths: dict[str, int] = self.manifest["feature_lengths"]
     self._arrays = [self._map(name) for name in ARRAYS]
 
@@ -175,6 +177,7 @@ def pack_pairs(
         "model_vocab_size": vocabulary.model_vocab_size,
       },
     )
+    checksums.write(partial)
   return PackedDataset.open(out)
 
 

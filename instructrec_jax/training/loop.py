@@ -19,7 +19,7 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-from instructrec_jax import locks, processes, storage
+from instructrec_jax import checksums, locks, processes, storage
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.training_run import Checkpoints
@@ -241,6 +241,7 @@ def _claim_folder(
     **json.loads(config.to_json()),
   }
   path = model_dir / RUN_FILE
+  model_folder.verify_run(model_dir)
   if path.exists():
     earlier = storage.read_json(path)
     for name, value in run.items():
@@ -261,6 +262,8 @@ def _claim_folder(
   processes.wait("the run is the same")
   if processes.is_first():
     model_dir.mkdir(parents=True, exist_ok=True)
+    # A kill in between leaves files without checksums, not with others'.
+    (model_dir / checksums.FILE).unlink(missing_ok=True)
     model_folder.save_config(model_dir, config)
     shutil.copyfile(
       data.vocabulary.path, model_dir / model_folder.VOCABULARY_FILE
@@ -268,6 +271,10 @@ def _claim_folder(
     if config_text is not None:
       (model_dir / CONFIG_FILE).write_text(config_text, encoding="utf-8")
     storage.write_json(path, run)
+    checksums.add(
+      model_dir,
+      (RUN_FILE, model_folder.CONFIG_FILE, model_folder.VOCABULARY_FILE),
+    )
   processes.wait("the run is written")
 
 

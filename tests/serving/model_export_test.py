@@ -238,7 +238,7 @@ def test_a_damaged_file_is_one_sentence(copy, name):
   data = bytearray((copy / name).read_bytes())
   data[len(data) // 2] ^= 1
   (copy / name).write_bytes(data)
-  with pytest.raises(InputError, match=f"{name}: the file is not what"):
+  with pytest.raises(InputError, match=f"{name}: the file is damaged"):
     Recommender.load(copy)
   (copy / name).unlink()
   with pytest.raises(InputError, match=f"{name}: the file is missing"):
@@ -256,8 +256,19 @@ def test_a_damaged_file_is_one_sentence(copy, name):
   ],
 )
 def test_a_damaged_manifest_is_one_sentence(copy, manifest, says):
+  # As exports of earlier versions are, which only SHA-256 guards.
+  (copy / "checksums.txt").unlink()
   (copy / "export.json").write_text(manifest)
   with pytest.raises(InputError, match=says):
+    Recommender.load(copy)
+
+
+def test_exports_of_before_are_guarded_by_their_sha256(copy):
+  (copy / "checksums.txt").unlink()
+  assert Recommender.load(copy).name == "tiny"
+  with (copy / "model.safetensors").open("ab") as file:
+    file.write(b"0")
+  with pytest.raises(InputError, match="the file is not what export.json says"):
     Recommender.load(copy)
 
 
