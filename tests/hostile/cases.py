@@ -800,8 +800,8 @@ def _unreadable(is_folder: bool) -> Change:
   def change(work: pathlib.Path) -> Callable[[], None]:
     bad = work / "bad"
     bad.mkdir() if is_folder else bad.write_text("x")
-    bad.chmod(0)
     _open_to_all(work)
+    bad.chmod(0)
     return _as_nobody
 
   return change
@@ -809,9 +809,7 @@ def _unreadable(is_folder: bool) -> Change:
 
 def _open_to_all(work: pathlib.Path) -> None:
   """Lets nobody write in the copy, so that only the bad path stops them."""
-  top = work.parents[1]
-  for path in (top, work.parent, work, top / "home", top / "tmp"):
-    path.chmod(0o777)
+  subprocess.run(["chmod", "-R", "a+rwX", work.parents[1]], check=True)
 
 
 def _paths() -> Iterator[Case]:
@@ -899,7 +897,7 @@ def _full(work: pathlib.Path) -> Callable[[], None] | None:
 def _short_files(work: pathlib.Path) -> Callable[[], None]:
   def inside() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (3 << 10, 3 << 10))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (128, 128))
 
   return inside
 
@@ -953,7 +951,7 @@ def _outputs() -> Iterator[Case]:
     yield Case("output paths", words(bad), bad, fifo, f"{bad} is a FIFO")
     ro = f"bad/new{suffix}"
     yield Case("disks", words(ro), "bad", _read_only, "bad is read-only")
-    goes_on = line.startswith(("train", "reproduce", "annotate"))
+    goes_on = line.startswith(("train", "reproduce", "annotate", "score"))
     full, ends = f"disk/new{suffix}", f"new{suffix}"
     for out, make, names, about in (
       (full, _full, "disk|space|full", "disk is full"),
@@ -970,9 +968,8 @@ def _outputs() -> Iterator[Case]:
 
 
 def _locked_dataset(work: pathlib.Path) -> Callable[[], None]:
-  for path in (work / "plain", *(work / "plain").rglob("*")):
-    path.chmod(0o555 if path.is_dir() else 0o444)
   _open_to_all(work)
+  subprocess.run(["chmod", "-R", "a-w", work / "plain"], check=True)
   return _as_nobody
 
 
