@@ -345,7 +345,8 @@ def _contents(folder: pathlib.Path) -> dict[str, str]:
   found = {}
   for path in _walk(folder):
     name = str(path.relative_to(folder))
-    name = re.sub(r"/d/[0-9a-f]{32}$", "/d/*", name)  # orbax's
+    if re.search(r"ocdbt\.process|/d/[0-9a-f]{32}$|__autograph_", name):
+      continue  # names drawn at random: orbax's, and what TensorFlow removes
     name = re.sub(r"tfevents\.\d+.*", "tfevents", name)
     is_file = path.is_file() and not path.is_symlink()
     found[name] = _hash(path) if is_file else "other"
@@ -504,10 +505,10 @@ def _again(reference: Reference, when: str) -> int:
   return int(bool(faults))
 
 
-def make_world(folder: pathlib.Path) -> pathlib.Path:
+def make_world(folder: pathlib.Path, *, anew: bool) -> pathlib.Path:
   """Makes the world of all cases, or finds it made."""
   world = folder / "world"
-  if (world / ".whole").exists():
+  if (world / ".whole").exists() and not anew:
     return world
   shutil.rmtree(world, ignore_errors=True)
   world.mkdir(parents=True)
@@ -531,6 +532,7 @@ def main() -> int:
   )
   parser.add_argument("what", choices=("bad", "pairs", "kills"))
   parser.add_argument("--folder", type=pathlib.Path)
+  parser.add_argument("--anew", action="store_true", help="make the world")
   parser.add_argument("--kind", default="")
   parser.add_argument("--only", default="")
   parser.add_argument("--short", action="store_true")
@@ -543,7 +545,7 @@ def main() -> int:
   folder = options.folder or pathlib.Path(tempfile.gettempdir(), "battery")
   for module in HEAVY:
     importlib.import_module(module)
-  world = make_world(folder.resolve())
+  world = make_world(folder.resolve(), anew=options.anew)
   place = Place(folder.resolve() / f"place{os.getpid()}", world)
   try:
     return globals()[options.what](place, options)
