@@ -1,5 +1,11 @@
 """The exception of invalid user input, as opposed to a bug."""
 
+import math
+import os
+import pathlib
+import stat
+from typing import Any
+
 
 class InputError(Exception):
   """Invalid input, explained in one sentence.
@@ -10,8 +16,62 @@ class InputError(Exception):
   """
 
 
-def check_counts(**counts: int) -> None:
-  """Raises an InputError that names the first that is no positive integer."""
+# Of what is counted, more has no use, and overflows arrays of 32 bits.
+LARGEST_COUNT = 2**31 - 1
+# jax keeps 32 bits of a seed: with more, two seeds would be one.
+LARGEST_SEED = 2**32 - 1
+
+
+def check_counts(
+  *, least: int = 1, most: int = LARGEST_COUNT, **counts: Any
+) -> None:
+  """Raises an InputError that names the first that is no such whole number."""
   for name, count in counts.items():
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-      raise InputError(f"{name} is {count!r}: a whole number from 1 is needed.")
+    if not isinstance(count, int) or isinstance(count, bool):
+      raise InputError(
+        f"{name} is {count!r:.60}: a whole number from {least} is needed."
+      )
+    _check_range(name, count, least, most)
+
+
+def check_numbers(
+  *, least: float = 0.0, most: float = math.inf, **numbers: Any
+) -> None:
+  """Raises an InputError that names the first that is no such finite number."""
+  for name, number in numbers.items():
+    if not isinstance(number, int | float) or isinstance(number, bool):
+      raise InputError(f"{name} is {number!r:.60}: a number is needed.")
+    if isinstance(number, float) and not math.isfinite(number):
+      raise InputError(f"{name} is {number}: a finite number is needed.")
+    _check_range(name, number, least, most)
+
+
+def check_seed(seed: Any) -> None:
+  """Raises an InputError if a seed is not what numpy and jax take."""
+  check_counts(least=0, most=LARGEST_SEED, seed=seed)
+
+
+def _check_range(name: str, number: Any, least: float, most: float) -> None:
+  # Python writes no whole number of more than 4,300 digits.
+  shown = number if abs(number) < 1e30 else "a number of many digits"
+  if number < least:
+    raise InputError(f"{name} is {shown}: at least {least} is needed.")
+  if number > most:
+    raise InputError(f"{name} is {shown}: at most {most} is possible.")
+
+
+def check_file(path: pathlib.Path) -> None:
+  """Raises an InputError unless it is a file that may be read.
+
+  A pipe would be waited for, a device never end, and neither is read twice.
+  """
+  try:
+    if (mode := os.stat(path).st_mode) and not stat.S_ISREG(mode):
+      is_folder = stat.S_ISDIR(mode)
+      what = "is a directory" if is_folder else "is a pipe or a device"
+      raise InputError(f"{path}: cannot be read ({what}): name a file.")
+    with open(path, "rb"):
+      pass
+  except (OSError, ValueError) as error:
+    reason = getattr(error, "strerror", None) or str(error)
+    raise InputError(f"{path}: cannot be read ({reason.lower()}).") from None

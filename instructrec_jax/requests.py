@@ -116,9 +116,21 @@ def _open_parquet(path: pathlib.Path):
 
 def _read_parquet(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
   batches = _open_parquet(path).iter_batches(batch_size=_BATCH_ROWS)
-  rows = itertools.chain.from_iterable(batch.to_pylist() for batch in batches)
-  for number, row in enumerate(rows, start=1):
-    yield f"{path}, row {number}", row
+  count = 0
+  while True:
+    try:
+      batch = next(batches, None)
+      rows = batch.to_pylist() if batch is not None else []
+    except (OSError, ValueError, ArithmeticError) as error:
+      reason = str(error).partition("\n")[0]
+      raise InputError(
+        f"{path}: damaged after row {count} ({reason})."
+      ) from None
+    if batch is None:
+      return
+    for row in rows:
+      count += 1
+      yield f"{path}, row {count}", row
 
 
 def _parse(row: Any, *, where: str, number: int) -> RankingRequest:

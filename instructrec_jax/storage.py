@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import reprlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -14,6 +15,15 @@ from instructrec_jax.errors import InputError
 
 # In each folder that a command writes: its name, and its files.
 _RECORD = ".instructrec.json"
+# What `read_json` calls a type.
+_NAMES = {
+  dict: "an object",
+  list: "a list",
+  str: "a text",
+  int: "a whole number",
+  float: "a number",
+  bool: "true or false",
+}
 
 
 def sha256_of(path: pathlib.Path) -> str:
@@ -151,14 +161,52 @@ def write_json(path: pathlib.Path, value: Any) -> None:
     partial.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: pathlib.Path) -> Any:
-  """Reads a JSON file; an InputError says that it is missing or not JSON."""
+def read_json(path: pathlib.Path, expected: Any = None) -> Any:
+  """Reads a JSON file that one of our commands wrote.
+
+  Args:
+    path: the file.
+    expected: what to refuse it without: a type; a dict of names that an object
+      must have, each with what is expected of it; or `{str: ...}`, of an
+      object's every value.
+
+  Raises:
+    InputError: it is missing, not JSON, or of another form.
+  """
   try:
-    return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise InputError(f"{path}: no such file.") from None
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise InputError(f"{path}: not valid JSON ({error}).") from None
+  if expected is not None:
+    _check_form(path, "", value, expected)
+  return value
+
+
+def _check_form(path: pathlib.Path, at: str, value: Any, expected: Any) -> None:
+  kind: Any = dict if isinstance(expected, dict) else expected
+  # True is no number, though Python's bool is an int; 1 is a float.
+  fits = isinstance(value, (int, float) if kind is float else kind)
+  if not fits or (isinstance(value, bool) and kind in (int, float)):
+    shown = reprlib.repr(value)
+    raise InputError(
+      f"{path}: {at or 'the file'} is {shown}, where {_NAMES[kind]} is "
+      "expected: it is damaged, or another kind of file."
+    )
+  if not isinstance(expected, dict) or not isinstance(value, dict):
+    return
+  for name, inner in expected.items():
+    if name is str:
+      for key, each in value.items():
+        _check_form(path, f"{at}.{key}".lstrip("."), each, inner)
+    elif name not in value:
+      raise InputError(
+        f"{path}: there is no {f'{at}.{name}'.lstrip('.')} in it: it is "
+        "damaged, or another kind of file."
+      )
+    else:
+      _check_form(path, f"{at}.{name}".lstrip("."), value[name], inner)
 
 
 def _checked(

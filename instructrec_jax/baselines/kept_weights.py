@@ -25,6 +25,7 @@ from instructrec_jax.errors import InputError
 
 # Of the cache's format; entries of another version are fitted again.
 _VERSION = 1
+_CONFIG = {"report": dict}
 # Between two checks whether the first process has written the weights.
 _PAUSE_SECONDS = 0.5
 
@@ -65,7 +66,7 @@ def load_or_fit(
     # Not `processes.wait`: jax's barrier times out after half a minute.
     while not _is_cache_valid(path, wanted):
       time.sleep(_PAUSE_SECONDS)
-  report = storage.read_json(path / "config.json")["report"]
+  report = storage.read_json(path / "config.json", _CONFIG)["report"]
   return _read(path / "weights.safetensors"), report
 
 
@@ -73,7 +74,7 @@ def _is_cache_valid(path: pathlib.Path, wanted: dict[str, Any]) -> bool:
   """Whether undamaged weights of these options and data are cached."""
   try:
     checksums.verify(path, remedy="it is fitted again", is_told=False)
-    config = storage.read_json(path / "config.json")
+    config = storage.read_json(path / "config.json", _CONFIG)
     if any(config.get(key) != value for key, value in wanted.items()):
       return False
     _read(path / "weights.safetensors")

@@ -47,8 +47,8 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
     InputError: it is broken or of another version.
   """
   path = pathlib.Path(folder) / MANIFEST_FILE
-  manifest = storage.read_json(path)
-  if not isinstance(manifest, dict) or manifest.get("version") != _VERSION:
+  manifest = storage.read_json(path, dict)
+  if manifest.get("version") != _VERSION:
     raise InputError(
       f"{path}: not an export of version {_VERSION}: export the model again."
     )

@@ -252,5 +252,5 @@ def _validation(checkpoint: pathlib.Path) -> float | None:
     skip=("params/", "optimizer/"),
     is_told=False,
   )
-  metrics = storage.read_json(path) if path.exists() else {}
+  metrics = storage.read_json(path, {str: float}) if path.exists() else {}
   return metrics.get(BEST_METRIC)

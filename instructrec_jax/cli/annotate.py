@@ -28,16 +28,16 @@ class Chat:
   base_url: BaseUrl | None = None
   batch: bool = False
   """OpenAI's Batch API, at half price"""
-  jsonl_out: opt.File | None = None
+  jsonl_out: opt.OutputFile | None = None
   """write the requests for `vllm run-batch -i FILE`, and send nothing"""
-  jsonl_in: opt.File | None = None
+  jsonl_in: opt.InputFile | None = None
   """take the answers from what `vllm run-batch -o FILE` wrote"""
-  temperature: Annotated[float, opt.Arg(least=0)] = 0.4
+  temperature: Annotated[float, opt.Arg(least=0, most=2)] = 0.4
   """of sampling"""
-  max_tokens: opt.Count = 512
+  max_tokens: Annotated[opt.Count, opt.Arg(most=1_000_000)] = 512
   """tokens of an answer"""
-  workers: opt.Count = 64
-  """requests in flight"""
+  workers: Annotated[opt.Count, opt.Arg(most=1000)] = 64
+  """requests in flight; the client opens 1,000 connections at most"""
 
   @property
   def price_share(self) -> float:
@@ -65,9 +65,9 @@ class Money(Caps):
 class Sharing:
   """Sharing."""
 
-  export: opt.File | None = None
+  export: opt.OutputFile | None = None
   """write answers, Parquet"""
-  import_from: Annotated[opt.File | None, opt.Arg(flag="--import")] = None
+  import_from: Annotated[opt.InputFile | None, opt.Arg(flag="--import")] = None
   """take answers that somebody exported"""
 
 
@@ -77,9 +77,9 @@ class Quality:
 
   judge: bool = False
   """the chat model reviews a sample"""
-  sheet: Annotated[opt.File | None, opt.Arg(metavar="CSV")] = None
+  sheet: Annotated[opt.OutputFile | None, opt.Arg(metavar="CSV")] = None
   """write a sample for people to review"""
-  read_sheet: Annotated[opt.File | None, opt.Arg(metavar="CSV")] = None
+  read_sheet: Annotated[opt.InputFile | None, opt.Arg(metavar="CSV")] = None
   """tabulate a sheet that people filled with yes and no"""
   samples: opt.Count = 100
   """annotations of each kind to review"""

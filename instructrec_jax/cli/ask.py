@@ -24,7 +24,7 @@ _RANKED = "what is ranked"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-  words: Annotated[str, opt.Arg(is_positional=True)] = ""
+  words: Annotated[opt.Text, opt.Arg(is_positional=True)] = ""
   """what the user says"""
   model: opt.Model | None = None
   history: Annotated[tuple[str, ...], opt.Arg(metavar="TITLE")] = ()
@@ -33,13 +33,15 @@ class Options:
     tuple[str, ...], opt.Arg(metavar="TITLE", either=_RANKED)
   ] = ()
   """titles to rank"""
-  candidates_file: Annotated[opt.File | None, opt.Arg(either=_RANKED)] = None
+  candidates_file: Annotated[opt.InputFile | None, opt.Arg(either=_RANKED)] = (
+    None
+  )
   """to rank: a title a line, or the column `title` of a .parquet file"""
   dataset: Annotated[opt.Dataset | None, opt.Arg(either=_RANKED)] = None
   """rank this dataset folder's whole catalogue, less the history"""
-  preference: Annotated[str | None, opt.Arg(metavar="TEXT")] = None
+  preference: opt.Text | None = None
   """the user's lasting taste"""
-  context: Annotated[str | None, opt.Arg(metavar="TEXT")] = None
+  context: opt.Text | None = None
   """where, when or what for"""
   kind: Literal["auto", "preference", "vague", "specific"] = "auto"
   """of the words; auto is by rules"""

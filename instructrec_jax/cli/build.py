@@ -17,10 +17,11 @@ EXAMPLE = "instructrec build --dataset data/games --vocab spiece.model"
 @dataclass(frozen=True, kw_only=True)
 class Options:
   dataset: opt.Dataset
-  vocab: Annotated[opt.File | None, opt.Arg(either="vocabulary")] = None
+  vocab: Annotated[opt.InputFile | None, opt.Arg(either="vocabulary")] = None
   """SentencePiece model, such as Flan-T5's"""
   train_vocab: Annotated[
-    opt.Count | None, opt.Arg(metavar="SIZE", either="vocabulary")
+    opt.Count | None,
+    opt.Arg(metavar="SIZE", either="vocabulary", most=1_000_000),
   ] = None
   """train a vocabulary of SIZE pieces on these instructions instead"""
   templates: opt.Templates = ("package",)
@@ -32,7 +33,7 @@ class Options:
   matcher: Literal["tfidf", "bm25", "two_tower"] = "tfidf"
   """ranker whose best items are the hard negatives; two_tower, the paper's, is
   trained first"""
-  rows_per_target: opt.Count = 1
+  rows_per_target: Annotated[opt.Count, opt.Arg(most=1000)] = 1
   """instructions of each target and family"""
   input_length: opt.InputLength = 512
   seed: opt.Seed = 0

@@ -3,33 +3,45 @@
 Not a subcommand: options that `annotate`, `evaluate` and `reproduce` share.
 """
 
+import dataclasses
 import functools
 from dataclasses import dataclass
 from typing import Annotated, Any
 
 from instructrec_jax.cli import options as opt
+from instructrec_jax.errors import InputError
 
 BaseUrl = Annotated[
-  str, opt.Arg("the server's address (default: OpenAI's)", metavar="URL")
+  opt.Url, opt.Arg("the server's address (default: OpenAI's)")
 ]
+# As `teacher.budget` has them, which takes time to import.
+_Rate = Annotated[float, opt.Arg(least=0.001, most=1e9)]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Caps:
   """Limits of a chat model's rate and price."""
 
-  requests_per_minute: float | None = None
+  requests_per_minute: _Rate | None = None
   """requests that are sent in a minute"""
-  tokens_per_minute: float | None = None
+  tokens_per_minute: _Rate | None = None
   """tokens that are sent in a minute"""
   prices: Annotated[
-    tuple[float, float] | None, opt.Arg(metavar=("IN", "OUT"), least=0)
+    tuple[float, float] | None,
+    opt.Arg(metavar=("IN", "OUT"), least=0, most=1e6),
   ] = None
   """dollars for a million tokens of prompts and of answers"""
-  max_usd: Annotated[float | None, opt.Arg(metavar="USD", least=0)] = None
+  max_usd: Annotated[
+    float | None, opt.Arg(metavar="USD", least=0, most=1e9)
+  ] = None
   """stop before this is spent; needs --prices"""
   max_requests: opt.CountOrZero | None = None
   """stop after so many requests; retries count"""
+
+  def __post_init__(self):
+    """Raises InputError if a cap would not hold."""
+    if self.max_usd is not None:
+      self.budget()
 
   def paid_prices(self, *, share: float = 1.0) -> Any:
     """Returns a `share` of the `Prices`, or None if there are none."""
@@ -69,8 +81,18 @@ class ChatRanker(Caps):
   chat_model: str | None = None
   """its name, such as gpt-4o-mini"""
   chat_base_url: BaseUrl | None = None
-  chat_limit: int = 500
+  chat_limit: opt.Count = 500
   """requests of each scenario, the paper's 500"""
+
+  def __post_init__(self):
+    """Raises InputError if a limit is of no chat model."""
+    super().__post_init__()
+    for field in dataclasses.fields(self):
+      if not self.chat_model and getattr(self, field.name) != field.default:
+        raise InputError(
+          f"--{field.name.replace('_', '-')} is of a chat model: add "
+          "--chat-model."
+        )
 
   def for_evaluate(self, seed: int) -> Any:
     """Returns `ChatOptions`, or None without a chat model."""

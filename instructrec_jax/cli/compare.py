@@ -16,15 +16,15 @@ EXAMPLE = "instructrec compare results/games --rankers sasrec model"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-  a: Annotated[opt.Folder, opt.Arg(is_positional=True)]
+  a: Annotated[opt.Results, opt.Arg(is_positional=True)]
   """results of `evaluate`"""
-  b: Annotated[opt.Folder | None, opt.Arg(is_positional=True)] = None
+  b: Annotated[opt.Results | None, opt.Arg(is_positional=True)] = None
   """results to compare with A (default: A)"""
   rankers: Annotated[tuple[str, str] | None, opt.Arg(metavar=("X", "Y"))] = None
   """rankers of A and of B (default: those of both)"""
   scenarios: opt.Names = ()
   """scenarios to compare, comma-separated (default: those of both)"""
-  resamples: opt.Count = 1000
+  resamples: Annotated[opt.Count, opt.Arg(most=1_000_000)] = 1000
   """resamples of the bootstrap"""
   seed: opt.Seed = 0
   """seed of the bootstrap"""

@@ -20,9 +20,9 @@ EXAMPLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-  source: Annotated[opt.Folder, opt.Arg(is_positional=True)]
+  source: Annotated[opt.InputFolder, opt.Arg(is_positional=True)]
   """checkpoint to read"""
-  dest: Annotated[opt.Folder, opt.Arg(is_positional=True)]
+  dest: Annotated[opt.OutputFolder, opt.Arg(is_positional=True)]
   """folder to write"""
   to: Literal["ours", "hf", "t5x"]
   """ours: an export for score, ask, evaluate and INITIAL_CHECKPOINT; hf:
@@ -31,9 +31,9 @@ class Options:
   """of the arrays on disk"""
   activations: Literal["float32", "bfloat16"] | None = None
   """what our model computes in (default: the source's, else float32)"""
-  vocabulary: opt.File | None = None
+  vocabulary: opt.InputFile | None = None
   """SentencePiece model; needed for ours where SOURCE has none"""
-  size: str | None = None
+  size: opt.Size | None = None
   """of gin/model (small, xl, ...): refuse a source of another size"""
   step: opt.Step | None = None
   force: opt.Force = False

@@ -31,13 +31,13 @@ class Options:
   two_tower read texts with (default: word vectors of their own)"""
   scenarios: opt.Names = ("all",)
   """scenarios, comma-separated"""
-  rankers: opt.Names = ("all",)
+  rankers: opt.Rankers = ("all",)
   """rankers, comma-separated; all is every one that is available"""
   split: Literal["validation", "test"] = "test"
   """requests to rank"""
   limit: opt.Count | None = None
   """only a random sample of so many requests"""
-  permutations: opt.Count = 1
+  permutations: Annotated[opt.Count, opt.Arg(most=1000)] = 1
   """average the model's scores over N orders of the candidates in its prompt"""
   select_template: bool = False
   """word each scenario as is best for the model on validation, and report all

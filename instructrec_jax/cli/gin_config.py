@@ -10,18 +10,12 @@ import gin
 from instructrec_jax.errors import InputError
 from instructrec_jax.gin_files import search_path
 
-# Included by each file of gin/model, never used alone.
-_ARCHITECTURE = "t5_1_1"
 # Parts of gin's own errors at call time; others are not the user's to mend.
 _GIN_ERRORS = ("supplied by Gin", "Required bindings")
 
 
 def named_size(name: str) -> Any:
   """Returns the `T5Config` of gin/model/NAME.gin."""
-  files = (search_path() / "gin" / "model").glob("*.gin")
-  names = sorted({file.stem for file in files} - {_ARCHITECTURE})
-  if name not in names:
-    raise InputError(f"--size is {name!r}: one of {', '.join(names)} is known.")
   return configured_model([f"{search_path()}/gin/model/{name}.gin"])
 
 

@@ -6,8 +6,10 @@ kind follow, its default is the option's and the docstring below it the help:
   limit: Count | None = None
   \"\"\"only the first so many requests\"\"\"
 
-`Arg` in an annotation says what is left. A field whose type is another such
-dataclass is a group of options, under that class's docstring.
+`Arg` in an annotation says what is left, and what is refused: a value that is
+not of its type never gets as far as an import that takes time, let alone to
+something that is sent or written. A field whose type is another such dataclass
+is a group of options, under that class's docstring.
 
 tyro does the same; but it takes .1 s to import, prints errors as boxes of
 several lines, and has no `--gin.NAME=VALUE`.
@@ -19,15 +21,24 @@ import dataclasses
 import difflib
 import inspect
 import itertools
+import math
 import re
 import textwrap
 import types
 import typing
+import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import (
+  LARGEST_COUNT,
+  LARGEST_SEED,
+  InputError,
+  check_counts,
+  check_numbers,
+)
+from instructrec_jax.gin_files import find_gin_file, model_sizes
 
 _T = typing.TypeVar("_T")
 _METAVARS = {str: "NAME", int: "N", float: "X", Path: "FILE"}
@@ -44,7 +55,10 @@ class Arg:
     is_positional: it has no flag.
     is_repeated: each value has the flag before it.
     convert: what makes the value of its text.
-    least: the smallest number allowed.
+    least, most: the smallest and the largest number allowed.
+    check: returns what is wrong with a value, or "".
+    may_be_blank: a text that says nothing is a value too.
+    is_set: of several values, each may be there once.
     either: options with the same word here exclude each other.
   """
 
@@ -55,21 +69,155 @@ class Arg:
   is_repeated: bool = False
   convert: Callable[[str], Any] | None = None
   least: float | None = None
+  most: float | None = None
+  check: Callable[[Any], str] | None = None
+  may_be_blank: bool = False
+  is_set: bool = False
   either: str = ""
 
+
+def _existing_file(path: Path) -> str:
+  if path.is_dir():
+    return "it is a folder, where a file is needed"
+  return "" if path.exists() else "no such file"
+
+
+def _existing(
+  what: str, *holds: str, made_by: str = ""
+) -> Callable[[Path], str]:
+  """Returns a check for a folder that holds one of some files."""
+
+  def check(path: Path) -> str:
+    if not path.exists():
+      found = "there is no such folder"
+    elif not path.is_dir():
+      found = "it is a file"
+    elif holds and not any((path / name).exists() for name in holds):
+      found = f"it has no {' or '.join(holds)}"
+    else:
+      return ""
+    return f"not a {what}, {found}{made_by and f'; {made_by} makes one'}"
+
+  return check
+
+
+def _new_file(*suffixes: str) -> Callable[[Path], str]:
+  """Returns a check for a file to write, of one of some kinds if any."""
+
+  def check(path: Path) -> str:
+    if path.is_dir():
+      return "it is a folder, where a file is to be written"
+    if suffixes and path.suffix not in suffixes:
+      return f"a {' or '.join(suffixes)} file is written, by suffix"
+    return _place(path)
+
+  return check
+
+
+def _new_folder(path: Path) -> str:
+  if path.exists() and not path.is_dir():
+    return "it is a file, where a folder is to be written"
+  return _place(path)
+
+
+def _place(path: Path) -> str:
+  for parent in path.absolute().parents:
+    if parent.exists():
+      return "" if parent.is_dir() else f"{parent} is a file: Not a directory"
+  return ""
+
+
+def _url(text: str) -> str:
+  try:
+    parts = urllib.parse.urlsplit(text)
+    # Both raise ValueError: [::1 is no host, 99999 no port.
+    is_url = bool(parts.hostname) and parts.port != 0
+  except ValueError:
+    is_url = False
+  if is_url and parts.scheme in ("http", "https"):
+    return ""
+  return "an address that begins with http:// or https:// is needed"
+
+
+def _step(text: str) -> str:
+  is_step = text == "best" or (text.isascii() and text.isdecimal())
+  return "" if is_step else "a number or best is needed"
+
+
+def _known(what: str, names: Sequence[str]) -> Callable[[str], str]:
+  def check(name: str) -> str:
+    if name in names:
+      return ""
+    hint = did_you_mean(name, names)
+    return f"there is no {what} {name!r}{hint}: name some of {', '.join(names)}"
+
+  return check
+
+
+def _size(name: str) -> str:
+  sizes = model_sizes()
+  return "" if name in sizes else f"one of {', '.join(sizes)} is known"
+
+
+def _template_file(source: str) -> str:
+  # The words that `load_templates` knows.
+  named = source in ("package", "pairwise")
+  return "" if named else _existing_file(Path(source))
+
+
+# As `evaluation.rankers.RANKERS`, which takes time to import.
+RANKERS = (
+  *("all", "random", "popularity", "bm25", "tfidf", "cooccurrence", "sasrec"),
+  *("bert4rec", "dssm", "tem", "two_tower", "zero_shot", "chat", "model"),
+  *("catalogue", "labels", "planted"),
+)
 
 # Options that several commands share.
 File = Annotated[Path, Arg(metavar="FILE")]
 Folder = Annotated[Path, Arg(metavar="DIR")]
+InputFile = Annotated[File, Arg(check=_existing_file)]
+InputFolder = Annotated[Folder, Arg(check=_existing("folder"))]
+OutputFile = Annotated[File, Arg(check=_new_file())]
+OutputFolder = Annotated[Folder, Arg(check=_new_folder)]
 Count = Annotated[int, Arg(least=1)]
 CountOrZero = Annotated[int, Arg(least=0)]
 Names = Annotated[
   tuple[str, ...],
-  Arg(metavar="NAME,NAME", convert=lambda text: tuple(text.split(","))),
+  Arg(
+    metavar="NAME,NAME",
+    convert=lambda text: tuple(text.split(",")),
+    is_set=True,
+  ),
 ]
-Dataset = Annotated[Folder, Arg("dataset folder of `prepare`")]
-Model = Annotated[Folder, Arg("model folder of `train` or `export`")]
-Out = Annotated[Folder, Arg("folder to write")]
+Rankers = Annotated[Names, Arg(check=_known("ranker", RANKERS))]
+Dataset = Annotated[
+  Folder,
+  Arg(
+    "dataset folder of `prepare`",
+    check=_existing(
+      "dataset folder", "manifest.json", made_by="`instructrec prepare`"
+    ),
+  ),
+]
+Model = Annotated[
+  Folder,
+  Arg(
+    "model folder of `train` or `export`",
+    check=_existing(
+      "model folder", "model.json", made_by="`instructrec train`"
+    ),
+  ),
+]
+Results = Annotated[
+  Folder,
+  Arg(
+    check=_existing(
+      "folder of results", "scores", made_by="`instructrec evaluate`"
+    )
+  ),
+]
+Out = Annotated[OutputFolder, Arg("folder to write")]
+Scores = Annotated[File, Arg(check=_new_file(".parquet", ".jsonl"))]
 Mixture = Annotated[str, Arg("a SeqIO mixture or task", is_positional=True)]
 Split = Annotated[
   Literal["train", "validation", "test"], Arg("examples to read")
@@ -77,8 +225,14 @@ Split = Annotated[
 GinFiles = Annotated[
   tuple[str, ...], Arg(flag="--gin_file", metavar="FILE", is_repeated=True)
 ]
+Size = Annotated[str, Arg(check=_size)]
 Step = Annotated[
-  str, Arg("a checkpoint's number, or best (default: the latest)", metavar="N")
+  str,
+  Arg(
+    "a checkpoint's number, or best (default: the latest)",
+    metavar="N",
+    check=_step,
+  ),
 ]
 Templates = Annotated[
   tuple[str, ...],
@@ -86,14 +240,22 @@ Templates = Annotated[
     "files of templates, or the words package and pairwise; a later file's "
     "template replaces an earlier one of the same name",
     metavar="YAML",
+    check=_template_file,
+    is_set=True,
   ),
 ]
-InputLength = Annotated[Count, Arg("tokens that the encoder takes")]
-TargetLength = Annotated[Count, Arg("tokens that the decoder takes")]
+Text = Annotated[str, Arg(metavar="TEXT", may_be_blank=True)]
+Url = Annotated[str, Arg(metavar="URL", check=_url)]
+# Of 1 token nothing is left beside the end of the text.
+_Length = Annotated[int, Arg(least=2, most=2**16)]
+InputLength = Annotated[_Length, Arg("tokens that the encoder takes")]
+TargetLength = Annotated[_Length, Arg("tokens that the decoder takes")]
 BatchTokens = Annotated[
   Count, Arg("tokens in a batch, about (default: what suits the device)")
 ]
-Seed = Annotated[CountOrZero, Arg("seed of all that is random")]
+Seed = Annotated[
+  CountOrZero, Arg("seed of all that is random", most=LARGEST_SEED)
+]
 Force = Annotated[bool, Arg("replace --out if it exists")]
 Json = Annotated[bool, Arg("print JSON for programs, not text for people")]
 MultiProcess = Annotated[
@@ -117,7 +279,7 @@ class Parser(argparse.ArgumentParser):
 
   def error(self, message: str) -> NoReturn:
     """Raises InputError."""
-    raise InputError(f"{message}; see `{self.prog} --help`.")
+    raise InputError(f"{message:.400}; see `{self.prog} --help`.")
 
   def format_help(self) -> str:
     """Returns the help, in which --gin. and its value are one word."""
@@ -145,6 +307,17 @@ def parse(parser: Parser, options: type[_T], words: Sequence[str]) -> _T:
       parser.error(f"unknown option {word!r}{did_you_mean(flag, flags)}")
     split.append(word)
   return _collect(options, vars(parser.parse_args([*split, *words[end:]])))
+
+
+def check_gin_files(files: Sequence[str], folders: Sequence[str] = ()) -> None:
+  """Raises InputError if gin would not find one of its files."""
+  for folder in folders:
+    if not Path(folder).is_dir():
+      raise InputError(f"--gin_search_paths is {folder}: no such folder.")
+  beside = [str(Path(file).parent) for file in files]
+  for file in files:
+    if find_gin_file(file, (*folders, *beside)) is None:
+      raise InputError(f"--gin_file is {file}: no such gin file.")
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:
@@ -196,7 +369,7 @@ def _argument(
     values = default if isinstance(default, tuple) else (default,)
     help += f" (default: {' '.join(map(str, values))})"
   found: dict[str, Any] = {"help": help.replace("%", "%%"), "default": default}
-  flag = arg.flag or f"--{field.name.replace('_', '-')}"
+  flag = _flag(field, arg)
   if kind is bool:
     found["action"] = "store_true"
   elif typing.get_origin(kind) is Literal:
@@ -208,7 +381,7 @@ def _argument(
         found |= {"action": "append", "default": []}
       elif not arg.convert:
         found["nargs"] = "+" if others == [...] else 1 + len(others)
-    found["type"] = arg.convert or _number(kind, arg.least, flag)
+    found["type"] = arg.convert or (_path if kind is Path else kind)
     found["metavar"] = arg.metavar or _METAVARS[kind]
   if not arg.is_positional:
     return flag, found | {"dest": field.name, "required": is_required}
@@ -217,32 +390,74 @@ def _argument(
   return field.name, found | {"metavar": field.name.upper()}
 
 
-def _number(kind: Any, least: float | None, flag: str) -> Callable[[str], Any]:
-  """Returns a type for argparse that refuses smaller numbers, and NaN."""
-  if least is None:
-    return kind
+def _path(text: str) -> Path:
+  if not text.strip():
+    # To Path it would be the working folder.
+    raise argparse.ArgumentTypeError("a path is needed, and it is empty")
+  return Path(text)
 
-  def number(text: str) -> Any:
-    value = kind(text)
-    if not value >= least:
-      raise InputError(f"{flag} is {text}: at least {least} is needed.")
-    return value
 
-  # What argparse calls a text that is none.
-  number.__name__ = kind.__name__
-  return number
+def _flag(field: dataclasses.Field, arg: Arg) -> str:
+  """Returns how an option is called, in messages and by argparse."""
+  if arg.is_positional:
+    return field.name.upper()
+  return arg.flag or f"--{field.name.replace('_', '-')}"
 
 
 def _collect(options: Any, values: dict[str, Any]) -> Any:
-  """Makes the dataclass of what argparse has read."""
+  """Makes the dataclass of what argparse has read, once it is checked."""
   found = {}
-  for field, kind, _ in _typed_fields(options):
+  for field, kind, arg in _typed_fields(options):
     if dataclasses.is_dataclass(kind):
       found[field.name] = _collect(kind, values)
-    else:
-      value = values[field.name]
-      found[field.name] = tuple(value) if isinstance(value, list) else value
+      continue
+    value = values[field.name]
+    value = tuple(value) if isinstance(value, list) else value
+    if value is not None and value != field.default:
+      value = _checked(_flag(field, arg), value, arg)
+    found[field.name] = value
   return options(**found)
+
+
+def _checked(flag: str, value: Any, arg: Arg) -> Any:
+  """Returns a value, or each of several, if it is what its `Arg` allows.
+
+  Raises:
+    InputError: it is not.
+  """
+  if isinstance(value, tuple):
+    for place, each in enumerate(value):
+      if arg.is_set and each in value[:place]:
+        raise InputError(f"{flag} names {each!r} twice: name it once.")
+    return tuple(_checked(flag, each, arg) for each in value)
+  if isinstance(value, int) and not isinstance(value, bool):
+    most = LARGEST_COUNT if arg.most is None else int(arg.most)
+    check_counts(least=int(arg.least or 0), most=most, **{flag: value})
+  elif isinstance(value, float):
+    # Without the sign of -0.0.
+    value += 0.0
+    most = math.inf if arg.most is None else arg.most
+    check_numbers(least=arg.least or 0.0, most=most, **{flag: value})
+  elif isinstance(value, str | Path):
+    reason = _text(value, arg) or (arg.check(value) if arg.check else "")
+    if reason:
+      shown = repr(value) if isinstance(value, str) else str(value)
+      raise InputError(f"{flag} is {shown:.200}: {reason}.")
+  return value
+
+
+def _text(value: str | Path, arg: Arg) -> str:
+  """Returns what is wrong with a text or a path, whatever it is for."""
+  text = str(value)
+  if not arg.may_be_blank and not text.strip():
+    return "a name is needed, and it is empty"
+  if "\0" in text:
+    return "it has a zero byte"
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return "it is not UTF-8"
+  return ""
 
 
 def _typed_fields(

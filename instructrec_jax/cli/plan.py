@@ -7,6 +7,7 @@ figures are shown beside: minutes for the larger sizes, but no more memory.
 """
 
 import dataclasses
+import math
 import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -20,13 +21,20 @@ _UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 _UNITS |= {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
 
+def _mesh(shape: str) -> str:
+  """Checks what `mesh.parse_shape` would, which needs jax."""
+  if re.fullmatch(r"[1-9]\d{0,4}x[1-9]\d{0,4}", shape, re.ASCII):
+    return ""
+  return "data x model devices are needed, such as 4x2"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
-  size: Annotated[str | None, opt.Arg(either="model")] = None
+  size: Annotated[opt.Size | None, opt.Arg(either="model")] = None
   """of gin/model: small, xl, ..."""
   gin_file: Annotated[opt.GinFiles, opt.Arg(either="model")] = ()
   """or a model of your own, such as a run's config.gin"""
-  mesh: Annotated[str, opt.Arg(metavar="DxM")] = "1x1"
+  mesh: Annotated[str, opt.Arg(metavar="DxM", check=_mesh)] = "1x1"
   """devices of data x model"""
   batch: opt.Count = 128
   """packed rows a step, over all devices"""
@@ -50,11 +58,17 @@ class Options:
   """show XLA's figures beside"""
   json: opt.Json = False
 
+  def __post_init__(self):
+    """Raises InputError if there is no model, or no such size of memory."""
+    if self.size is None and not self.gin_file:
+      raise InputError("name a model: --size, or --gin_file.")
+    if self.memory is not None:
+      parse_memory(self.memory)
+    opt.check_gin_files(self.gin_file)
+
 
 def run(options: Options) -> tuple[Any, str]:
   """Plans; returns a row for each rematerialisation policy."""
-  if options.size is None and not options.gin_file:
-    raise InputError("name a model: --size, or --gin_file.")
   memory = parse_memory(options.memory) if options.memory is not None else None
   from instructrec_jax import mesh as mesh_lib
   from instructrec_jax.cli import gin_config
@@ -97,12 +111,15 @@ def run(options: Options) -> tuple[Any, str]:
 def parse_memory(text: str) -> int:
   """Returns the bytes of "80GiB", "24 GB" or "512MiB"."""
   match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip())
-  if not match or match[2] not in _UNITS or not float(match[1]):
+  size = 0.0
+  if match and match[2] in _UNITS:
+    size = float(match[1]) * _UNITS[match[2]]
+  if not 1 <= size < math.inf:
     raise InputError(
-      f"the memory is {text!r}: a number and a unit are needed, such as 80GiB; "
-      f"units are {', '.join(_UNITS)}."
+      f"--memory is {text!r:.60}: a number and a unit are needed, such as "
+      f"80GiB; units are {', '.join(_UNITS)}."
     )
-  return int(float(match[1]) * _UNITS[match[2]])
+  return int(size)
 
 
 def _simulated_devices(count: int) -> list[Any]:

@@ -30,6 +30,11 @@ class Columns:
   rating_column: _Column = "rating"
   title_column: _Column = "title"
   categories_column: _Column = "categories"
+  delimiter: Annotated[str | None, opt.Arg(metavar="CHARACTER")] = None
+  """between the columns of csv, or the word tab (default: the one of comma,
+  tab, semicolon and bar that the header shows)"""
+  category_separator: Annotated[str, opt.Arg(metavar="TEXT")] = "|"
+  """between an item's categories, in a column of text"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +44,16 @@ class Options:
   ]
   """of the files; synthetic makes up a shop"""
   out: opt.Out
-  reviews: opt.File | None = None
+  reviews: opt.InputFile | None = None
   """Amazon's reviews, plain or gzip"""
-  metadata: opt.File | None = None
+  metadata: opt.InputFile | None = None
   """Amazon's items, plain or gzip"""
-  interactions: opt.File | None = None
+  interactions: opt.InputFile | None = None
   """interactions of csv (plain or gzip) or parquet"""
-  items: opt.File | None = None
-  """items of csv or parquet; csv joins categories by |"""
+  items: opt.InputFile | None = None
+  """items of csv or parquet"""
   columns: Columns
-  users: opt.Count = 3000
+  users: Annotated[opt.Count, opt.Arg(most=1_000_000)] = 3000
   """shoppers of the synthetic shop"""
   min_count: opt.CountOrZero = 5
   """interactions that every user and item must have; 0 for any"""

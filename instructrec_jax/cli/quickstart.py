@@ -57,7 +57,7 @@ class Options:
   out: opt.Out = Path("runs/quickstart")
   """folder for everything that is made"""
   # Of fewer the 5-core may leave nothing.
-  users: Annotated[opt.Count, opt.Arg(least=200)] = 3000
+  users: Annotated[opt.Count, opt.Arg(least=200, most=1_000_000)] = 3000
   """shoppers"""
   steps: opt.Count = 600
   """training steps"""

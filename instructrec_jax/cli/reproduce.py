@@ -16,11 +16,15 @@ from typing import Annotated, Any
 
 from instructrec_jax.cli import options as opt
 from instructrec_jax.cli.chat import Caps, ChatRanker
-from instructrec_jax.gin_files import search_path
+from instructrec_jax.gin_files import find_gin_file, search_path
 
 EXAMPLE = (
   "instructrec reproduce --dataset data/instruments --out results/instruments"
 )
+
+
+def _recipe(path: Path) -> str:
+  return "" if find_gin_file(str(path)) else "no such file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +33,7 @@ class Options:
   out: opt.Out
   unseen: opt.Dataset | None = None
   """a dataset folder of another domain, for Table 11"""
-  recipe: Annotated[Path, opt.Arg(metavar="GIN")] = (
+  recipe: Annotated[Path, opt.Arg(metavar="GIN", check=_recipe)] = (
     search_path() / "gin/experiment/mini.gin"
   )
   """the model and how it is trained (default: gin/experiment/mini.gin)"""
@@ -40,9 +44,9 @@ class Options:
   limit: opt.CountOrZero = 300
   """requests of each scenario, drawn at random; 0 for all, but for 200 of the
   whole catalogue"""
-  rankers: opt.Names = ()
+  rankers: opt.Rankers = ()
   """rankers, comma-separated (default: all that are available)"""
-  vocab: opt.File | None = None
+  vocab: opt.InputFile | None = None
   """SentencePiece model to build with, such as Flan-T5's; a folder that is
   built must have it (default: the folder's own, or one that is trained)"""
   zero_shot: opt.Model | None = None
@@ -66,18 +70,14 @@ def run(options: Options) -> tuple[Any, str]:
     online.find_key(options.chat.chat_base_url)
   # SIGTERM stops the running step too, as Ctrl-C does.
   signal.signal(signal.SIGTERM, signal.default_int_handler)
-  recipe = options.recipe
-  if not recipe.exists() and (search_path() / recipe).exists():
-    recipe = search_path() / recipe
   caps = tuple(field.name for field in dataclasses.fields(Caps))
   asked = opt.words(options.chat, *caps)
-  apart = ("recipe", "limit", "rankers", "vocab", "chat", "force", "json")
+  apart = ("recipe", "limit", "vocab", "chat", "force", "json")
   manifest = reproduce(
     Settings(
       **opt.arguments(options, *apart),
-      recipe=recipe,
+      recipe=find_gin_file(str(options.recipe)) or options.recipe,
       limit=options.limit or None,
-      rankers=tuple(filter(None, options.rankers)),
       chat=asked if options.chat.chat_model else (),
       chat_caps=opt.words(
         options.chat, "chat_model", "chat_base_url", "chat_limit"

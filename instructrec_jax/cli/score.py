@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from instructrec_jax.cli import options as opt
-from instructrec_jax.errors import InputError
 
 EXAMPLE = (
   "instructrec score --requests requests.jsonl --model runs/games --out "
@@ -21,10 +20,10 @@ EXAMPLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-  requests: opt.File
+  requests: opt.InputFile
   """.parquet or .jsonl file of instruction and candidates"""
   model: opt.Model
-  out: opt.File
+  out: opt.Scores
   """.parquet or .jsonl file to write"""
   step: opt.Step | None = None
   limit: opt.Count | None = None
@@ -40,8 +39,6 @@ def run(options: Options) -> tuple[Any, str]:
   """Scores a file; returns how many requests it has."""
   step = options.step
   if step not in (None, "best"):
-    if not step.isdecimal():
-      raise InputError(f"--step is {step!r}: a number or best is needed.")
     step = int(step)
   from instructrec_jax.scoring.stream import score_file
 

@@ -23,11 +23,11 @@ class Options:
   step: opt.Step | None = None
   host: Annotated[str, opt.Arg(metavar="ADDRESS")] = "127.0.0.1"
   """address to listen at (default: 127.0.0.1, this machine alone)"""
-  port: opt.CountOrZero = 8000
+  port: Annotated[opt.CountOrZero, opt.Arg(most=65535)] = 8000
   """to listen at; 0 for a free one"""
   waiting: opt.Count = 128
   """requests that may wait before others get a 503"""
-  timeout: opt.Count = 30
+  timeout: Annotated[opt.Count, opt.Arg(most=86_400)] = 30
   """seconds that an answer may take before it is a 504"""
   batch_tokens: opt.BatchTokens | None = None
 

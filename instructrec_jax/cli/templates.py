@@ -100,7 +100,7 @@ package's three of T1, D01 to D03.
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-  file: Annotated[tuple[str, ...], opt.Arg(metavar="YAML")] = ()
+  file: opt.Templates = ()
   """templates to add to the package's, or to replace them by name; 'pairwise'
   has the package's T1"""
   json: Annotated[opt.Json, opt.Arg(either="form")] = False

@@ -42,6 +42,10 @@ class Options:
   multi_process: opt.MultiProcess = False
   json: opt.Json = False
 
+  def __post_init__(self):
+    """Raises InputError if a gin file is not there."""
+    opt.check_gin_files(self.gin_file, self.gin_search_paths)
+
 
 def run(options: Options) -> tuple[Any, str] | None:
   """Calls `training.loop.train` with what gin binds; returns its metrics."""

@@ -50,6 +50,11 @@ _KEYS = {
   ),
 }
 FORMATS = tuple(_KEYS)
+# On files of nothing but broken lines.
+_ADVICE = (
+  "; one JSON object a line is expected: is it of another --format, or in the "
+  "place of the other file?"
+)
 
 
 def read_reviews(
@@ -67,9 +72,11 @@ def read_reviews(
     try:
       user, item, time = record[keys.user], record[keys.item], record[keys.time]
     except KeyError as error:
+      if keys.user not in record and keys.categories in record:
+        raise ValueError("metadata, not a review") from None
       raise ValueError(f"no {error}") from None
-    if type(time) in (int, float):
-      time //= keys.ticks_per_second
+    if keys.ticks_per_second != 1:
+      time = lines.seconds(time, per_second=keys.ticks_per_second)
     return lines.review_row(
       user,
       item,
@@ -86,6 +93,7 @@ def read_reviews(
     schema=lines.REVIEW_SCHEMA,
     what=f"{format} review",
     broken=broken,
+    advice=_ADVICE,
   )
 
 
@@ -119,14 +127,20 @@ def read_items(
     schema=lines.ITEM_SCHEMA,
     what=f"{format} metadata record",
     broken=broken,
+    advice=_ADVICE,
   )
 
 
 def _parse_json(line: bytes) -> dict[str, Any]:
   try:
     record = orjson.loads(line)
-  except orjson.JSONDecodeError:
-    raise ValueError("not JSON") from None
+  except orjson.JSONDecodeError as error:
+    reason = f"{error.msg}, column {error.colno}"
+    try:
+      line.decode()
+    except UnicodeDecodeError as wrong:
+      reason = f"the byte 0x{line[wrong.start]:x} is not UTF-8"
+    raise ValueError(f"not JSON ({reason})") from None
   if type(record) is not dict:
     raise ValueError("not a JSON object")
   return record

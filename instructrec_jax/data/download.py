@@ -31,6 +31,8 @@ _TIMEOUT_SECONDS = 60
 _TRIES = 5
 # Timeout and Too Many Requests.
 _WORTH_A_RETRY = (408, 429)
+# Of a file's .part.json; a server may say neither length nor validator.
+_ABOUT = {"url": str, "bytes": object, "validator": object}
 
 
 def amazon_files(category: str) -> tuple[str, str]:
@@ -81,7 +83,7 @@ def _download(
     return _checked(path, sha256, f"{path}: delete it to fetch it again")
   part = path.with_name(path.name + ".part")
   about = path.with_name(path.name + ".part.json")
-  if about.exists() and storage.read_json(about)["url"] != url:
+  if about.exists() and storage.read_json(about, _ABOUT)["url"] != url:
     about.unlink()
   if not about.exists():
     part.unlink(missing_ok=True)
@@ -122,7 +124,7 @@ def _download(
 def _fetch_more(url: str, part: pathlib.Path, about: pathlib.Path) -> bool:
   """Asks once for what is missing; returns whether all is there now."""
   size = _size(part)
-  facts = storage.read_json(about) if size else {}
+  facts = storage.read_json(about, _ABOUT) if size else {}
   if size and size == facts["bytes"]:
     return True
   headers = {"Accept-Encoding": "identity", "User-Agent": "instructrec-jax"}

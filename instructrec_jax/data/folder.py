@@ -18,13 +18,13 @@ requests/SCENARIO_SPLIT.parquet, instructions.json and the TFDS dataset.
 
 import functools
 import pathlib
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import polars as pl
 from jaxtyping import Int8, Int64
 
-from instructrec_jax import storage
+from instructrec_jax import parquet, storage
 from instructrec_jax.data.candidates import Candidates
 from instructrec_jax.data.splits import (
   SPLITS,
@@ -80,6 +80,29 @@ MADE_ANEW = frozenset(
   }
 )
 
+# What readers need of manifest.json, statistics.json and instructions.json.
+_MANIFEST = {"options": {"split": str}, "candidates": dict}
+_STATISTICS = {"users": int, "items": int, "interactions": int}
+BUILT = {
+  "options": {"cold_items": int, "input_length": int},
+  "vocabulary_sha256": str,
+  "annotations": dict,
+  "requests": dict,
+}
+# The columns of interactions.parquet; reviews may have no rating or text.
+_INTERACTIONS = {
+  "user": int,
+  "user_id": str,
+  "item": int,
+  "position": int,
+  "timestamp": int,
+  "rating": None,
+  "summary": None,
+  "text": None,
+}
+_PAIR = {"user": int, "item": int}
+_REMEDY = "prepare the folder again"
+
 
 def candidates_file(split: str, negatives: int, kind: str = "users") -> str:
   """Returns the file of a split's lists; see `DatasetFolder.candidates`."""
@@ -109,14 +132,17 @@ class DatasetFolder:
         f"{self.path}: not a dataset folder; `instructrec prepare --out "
         f"{self.path}` makes one."
       )
-    self.manifest: dict[str, Any] = storage.read_json(self.path / MANIFEST_FILE)
+    self.manifest: dict[str, Any] = storage.read_json(
+      self.path / MANIFEST_FILE, dict
+    )
     if self.manifest.get("version") != VERSION:
       raise InputError(
         f"{self.path}: a dataset folder of another version "
         f"({self.manifest.get('version')}, not {VERSION}): prepare it again."
       )
+    storage.read_json(self.path / MANIFEST_FILE, _MANIFEST)
     self.statistics: dict[str, Any] = storage.read_json(
-      self.path / STATISTICS_FILE
+      self.path / STATISTICS_FILE, _STATISTICS
     )
 
   @classmethod
@@ -136,25 +162,27 @@ class DatasetFolder:
   @functools.cached_property
   def items(self) -> list[Item]:
     """The catalogue, by item number."""
-    frame = self._read(ITEMS_FILE, ["item_id", "title", "categories"])
+    columns = {"item_id": str, "title": str, "categories": [str]}
+    frame = self._read(ITEMS_FILE, columns)
+    if frame.height != self.statistics["items"]:
+      self._refuse(ITEMS_FILE, f"{frame.height:,} items")
     return [Item(i, title, tuple(names)) for i, title, names in frame.rows()]
 
   @functools.cached_property
   def interactions(self) -> pl.DataFrame:
     """All columns of interactions.parquet."""
-    return self._read(INTERACTIONS_FILE)
+    return self._read(INTERACTIONS_FILE, _INTERACTIONS)
 
   @functools.cached_property
   def sequences(self) -> Sequences:
     """Each user's last items, oldest first."""
-    return self._sequences(self._read(INTERACTIONS_FILE, ["user", "item"]))
+    return self._sequences(self._read(INTERACTIONS_FILE, _PAIR))
 
   @functools.cached_property
   def owned(self) -> Sequences:
     """All of each user's items, also those before the last ones."""
-    columns = ["user", "item"]
-    earlier = self._read(EARLIER_FILE, columns)
-    kept = self._read(INTERACTIONS_FILE, columns)
+    earlier = self._read(EARLIER_FILE, _PAIR)
+    kept = self._read(INTERACTIONS_FILE, _PAIR)
     both = pl.concat([earlier, kept]).sort("user", maintain_order=True)
     return self._sequences(both)
 
@@ -168,7 +196,7 @@ class DatasetFolder:
   @property
   def timestamps(self) -> Int64[np.ndarray, " interactions"]:
     """The time of each of `sequences.items`, read without review text."""
-    times = self._read(INTERACTIONS_FILE, ["timestamp"])["timestamp"]
+    times = self._read(INTERACTIONS_FILE, {"timestamp": int})["timestamp"]
     return times.to_numpy()
 
   @functools.cached_property
@@ -179,7 +207,9 @@ class DatasetFolder:
   @functools.cached_property
   def item_split(self) -> Int8[np.ndarray, " items"]:
     """Each item's split in product search, as its index in `splits.SPLITS`."""
-    names = self._read(ITEM_SPLIT_FILE, ["split"])["split"]
+    names = self._read(ITEM_SPLIT_FILE, {"split": str})["split"]
+    if len(names) != self.statistics["items"] or not set(names) <= {*SPLITS}:
+      self._refuse(ITEM_SPLIT_FILE, "items or splits")
     return np.array([SPLITS.index(name) for name in names], np.int8)
 
   def candidates(
@@ -202,26 +232,49 @@ class DatasetFolder:
         f"{self.path / name}: no such candidates; the folder has "
         f"{', '.join(self.manifest['candidates']) or 'none'}."
       )
-    frame = self._read(name)
+    key = "item" if kind == "items" else "user"
+    columns = {key: int, "candidates": [int], "target": int}
+    frame = self._read(name, columns)
+    lengths = frame["candidates"].list.len()
     rows = frame["candidates"].explode().to_numpy()
+    keys = self.statistics[f"{key}s"]
+    if not (
+      lengths.eq(1 + negatives).all()
+      and _are_numbers(frame[key].to_numpy(), keys)
+      and _are_numbers(rows, self.statistics["items"])
+      and _are_numbers(frame["target"].to_numpy(), 1 + negatives)
+    ):
+      self._refuse(name, "candidates")
     return Candidates(
-      keys=frame["item" if kind == "items" else "user"].to_numpy(),
+      keys=frame[key].to_numpy(),
       candidates=rows.reshape(frame.height, 1 + negatives),
       target=frame["target"].to_numpy(),
     )
 
   def _sequences(self, frame: pl.DataFrame) -> Sequences:
+    users, items = frame["user"], frame["item"]
+    if not (
+      users.is_sorted()
+      and _are_numbers(users.to_numpy(), self.statistics["users"])
+      and _are_numbers(items.to_numpy(), self.statistics["items"])
+    ):
+      self._refuse(INTERACTIONS_FILE, "users or items")
     return Sequences.from_columns(
       users=frame["user"].to_numpy(),
       items=frame["item"].to_numpy(),
       num_users=self.statistics["users"],
     )
 
-  def _read(self, name: str, columns: list[str] | None = None) -> pl.DataFrame:
-    try:
-      return pl.read_parquet(self.path / name, columns=columns)
-    except (OSError, pl.exceptions.PolarsError) as error:
-      raise InputError(
-        f"{self.path / name}: cannot be read "
-        f"({str(error).splitlines()[0]}): prepare the folder again."
-      ) from None
+  def _read(self, name: str, columns: dict[str, Any]) -> pl.DataFrame:
+    return parquet.read(self.path / name, columns, remedy=_REMEDY)
+
+  def _refuse(self, name: str, what: str) -> NoReturn:
+    raise InputError(
+      f"{self.path / name}: {what} that are not those of {STATISTICS_FILE}: it "
+      f"is damaged, or another folder's; {_REMEDY}."
+    )
+
+
+def _are_numbers(values: np.ndarray, count: int) -> bool:
+  """Whether all are of 0 to `count` - 1."""
+  return not len(values) or (values.min() >= 0 and values.max() < count)

@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int8, Int32, Int64
 
-from instructrec_jax import storage
+from instructrec_jax import parquet, storage
 from instructrec_jax.data.candidates import Candidates, draw_candidates
 from instructrec_jax.data.cleaning import specific_intentions
 from instructrec_jax.data.folder import DatasetFolder, candidates_file
@@ -23,6 +23,8 @@ from instructrec_jax.data.splits import SPLITS, Sequences, Splits
 from instructrec_jax.errors import InputError
 from instructrec_jax.progress import progress
 from instructrec_jax.records import Item, RankingRequest
+
+_REMEDY = "build the folder again"
 
 # Negatives beside the target: the paper's sections 3.2 and 3.3.
 NEGATIVES = (9, 99)
@@ -139,7 +141,7 @@ def has_hard_candidates(
   path = folder.path / candidates_file(split, HARD_NEGATIVES, "hard")
   if not path.exists():
     return False
-  metadata = pl.read_parquet_metadata(path)
+  metadata = parquet.metadata(path, remedy=_REMEDY)
   return "recall" in metadata and metadata["matcher"] == matcher
 
 
@@ -304,10 +306,11 @@ def _matched(
   scenario: Scenario, *, folder: DatasetFolder, split: str
 ) -> tuple[pl.DataFrame, dict[str, str]]:
   path = candidates_path(scenario, folder=folder, split=split)
-  metadata = pl.read_parquet_metadata(path)
+  metadata = parquet.metadata(path, remedy=_REMEDY)
   if "recall" not in metadata:
     raise InputError(
       f"{path}: an older build wrote it, without the matcher's recall; run "
       "`instructrec build --force` again."
     )
-  return pl.read_parquet(path, columns=["user", "matched_at"]), metadata
+  columns = {"user": int, "matched_at": int}
+  return parquet.read(path, columns, remedy=_REMEDY), metadata

@@ -1,25 +1,28 @@
 """Raw files in blocks of rows, and what a row must satisfy.
 
-Files are plain or gzip; broken lines are counted. polars converts a whole block
+Files are plain or gzip; broken lines are counted. What makes a time, an id and
+a rating is decided here. polars converts a whole block
 where that gives what a row-by-row conversion would. Otherwise its rows are
 checked one by one, so that messages name the file, the line and the reason.
 """
 
+import collections
 import contextlib
 import csv
 import gzip
 import io
 import itertools
+import math
 import os
 import pathlib
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, BinaryIO
 
 import polars as pl
 
 from instructrec_jax.data.cleaning import clean_categories, clean_title
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.progress import progress
 
 REVIEW_SCHEMA = pl.Schema(
@@ -40,11 +43,32 @@ ITEM_SCHEMA = pl.Schema(
   }
 )
 
-_TIME_LIMIT = 1 << 62
+# The year 10000 in Unix time.
+_TIME_LIMIT = 253_402_300_800
+# Milliseconds before 1973 are rather seconds.
+_LEAST_MILLISECONDS = 100_000_000_000
+_RATING_LIMIT = 1e9
+_BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
+# How files begin that are none of ours: what they are, what to do.
+_OTHER_FILES = {
+  b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as csv",
+  b"BZh": "compressed with bzip2: unpack it",
+  b"\xfd7zXZ": "compressed with xz: unpack it",
+  b"(\xb5/\xfd": "compressed with zstd: unpack it",
+  _GZIP_MAGIC: "gzip within gzip: unpack it once",
+  b"PAR1": "a Parquet file: pass --format parquet",
+  b"SQLite format 3": "an SQLite database: export a table as csv",
+  b"\xff\xfe": "text in UTF-16: save it in UTF-8",
+  b"\xfe\xff": "text in UTF-16: save it in UTF-8",
+  b"<!doctype": "a web page: download the file again",
+  b"<html": "a web page: download the file again",
+}
 _BUFFER_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 24
 _BLOCK_ROWS = 1 << 15
+# Longer lines are another file: one that is a single JSON array, say.
+_LINE_LIMIT = 1 << 26
 # So many broken lines before the first good one: a file of another format.
 _WRONG_FORMAT = 1000
 # Broken lines that are reported one by one.
@@ -75,6 +99,11 @@ class BrokenLines:
     """Returns how many lines of a file were broken."""
     return self._by_file.get(str(path), {"count": 0})["count"]
 
+  def first(self, path: pathlib.Path) -> str:
+    """Returns the line and reason of a file's first, "" if there is none."""
+    found = self._by_file.get(str(path), {"first": [""]})
+    return found["first"][0].removeprefix(f"{path}:")
+
   def as_json(self) -> dict[str, Any]:
     """Returns, for each file that has any, their `count` and the `first`."""
     return self._by_file
@@ -85,55 +114,145 @@ def open_input(path: pathlib.Path) -> Iterator[BinaryIO]:
   """Opens a plain or gzip file, by its first bytes, with a progress bar.
 
   Raises:
-    InputError: it is unreadable or (while reading) a damaged gzip file.
+    InputError: it is unreadable, of a known other kind, or (while reading) a
+      damaged gzip file.
   """
+  check_file(path)
   try:
-    raw = _WatchedFile(path)
+    with (
+      _WatchedFile(path) as raw,
+      io.BufferedReader(raw, _BUFFER_BYTES) as file,
+    ):
+      if file.peek(2)[:2] == _GZIP_MAGIC:
+        unzipped: Any = gzip.GzipFile(fileobj=file)
+        file = io.BufferedReader(unzipped, _BUFFER_BYTES)
+      head = file.peek(512)
+      for start, what in _OTHER_FILES.items():
+        if head[: len(start)].lower() == start.lower():
+          raise InputError(f"{path} is {what}.")
+      if head[257:262] == b"ustar":
+        raise InputError(f"{path} is a tar archive: unpack it.")
+      yield file
+  except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+    raise InputError(
+      f"{path}: the gzip file is cut short or corrupt ({error}): fetch it "
+      "again."
+    ) from None
   except OSError as error:
     reason = (error.strerror or str(error)).lower()
     raise InputError(f"{path}: cannot be read ({reason}).") from None
-  with raw, io.BufferedReader(raw, _BUFFER_BYTES) as file:
-    if file.peek(2)[:2] != _GZIP_MAGIC:
-      yield file
-      return
-    try:
-      unzipped: Any = gzip.GzipFile(fileobj=file)
-      yield io.BufferedReader(unzipped, _BUFFER_BYTES)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-      raise InputError(
-        f"{path}: the gzip file is cut short or corrupt ({error}): fetch it "
-        "again."
-      ) from None
 
 
 def line_blocks(path: pathlib.Path) -> Iterator[Numbered]:
-  """Yields the lines of blocks of some 16 MiB, without blank lines."""
+  """Yields the lines of blocks of some 16 MiB, without blank lines.
+
+  Raises:
+    InputError: as `open_input`, or a line is too long.
+  """
   with open_input(path) as file:
     first = 1
     while block := file.read(_BLOCK_BYTES):
-      block += file.readline()
+      rest = file.readline(_LINE_LIMIT)
+      if len(rest) == _LINE_LIMIT:
+        number = first + block.count(b"\n")
+        raise InputError(
+          f"{path}:{number}: a line of more than {_LINE_LIMIT >> 20} MiB; one "
+          "JSON object a line is expected."
+        )
+      if first == 1:
+        block = block.removeprefix(_BOM)
+      block += rest
       lines = enumerate(io.BytesIO(block), first)
       yield ((number, line) for number, line in lines if not line.isspace())
       first += block.count(b"\n")
 
 
-def numbered_csv_rows(path: pathlib.Path) -> Iterator[tuple[int, list[str]]]:
-  """Yields (number of the row's last line, fields), header included.
+class BrokenRow(list):
+  """Stands for a csv row that cannot be read: no fields, but the reason."""
+
+  def __init__(self, reason: str):
+    super().__init__()
+    self.reason = reason
+
+
+def numbered_csv_rows(
+  path: pathlib.Path, *, delimiter: Callable[[str], str] = lambda _: ","
+) -> Iterator[tuple[int, list[str]]]:
+  """Yields (number of the row's first line, fields), header included.
+
+  A quote that is never closed, or that something other than a delimiter
+  follows lines later, breaks its own line alone: the lines that it swallowed
+  are read again.
+
+  Args:
+    path: plain or gzip.
+    delimiter: returns it from the first line.
 
   Raises:
-    InputError: the file is not UTF-8 text.
+    InputError: as `open_input`.
   """
   with open_input(path) as file:
-    text = io.TextIOWrapper(file, encoding="utf-8-sig", newline="")
-    rows = csv.reader(text)
-    try:
-      for row in rows:
-        if row:
-          yield rows.line_num, row
-    except (UnicodeDecodeError, csv.Error) as error:
-      raise InputError(
-        f"{path}:{rows.line_num + 1}: not a csv file in UTF-8 ({error})."
-      ) from None
+    text = io.TextIOWrapper(
+      file, encoding="utf-8-sig", errors="surrogateescape", newline=""
+    )
+    # Lines to read, and those of the row that is read.
+    ahead: collections.deque[str] = collections.deque()
+    taken: list[str] = []
+    number, has_ended, mark = 1, False, ""
+
+    def read_on() -> bool:
+      block = text.read(_BLOCK_BYTES)
+      rest = text.readline(_LINE_LIMIT)
+      if len(rest) == _LINE_LIMIT:
+        raise InputError(
+          f"{path}: a line of more than {_LINE_LIMIT >> 20} million characters "
+          "is no row of csv."
+        )
+      ahead.extend(io.StringIO(block + rest, newline=""))
+      return bool(ahead)
+
+    def feed() -> Iterator[str]:
+      nonlocal has_ended
+      while ahead or read_on():
+        taken.append(line := ahead.popleft())
+        yield line
+      has_ended = True
+
+    while ahead or read_on():
+      if not mark:
+        mark = delimiter(next(itertools.filterfalse(str.isspace, ahead), ""))
+      if _is_plain(ahead):
+        for where, row in enumerate(csv.reader(ahead, delimiter=mark), number):
+          if row:
+            yield where, row
+        number += len(ahead)
+        ahead.clear()
+        continue
+      rows = csv.reader(feed(), delimiter=mark)
+      while ahead:
+        try:
+          row, reason = next(rows), ""
+        except csv.Error as error:
+          row, reason = [], str(error)
+        if reason or has_ended or len(taken) > 1:
+          reason = reason or _unclosed(taken, mark)
+          if reason and (has_ended or len(taken) > 1):
+            reason = f'a quote (") is opened and not closed ({reason})'
+            ahead.extendleft(reversed(taken[1:]))
+            del taken[1:]
+            has_ended, rows = False, csv.reader(feed(), delimiter=mark)
+        where = number
+        for offset, line in enumerate(taken):
+          if byte := _wrong_byte(line):
+            reason = f"the byte {byte} is not UTF-8: save the file in UTF-8"
+            where = number + offset
+            break
+        number += len(taken)
+        taken.clear()
+        if reason:
+          yield where, BrokenRow(reason)
+        elif row:
+          yield where, row
 
 
 def row_blocks(rows: Numbered) -> Iterator[list[tuple[int, Any]]]:
@@ -151,6 +270,7 @@ def frames(
   schema: pl.Schema,
   what: str,
   broken: BrokenLines,
+  advice: str = ".",
 ) -> Iterator[pl.DataFrame]:
   """Yields a frame for each block of rows.
 
@@ -162,20 +282,22 @@ def frames(
     schema: of the frames.
     what: what a line should be, for messages.
     broken: where broken lines are counted.
+    advice: what to do about a file of nothing but broken lines.
 
   Raises:
     InputError: there are no rows, or only broken lines at the start.
   """
-  good, reason = 0, ""
+  good = 0
   for frame, numbered in blocks:
     if frame is None:
       rows: list[tuple] = []
       for number, raw in numbered:
         try:
           rows.append(convert(raw))
-        except ValueError as error:
-          reason = reason or f"line {number}: {error}"
-          broken.add(path, line=number, reason=str(error))
+        except (ValueError, RecursionError) as error:
+          is_deep = isinstance(error, RecursionError)
+          reason = "nested too deep" if is_deep else str(error)
+          broken.add(path, line=number, reason=reason)
           if not good and not rows and broken.count(path) >= _WRONG_FORMAT:
             break
       columns = zip(*rows, strict=True) if rows else [()] * len(schema)
@@ -190,19 +312,19 @@ def frames(
     if not good and broken.count(path) >= _WRONG_FORMAT:
       break
   if not good:
+    first = broken.first(path)
+    reason = f"line {first}" if first else "there is nothing in it"
     raise InputError(
-      f"{path}: holds not one {what} ({reason or 'it is empty'}); is it of "
-      "another --format, or in the place of the other file?"
+      f"{path}: holds not one {what} ({reason}){advice if first else '.'}"
     )
 
 
-def checked_reviews(
-  frame: pl.DataFrame, *, time_limit: int = _TIME_LIMIT
-) -> pl.DataFrame | None:
+def checked_reviews(frame: pl.DataFrame) -> pl.DataFrame | None:
   """Returns a frame whose every row `review_row` would accept, else None."""
-  times = frame["timestamp"]
+  times, ratings = frame["timestamp"], frame["rating"]
   if times.null_count() or not (
-    times.is_between(-_TIME_LIMIT, time_limit, closed="none").all()
+    times.is_between(0, _TIME_LIMIT, closed="left").all()
+    and (ratings.abs() < _RATING_LIMIT).all()
   ):
     return None
   ids = pl.concat([frame["user_id"], frame["item_id"]]).unique()
@@ -223,17 +345,51 @@ def review_row(
   Raises:
     ValueError: what is wrong with it.
   """
-  if not (_is_id(user_id) and _is_id(item_id)):
-    raise ValueError("the user or item is not a non-empty string")
-  if type(timestamp) not in (int, float) or not abs(timestamp) < _TIME_LIMIT:
-    raise ValueError(f"the time {timestamp!r} is not a number")
-  if rating is not None and type(rating) not in (int, float):
-    raise ValueError(f"the rating {rating!r} is not a number")
+  _check_id("user", user_id)
+  _check_id("item", item_id)
+  timestamp = seconds(timestamp)
+  if rating is not None:
+    if type(rating) not in (int, float) or abs(rating) >= _RATING_LIMIT:
+      raise ValueError(f"the rating {rating!r:.80} is not a number")
+    if math.isnan(rating):
+      rating = None
   summary = "" if summary is None else summary
   text = "" if text is None else text
   if type(summary) is not str or type(text) is not str:
     raise ValueError("the summary or text is not a string")
-  return user_id, item_id, int(timestamp), rating, summary, text
+  return user_id, item_id, timestamp, rating, summary, text
+
+
+def seconds(time: Any, *, per_second: int = 1) -> int:
+  """Returns a time in whole seconds since 1970.
+
+  Args:
+    time: a number.
+    per_second: its unit: 1, or 1000 for milliseconds.
+
+  Raises:
+    ValueError: it is no number, or not between 1970 (1973 in milliseconds)
+      and the year 9999.
+  """
+  if time is None:
+    raise ValueError("there is no time")
+  if type(time) not in (int, float) or not abs(time) < math.inf:
+    raise ValueError(f"the time {time!r:.80} is no number of seconds")
+  unit = "seconds" if per_second == 1 else "milliseconds"
+  smaller = "milliseconds" if per_second == 1 else "microseconds"
+  if time < 0:
+    raise ValueError(f"the time {time!r:.80} is before 1970")
+  if time >= _TIME_LIMIT * per_second:
+    raise ValueError(
+      f"as {unit} the timestamp {time!r:.80} is after the year 9999: divide "
+      f"{smaller} by 1000"
+    )
+  if per_second == 1000 and time < _LEAST_MILLISECONDS:
+    raise ValueError(
+      f"as milliseconds the timestamp {time!r} is before 1973: multiply "
+      "seconds by 1000"
+    )
+  return int(time // per_second)
 
 
 def item_row(item_id: Any, *, title: Any, categories: Any) -> tuple:
@@ -244,8 +400,7 @@ def item_row(item_id: Any, *, title: Any, categories: Any) -> tuple:
   Raises:
     ValueError: what is wrong with it.
   """
-  if not _is_id(item_id):
-    raise ValueError("the item is not a non-empty string")
+  _check_id("item", item_id)
   if categories is not None and not isinstance(categories, list | tuple):
     raise ValueError("the categories are not a list")
   title = clean_title(title) if isinstance(title, str) else ""
@@ -276,4 +431,41 @@ class _WatchedFile(io.FileIO):
 
 
 def _is_id(value: Any) -> bool:
-  return type(value) is str and value != "" and value.isprintable()
+  return type(value) is str and value.isprintable() and value.strip() != ""
+
+
+def _check_id(name: str, value: Any) -> None:
+  if not _is_id(value):
+    raise ValueError(
+      f"the {name} {value!r:.80} is not a string"
+      if type(value) is not str
+      else f"the {name} {value!r:.80} has invisible characters"
+      if value.strip()
+      else f"the {name} is empty"
+    )
+
+
+def _is_plain(lines: Sequence[str]) -> bool:
+  """Whether each line is a row, and none is broken, for all that csv asks."""
+  text = "".join(lines)
+  is_short = max(map(len, lines)) <= csv.field_size_limit()
+  return is_short and '"' not in text and not _wrong_byte(text)
+
+
+def _unclosed(lines: list[str], delimiter: str) -> str:
+  """Returns what is wrong with the quotes of a row's lines, or nothing."""
+  try:
+    list(csv.reader(lines, strict=True, delimiter=delimiter))
+  except csv.Error as error:
+    return str(error)
+  return ""
+
+
+def _wrong_byte(line: str) -> str:
+  """Returns the first byte of a text that was no UTF-8, as 0xff, or nothing."""
+  try:
+    # For ASCII this is a copy.
+    line.encode()
+  except UnicodeEncodeError as error:
+    return f"0x{ord(line[error.start]) - 0xDC00:x}"
+  return ""

@@ -26,9 +26,10 @@ from instructrec_jax.data import (
   tables,
 )
 from instructrec_jax.data import splits as splits_lib
+from instructrec_jax.data.cleaning import title_notes
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.statistics import dataset_statistics
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.records import Item
 
 FORMATS = (*amazon.FORMATS, *tables.FORMATS, "synthetic")
@@ -84,6 +85,8 @@ def prepare(
   """
   _check_options(min_count, max_items, split, seed)
   columns = columns or tables.Columns()
+  if columns.delimiter and format != "csv":
+    raise InputError(f"--delimiter is of --format csv, not of {format}.")
   broken = lines.BrokenLines(strict=strict)
   inputs = _check_files(
     format,
@@ -129,7 +132,8 @@ def prepare(
       splits = splits_lib.global_time(sequences, times[last])
     else:
       splits = splits_lib.leave_one_out(sequences)
-    groups = splits_lib.title_groups([item.title for item in catalogue])
+    titles = [item.title for item in catalogue]
+    groups = splits_lib.title_groups(titles)
     item_split = splits_lib.split_items(groups, seed=seed)
     path = partial / folder.ITEM_SPLIT_FILE
     path.parent.mkdir()
@@ -139,7 +143,8 @@ def prepare(
         "split": [splits_lib.SPLITS[number] for number in item_split],
       }
     ).write_parquet(path)
-    notes = held_out.write_candidates(
+    notes = _unmatched(counts) + title_notes(titles)
+    notes += held_out.write_candidates(
       partial,
       splits=splits,
       item_split=item_split,
@@ -206,7 +211,25 @@ def _check_files(
   if set(given) != set(names):
     wanted = " and ".join(f"--{name}" for name in names) or "no files"
     raise InputError(f"--format {format} needs {wanted}, and nothing else.")
+  for path in given.values():
+    check_file(path)
+  if format in amazon.FORMATS and given["reviews"].samefile(given["metadata"]):
+    raise InputError(
+      f"{given['reviews']} is given as --reviews and as --metadata, but they "
+      "are two files."
+    )
   return {name: given[name] for name in names}
+
+
+def _unmatched(counts: dict[str, Any]) -> list[str]:
+  """Returns a note if more reviews than not are of no item with a title."""
+  lost, read = counts["of_items_without_title"], counts["reviews"]
+  if 2 * lost <= read:
+    return []
+  return [
+    f"{lost:,} of {read:,} reviews are of items that have no title, or are not "
+    "in the file of items: do the two files belong together?"
+  ]
 
 
 def _shop_frames(

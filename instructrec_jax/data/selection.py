@@ -52,6 +52,9 @@ def read_items(
   Args:
     frames: of `lines.ITEM_SCHEMA`.
     counts: gets `items`.
+
+  Raises:
+    InputError: none has a title.
   """
   frame = pl.concat(list(frames))
   titled = frame.filter(pl.col("title") != "")
@@ -61,6 +64,11 @@ def read_items(
     "without_title": frame.height - titled.height,
     "repeated": titled.height - unique.height,
   }
+  if not unique.height:
+    raise InputError(
+      f"none of the {frame.height:,} items has a title, which needs a letter "
+      "or digit outside of HTML tags: is it in another column (--title-column)?"
+    )
   return unique.with_row_index("item")
 
 
@@ -78,9 +86,10 @@ def read_reviews(
     InputError: there are none.
   """
   numbers = items.select("item_id", "item")
-  read, kept = 0, []
+  read, kept, first = 0, [], ""
   for frame in frames:
     read += frame.height
+    first = first or next(iter(frame["item_id"]), "")
     kept.append(
       frame.join(numbers, on="item_id", maintain_order="left").drop("item_id")
     )
@@ -90,7 +99,8 @@ def read_reviews(
   if not reviews.height:
     raise InputError(
       f"none of the {read:,} reviews is of an item with a title: do the two "
-      "files belong together?"
+      f"files belong together? The first review is of {first!r:.80}, the first "
+      f"item is {items['item_id'][0]!r:.80}."
     )
   return reviews
 

@@ -1,9 +1,13 @@
-"""Readers of a user's own csv or Parquet files, columns named by the user."""
+"""Readers of a user's own csv or Parquet files, columns named by the user.
+
+Headers with types, as RecBole's atomic files have them (`user_id:token`), are
+read by their bare names.
+"""
 
 import dataclasses
-import datetime
-import itertools
+import functools
 import pathlib
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,24 +16,60 @@ import pyarrow
 import pyarrow.parquet
 
 from instructrec_jax.data import lines
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 
 FORMATS = ("csv", "parquet")
-# Between an item's categories, in a column of strings.
-CATEGORY_SEPARATOR = "|"
 
-_TEXT_COLUMNS = ("summary", "text")
-_OPTIONAL = ("rating", "categories", *_TEXT_COLUMNS)
-# The year 10000 in Unix time.
-_TIME_LIMIT = 253_402_300_800
+# What a header is tried with, if no delimiter is named; the comma first.
+_DELIMITERS = ",\t;|"
+_RECBOLE_TYPE = re.compile(r":(token|float)(_seq)?$")
+# By a table's option: the roles of its columns, those that it needs first.
+_ROLES = {
+  "interactions": ("user", "item", "time", "rating", "summary", "text"),
+  "items": ("item", "title", "categories"),
+}
+_NEEDED = {"interactions": 3, "items": 2}
+_OPTIONAL = ("rating", "categories", "summary", "text")
+# Arrow's types that a role may have.
+_TEXT = (pyarrow.types.is_string, pyarrow.types.is_large_string)
+_NUMBER = (pyarrow.types.is_integer, pyarrow.types.is_floating)
+_KINDS = {
+  "text": _TEXT,
+  "text or whole numbers": (*_TEXT, *_NUMBER),
+  "numbers": (*_TEXT, *_NUMBER, pyarrow.types.is_decimal),
+  "numbers or times": (
+    *(*_TEXT, *_NUMBER, pyarrow.types.is_decimal),
+    *(pyarrow.types.is_timestamp, pyarrow.types.is_date),
+  ),
+  "text or lists of text": _TEXT,
+}
+# What pyarrow raises where a file is not what it says.
+_DAMAGED = (
+  OSError,
+  ValueError,
+  ArithmeticError,
+  MemoryError,
+  pyarrow.ArrowException,
+)
+_KIND_OF = {
+  "user": "text or whole numbers",
+  "item": "text or whole numbers",
+  "time": "numbers or times",
+  "rating": "numbers",
+  "categories": "text or lists of text",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Columns:
-  """The names of the columns.
+  """The names of the columns, and how csv separates what stands in them.
 
   `rating` and `categories` may be absent if they have these default names;
   review text is taken from columns `summary` and `text`, where there are any.
+
+  Attributes:
+    delimiter: a character or "tab"; None for the one that the header shows.
+    category_separator: between an item's categories, in a column of text.
   """
 
   user: str = "user_id"
@@ -38,6 +78,32 @@ class Columns:
   rating: str = "rating"
   title: str = "title"
   categories: str = "categories"
+  delimiter: str | None = None
+  category_separator: str = "|"
+
+  def __post_init__(self):
+    """Raises InputError where a name or a character cannot be used."""
+    for table in _ROLES:
+      roles: dict[str, str] = {}
+      for role, name in self.of(table).items():
+        if (other := roles.setdefault(name, role)) != role:
+          raise InputError(
+            f"the column {name!r} is to be the {other} and the {role}: each "
+            "needs a column of its own."
+          )
+    mark = "\t" if self.delimiter == "tab" else self.delimiter
+    if mark is not None and mark != "\t":
+      if len(mark) != 1 or mark.isalnum() or mark in '"\r\n\0':
+        raise InputError(
+          f"the delimiter is {mark!r}: one character, no letter, digit or "
+          "quote, or the word tab is needed."
+        )
+    if not self.category_separator:
+      raise InputError("the category separator is empty: name a character.")
+
+  def of(self, table: str) -> dict[str, str]:
+    """Returns the columns of "interactions" or of "items", by role."""
+    return {role: getattr(self, role, role) for role in _ROLES[table]}
 
 
 def read_reviews(
@@ -53,23 +119,15 @@ def read_reviews(
     InputError: the file is missing, truncated, of another format, or lacks a
       column.
   """
-  header, rows = _open_table(path, format)
-  wanted = (columns.user, columns.item, columns.time, columns.rating)
-  width, places = len(header), _places(path, header, (*wanted, *_TEXT_COLUMNS))
+  width, places, rows = _open_table(path, format, columns, "interactions")
 
   def convert(row: Sequence[Any]) -> tuple:
     user, item, time, rating, summary, text = _fields(row, width, places)
-    timestamp = _number(time)
-    if isinstance(timestamp, int | float) and timestamp >= _TIME_LIMIT:
-      raise ValueError(
-        f"as seconds the {columns.time} {time} is after the year 9999: divide "
-        "milliseconds by 1000"
-      )
     return lines.review_row(
-      "" if user is None else str(user),
-      "" if item is None else str(item),
-      timestamp=timestamp,
-      rating=_number(rating),
+      _id(user),
+      _id(item),
+      timestamp=_number("time", time),
+      rating=_number("rating", rating),
       summary=summary,
       text=text,
     )
@@ -99,16 +157,13 @@ def read_items(
   Raises:
     InputError: as `read_reviews`.
   """
-  header, rows = _open_table(path, format)
-  wanted = (columns.item, columns.title, columns.categories)
-  width, places = len(header), _places(path, header, wanted)
+  width, places, rows = _open_table(path, format, columns, "items")
 
   def convert(row: Sequence[Any]) -> tuple:
     item, title, categories = _fields(row, width, places)
     if isinstance(categories, str):
-      categories = categories.split(CATEGORY_SEPARATOR)
-    item = "" if item is None else str(item)
-    return lines.item_row(item, title=title, categories=categories)
+      categories = categories.split(columns.category_separator)
+    return lines.item_row(_id(item), title=title, categories=categories)
 
   return lines.frames(
     path,
@@ -121,42 +176,158 @@ def read_items(
 
 
 def _open_table(
-  path: pathlib.Path, format: str
-) -> tuple[Sequence[str], Iterator[tuple[int, Sequence[Any]]]]:
-  """Returns the header and the numbered rows below it."""
-  if format == "csv":
-    # Not polars: it fills up short rows and refuses quotes inside a field.
-    rows = lines.numbered_csv_rows(path)
-    return next(rows, (0, []))[1], rows
+  path: pathlib.Path, format: str, columns: Columns, table: str
+) -> tuple[int, list[int | None], Iterator[tuple[int, Sequence[Any]]]]:
+  """Returns the width of rows, where each role stands, and numbered rows."""
+  if format == "parquet":
+    return _open_parquet(path, columns, table)
+  # Not polars: it fills up short rows and refuses quotes inside a field.
+  delimiter = functools.partial(_delimiter, columns=columns, table=table)
+  rows = lines.numbered_csv_rows(path, delimiter=delimiter)
+  number, header = next(rows, (0, []))
+  if isinstance(header, lines.BrokenRow):
+    raise InputError(f"{path}:{number}: no header: {header.reason}.")
+  return len(header), _places(path, header, columns, table), rows
+
+
+def _open_parquet(
+  path: pathlib.Path, columns: Columns, table: str
+) -> tuple[int, list[int | None], Iterator[tuple[int, Sequence[Any]]]]:
+  check_file(path)
   try:
-    file = pyarrow.parquet.ParquetFile(path)
-  except FileNotFoundError:
-    raise InputError(f"{path}: cannot be read (no such file).") from None
-  except (OSError, pyarrow.ArrowException) as error:
-    raise InputError(f"{path}: not a Parquet file ({error}).") from None
-  rows = itertools.chain.from_iterable(
-    zip(*batch.to_pydict().values(), strict=True)
-    for batch in file.iter_batches()
-  )
-  return file.schema_arrow.names, enumerate(rows, 1)
+    file = pyarrow.parquet.ParquetFile(path, page_checksum_verification=True)
+    schema = file.schema_arrow
+  except _DAMAGED as error:
+    raise InputError(
+      f"{path}: not a Parquet file ({_first_line(error)})."
+    ) from None
+  places = _places(path, schema.names, columns, table)
+  present = []
+  for role, place in zip(_ROLES[table], places, strict=True):
+    if place is not None:
+      _check_type(path, schema.field(place), role)
+      present.append(schema.names[place])
+  found = iter(range(len(present)))
+  places = [None if place is None else next(found) for place in places]
+
+  def rows() -> Iterator[tuple[Any, ...]]:
+    try:
+      for batch in file.iter_batches(columns=present):
+        values = [_plain(batch.column(name)).to_pylist() for name in present]
+        yield from zip(*values, strict=True)
+    except _DAMAGED as error:
+      raise InputError(
+        f"{path}: damaged, or of values that cannot be read "
+        f"({_first_line(error)}): write it again."
+      ) from None
+
+  return len(present), places, enumerate(rows(), 1)
 
 
 def _places(
-  path: pathlib.Path, header: Sequence[str], wanted: Sequence[str]
+  path: pathlib.Path, header: Sequence[str], columns: Columns, table: str
 ) -> list[int | None]:
-  """Returns where the wanted columns are; `_OPTIONAL` ones may be absent."""
-  for name in wanted:
-    if name not in header and name not in _OPTIONAL:
+  """Returns where the roles' columns are; `_OPTIONAL` ones may be absent."""
+  names = [name.strip() for name in header]
+  bare = [_RECBOLE_TYPE.sub("", name) for name in names]
+  if not any(names):
+    raise InputError(f"{path}: it is empty; a header and rows are expected.")
+  places: list[int | None] = []
+  for role, name in columns.of(table).items():
+    known = names if name in names else bare
+    if known.count(name) > 1:
       raise InputError(
-        f"{path}: no column {name!r} among {', '.join(header)}; say with "
-        "the --...-column options which one it is."
+        f"{path}: {known.count(name)} columns are called {name!r}: rename or "
+        "remove all but one."
       )
-  return [header.index(name) if name in header else None for name in wanted]
+    if name not in known and name not in _OPTIONAL:
+      raise InputError(
+        f"{path}: no column {name!r} among {_listed(names)}; "
+        f"{_advice(names, bare, role, columns, table)}."
+      )
+    places.append(known.index(name) if name in known else None)
+  return places
+
+
+def _advice(
+  names: Sequence[str],
+  bare: Sequence[str],
+  role: str,
+  columns: Columns,
+  table: str,
+) -> str:
+  """Returns what to do about a missing column."""
+  (other,) = _ROLES.keys() - {table}
+  if set(columns.of(other).values()) - {*_OPTIONAL} <= {*names, *bare}:
+    return f"these are the columns of --{other}: name the file of {table}"
+  if len(names) == 1:
+    return (
+      "name the character between columns with --delimiter, or the column with "
+      f"--{role}-column"
+    )
+  return f"name it with --{role}-column"
+
+
+def _delimiter(header: str, *, columns: Columns, table: str) -> str:
+  """Returns the delimiter that is named, or that a header shows."""
+  if columns.delimiter:
+    return "\t" if columns.delimiter == "tab" else columns.delimiter
+  wanted = [*columns.of(table).values()][: _NEEDED[table]]
+  for delimiter in _DELIMITERS:
+    names = {name.strip().strip('"') for name in header.split(delimiter)}
+    bare = {_RECBOLE_TYPE.sub("", name) for name in names}
+    if names | bare >= {*wanted}:
+      return delimiter
+  return max(_DELIMITERS, key=header.count)
+
+
+def _listed(names: Sequence[str]) -> str:
+  """Names columns, but not thousands, nor a whole file that is one line."""
+  shown = [f"{name:.40}" for name in names[:12]]
+  more = [f"{len(names) - 12} more"] if len(names) > 12 else []
+  return repr(", ".join([*shown, *more]))[1:-1]
+
+
+def _check_type(path: pathlib.Path, field: pyarrow.Field, role: str) -> None:
+  expected = _KIND_OF.get(role, "text")
+  kind = field.type
+  while "lists" in expected and (
+    pyarrow.types.is_list(kind) or pyarrow.types.is_large_list(kind)
+  ):
+    kind = kind.value_type
+  if pyarrow.types.is_dictionary(kind):
+    kind = kind.value_type
+  checks = (*_KINDS[expected], pyarrow.types.is_null)
+  if not any(check(kind) for check in checks):
+    raise InputError(
+      f"{path}: the column {field.name!r} is of type {field.type}, not of "
+      f"{expected}."
+    )
+
+
+def _plain(column: pyarrow.Array) -> pyarrow.Array:
+  """Returns times in seconds (without a zone they are UTC), and no decimals."""
+  kind = column.type
+  if pyarrow.types.is_date(kind):
+    kind = pyarrow.timestamp("s")
+    column = column.cast(kind)
+  if pyarrow.types.is_timestamp(kind):
+    column = column.cast(pyarrow.timestamp("s", kind.tz), safe=False)
+    return column.cast(pyarrow.int64())
+  if pyarrow.types.is_decimal(kind):
+    return column.cast(pyarrow.float64())
+  return column
+
+
+def _first_line(error: BaseException) -> str:
+  return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _fields(
   row: Sequence[Any], width: int, places: Sequence[int | None]
 ) -> list[Any]:
+  if isinstance(row, lines.BrokenRow):
+    raise ValueError(row.reason)
   if len(row) != width:
     raise ValueError(f"{len(row)} fields under {width} columns")
   return [None if p is None else row[p] for p in places]
@@ -197,26 +368,32 @@ def _review_block(
   except (pl.exceptions.PolarsError, TypeError):
     return None
   return lines.checked_reviews(
-    frame.with_columns(pl.col(_TEXT_COLUMNS).fill_null("")),
-    time_limit=_TIME_LIMIT,
+    frame.with_columns(
+      pl.col("summary", "text").fill_null(""), pl.col("rating").fill_nan(None)
+    )
   )
 
 
-def _number(value: Any) -> Any:
-  """Reads a csv field (empty: None) or a Parquet time (seconds, UTC)."""
-  if isinstance(value, datetime.datetime):
-    return (
-      value if value.tzinfo else value.replace(tzinfo=datetime.UTC)
-    ).timestamp()
+def _id(value: Any) -> Any:
+  """Returns an id as text; floats stand for numbers in columns with gaps."""
+  if type(value) is float and value.is_integer():
+    value = int(value)
+  return str(value) if type(value) is int else "" if value is None else value
+
+
+def _number(name: str, value: Any) -> Any:
+  """Reads a csv field; an empty one is None."""
   if not isinstance(value, str):
     return value
   if not value.strip():
     return None
   try:
-    return int(value)
+    if "_" in value:
+      raise ValueError
+    try:
+      return int(value)
+    except ValueError:
+      return float(value)
   except ValueError:
-    pass
-  try:
-    return float(value)
-  except ValueError:
-    raise ValueError(f"{value!r} is not a number") from None
+    expected = "number of seconds" if name == "time" else "number"
+    raise ValueError(f"the {name} {value!r:.80} is no {expected}") from None

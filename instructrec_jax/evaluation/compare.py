@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from instructrec_jax import parquet, storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.metrics import (
   auc,
@@ -129,13 +130,11 @@ def to_markdown(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _scenarios(folder: pathlib.Path) -> dict[str, pathlib.Path]:
   """Returns the files of scores by scenario, in the order of the results."""
-  try:
-    results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    names = [scenario["name"] for scenario in results["scenarios"]]
-  except (OSError, ValueError, KeyError, TypeError):
-    raise InputError(
-      f"{folder}: no results.json of `instructrec evaluate`."
-    ) from None
+  path = folder / "results.json"
+  if not path.is_file():
+    raise InputError(f"{folder}: no results.json of `instructrec evaluate`.")
+  found = storage.read_json(path, {"scenarios": list})["scenarios"]
+  names = [str(each.get("name")) for each in found if isinstance(each, dict)]
   paths = {name: folder / FOLDER / f"{name}.parquet" for name in names}
   found = {name: path for name, path in paths.items() if path.exists()}
   if not found:
@@ -191,16 +190,18 @@ def _compare_scenario(
 
 def _read(path: pathlib.Path) -> tuple[dict[str, str], dict[str, pl.DataFrame]]:
   """Returns the metadata, and by ranker what metrics follow from."""
-  try:
-    metadata = pl.read_parquet_metadata(path)
-    rows = pl.read_parquet(path)
-    rows = rows.drop("scores", "items", strict=False)
-    parts = rows.partition_by("ranker", as_dict=True, maintain_order=True)
-    assert {"requests", "candidates_sha256"} <= metadata.keys()
-  except (OSError, pl.exceptions.PolarsError, AssertionError) as error:
-    raise InputError(
-      f"{path}: not scores of `instructrec evaluate`, or damaged ({error})."
-    ) from None
+  remedy = "not scores of `instructrec evaluate`, or damaged: evaluate again"
+  metadata = parquet.metadata(path, remedy=remedy)
+  found = metadata.get("metrics", "")
+  if not {"scenario", "requests", "candidates_sha256"} <= metadata.keys() or (
+    not (metadata["requests"].isdigit() and found.startswith("["))
+  ):
+    raise InputError(f"{path}: {remedy}.")
+  # Of pointwise scenarios, whose metric is AUC, or of others.
+  ranks = {"margin": float} if "auc" in found else {"above": int, "tied": int}
+  columns = {"request_id": str, "ranker": str, "target": int} | ranks
+  rows = parquet.read(path, columns, remedy=remedy)
+  parts = rows.partition_by("ranker", as_dict=True, maintain_order=True)
   return metadata, {str(name): part for (name,), part in parts.items()}
 
 

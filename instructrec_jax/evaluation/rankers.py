@@ -19,6 +19,7 @@ from instructrec_jax.baselines.planted import PlantedRanker
 from instructrec_jax.baselines.popularity import PopularityRanker, RandomRanker
 from instructrec_jax.baselines.searches import Searches
 from instructrec_jax.data.folder import (
+  BUILT,
   INSTRUCTIONS_FILE,
   PLANTED_FILE,
   DatasetFolder,
@@ -358,7 +359,7 @@ class SearchData:
     manifest = folder.path / INSTRUCTIONS_FILE
     cold_items = COLD_ITEMS[0]
     if manifest.exists():
-      cold_items = storage.read_json(manifest)["options"]["cold_items"]
+      cold_items = storage.read_json(manifest, BUILT)["options"]["cold_items"]
     self._material = Material(
       folder, annotations=Annotations.load(folder), cold_items=cold_items
     )

@@ -8,11 +8,10 @@ import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator, Sequence
 
-import polars as pl
-
-from instructrec_jax import storage
+from instructrec_jax import parquet, storage
 from instructrec_jax.data import held_out as lists
 from instructrec_jax.data.folder import (
+  BUILT,
   INSTRUCTIONS_FILE,
   TEMPLATES_FILE,
   DatasetFolder,
@@ -109,7 +108,9 @@ def find_requests(
   limit = limit or default_limit(scenario)
   template = None
   if path.exists():
-    template = pl.read_parquet_metadata(path).get("template")
+    template = parquet.metadata(path, remedy="build the folder again").get(
+      "template"
+    )
     rows = sample(count_requests(path), limit=limit, seed=seed)
 
     def read() -> Iterator[RankingRequest]:
@@ -150,7 +151,7 @@ class TemplateForms:
         f"{manifest}: no such file; templates are chosen among those of "
         f"`instructrec build --dataset {folder.path}`."
       )
-    options = storage.read_json(manifest)["options"]
+    options = storage.read_json(manifest, BUILT)["options"]
     vocabulary = Vocabulary.load(folder.vocabulary_path)
     self._families = group_families(
       load_templates(folder.path / TEMPLATES_FILE)

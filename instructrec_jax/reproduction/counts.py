@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from instructrec_jax import paper, storage
-from instructrec_jax.data.folder import INSTRUCTIONS_FILE
+from instructrec_jax.data.folder import BUILT, INSTRUCTIONS_FILE
 from instructrec_jax.reproduction.settings import Settings
 from instructrec_jax.tables import Row, Table
 from instructrec_jax.teacher import review
@@ -50,7 +50,10 @@ class Section:
 
 def sections(settings: Settings) -> list[Section]:
   """Returns Tables 2, 3 and 5 of a reproduction that is done."""
-  counted = storage.read_json(settings.out / "statistics.json")
+  counted = storage.read_json(
+    settings.out / "statistics.json",
+    {"table_2": {str: float}, "table_5": {str: float}},
+  )
   return [
     _annotations(counted["table_2"]),
     _quality(settings),
@@ -80,7 +83,7 @@ def _quality(settings: Settings) -> Section:
   judge = settings.out / "quality_judge.json"
   found, lacking = review.read_sheet(sheet), []
   if not found and judge.exists():
-    found = storage.read_json(judge)
+    found = storage.read_json(judge, list)
   if not found:
     lacking = [
       f"people's verdicts: fill {sheet} with yes and no and run the same "
@@ -116,7 +119,7 @@ def _quality(settings: Settings) -> Section:
 
 def _checks(dataset: pathlib.Path) -> Table:
   """What rules say of every annotation: it needs no people."""
-  quality = storage.read_json(dataset / INSTRUCTIONS_FILE)["annotations"]
+  quality = storage.read_json(dataset / INSTRUCTIONS_FILE, BUILT)["annotations"]
   rows = []
   for field, verdicts in quality["quality"].items():
     total = sum(verdicts.values())

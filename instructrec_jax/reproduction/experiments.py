@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from instructrec_jax import paper, storage
-from instructrec_jax.data.folder import INSTRUCTIONS_FILE
+from instructrec_jax.data.folder import BUILT, INSTRUCTIONS_FILE
 from instructrec_jax.evaluation.rankers import READERS, applies
 from instructrec_jax.instructions.scenarios import SCENARIOS, Scenario
 
@@ -83,7 +83,7 @@ def find_experiments(
 
 def missing_data(dataset: pathlib.Path, scenario: Scenario) -> str:
   """Returns why a built folder has no requests of a scenario, or ""."""
-  written = storage.read_json(dataset / INSTRUCTIONS_FILE)["requests"]
+  written = storage.read_json(dataset / INSTRUCTIONS_FILE, BUILT)["requests"]
   name = f"{scenario.name}_test"
   found = written.get(name, written.get(scenario.name, "not written"))
   if isinstance(found, str):

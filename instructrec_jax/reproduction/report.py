@@ -143,7 +143,7 @@ def _numbers(
   settings: Settings, ranked: Mapping[str, str], results: Mapping[str, Results]
 ) -> Iterator[dict[str, Any]]:
   """Yields every number; `step` names the record in manifest.json."""
-  counted = storage.read_json(settings.out / "statistics.json")
+  counted = storage.read_json(settings.out / "statistics.json", {str: dict})
   for table, published in (
     ("table_2", paper.results()["annotations"]),
     ("table_5", paper.results()["datasets"]["games"]),
@@ -298,7 +298,7 @@ def behaviour_section(settings: Settings, results: Results | None) -> Section:
     return Section(
       title, caption, lacking=[f"{name}: there is nothing to count"]
     )
-  deciles = storage.read_json(settings.out / "deciles.json")
+  deciles = storage.read_json(settings.out / "deciles.json", dict)
   return Section(
     title,
     caption,
@@ -494,7 +494,9 @@ def _notes(
 
 
 def _read_results(out: pathlib.Path, step: str) -> Results:
-  return storage.read_json(out / "results" / step / "results.json")
+  return storage.read_json(
+    out / "results" / step / "results.json", {"scenarios": list}
+  )
 
 
 def _paper_dataset(path: pathlib.Path) -> str | None:

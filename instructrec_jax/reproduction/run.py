@@ -133,7 +133,7 @@ class Run:
     keys = {other: self.records[other]["key"] for other in after}
     key = step_key(argv, hashes, keys)
     path = self._steps / f"{name}.json"
-    record = storage.read_json(path) if path.exists() else {}
+    record = storage.read_json(path, dict) if path.exists() else {}
     command = _command_line(argv, makes if prints else None)
     label = f"[{len(self.records) + 1}] {name}"
     same, finished = record.get("key") == key, record.get("state") == "finished"

@@ -4,7 +4,7 @@ import dataclasses
 import pathlib
 
 from instructrec_jax import storage
-from instructrec_jax.data.folder import INSTRUCTIONS_FILE, DatasetFolder
+from instructrec_jax.data.folder import BUILT, INSTRUCTIONS_FILE, DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.rankers import TRAINED, find_rankers
 from instructrec_jax.reproduction.experiments import (
@@ -82,7 +82,7 @@ class Settings:
     if self.vocabulary is None or not built.exists():
       return
     wanted = Vocabulary.load(self.vocabulary).sha256
-    if storage.read_json(built)["vocabulary_sha256"] != wanted:
+    if storage.read_json(built, BUILT)["vocabulary_sha256"] != wanted:
       raise InputError(
         f"{self.dataset} was built with another vocabulary than "
         f"{self.vocabulary}: build it again (`instructrec build --force "

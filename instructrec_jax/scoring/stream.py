@@ -190,7 +190,7 @@ def _check_normalisation(
 ) -> None:
   """Raises InputError if the parts differ in their normalisation alone."""
   path = parts / "run.json"
-  begun = storage.read_json(path) if path.exists() else fingerprint
+  begun = storage.read_json(path, dict) if path.exists() else fingerprint
   other = begun.get("normalisation")
   if begun == {**fingerprint, "normalisation": other} != fingerprint:
     raise InputError(

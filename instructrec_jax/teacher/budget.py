@@ -2,13 +2,14 @@
 
 import asyncio
 import dataclasses
+import fractions
 import json
 import threading
 from collections.abc import Iterable
 
 import aiolimiter
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_numbers
 from instructrec_jax.teacher.chat import ChatRequest
 
 # English has about 4 bytes a token, titles and other languages fewer; a
@@ -18,6 +19,12 @@ _TOKENS_OF_FORMAT = 16
 _DEFAULT_COMPLETION_TOKENS = 512
 _MILLION = 1_000_000
 _MINUTE = 60.0
+_LIMITS = ("max_completion_tokens", "max_tokens")
+# A slower rate could not be told from a hang.
+SLOWEST = 0.001
+FASTEST = 1e9
+DEAREST = 1e6
+MOST_USD = 1e9
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -27,10 +34,22 @@ class Prices:
   prompt: float
   completion: float
 
+  def __post_init__(self):
+    """Raises InputError if one is no price."""
+    check_numbers(
+      most=DEAREST,
+      **{"price of prompts": self.prompt, "price of answers": self.completion},
+    )
+
   def usd(self, prompt_tokens: int, completion_tokens: int) -> float:
-    return (
-      self.prompt * prompt_tokens + self.completion * completion_tokens
-    ) / _MILLION
+    return float(self.exactly(prompt_tokens, completion_tokens))
+
+  def exactly(
+    self, prompt_tokens: int, completion_tokens: int
+  ) -> fractions.Fraction:
+    """Returns dollars that add up without rounding."""
+    prompt, completion = map(fractions.Fraction, (self.prompt, self.completion))
+    return (prompt * prompt_tokens + completion * completion_tokens) / _MILLION
 
 
 def most_tokens(request: ChatRequest) -> tuple[int, int]:
@@ -38,14 +57,19 @@ def most_tokens(request: ChatRequest) -> tuple[int, int]:
 
   The prompt's is estimated from its bytes and its schema's, on the high side;
   the completion's is the limit that the request sets.
+
+  Raises:
+    InputError: that limit is no number of tokens.
   """
   text = request.system + request.user + json.dumps(dict(request.schema))
   prompt = -(-len(text.encode()) // _BYTES_PER_TOKEN) + _TOKENS_OF_FORMAT
-  limit = request.parameters.get(
-    "max_completion_tokens",
-    request.parameters.get("max_tokens", _DEFAULT_COMPLETION_TOKENS),
-  )
-  return prompt, int(limit)
+  asked = request.parameters
+  limits = {name: asked[name] for name in _LIMITS if name in asked}
+  answers = {"n": asked.get("n", 1)}
+  check_counts(**limits, **answers)
+  # With both, servers differ in which one they obey.
+  limit = max(limits.values(), default=_DEFAULT_COMPLETION_TOKENS)
+  return prompt, int(limit) * int(answers["n"])
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -93,7 +117,6 @@ class Budget:
 
   Attributes:
     sends: reservations made, retries among them.
-    usd: spent so far, by the prices given; 0 without prices.
   """
 
   def __init__(
@@ -109,14 +132,26 @@ class Budget:
         "--max-usd needs --prices IN OUT: dollars for a million tokens of "
         "prompts and of answers."
       )
-    if (max_usd or 0) < 0 or (max_requests or 0) < 0:
-      raise InputError("caps on dollars and requests cannot be negative.")
+    if max_usd is not None:
+      check_numbers(most=MOST_USD, max_usd=max_usd)
+      if prices and not prices.prompt and not prices.completion:
+        raise InputError(
+          "prices of 0 and 0 spend nothing, so that no cap on dollars would "
+          "hold: name what is paid with --prices, or leave out --max-usd."
+        )
+    if max_requests is not None:
+      check_counts(least=0, max_requests=max_requests)
     self._prices, self._max_usd = prices, max_usd
     self._max_requests = max_requests
     self._lock = threading.Lock()
-    self._reserved = 0.0
-    self.usd = 0.0
+    # Exact, since rounded sums could pass a cap.
+    self._reserved = self._spent = fractions.Fraction(0)
     self.sends = 0
+
+  @property
+  def usd(self) -> float:
+    """Spent so far, by the prices given; 0 without prices."""
+    return float(self._spent)
 
   @property
   def sends_are_used_up(self) -> bool:
@@ -127,7 +162,7 @@ class Budget:
     """Reserves one send of a request; False if a cap does not allow it."""
     price = self._upper_bound(request)
     with self._lock:
-      total = self.usd + self._reserved + price
+      total = self._spent + self._reserved + price
       too_dear = self._max_usd is not None and total > self._max_usd
       if self.sends_are_used_up or too_dear:
         return False
@@ -145,15 +180,16 @@ class Budget:
     """
     most = spent = self._upper_bound(request)
     if billed is not None and self._prices is not None:
-      spent = self._prices.usd(*billed)
+      spent = self._prices.exactly(*billed)
     with self._lock:
       self._reserved -= most
-      self.usd += spent
+      self._spent += spent
 
-  def _upper_bound(self, request: ChatRequest) -> float:
+  def _upper_bound(self, request: ChatRequest) -> fractions.Fraction:
+    tokens = most_tokens(request)
     if self._prices is None:
-      return 0.0
-    return self._prices.usd(*most_tokens(request))
+      return fractions.Fraction(0)
+    return self._prices.exactly(*tokens)
 
 
 class Pace:
@@ -169,9 +205,13 @@ class Pace:
     requests_per_minute: float | None = None,
     tokens_per_minute: float | None = None,
   ):
-    """Sets the rates; None or 0 is unlimited."""
-    if (requests_per_minute or 0) < 0 or (tokens_per_minute or 0) < 0:
-      raise InputError("requests and tokens a minute cannot be negative.")
+    """Sets the rates; None is unlimited."""
+    rates = {
+      "requests_per_minute": requests_per_minute,
+      "tokens_per_minute": tokens_per_minute,
+    }
+    given = {name: rate for name, rate in rates.items() if rate is not None}
+    check_numbers(least=SLOWEST, most=FASTEST, **given)
     self._rates = (requests_per_minute, tokens_per_minute)
     self.restart()
 

@@ -116,8 +116,9 @@ class _Choice(pydantic.BaseModel):
 
 
 class _Usage(pydantic.BaseModel):
-  prompt_tokens: int | None = None
-  completion_tokens: int | None = None
+  # Less than none would give back what was spent.
+  prompt_tokens: Annotated[int, pydantic.Field(ge=0)] | None = None
+  completion_tokens: Annotated[int, pydantic.Field(ge=0)] | None = None
 
 
 class _Completion(pydantic.BaseModel):

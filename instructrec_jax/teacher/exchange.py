@@ -12,7 +12,7 @@ from typing import Any
 
 import polars as pl
 
-from instructrec_jax import locks, storage
+from instructrec_jax import locks, parquet, storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.annotations import open_store
@@ -94,12 +94,9 @@ def import_annotations(
     InputError: the file is missing or not of `export_annotations`.
   """
   folder = DatasetFolder.open(dataset)
-  try:
-    frame = pl.read_parquet(path)
-  except (OSError, pl.exceptions.PolarsError) as error:
-    raise InputError(
-      f"{path}: not a Parquet file ({str(error).splitlines()[0]})."
-    ) from None
+  frame = parquet.read(
+    path, None, remedy="name a Parquet file of `instructrec annotate --export`"
+  )
   if "answered_at" not in frame.columns:
     old = [
       (_EPOCH + datetime.timedelta(microseconds=row)).isoformat()

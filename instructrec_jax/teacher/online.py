@@ -20,7 +20,7 @@ from typing import Any
 import openai
 import tqdm
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_numbers
 from instructrec_jax.progress import progress
 from instructrec_jax.teacher.budget import Budget, Pace, most_tokens
 from instructrec_jax.teacher.chat import (
@@ -62,6 +62,17 @@ class Limits:
   timeout: float = 120.0
   # Of all workers together.
   failures_in_a_row: int = 200
+
+  def __post_init__(self):
+    """Raises InputError if nothing could be sent, or no answer awaited."""
+    check_counts(
+      workers=self.workers,
+      attempts=self.attempts,
+      bad_answers=self.bad_answers,
+      failures_in_a_row=self.failures_in_a_row,
+    )
+    check_numbers(first_pause=self.first_pause)
+    check_numbers(least=_POLL_SECONDS, timeout=self.timeout)
 
 
 @dataclasses.dataclass
@@ -120,7 +131,10 @@ def make_client(base_url: str | None = None) -> openai.AsyncOpenAI:
 def find_key(base_url: str | None) -> str:
   """Returns the key, which only a server on this machine can do without."""
   key = os.environ.get(KEY_VARIABLE, "").strip()
-  host = urllib.parse.urlsplit(base_url or "").hostname
+  try:
+    host = urllib.parse.urlsplit(base_url or "").hostname
+  except ValueError:
+    raise InputError(f"{base_url}: --base-url is no address.") from None
   if not key and host not in ("localhost", "127.0.0.1", "::1"):
     raise InputError(
       f"no key: set {KEY_VARIABLE} in the environment, or use --base-url with "
@@ -248,6 +262,8 @@ def answer_all(
   """
   pace = pace or Pace()
   pace.restart()
+  # Each send is reserved: the client must not try again by itself.
+  client = client.with_options(max_retries=0)
   run = _Run(
     store, client, budget or Budget(), pace, limits, random.Random(seed)
   )
@@ -277,12 +293,15 @@ class _Run:
   rejected: int = 0
   last_rejection: str = ""
   any_answer: bool = False
+  all_taken: bool = False
   resume_at: float = 0.0
 
   async def work(self, requests: Iterator[ChatRequest], bar: tqdm.tqdm) -> None:
     """Lets workers share the requests; raises what ended the run first."""
     async with self.client, asyncio.TaskGroup() as workers:
       for _ in range(self.limits.workers):
+        if self.all_taken or self.over.is_set():
+          break
         workers.create_task(self._worker(requests, bar))
         await self._sleep(_BETWEEN_STARTS_SECONDS)
     if self.last_rejection and not self.any_answer:
@@ -305,6 +324,7 @@ class _Run:
           bar.set_postfix(usd=f"{self.tally.usd:.2f}", refresh=False)
         if self.over.is_set():
           return
+      self.all_taken = True
     except Exception as error:
       # Of the store, or of what makes the requests; the other workers' answers
       # may yet be stored.

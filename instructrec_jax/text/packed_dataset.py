@@ -28,6 +28,12 @@ ARRAYS = (
   "decoder_targets",
   "decoder_segments",
 )
+# What readers need of the manifest.
+_MANIFEST = {
+  "rows": int,
+  "feature_lengths": {"inputs": int, "targets": int},
+  "model_vocab_size": int,
+}
 # Examples that are packed together; bounds the memory.
 _WINDOW = 8192
 # Reserved for an .npy header, written when the number of rows is known.
@@ -46,14 +52,12 @@ class PackedDataset:
   def __init__(self, path: pathlib.Path):
     self.path = pathlib.Path(path)
     manifest = self.path / MANIFEST_FILE
-    self.manifest: dict[str, Any] = (
-      storage.read_json(manifest) if manifest.is_file() else {}
-    )
-    if "feature_lengths" not in self.manifest:
+    if not manifest.is_file() or not (self.path / f"{ARRAYS[0]}.npy").exists():
       raise InputError(
         f"{self.path}: not a packed dataset; `instructrec pack` makes one."
       )
     checksums.verify(self.path, remedy="run `instructrec pack` again")
+    self.manifest: dict[str, Any] = storage.read_json(manifest, _MANIFEST)
     self.feature_lengths: dict[str, int] = self.manifest["feature_lengths"]
     self._arrays = [self._map(name) for name in ARRAYS]
 
@@ -90,14 +94,18 @@ class PackedDataset:
     path = self.path / f"{name}.npy"
     try:
       array = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):
+    except Exception:
+      # Of many types, since NumPy reads the header as Python.
       raise InputError(
         f"{path}: missing or truncated; run `instructrec pack` again."
       ) from None
-    if len(array) != self.manifest["rows"]:
+    side = "inputs" if name.startswith("encoder") else "targets"
+    shape = self.manifest["rows"], self.feature_lengths[side]
+    if array.shape != shape or array.dtype.kind not in "iu":
       raise InputError(
-        f"{path}: {len(array)} rows where {MANIFEST_FILE} says "
-        f"{self.manifest['rows']}; run `instructrec pack` again."
+        f"{path}: {array.dtype} of the shape {array.shape} where "
+        f"{MANIFEST_FILE} says {shape[0]} rows of {shape[1]} numbers; run "
+        "`instructrec pack` again."
       )
     return array
 

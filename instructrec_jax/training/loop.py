@@ -243,7 +243,7 @@ def _claim_folder(
   path = model_dir / RUN_FILE
   model_folder.verify_run(model_dir)
   if path.exists():
-    earlier = storage.read_json(path)
+    earlier = storage.read_json(path, dict)
     for name, value in run.items():
       # An earlier version may not have written it.
       if earlier.get(name, value) != value:

@@ -162,9 +162,9 @@ def test_opposite_wishes_get_different_scores(model_dir):
   [
     ([], "nothing to go by"),
     (["--candidates", "Red Kayak"], "nothing to go by"),
-    ([WISH, "--model", "nowhere"], "--model ranks candidates"),
+    ([WISH, "--model", "nowhere"], "not a model folder"),
     ([WISH, "--model", "nowhere", "--candidates", "a"], "not a model folder"),
-    ([WISH, "--candidates-file", "nowhere.txt"], "no such file of titles"),
+    ([WISH, "--candidates-file", "nowhere.txt"], "no such file"),
     ([WISH, "--dataset", "nowhere"], "not a dataset folder"),
     ([WISH, "--template", "Q99"], "no template 'Q99'"),
     ([WISH, "--top", "0"], "--top is 0"),

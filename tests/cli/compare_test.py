@@ -13,9 +13,12 @@ ROW = {"scenario": "sequential", "metric": "hr@1", "difference": 0.125}
 
 
 @pytest.fixture
-def called(monkeypatch):
+def called(monkeypatch, tmp_path):
   """What `evaluation.compare.compare` is called with."""
   seen = {}
+  monkeypatch.chdir(tmp_path)
+  for name in ("one", "two"):
+    (tmp_path / name / "scores").mkdir(parents=True)
 
   def compare(a, b, **options):
     seen.update(a=a, b=b, **options)

@@ -93,7 +93,9 @@ def test_choices_and_defaults_are_those_of_the_library():
   assert choices == (*normalisations, SELECT)
   assert plan["--remat"].choices == tuple(REMAT_POLICIES)
   for field in dataclasses.fields(tables.Columns):
-    assert prepare[f"--{field.name}-column"].default == field.default
+    flag = f"--{field.name.replace('_', '-')}"
+    column = prepare.get(f"{flag}-column") or prepare[flag]
+    assert column.default == field.default
 
 
 def test_help_needs_no_heavy_import():
@@ -202,7 +204,7 @@ def test_help_is_the_docstrings():
     (("--path", "p", "--kind", "c"), "invalid choice: 'c'"),
     (("--path", "p", "--count", "x"), "invalid int value: 'x'"),
     (("--path", "p", "--count", "0"), "--count is 0: at least 1 is needed"),
-    (("--path", "p", "--price", "1", "nan"), "--price is nan: at least 0"),
+    (("--path", "p", "--price", "1", "nan"), "--price is nan: a finite number"),
     (("--path", "p", "--price", "1"), "expected 2 arguments"),
     (("--path", "p", "--count", "1", "--all"), "not allowed with"),
     (("--path", "p", "a", "b"), "unrecognized arguments: b"),
@@ -229,7 +231,7 @@ def test_options_are_spelled_as_they_are_read():
     (["pack", "m", "--datset", "d"], "'--datset' (did you mean --dataset?)"),
     (["--print-completion", "fish"], "one of bash, zsh is known"),
     (["recommend"], "no subcommand 'recommend'"),
-    (["compare", "a"], "nothing to compare"),
+    (["compare", "a"], "A is a: not a folder of results"),
     (["plan"], "name a model: --size, or --gin_file"),
   ],
 )

@@ -57,7 +57,8 @@ def test_a_broken_line_is_told_and_counted(tmp_path, capsys):
   [
     (["--reviews", "none.json", "--metadata", "m.json"], "no such file"),
     (["--reviews", "m.json", "--metadata", "none.json"], "no such file"),
-    (["--reviews", "m.json", "--metadata", "m.json"], "not one amazon2018"),
+    (["--reviews", "n.json", "--metadata", "m.json"], "not one amazon2018"),
+    (["--reviews", "m.json", "--metadata", "m.json"], "but they are two files"),
     (["--reviews", "cut.gz", "--metadata", "m.json"], "cut short"),
     ([], "needs --reviews and --metadata"),
   ],
@@ -66,7 +67,8 @@ def test_bad_input_is_one_sentence_and_status_2(
   tmp_path, monkeypatch, capsys, files, why
 ):
   monkeypatch.chdir(tmp_path)
-  (tmp_path / "m.json").write_text('{"asin": "B1", "title": "T"}\n')
+  for name in ("m.json", "n.json"):
+    (tmp_path / name).write_text('{"asin": "B1", "title": "T"}\n')
   (tmp_path / "cut.gz").write_bytes(b"\x1f\x8b\x08\x00\x00")
   arguments = ["prepare", "--format", "amazon2018", "--out", "out", *files]
   assert main(arguments) == 2
@@ -74,4 +76,8 @@ def test_bad_input_is_one_sentence_and_status_2(
   assert error.startswith("instructrec prepare: ")
   assert why in error
   assert error.count("\n") == 1
-  assert sorted(p.name for p in tmp_path.iterdir()) == ["cut.gz", "m.json"]
+  assert sorted(p.name for p in tmp_path.iterdir()) == [
+    "cut.gz",
+    "m.json",
+    "n.json",
+  ]

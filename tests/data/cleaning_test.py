@@ -19,7 +19,11 @@ from instructrec_jax.data.cleaning import (
 from instructrec_jax.records import Item
 
 MARKUP = st.text(
-  st.sampled_from("ab 1&;#<>/{}~^\\`\n\tlgtamp\u200b\ud800!-é™"), max_size=40
+  st.sampled_from(
+    "ab 1&;#<>/{}~^\\`\n\tlgtamp\u200b\ud800!-é™="
+    "\u0301\u0338\u037e\u1fef\ufe0f\u00ad"
+  ),
+  max_size=40,
 )
 
 
@@ -30,6 +34,16 @@ MARKUP = st.text(
     ("Tom &amp;amp; Jerry", "Tom & Jerry"),
     ('<span class="a">Gift</span><br/>Card', "Gift Card"),
     ("&lt;b&gt;Bold&lt;/b&gt;", "Bold"),
+    ('<span id="productTitle" class="a-size-large', ""),
+    ("<span", ""),
+    ("</span", ""),
+    ("<b></b><br/> <a href=", ""),
+    ("&lt;span class=&quot;a-size-large&quot;", ""),
+    ("<!-- never closed", ""),
+    ('Guitar <span class="a-size', "Guitar"),
+    ('<span class="a-size <b>Guitar</b>', "Guitar"),
+    ("<a" + " " * 100_000, ""),
+    ("Size <Large", "Size Large"),
     ("I <3 New York", "I 3 New York"),
     ("Freshly Picked ~ Tingle", "Freshly Picked Tingle"),
     ("3D > Toy Story", "3D Toy Story"),
@@ -40,7 +54,13 @@ MARKUP = st.text(
     ("function setup () { return 1", ""),
     ("Multi function (3 in 1) Charger", "Multi function (3 in 1) Charger"),
     ("Wedding function(s) Card", "Wedding function(s) Card"),
+    ("function a() &#123;", ""),
     (" -- ", ""),
+    ("Gui\u200btar \ufeffS\u00adtrap\u2060", "Guitar Strap"),
+    ("Poke\u0301mon", "Pok\u00e9mon"),
+    ("&am\u200bp;&amp\u037e A", "&&; A"),
+    ("\u200b\u3164\u2800\ufe0f", ""),
+    ("\u0301", ""),
     ("Pok&eacute;mon, Episode I", "Pokémon, Episode I"),
   ],
 )

@@ -112,7 +112,7 @@ def test_a_damaged_table_is_told(folder, tmp_path):
     (tmp_path / name).write_bytes((folder.path / name).read_bytes())
   (tmp_path / "items.parquet").write_bytes(b"PAR1")
   damaged = DatasetFolder.open(tmp_path)
-  with pytest.raises(InputError, match=r"items.parquet: cannot be read"):
+  with pytest.raises(InputError, match=r"items.parquet: not a Parquet file"):
     _ = damaged.items
   with pytest.raises(InputError, match=r"interactions.parquet: cannot be read"):
     _ = damaged.sequences

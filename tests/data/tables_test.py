@@ -128,8 +128,8 @@ def test_a_block_gives_what_its_rows_give(rows):
   expected = [
     lines.review_row(
       *row[:2],
-      timestamp=tables._number(row[2]),
-      rating=tables._number(row[3]),
+      timestamp=tables._number("time", row[2]),
+      rating=tables._number("rating", row[3]),
       summary=row[4],
       text=row[5],
     )
@@ -142,10 +142,10 @@ def test_a_block_gives_what_its_rows_give(rows):
 
 
 def test_good_rows_are_converted_as_a_block():
-  rows = [(2, ["u", "i", "5", "4.5"]), (3, ["v", "j", "-6", ""])]
+  rows = [(2, ["u", "i", "5", "4.5"]), (3, ["v", "j", "0", ""])]
   frame = tables._review_block(rows, 4, [0, 1, 2, 3, None, None])
   assert frame is not None
   assert frame.rows() == [
     ("u", "i", 5, 4.5, "", ""),
-    ("v", "j", -6, None, "", ""),
+    ("v", "j", 0, None, "", ""),
   ]

@@ -107,11 +107,11 @@ def test_weights_that_are_no_numbers_are_refused(model, requests):
 
 def test_counts_below_one_are_refused(model, requests):
   for options in ({"nodes": 0}, {"batch": 0}):
-    with pytest.raises(InputError, match="a whole number from 1"):
+    with pytest.raises(InputError, match="at least 1 is needed"):
       CatalogueSearch(TITLES, **options, **model)
-  with pytest.raises(InputError, match="k is 0: a whole number"):
+  with pytest.raises(InputError, match="k is 0: at least 1"):
     CatalogueSearch(TITLES, **model).top([requests[0].instruction], 0)
-  with pytest.raises(InputError, match="k is 0: a whole number"):
+  with pytest.raises(InputError, match="k is 0: at least 1"):
     CatalogueRanker(k=0, **model)
 
 

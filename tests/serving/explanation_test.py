@@ -148,5 +148,5 @@ def test_the_model_is_asked_the_same_way(recommender):
 def test_a_choice_needs_two(recommender):
   with pytest.raises(InputError, match="at least 2"):
     recommender.explain("scary", candidates=["Rope", " Rope"])
-  with pytest.raises(InputError, match="whole number from 1"):
+  with pytest.raises(InputError, match="at least 1 is needed"):
     recommender.explain("scary", candidates=TITLES, words=0)

@@ -102,7 +102,7 @@ def test_a_model_without_a_catalogue_says_so(model_dir):
     (lambda r: r.rank(WISH, candidates=[]), "nothing to rank"),
     (lambda r: r.rank("", candidates=["Rope"]), "nothing to go by"),
     (lambda r: r.recommend(""), "nothing to go by"),
-    (lambda r: r.recommend(WISH, k=0), "whole number from 1"),
+    (lambda r: r.recommend(WISH, k=0), "at least 1 is needed"),
     (lambda r: r.rank(WISH, candidates=["!"]), "is no title"),
     (lambda r: r.compose(WISH, kind="odd"), "of kind 'odd'"),
     (lambda r: r.compose(WISH, template="Q99"), "no template 'Q99'"),

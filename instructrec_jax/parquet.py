@@ -1,0 +1,78 @@
+"""Parquet files that our own commands wrote, read and checked with polars."""
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import polars as pl
+
+from instructrec_jax.errors import InputError
+
+# What polars raises on damaged bytes; a panic is no Exception of Python's.
+_DAMAGED = (
+  OSError,
+  ValueError,
+  pl.exceptions.PolarsError,
+  pl.exceptions.PanicException,
+)
+
+
+def read(
+  path: pathlib.Path, columns: Mapping[str, Any] | None, *, remedy: str
+) -> pl.DataFrame:
+  """Reads the columns named, in this order, or all as they are.
+
+  Args:
+    path: the file.
+    columns: each with its kind: int (of any width), float or str without
+      nulls, `[int]` or `[str]` for lists of them, or None for any.
+    remedy: what to do about a damaged file, to end its sentence.
+
+  Raises:
+    InputError: the file is missing, damaged or of another form.
+  """
+  names = None if columns is None else list(columns)
+  try:
+    frame = pl.read_parquet(path, columns=names, glob=False)
+  except _DAMAGED as error:
+    raise _error(path, error, remedy) from None
+  for name, kind in (columns or {}).items():
+    column = frame[name]
+    if kind is None:
+      continue
+    flat = column
+    if isinstance(kind, list) and isinstance(column.dtype, pl.List):
+      flat, (kind,) = column.explode(empty_as_null=False), kind
+    fits = {
+      int: flat.dtype.is_integer(),
+      float: flat.dtype.is_float(),
+      str: flat.dtype == pl.String,
+    }
+    if not fits.get(kind) or column.null_count() or flat.null_count():
+      raise InputError(
+        f"{path}: the column {name} is of {column.dtype} with "
+        f"{column.null_count():,} nulls, which is not what is written there: "
+        f"{remedy}."
+      )
+  return frame if names is None else frame.select(names)
+
+
+def metadata(path: pathlib.Path, *, remedy: str) -> dict[str, str]:
+  """Reads the texts that a file's writer put into its footer.
+
+  Raises:
+    InputError: the file is missing or damaged.
+  """
+  try:
+    return pl.read_parquet_metadata(path)
+  except _DAMAGED as error:
+    raise _error(path, error, remedy) from None
+
+
+def _error(path: pathlib.Path, error: BaseException, remedy: str) -> InputError:
+  if not path.exists():
+    return InputError(f"{path}: no such file: {remedy}.")
+  reason = (str(error).splitlines() or [type(error).__name__])[0]
+  return InputError(
+    f"{path}: not a Parquet file, or damaged ({reason}): {remedy}."
+  )
