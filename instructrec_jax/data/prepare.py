@@ -7,7 +7,6 @@ and items are counted before that last cut. Then come splits and candidates.
 
 import dataclasses
 import importlib.metadata
-import itertools
 import pathlib
 import platform
 from typing import Any
@@ -94,7 +93,6 @@ def prepare(
   _check_options(min_count, max_items, split, seed)
   if columns.delimiter and format != "csv":
     raise InputError(f"--delimiter is of --format csv, not of {format}.")
-  _check_columns(columns)
   broken = lines.BrokenLines(strict=strict)
   inputs = _check_files(
     format,
@@ -286,22 +284,6 @@ def _check_options(
     raise InputError(
       f"max-items is {max_items}: a split needs 3 items or more (0 keeps all)."
     )
-
-
-def _check_columns(columns: tables.Columns) -> None:
-  """Raises InputError if two roles in one file have the same column."""
-  names = dataclasses.asdict(columns)
-  for role, name in names.items():
-    if not isinstance(name, str) or not name.strip():
-      raise InputError(f"--{role}-column is {name!r}: a name is needed.")
-  interactions = ("user", "item", "time", "rating")
-  for roles in (interactions, ("item", "title", "categories")):
-    for role, other in itertools.combinations(roles, 2):
-      if names[role] == names[other]:
-        raise InputError(
-          f"--{role}-column and --{other}-column are both {names[role]!r}: "
-          "name a column for each."
-        )
 
 
 def _write_items(
