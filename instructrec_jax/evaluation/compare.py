@@ -57,10 +57,8 @@ def compare(
   a, b = pathlib.Path(a), pathlib.Path(b)
   check_counts(most=1_000_000, resamples=resamples)
   check_seed(seed)
-  names = set(rankers or ())
-  if len(names) < 2 and a.resolve() == b.resolve():
-    which = f"{rankers[0]} of {a}" if rankers else a
-    raise InputError(f"{which} does not differ from itself: name two rankers.")
+  if rankers is None and a.resolve() == b.resolve():
+    raise InputError(f"{a} does not differ from itself: name two rankers.")
   of_a, of_b = _scenarios(a), _scenarios(b)
   for path, found in ((a, of_a), (b, of_b)):
     for name in scenarios:
@@ -68,6 +66,10 @@ def compare(
         raise InputError(
           f"{path}: there are no scores of {name!r}, but of {', '.join(found)}."
         )
+  if rankers and rankers[0] == rankers[1] and a.resolve() == b.resolve():
+    raise InputError(
+      f"{rankers[0]} of {a} does not differ from itself: name two rankers."
+    )
   chosen = [n for n in of_a if n in of_b and (not scenarios or n in scenarios)]
   if not chosen:
     raise InputError(f"{a} and {b} have no scenario in common.")
