@@ -30,10 +30,14 @@ class Columns:
   rating_column: _Column = "rating"
   title_column: _Column = "title"
   categories_column: _Column = "categories"
-  delimiter: Annotated[str | None, opt.Arg(metavar="CHARACTER")] = None
+  delimiter: Annotated[
+    str | None, opt.Arg(metavar="CHARACTER", may_be_blank=True)
+  ] = None
   """between the columns of csv, or the word tab (default: the one of comma,
   tab, semicolon and bar that the header shows)"""
-  category_separator: Annotated[str, opt.Arg(metavar="TEXT")] = "|"
+  category_separator: Annotated[
+    str, opt.Arg(metavar="TEXT", may_be_blank=True)
+  ] = "|"
   """between an item's categories, in a column of text"""
 
 

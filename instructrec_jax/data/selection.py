@@ -66,8 +66,9 @@ def read_items(
   }
   if not unique.height:
     raise InputError(
-      f"none of the {frame.height:,} items has a title, which needs a letter "
-      "or digit outside of HTML tags: is it in another column (--title-column)?"
+      f"none of the {frame.height:,} items has a title, a text with a letter "
+      "or digit outside of HTML tags: is this the file of items, and "
+      "--title-column (of csv and Parquet) the title?"
     )
   return unique.with_row_index("item")
 

@@ -1,11 +1,13 @@
 """Tests for instructrec_jax/cli/prepare.py."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.records import Item
 
 
 def test_global_time_and_what_was_expected(tmp_path, capsys):
@@ -81,3 +83,28 @@ def test_bad_input_is_one_sentence_and_status_2(
     "m.json",
     "n.json",
   ]
+
+
+@pytest.mark.parametrize("delimiter", [" ", "\t", "tab", "^"])
+def test_csv_with_recboles_header_and_any_separators(
+  tmp_path, monkeypatch, capsys, delimiter
+):
+  monkeypatch.chdir(tmp_path)
+  mark = "\t" if delimiter == "tab" else delimiter
+  separator = "_" if mark == " " else " "
+  users = [["user_id:token", "item_id:token", "timestamp:float"]]
+  users += [[f"u{n % 3}", f"i{n}", str(n)] for n in range(9)]
+  items = [["item_id:token", "movie_title:token_seq", "class:token_seq"]]
+  items += [[f"i{n}", f"T{n}", f"A{separator}B"] for n in range(9)]
+  for name, rows in (("a.inter", users), ("a.item", items)):
+    Path(name).write_text("\n".join(map(mark.join, rows)))
+  arguments = (
+    "prepare --format csv --interactions a.inter --items a.item --out o"
+  )
+  arguments += " --title-column movie_title --categories-column class"
+  arguments = [*arguments.split(), "--min-count", "0", "--delimiter", delimiter]
+  assert main([*arguments, "--category-separator", separator]) == 0
+  assert DatasetFolder.open(Path("o")).items[0] == Item("i0", "T0", ("A", "B"))
+  capsys.readouterr()
+  assert main([*arguments[:-1], "::", "--force"]) == 2
+  assert "the delimiter is '::': one character" in capsys.readouterr().err

@@ -304,7 +304,7 @@ def test_items_of_which_none_has_a_title(tmp_path):
   rows, _ = shop_of({"u": [0, 1, 2]}, 3)
   tags = [(i, f"<span class=a id={i}") for i in range(3)]
   with pytest.raises(
-    InputError, match="none of the 3 items has a title, which"
+    InputError, match="none of the 3 items has a title, a text"
   ):
     prepare(out=tmp_path / "out", **csv_options(tmp_path, rows, tags))
 
