@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from instructrec_jax import locks
 from instructrec_jax.data.folder import CHAT_RANKINGS_FILE, DatasetFolder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.instructions.render import SEPARATOR
 from instructrec_jax.instructions.requests import MOST_SHOWN
 from instructrec_jax.records import RankingRequest
@@ -66,8 +66,7 @@ class ChatOptions:
 
   def __post_init__(self):
     """Raises InputError if nothing may be asked."""
-    if self.limit < 1:
-      raise InputError(f"--chat-limit is {self.limit}: ask at least 1.")
+    check_counts(**{"--chat-limit": self.limit})
 
 
 @dataclasses.dataclass(frozen=True)

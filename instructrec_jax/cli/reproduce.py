@@ -58,6 +58,19 @@ class Options:
   chat: ChatRanker
 
 
+def _caps(options: Options) -> ChatRanker:
+  """Returns what may be spent on each of one or two dataset folders."""
+  chat = options.chat
+  if options.unseen is None:
+    return chat
+  share: dict[str, Any] = {}
+  if chat.max_usd is not None:
+    share["max_usd"] = chat.max_usd / 2
+  if chat.max_requests is not None:
+    share["max_requests"] = chat.max_requests // 2
+  return dataclasses.replace(chat, **share)
+
+
 def run(options: Options) -> tuple[Any, str]:
   """Runs the steps; returns the manifest."""
   from instructrec_jax.cli import gin_config
@@ -84,7 +97,7 @@ def run(options: Options) -> tuple[Any, str]:
       limit=options.limit or None,
       chat=asked if options.chat.chat_model else (),
       chat_caps=opt.words(
-        options.chat, "chat_model", "chat_base_url", "chat_limit"
+        _caps(options), "chat_model", "chat_base_url", "chat_limit"
       ),
       vocabulary=options.vocab,
     ),

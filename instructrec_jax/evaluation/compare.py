@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from instructrec_jax import parquet, storage
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation.metrics import (
   auc,
   bootstrap_means,
@@ -55,10 +55,12 @@ def compare(
       or an argument is out of range.
   """
   a, b = pathlib.Path(a), pathlib.Path(b)
-  if resamples < 1 or seed < 0:
-    raise InputError("resamples must be at least 1, and seed at least 0.")
-  if rankers is None and a.resolve() == b.resolve():
-    raise InputError(f"{a} does not differ from itself: name two rankers.")
+  check_counts(most=1_000_000, resamples=resamples)
+  check_seed(seed)
+  names = set(rankers or ())
+  if len(names) < 2 and a.resolve() == b.resolve():
+    which = f"{rankers[0]} of {a}" if rankers else a
+    raise InputError(f"{which} does not differ from itself: name two rankers.")
   of_a, of_b = _scenarios(a), _scenarios(b)
   for path, found in ((a, of_a), (b, of_b)):
     for name in scenarios:

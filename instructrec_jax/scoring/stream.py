@@ -4,6 +4,7 @@ import json
 import os
 import pathlib
 import shutil
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import storage
 from instructrec_jax.checkpoints import model_folder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.progress import progress
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
@@ -64,9 +65,7 @@ def score_file(
   """
   requests, model, out = map(pathlib.Path, (requests, model, out))
   options = {"limit": limit, "batch_tokens": batch_tokens, "chunk": chunk}
-  for name, value in options.items():
-    if value is not None and value < 1:
-      raise InputError(f"{name} is {value}: a positive number is needed.")
+  check_counts(**{n: v for n, v in options.items() if v is not None})
   normalisation = Normalisation.parse(normalisation)
   if out.suffix not in (".parquet", ".jsonl"):
     raise InputError(f"{out}: scores are written to .parquet or .jsonl files.")
@@ -138,10 +137,19 @@ def _score_file(
     # Another file of requests will come, to which these parts do not belong.
     shutil.rmtree(parts)
     raise
+  finished = sorted(parts.glob("*.jsonl"))
   with storage.staged_file(out) as partial:
-    _join(sorted(parts.glob("*.jsonl")), partial, normalisation)
+    _join(finished, partial, normalisation)
+    tied, first = _ties(finished)
     os.replace(parts, done)
   shutil.rmtree(done)
+  if tied:
+    print(
+      f"{requests}: {tied:,} requests, {first!r:.80} the first, have "
+      "candidates of the same score, such as those that the model reads as the "
+      "same text: they share a rank.",
+      file=sys.stderr,
+    )
   return total
 
 
@@ -256,6 +264,18 @@ def _join(
       lines = part.read_text(encoding="utf-8").splitlines()
       rows = [json.loads(line) for line in lines]
       writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+
+
+def _ties(parts: Sequence[pathlib.Path]) -> tuple[int, str]:
+  """Counts requests with candidates of one score; and the first one's id."""
+  count, first = 0, ""
+  for part in parts:
+    with part.open(encoding="utf-8") as file:
+      for row in map(json.loads, file):
+        if len(set(row["scores"])) < len(row["scores"]):
+          first = first or row["request_id"]
+          count += 1
+  return count, first
 
 
 def _chunks(

@@ -9,7 +9,7 @@ import seqio
 import tensorflow as tf
 
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import check_counts, check_seed
 from instructrec_jax.progress import progress
 from instructrec_jax.seqio_bridge.pack import open_mixture
 from instructrec_jax.text import packing
@@ -49,8 +49,10 @@ def inspect_mixture(
   Raises:
     InputError: no such mixture, an unbuilt dataset, or an empty sample.
   """
-  if sample < 1:
-    raise InputError(f"a sample of {sample} examples shows nothing.")
+  check_counts(sample=sample)
+  check_counts(least=0, examples=examples)
+  check_counts(least=2, input_length=input_length, target_length=target_length)
+  check_seed(seed)
   folder = DatasetFolder.open(dataset)
   members = open_mixture(mixture, dataset=dataset, split=split)
   # SeqIO cannot read tasks without rows, so only those with rows.

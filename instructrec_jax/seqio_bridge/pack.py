@@ -16,7 +16,7 @@ from jaxtyping import Int
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.seqio_bridge.registration import count_rows, use_dataset
 from instructrec_jax.text.packed_dataset import PackedDataset, pack_pairs
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -99,10 +99,11 @@ def pack_mixture(
   Raises:
     InputError: no such mixture, an unbuilt dataset, or `out` exists.
   """
+  check_counts(least=2, input_length=input_length, target_length=target_length)
+  check_counts(**{} if examples is None else {"examples": examples})
+  check_seed(seed)
   folder = DatasetFolder.open(dataset)
   members = open_mixture(mixture, dataset=dataset, split=split)
-  if examples is not None and examples < 1:
-    raise InputError(f"{examples} examples cannot be drawn: name at least 1.")
   total = examples or sum(member.rows for member in members)
   if examples is None and split != "train":
     # The mixing rates are those of training.

@@ -19,7 +19,7 @@ import scipy.stats
 from instructrec_jax import paper as paper_lib
 from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.teacher.chat import ChatRequest
 from instructrec_jax.teacher.questions import Question, plan, strict_schema
@@ -68,6 +68,8 @@ def draw_samples(
   Raises:
     InputError: the folder has no annotations.
   """
+  check_counts(count=count)
+  check_seed(seed)
   annotations = Annotations.load(folder)
   samples: dict[str, list[Sample]] = collections.defaultdict(list)
 

@@ -70,7 +70,11 @@ def test_writes_scores_and_says_so(model_dir, requests, tmp_path, capsys):
   arguments = ["score", "--requests", requests, "--model", model_dir]
   arguments = list(map(str, [*arguments, "--out", out]))
   assert main(arguments) == 0
-  assert capsys.readouterr().out == f"{out}: scores of 2 requests\n"
+  printed = capsys.readouterr()
+  assert printed.out == f"{out}: scores of 2 requests\n"
+  assert (
+    "1 requests, '1' the first, have candidates that the model" in printed.err
+  )
   first, second = read(out)
   assert first["ranks"][0] == first["ranks"][2]
   assert first["target_rank"] is None

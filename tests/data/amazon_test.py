@@ -117,6 +117,15 @@ def test_text_and_rating_may_be_absent(read):
         {"reviewText": ["it"]},
       )
     ),
+    *(
+      json.dumps(OLD_REVIEW | {"unixReviewTime": time})
+      for time in (-1, 1393545600000, float("nan"), float("inf"))
+    ),
+    json.dumps(OLD_REVIEW | {"overall": 1e300}),
+    json.dumps(OLD_REVIEW | {"asin": " "}),
+    "[" * 100_000,
+    '{"a":' * 100_000,
+    json.dumps([OLD_REVIEW]),
     # A lone surrogate is no text.
     '{"reviewerID": "\\ud800", "asin": "B1", "unixReviewTime": 1}',
   ],
@@ -142,6 +151,10 @@ def test_a_broken_review_is_counted_and_skipped(read, line):
     "{'asin': 'B1'",
     "{'asin': '\\ud800'}",
     "(" * 10_000,
+    "{'asin': 'B2', 'categories': " + "[" * 100_000 + "]" * 100_000 + "}",
+    '{"asin": "B2", "categories": ' + "[" * 1010 + "]" * 1010 + "}",
+    "-" * 100_000 + "1",
+    "1+" * 100_000 + "1",
     "'B1'",
     "{'title': 'no id'}",
     "{'asin': 'B1', 'categories': 5}",
@@ -170,6 +183,39 @@ def test_a_title_with_a_lone_surrogate_is_cleaned(read):
   line = r"{'asin': 'B1', 'title': 'a \ud83d b', 'categories': [['\ud800c']]}"
   rows = read(amazon.read_items, [line], format="amazon2014")
   assert rows == [("B1", "a b", ["c"])]
+
+
+@pytest.mark.parametrize(
+  ("time", "why"),
+  [
+    (1588687728, "before 1973: multiply seconds by 1000"),
+    (1588687728923000, "after the year 9999: divide microseconds by 1000"),
+    (-5, "before 1970"),
+  ],
+)
+def test_milliseconds_are_told_from_seconds(read, time, why):
+  broken = lines.BrokenLines()
+  rows = [NEW_REVIEW, NEW_REVIEW | {"timestamp": time}]
+  rows = read(amazon.read_reviews, rows, format="amazon2023", broken=broken)
+  assert len(rows) == 1
+  assert why in broken.as_json().popitem()[1]["first"][0]
+
+
+def test_a_byte_that_is_no_text_is_told_by_its_line(tmp_path):
+  good = json.dumps(OLD_REVIEW).encode() + b"\n"
+  path = tmp_path / "file.json"
+  path.write_bytes(good * 150_000 + b'{"asin": "\xe9"}\n' + good)
+  broken = lines.BrokenLines()
+  list(amazon.read_reviews(path, format="amazon2018", broken=broken))
+  assert broken.first(path) == "150001: not JSON (the byte 0xe9 is not UTF-8)"
+
+
+@pytest.mark.parametrize(
+  "text", [json.dumps([OLD_REVIEW] * 9), json.dumps([OLD_REVIEW], indent=1)]
+)
+def test_a_file_that_is_one_array_is_told_what_is_expected(read, text):
+  with pytest.raises(InputError, match="one JSON object a line is expected"):
+    read(amazon.read_reviews, [text], format="amazon2018")
 
 
 @pytest.mark.parametrize("format", amazon.FORMATS)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from instructrec_jax import storage
-from instructrec_jax.data import held_out, synthetic
+from instructrec_jax.data import cleaning, held_out, synthetic, tables
 from instructrec_jax.data.folder import (
   ANNOTATIONS_FILE,
   BATCHES_FILE,
@@ -298,6 +298,94 @@ def test_files_that_do_not_belong_together(tmp_path):
   options = csv_options(tmp_path, [("u", 1, 1)], [(2, "Title")])
   with pytest.raises(InputError, match="none of the 1 reviews is of an item"):
     prepare(out=tmp_path / "out", **options)
+
+
+def test_items_of_which_none_has_a_title(tmp_path):
+  rows, _ = shop_of({"u": [0, 1, 2]}, 3)
+  tags = [(i, f"<span class=a id={i}") for i in range(3)]
+  with pytest.raises(
+    InputError, match="none of the 3 items has a title, which"
+  ):
+    prepare(out=tmp_path / "out", **csv_options(tmp_path, rows, tags))
+
+
+def test_reviews_of_mostly_unknown_items_are_told(tmp_path):
+  rows, items = shop_of({"u": [0, 1, 2, 3, 4, 5, 6, 7]}, 3)
+  options = csv_options(tmp_path, rows, items)
+  manifest = prepare(out=tmp_path / "out", **options, min_count=0).manifest
+  assert manifest["notes"][0].startswith(
+    "5 of 8 reviews are of items that have"
+  )
+
+
+def test_titles_that_a_model_cannot_tell_apart_are_told(tmp_path):
+  titles = ["Poké", "Poke\u0301", "Po\u200bk\u00e9", "POKÉ", "Po ké", "Tea"]
+  rows, _ = shop_of({"u": range(6)}, 6)
+  options = csv_options(tmp_path, rows, list(enumerate(titles)))
+  folder = prepare(out=tmp_path / "out", **options, min_count=0)
+  assert [i.title for i in folder.items] == ["Poké"] * 3 + [
+    "POKÉ",
+    "Po ké",
+    "Tea",
+  ]
+  shared, twins = folder.manifest["notes"][:2]
+  assert shared.startswith("3 of 6 items share their title with another (3 are")
+  assert "tie in every ranking" in shared
+  assert twins.startswith("3 titles differ from another one in case, spaces")
+  assert cleaning.title_notes(["Tea", "Mug"]) == []
+
+
+def test_one_file_of_amazon_is_not_two_and_one_table_may_be(tmp_path):
+  path = tmp_path / "f.json"
+  path.write_text('{"asin": "B", "reviewerID": "u", "unixReviewTime": 5}\n')
+  link = tmp_path / "link.json"
+  link.symlink_to(path)
+  with pytest.raises(InputError, match="given as --reviews and as --metadata"):
+    prepare(
+      out=tmp_path / "out", format="amazon2018", reviews=path, metadata=link
+    )
+  header = "user_id,item_id,timestamp,title"
+  rows = [("u", i, i, f"Title {i}") for i in range(3)]
+  wide = table(tmp_path, "wide", header, rows)
+  options = {"format": "csv", "interactions": wide, "items": wide}
+  folder = prepare(out=tmp_path / "out", **options, min_count=0)
+  assert folder.statistics["items"] == 3
+
+
+def test_files_that_cannot_be_read_are_told_before_any_is_read(tmp_path):
+  options = csv_options(tmp_path, *shop_of({"u": [0, 1, 2]}, 3))
+  options["items"].write_text("not even read")
+  for path, why in (
+    (tmp_path / "no.csv", "no such file"),
+    (tmp_path, "direct"),
+  ):
+    with pytest.raises(InputError, match=why):
+      prepare(out=tmp_path / "out", **options | {"interactions": path})
+
+
+def test_the_manifest_counts_what_was_skipped(tmp_path):
+  options = csv_options(tmp_path, *shop_of({"u": [0, 1, 2]}, 3))
+  with options["interactions"].open("ab") as file:
+    file.write(b'u,2,nan\nu,"2,5\ncaf\xe9,2,5\nu,2,5,6\n')
+  manifest = prepare(out=tmp_path / "out", **options, min_count=0).manifest
+  (told,) = manifest["broken_lines"].values()
+  assert told["count"] == 4
+  assert [where.split(":")[1] for where in told["first"]] == [
+    "5",
+    "6",
+    "7",
+    "8",
+  ]
+  with pytest.raises(
+    InputError, match=r"csv:5: the time nan .*leave out --str"
+  ):
+    prepare(out=tmp_path / "strict", **options, min_count=0, strict=True)
+
+
+def test_a_delimiter_is_of_csv(tmp_path):
+  columns = tables.Columns(delimiter=";")
+  with pytest.raises(InputError, match="--delimiter is of --format csv"):
+    prepare(out=tmp_path / "out", format="synthetic", columns=columns)
 
 
 def test_a_second_run_is_refused_before_it_reads(tmp_path):
