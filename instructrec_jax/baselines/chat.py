@@ -114,7 +114,7 @@ class ChatRanker:
   def estimate(self, requests: Sequence[RankingRequest]) -> Estimate:
     """Adds up what `rank` would send; sends nothing."""
     questions = [self.question(request) for request in requests]
-    with open_store(self._folder, CHAT_RANKINGS_FILE) as store:
+    with open_store(self._folder, CHAT_RANKINGS_FILE, to_read=True) as store:
       known = store.answered_keys()
     return estimate(
       [q for q in questions if q.key not in known], self._options.prices

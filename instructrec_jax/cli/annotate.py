@@ -118,6 +118,7 @@ def run(options: Options) -> tuple[Any, str]:
   from instructrec_jax.teacher import annotate, exchange, review
 
   dataset, sharing, quality = options.dataset, options.sharing, options.quality
+  _refuse_two_at_once(options)
   if path := sharing.export:
     rows = exchange.export_annotations(dataset, path, force=options.force)
     text = f"{path}: {rows:,} annotations"
@@ -158,6 +159,24 @@ def run(options: Options) -> tuple[Any, str]:
   return found, summary(found)
 
 
+def _refuse_two_at_once(options: Options) -> None:
+  """Raises InputError if two options ask for different things to be done."""
+  chat, sharing, quality = options.chat, options.sharing, options.quality
+  asked = {
+    "--batch": chat.batch,
+    "--jsonl-out": chat.jsonl_out,
+    "--jsonl-in": chat.jsonl_in,
+    "--export": sharing.export,
+    "--import": sharing.import_from,
+    "--judge": quality.judge,
+    "--sheet": quality.sheet,
+    "--read-sheet": quality.read_sheet,
+  }
+  first, *others = [flag for flag, value in asked.items() if value] or [""]
+  if others and (first, others) != ("--batch", ["--judge"]):
+    raise InputError(f"{first} and {others[0]} exclude each other: pass one.")
+
+
 def _refuse_chat_options(options: Options) -> None:
   """Raises InputError if an option is of a chat model."""
   for group in (options.chat, options.money, options.quality):
@@ -179,12 +198,14 @@ def _transport(options: Options) -> Callable[..., Any]:
 
   chat, url = options.chat, options.chat.base_url
   if path := chat.jsonl_out:
+    jsonl.check_output(path, force=options.force)
     return lambda requests, store: jsonl.FileTally(
       written=jsonl.write_requests(
         requests, path, store=store, force=options.force
       )
     )
   if chat.jsonl_in:
+    jsonl.check_answers(chat.jsonl_in)
     send = functools.partial(jsonl.read_answers, chat.jsonl_in)
   elif chat.batch:
     send = functools.partial(

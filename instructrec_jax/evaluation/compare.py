@@ -78,6 +78,8 @@ def compare(
     rows += _compare_scenario(
       of_a[scenario], of_b[scenario], rankers, resamples=resamples, seed=seed
     )
+  if rankers and rankers[0] == rankers[1] and a.resolve() == b.resolve():
+    raise InputError(f"{rankers[0]} does not differ from itself: name another.")
   if not rows:
     raise InputError(
       f"{a} and {b} have no scenario with {' and '.join(rankers or ())}."

@@ -38,6 +38,7 @@ from instructrec_jax.evaluation.prompt_rankers import (
 )
 from instructrec_jax.evaluation.rankers import (
   RANKERS,
+  TEXT_READERS,
   find_rankers,
   load_ranker,
   with_rankers,
@@ -160,6 +161,13 @@ def evaluate(
     chat=chat is not None,
   )
   _check(split, limit, permutations, seed)
+  if text_encoder is not None and not set(TEXT_READERS) & set(names):
+    raise InputError(
+      "--text-encoder is used by none of the rankers chosen: name one of "
+      f"{', '.join(TEXT_READERS)} in --rankers."
+    )
+  if permutations > 1 and not any(RANKERS[n].is_language_model for n in names):
+    raise InputError("--permutations is of a model's prompt: add --model.")
   _check_choices(
     select_template,
     normalisation,

@@ -80,9 +80,11 @@ class Settings:
 
   def _check_vocabulary(self) -> None:
     built = self.dataset / INSTRUCTIONS_FILE
-    if self.vocabulary is None or not built.exists():
+    if self.vocabulary is None:
       return
     wanted = Vocabulary.load(self.vocabulary).sha256
+    if not built.exists():
+      return
     if storage.read_json(built, BUILT)["vocabulary_sha256"] != wanted:
       raise InputError(
         f"{self.dataset} was built with another vocabulary than "

@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import enum
 import json
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -90,15 +91,18 @@ class Annotations:
     return {"quality": self.quality, "teachers": self.teachers}
 
 
-def open_store(folder: DatasetFolder, name: str = ANNOTATIONS_FILE) -> Store:
-  """Opens, or makes, a store of a dataset folder.
+def open_store(
+  folder: DatasetFolder, name: str = ANNOTATIONS_FILE, *, to_read: bool = False
+) -> Store:
+  """Opens a store of a dataset folder; makes it, unless it is only read.
 
   Raises:
     InputError: the store is damaged, or belongs to another dataset.
   """
-  return Store(
-    folder.path / name, dataset=sha256_of(folder.path / MANIFEST_FILE)
-  )
+  path = folder.path / name
+  if to_read and not path.exists():
+    path = pathlib.Path(":memory:")
+  return Store(path, dataset=sha256_of(folder.path / MANIFEST_FILE))
 
 
 def _collect(store: Store, folder: DatasetFolder) -> Annotations:

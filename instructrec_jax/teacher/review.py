@@ -214,7 +214,8 @@ def read_sheet(path: pathlib.Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
       rows = list(csv.reader(file))
   except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise InputError(f"{path}: cannot be read as a sheet ({error}).") from None
+    why = getattr(error, "strerror", None) or error
+    raise InputError(f"{path}: cannot be read as a sheet ({why}).") from None
   width = len(_COLUMNS) + len(QUESTIONS)
   if not rows or tuple(rows[0][: len(_COLUMNS)]) != _COLUMNS:
     raise InputError(

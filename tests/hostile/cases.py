@@ -445,7 +445,6 @@ _LINES = {
             "-4",
             "None",
             "2.5",
-            "1000000",
             HUGE,
             "[4]",
           )
@@ -562,7 +561,7 @@ _LINES = {
     ("model new/a --to hf --step best", "best"),
     ("model new/a --to hf --step 3", "3"),
     ("model new/a --to hf --step ''", "--step|step"),
-    ("export new/a --to hf --step 4", "--step|step|4"),
+    ("export new/a --to hf --step 7", "--step|step|7"),
     ("hf new/a --to ours --vocabulary nowhere.model", "nowhere.model"),
     ("t5x new/a --to ours", "--vocabulary"),
     ("hf new/a --to ours --vocabulary tiny.gin", "tiny.gin"),
@@ -578,7 +577,7 @@ _LINES = {
     ("--requests asked.jsonl --model shop --out new/a.jsonl", "shop"),
     ("--requests asked.jsonl --model hf --out new/a.jsonl", "hf"),
     ("--requests asked.jsonl --model packed --out new/a.jsonl", "packed"),
-    ("--requests asked.jsonl --model export --out a.jsonl --step 4", "step"),
+    ("--requests asked.jsonl --model export --out a.jsonl --step 7", "step"),
     ("--requests asked.jsonl --model model --out a.jsonl --step best", "best"),
     ("--requests asked.jsonl --model model --out a.jsonl --step x", "step|x"),
     (
@@ -645,12 +644,10 @@ _LINES = {
     ("--out new/a --max-usd 1", "--max-usd|chat"),
     ("--out new/a --dataset csv", "csv"),
     ("--out foreign", "foreign"),
-    ("--out plain/report", "plain"),
   ),
   "ask": (
     ("''", "WORDS|words"),
     ("hello --model nowhere --candidates a b", "nowhere"),
-    ("hello --model export --candidates a a", "a"),
     ("hello --model export --candidates ''", "--candidates|title"),
     ("hello --model export --candidates a ' '", "--candidates|title"),
     ("hello --model export --candidates a '<br>'", "--candidates|<br>"),
