@@ -129,4 +129,4 @@ def _value(parameter: str, if_unbound: str) -> Any:
 
 def _first_lines(error: BaseException) -> str:
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  return " ".join(lines[:3]) if lines else type(error).__name__
+  return f"{' '.join(lines[:3]):.300}" if lines else type(error).__name__

@@ -11,6 +11,7 @@ import tensorflow as tf
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.seqio_bridge.pack import open_mixture
+from instructrec_jax.seqio_bridge.registration import told_damage
 from instructrec_jax.text import packing
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -63,7 +64,8 @@ def inspect_mixture(
     seed=seed,
     num_epochs=1,
   )
-  drawn = list(itertools.islice(stream.as_numpy_iterator(), sample))
+  with told_damage(dataset):
+    drawn = list(itertools.islice(stream.as_numpy_iterator(), sample))
   counted = {
     name: np.array([len(example[name]) for example in drawn])
     for name in lengths
