@@ -9,6 +9,7 @@ are added when the save is waited for, or when a killed run is resumed.
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
 import shutil
 from collections.abc import Mapping
@@ -21,6 +22,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from instructrec_jax import checksums
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
+
+# Orbax raises what it logs, as when a disk is full, pages of it.
+logging.getLogger("absl").addFilter(
+  lambda record: (
+    record.levelno < logging.ERROR or "orbax" not in record.pathname
+  )
+)
 
 
 class State(Protocol):

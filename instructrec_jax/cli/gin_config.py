@@ -126,5 +126,5 @@ def _value(parameter: str, if_unbound: str) -> Any:
 
 def _first_lines(error: BaseException) -> str:
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  text = " ".join(lines[:3])[:400] if lines else type(error).__name__
+  text = " ".join(lines[:3])[:300] if lines else type(error).__name__
   return text if text.endswith(".") else f"{text}."

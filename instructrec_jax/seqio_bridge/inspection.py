@@ -12,6 +12,7 @@ from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import check_counts, check_seed
 from instructrec_jax.progress import progress
 from instructrec_jax.seqio_bridge.pack import open_mixture
+from instructrec_jax.seqio_bridge.registration import told_damage
 from instructrec_jax.text import packing
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -67,7 +68,8 @@ def inspect_mixture(
     num_epochs=1,
   )
   examples_drawn = itertools.islice(stream.as_numpy_iterator(), sample)
-  drawn = list(progress(examples_drawn, "examples", total=sample))
+  with told_damage(dataset):
+    drawn = list(progress(examples_drawn, "examples", total=sample))
   counted = {
     name: np.array([len(example[name]) for example in drawn])
     for name in lengths

@@ -17,6 +17,7 @@ from instructrec_jax.data.folder import (
   MANIFEST_FILE,
   DatasetFolder,
 )
+from instructrec_jax.errors import InputError
 from instructrec_jax.storage import sha256_of
 from instructrec_jax.teacher.chat import Status
 from instructrec_jax.teacher.questions import PREFERENCES
@@ -115,11 +116,17 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
     if kind not in ("preference", "intention"):
       continue
     target = ""
-    if kind == "intention":
-      target = folder.items[int(folder.sequences.user(user)[position])].title
-    judged = read_texts(
-      kind, status=Status(row["status"]), text=row["answer"], title=target
-    )
+    try:
+      if kind == "intention":
+        target = folder.items[int(folder.sequences.user(user)[position])].title
+      judged = read_texts(
+        kind, status=Status(row["status"]), text=row["answer"], title=target
+      )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+      raise InputError(
+        f"{store.path}: the {kind} of user {user} at {position} is damaged "
+        f"({error}): restore the file from a copy."
+      ) from None
     teachers[f"{row['teacher']} {row['model']}"] += 1
     for name, (verdict, _) in judged.items():
       quality[f"{kind}.{name}"][verdict.value] += 1

@@ -225,6 +225,8 @@ def _load_processor(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:
   processor = sentencepiece.SentencePieceProcessor()
   try:
     processor.load_from_serialized_proto(path.read_bytes())
+    # A damaged piece is found only here.
+    processor.id_to_piece(list(range(processor.get_piece_size())))
   except (RuntimeError, ValueError):
     raise InputError(f"{path}: not a SentencePiece model.") from None
   ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())
