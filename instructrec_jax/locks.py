@@ -37,7 +37,7 @@ def writing(
   Raises:
     InputError: another run holds it.
   """
-  path = pathlib.Path(path).resolve()
+  path = _resolved(path)
   beside = path.with_name(f".{path.name}{INSIDE}")
   with _held(beside, path, wait=wait, inherit=inherit):
     yield
@@ -49,15 +49,28 @@ def writing_in(path: pathlib.Path, *, inherit: bool = False) -> Iterator[None]:
 
   The folder is made, and removed again if nothing is written.
   """
-  path = pathlib.Path(path).resolve()
+  path = _resolved(path)
   with _held(path / INSIDE, path, wait=False, inherit=inherit):
     yield
+
+
+def _resolved(path: pathlib.Path) -> pathlib.Path:
+  path = pathlib.Path(path)
+  if path.is_symlink() and not path.exists():
+    raise InputError(f"{path} is a link to nothing: name another place.")
+  return path.resolve()
 
 
 @contextlib.contextmanager
 def made_parents(path: pathlib.Path) -> Iterator[None]:
   """Makes a path's parents, and removes those that are empty in the end."""
   missing = [p for p in path.parents if not p.exists()]
+  first = next(p for p in path.parents if p.exists())
+  if not first.is_dir():
+    raise InputError(
+      f"{first} is no folder, so nothing can be written in it: name another "
+      "place."
+    )
   path.parent.mkdir(parents=True, exist_ok=True)
   try:
     yield

@@ -54,7 +54,7 @@ def axis_rules(*, zero: bool = False) -> tuple[tuple[str, Any], ...]:
 
 def parse_shape(shape: str) -> tuple[int, int]:
   """Returns data and model of "4x2"; "-1x2" leaves the data axis open."""
-  match = re.fullmatch(r"(-1|\d+)x(\d+)", str(shape))
+  match = re.fullmatch(r"(-1|\d{1,5})x(\d{1,5})", str(shape))
   if not match or "0" in match.groups():
     raise InputError(
       f"the mesh is {shape!r}: data x model devices are needed, such as '4x2', "

@@ -21,7 +21,7 @@ from jaxtyping import Float
 
 from instructrec_jax import locks
 from instructrec_jax.data.folder import CHAT_RANKINGS_FILE, DatasetFolder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.instructions.render import SEPARATOR
 from instructrec_jax.instructions.requests import MOST_SHOWN
 from instructrec_jax.records import RankingRequest
@@ -66,8 +66,7 @@ class ChatOptions:
 
   def __post_init__(self):
     """Raises InputError if nothing may be asked."""
-    if self.limit < 1:
-      raise InputError(f"--chat-limit is {self.limit}: ask at least 1.")
+    check_counts(**{"--chat-limit": self.limit})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,7 +114,7 @@ class ChatRanker:
   def estimate(self, requests: Sequence[RankingRequest]) -> Estimate:
     """Adds up what `rank` would send; sends nothing."""
     questions = [self.question(request) for request in requests]
-    with open_store(self._folder, CHAT_RANKINGS_FILE) as store:
+    with open_store(self._folder, CHAT_RANKINGS_FILE, to_read=True) as store:
       known = store.answered_keys()
     return estimate(
       [q for q in questions if q.key not in known], self._options.prices

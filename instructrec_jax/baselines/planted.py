@@ -12,6 +12,7 @@ import numpy as np
 from instructrec_jax import storage
 from instructrec_jax.data import synthetic
 from instructrec_jax.data.folder import PLANTED_FILE, DatasetFolder
+from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 
 
@@ -34,14 +35,22 @@ class PlantedRanker:
     Raises:
       InputError: the dataset is not a synthetic shop.
     """
-    planted = storage.read_json(pathlib.Path(dataset) / PLANTED_FILE)
-    rows = {item_id: row for row, item_id in enumerate(planted["attributes"])}
-    process = synthetic.PurchaseProcess(
-      synthetic.Habits(**planted["habits"]),
-      np.array(list(planted["attributes"].values())),
+    path = pathlib.Path(dataset) / PLANTED_FILE
+    planted = storage.read_json(
+      path, {"attributes": {str: list}, "habits": {str: float}}
     )
     items = DatasetFolder.open(dataset).items
-    return cls(process, [rows[item.item_id] for item in items])
+    rows = {item_id: row for row, item_id in enumerate(planted["attributes"])}
+    try:
+      process = synthetic.PurchaseProcess(
+        synthetic.Habits(**planted["habits"]),
+        np.array(list(planted["attributes"].values())),
+      )
+      return cls(process, [rows[item.item_id] for item in items])
+    except (LookupError, TypeError, ValueError, OverflowError) as error:
+      raise InputError(
+        f"{path}: damaged, or another shop's ({error}): prepare the shop again."
+      ) from None
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns log P(candidate | history) for each request."""

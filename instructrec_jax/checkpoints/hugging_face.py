@@ -172,7 +172,7 @@ def open_hugging_face(folder: pathlib.Path) -> Weights:
     InputError: a file is missing or damaged, the model is another one than
       T5 1.1, or the tensors are not those that config.json says.
   """
-  fields = storage.read_json(folder / CONFIG_FILE)
+  fields = storage.read_json(folder / CONFIG_FILE, dict)
   tensors = _open_tensors(folder)
   config = _config(folder, fields, tensors)
   vocabulary = folder / VOCABULARY_FILE
@@ -233,10 +233,10 @@ def _open_tensors(folder: pathlib.Path) -> dict[str, Leaf]:
       f"{folder}: neither {_FILE} nor {_INDEX}: convert older weights with "
       "transformers' save_pretrained first."
     )
-  index = storage.read_json(folder / _INDEX)
-  places = index.get("weight_map") if isinstance(index, dict) else None
-  if not isinstance(places, dict) or not places:
-    raise InputError(f"{folder / _INDEX}: there is no weight_map in it.")
+  index = storage.read_json(folder / _INDEX, {"weight_map": {str: str}})
+  places = index["weight_map"]
+  if not places:
+    raise InputError(f"{folder / _INDEX}: its weight_map is empty.")
   shards = {
     file: safetensors_file.open_file(folder / file)
     for file in sorted(set(places.values()))
@@ -254,7 +254,7 @@ def _config(
 ) -> T5Config:
   """Reads config.json; raises an error for another architecture."""
   where = folder / CONFIG_FILE
-  if not isinstance(fields, dict) or fields.get("model_type") != "t5":
+  if fields.get("model_type") != "t5":
     raise InputError(
       f'{where}: "model_type" is not "t5": convert Flan-T5 or T5 1.1.'
     )

@@ -43,7 +43,9 @@ def open_file(path: pathlib.Path) -> dict[str, Leaf]:
       dtype = np.dtype(_DTYPES[entry["dtype"]])
       shape = tuple(entry["shape"])
       first, last = entry["data_offsets"]
-      broken = last - first != math.prod(shape) * dtype.itemsize
+      numbers = (*shape, first, last)
+      broken = any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers)
+      broken = broken or last - first != math.prod(shape) * dtype.itemsize
     except (KeyError, TypeError, ValueError):
       broken = True
     if broken:
@@ -99,7 +101,8 @@ def _append(file: BinaryIO, array: np.ndarray, dtype: Any) -> None:
   # Flattened first: a scalar or a transposed matrix has no contiguous last
   # axis to view as bytes.
   flat = np.ascontiguousarray(array.astype(dtype, copy=False)).reshape(-1)
-  flat.view(np.uint8).tofile(file)
+  # Not `tofile`, whose error on a full disk does not say so.
+  file.write(flat.view(np.uint8).data)
 
 
 def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
@@ -108,11 +111,11 @@ def _header(path: pathlib.Path) -> tuple[dict[str, Any], int]:
     with open(path, "rb") as file:
       length = int.from_bytes(file.read(8), "little")
       text = file.read(length) if 0 < length < _MAX_HEADER_BYTES else b""
-  except FileNotFoundError:
+  except (FileNotFoundError, IsADirectoryError):
     raise InputError(f"{path}: no such file.") from None
   try:
     header = json.loads(text)
-  except ValueError:
+  except (ValueError, RecursionError):
     header = None
   if not isinstance(header, dict):
     raise InputError(

@@ -136,5 +136,8 @@ def _legacy_leaf(folder: pathlib.Path, name: str, leaf: Any) -> Leaf:
     )
   # Only the last part of the path: the spec may name the bucket it was saved
   # to. Old tensorstores kept the path beside `kvstore`.
-  path = leaf["kvstore"].get("path") or leaf.get("path", "")
+  store = leaf["kvstore"]
+  path = isinstance(store, dict) and store.get("path") or leaf.get("path", "")
+  if not isinstance(path, str) or not pathlib.PurePosixPath(path).name:
+    raise InputError(f"{folder / _FILE}: {name} names no folder of its array.")
   return zarr_tree.open_zarr(folder, pathlib.PurePosixPath(path).name)

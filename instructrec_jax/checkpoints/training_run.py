@@ -9,7 +9,9 @@ are added when the save is waited for, or when a killed run is resumed.
 
 import contextlib
 import dataclasses
+import logging
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -20,6 +22,13 @@ from orbax.checkpoint.checkpoint_managers import preservation_policy
 from instructrec_jax import checksums
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
+
+# Orbax raises what it logs, as when a disk is full, pages of it.
+logging.getLogger("absl").addFilter(
+  lambda record: (
+    record.levelno < logging.ERROR or "orbax" not in record.pathname
+  )
+)
 
 
 class State(Protocol):
@@ -33,6 +42,8 @@ class State(Protocol):
 
 S = TypeVar("S", bound=State)
 
+# Where orbax moves old checkpoints, so that a kill leaves none in part.
+_DELETED = "deleted"
 # Orbax writes them while it renames.
 _WRITTEN_LAST = ("_CHECKPOINT_METADATA", "commit_success.txt")
 
@@ -66,7 +77,7 @@ class Checkpoints:
     for folder in self._finished():
       with self._verified(folder, skip=("params/", "optimizer/")):
         pass
-    self._add_last_checksums()
+    self._tidy_up()
     self._manager = ocp.CheckpointManager(
       self._folder,
       options=ocp.CheckpointManagerOptions(
@@ -77,6 +88,7 @@ class Checkpoints:
           [preservation_policy.LatestN(keep), best]
         ),
         cleanup_tmp_directories=True,
+        todelete_subdir=_DELETED,
         async_options=ocp.AsyncOptions(
           post_finalization_callback=self._write_checksums
         ),
@@ -87,7 +99,7 @@ class Checkpoints:
   def save(self, state: State, *, metrics: Mapping[str, float]) -> None:
     """Saves a state under its step; returns before it is on disk."""
     self._manager.wait_until_finished()
-    self._add_last_checksums()
+    self._tidy_up()
     self._step = int(state.step)
     self._manager.save(
       self._step,
@@ -154,7 +166,7 @@ class Checkpoints:
   def close(self) -> None:
     """Waits until everything is on disk."""
     self._manager.wait_until_finished()
-    self._add_last_checksums()
+    self._tidy_up()
     self._manager.close()
 
   def _verified(
@@ -173,8 +185,12 @@ class Checkpoints:
       (partial,) = self._folder.glob(f"{self._step}.*")
       checksums.write(partial, skip=_WRITTEN_LAST)
 
-  def _add_last_checksums(self) -> None:
-    for folder in self._finished() if jax.process_index() == 0 else ():
+  def _tidy_up(self) -> None:
+    """Adds the last checksums, and deletes old checkpoints."""
+    if jax.process_index():
+      return
+    shutil.rmtree(self._folder / _DELETED, ignore_errors=True)
+    for folder in self._finished():
       if checksums.lack(folder, _WRITTEN_LAST):
         checksums.add(folder, _WRITTEN_LAST)
 

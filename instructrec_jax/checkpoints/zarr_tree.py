@@ -31,12 +31,14 @@ def open_orbax(folder: pathlib.Path, *, under: str = "") -> dict[str, Leaf]:
   Raises:
     InputError: the tree is not orbax's, or an array of it is missing.
   """
-  metadata = storage.read_json(folder / METADATA_FILE)
+  metadata = storage.read_json(folder / METADATA_FILE, dict)
   try:
     paths = [
       [str(key["key"]) for key in entry["key_metadata"]]
       for entry in metadata["tree_metadata"].values()
     ]
+    if any(not all(path) for path in paths):
+      raise KeyError
     driver = "zarr3" if metadata.get("use_zarr3") else "zarr"
     store = _in_ocdbt if metadata.get("use_ocdbt", True) else _in_folder
   except (AttributeError, KeyError, TypeError):

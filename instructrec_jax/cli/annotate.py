@@ -23,7 +23,7 @@ EXAMPLE = "instructrec annotate --dataset data/games --teacher offline"
 class Chat:
   """The chat model."""
 
-  model: str = ""
+  model: str | None = None
   """its name, such as gpt-4o-mini"""
   base_url: BaseUrl | None = None
   batch: bool = False
@@ -102,12 +102,23 @@ class Options:
   """seed of waiting times and samples"""
   json: opt.Json = False
 
+  def __post_init__(self):
+    """Raises InputError if a chat model is asked for by half."""
+    files = (*vars(self.sharing).values(), self.quality.read_sheet)
+    if any((*files, self.quality.sheet)):
+      return
+    if self.teacher == "offline":
+      _refuse_chat_options(self)
+    elif not self.chat.model:
+      raise InputError("--teacher openai needs --model, such as gpt-4o-mini.")
+
 
 def run(options: Options) -> tuple[Any, str]:
   """Annotates, or estimates, or moves annotations."""
   from instructrec_jax.teacher import annotate, exchange, review
 
   dataset, sharing, quality = options.dataset, options.sharing, options.quality
+  _refuse_two_at_once(options)
   if path := sharing.export:
     rows = exchange.export_annotations(dataset, path, force=options.force)
     text = f"{path}: {rows:,} annotations"
@@ -129,12 +140,9 @@ def run(options: Options) -> tuple[Any, str]:
       f"`instructrec annotate --dataset {dataset} --read-sheet {path}`"
     )
   if options.teacher == "offline":
-    _refuse_chat_options(options)
     found = annotate.annotate_offline(
       dataset, training_targets=options.training_targets
     )
-  elif not options.chat.model:
-    raise InputError("--teacher openai needs --model, such as gpt-4o-mini.")
   elif options.money.dry_run:
     return _estimate(options)
   elif quality.judge:
@@ -151,12 +159,30 @@ def run(options: Options) -> tuple[Any, str]:
   return found, summary(found)
 
 
+def _refuse_two_at_once(options: Options) -> None:
+  """Raises InputError if two options ask for different things to be done."""
+  chat, sharing, quality = options.chat, options.sharing, options.quality
+  asked = {
+    "--batch": chat.batch,
+    "--jsonl-out": chat.jsonl_out,
+    "--jsonl-in": chat.jsonl_in,
+    "--export": sharing.export,
+    "--import": sharing.import_from,
+    "--judge": quality.judge,
+    "--sheet": quality.sheet,
+    "--read-sheet": quality.read_sheet,
+  }
+  first, *others = [flag for flag, value in asked.items() if value] or [""]
+  if others and (first, others) != ("--batch", ["--judge"]):
+    raise InputError(f"{first} and {others[0]} exclude each other: pass one.")
+
+
 def _refuse_chat_options(options: Options) -> None:
-  """Raises InputError if an option without a default asks for a chat model."""
+  """Raises InputError if an option is of a chat model."""
   for group in (options.chat, options.money, options.quality):
     for field in dataclasses.fields(group):
       is_chats = group is not options.quality or field.name == "judge"
-      if is_chats and not field.default and getattr(group, field.name):
+      if is_chats and getattr(group, field.name) != field.default:
         raise InputError(
           f"--{field.name.replace('_', '-')} is of a chat model, and the "
           "teacher is offline: add --teacher openai."
@@ -172,12 +198,14 @@ def _transport(options: Options) -> Callable[..., Any]:
 
   chat, url = options.chat, options.chat.base_url
   if path := chat.jsonl_out:
+    jsonl.check_output(path, force=options.force)
     return lambda requests, store: jsonl.FileTally(
       written=jsonl.write_requests(
         requests, path, store=store, force=options.force
       )
     )
   if chat.jsonl_in:
+    jsonl.check_answers(chat.jsonl_in)
     send = functools.partial(jsonl.read_answers, chat.jsonl_in)
   elif chat.batch:
     send = functools.partial(

@@ -21,7 +21,7 @@ class Options:
   """SentencePiece model, such as Flan-T5's"""
   train_vocab: Annotated[
     opt.Count | None,
-    opt.Arg(metavar="SIZE", either="vocabulary", most=1_000_000),
+    opt.Arg(metavar="SIZE", either="vocabulary", least=4, most=1_000_000),
   ] = None
   """train a vocabulary of SIZE pieces on these instructions instead"""
   templates: opt.Templates = ("package",)
@@ -44,14 +44,23 @@ class Options:
 
 def run(options: Options) -> tuple[Any, str]:
   """Builds; returns the manifest."""
-  from instructrec_jax.seqio_bridge import build
+  from instructrec_jax.instructions.build import Options as BuildOptions
+  from instructrec_jax.text.vocabulary import Vocabulary
 
   apart = ("dataset", "vocab", "train_vocab", "force", "json")
+  asked = BuildOptions(**opt.arguments(options, *apart))
+  # What is wrong is refused before TensorFlow is imported.
+  asked.check()
+  if options.vocab:
+    Vocabulary.load(options.vocab)
+
+  from instructrec_jax.seqio_bridge import build
+
   manifest = build.build(
     options.dataset,
     vocabulary=options.vocab,
     train_vocabulary_size=options.train_vocab,
-    options=build.Options(**opt.arguments(options, *apart)),
+    options=asked,
     force=options.force,
   )
   return manifest, summary(manifest)

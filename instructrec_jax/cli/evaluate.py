@@ -5,6 +5,7 @@ results.json (for programs) and results.md into --out.
 """
 
 import dataclasses
+import sys
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -57,6 +58,23 @@ class Options:
   chat: ChatRanker
 
 
+def _tell_vocabulary(options: Options) -> None:
+  """Says so if instructions were fitted to another model's encoder."""
+  from instructrec_jax import storage
+
+  own = options.dataset / "vocabulary.model"
+  for model in filter(None, (options.model, options.zero_shot)):
+    read = model / "vocabulary.model"
+    if own.is_file() and read.is_file():
+      if storage.sha256_of(own) != storage.sha256_of(read):
+        print(
+          f"note: {options.dataset} was built with another vocabulary than "
+          f"{model} has: its instructions may be longer or shorter in tokens "
+          "than that model was trained with.",
+          file=sys.stderr,
+        )
+
+
 def run(options: Options) -> tuple[Any, str] | None:
   """Runs `evaluation.evaluate.evaluate`, or estimates its price."""
   from instructrec_jax.instructions.scenarios import find_scenarios
@@ -77,6 +95,7 @@ def run(options: Options) -> tuple[Any, str] | None:
     return dataclasses.asdict(found), found.sentence
   if options.multi_process and chat:
     raise InputError("each process would pay for --chat-model: use one alone.")
+  _tell_vocabulary(options)
   is_first = True
   if options.multi_process:
     from instructrec_jax import processes

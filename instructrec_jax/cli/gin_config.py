@@ -2,6 +2,7 @@
 
 import logging
 import pathlib
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -60,7 +61,7 @@ def parse(
   finally:
     logging.disable(logging.NOTSET)
   for binding in bindings:
-    name, equals, _ = binding.partition("=")
+    name, equals, value = binding.partition("=")
     name = name.strip()
     if not equals:
       raise InputError(
@@ -73,9 +74,11 @@ def parse(
       gin.parse_config(binding)
     except Exception as error:
       reason = _first_lines(error)
-      if "malformed" in reason:
+      if re.fullmatch(r"\s*[-+]?(nan|inf|infinity)\s*", value, re.I):
+        reason = "a finite number is needed."
+      elif "malformed" in reason:
         reason = f"texts need quotes of their own: --gin.{name}='\"...\"'."
-      raise InputError(f"--gin.{binding}: {reason}") from None
+      raise InputError(f"--gin.{binding:.100}: {reason}") from None
   _value(
     "config.T5Config.emb_dim",
     "there is no model: add --gin_file gin/model/mini.gin, say.",
@@ -123,4 +126,5 @@ def _value(parameter: str, if_unbound: str) -> Any:
 
 def _first_lines(error: BaseException) -> str:
   lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-  return " ".join(lines[:3]) if lines else type(error).__name__
+  text = " ".join(lines[:3])[:300] if lines else type(error).__name__
+  return text if text.endswith(".") else f"{text}."

@@ -10,9 +10,11 @@ import importlib
 import importlib.metadata
 import json
 import os
+import re
 import sys
 from collections.abc import Sequence
 from types import ModuleType
+from typing import Any
 
 from instructrec_jax.cli import options as opt
 from instructrec_jax.errors import InputError
@@ -39,6 +41,14 @@ SUBCOMMANDS = {
   "serve": "a trained model over HTTP, and a page to ask it",
 }
 SHELLS = ("bash", "zsh")
+# What a disk refuses; libraries raise types of their own with its words.
+_DISK = (
+  *(errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO),
+  *(errno.EACCES, errno.EPERM, errno.EMFILE, errno.ENAMETOOLONG),
+  *(errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY),
+)
+# The options that say where a command writes, the likeliest first.
+_PLACES = ("out", "dest", "dataset")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,6 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   # TensorFlow logs at length otherwise; errors still show.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   prog = "instructrec"
+  options = None
   try:
     if name not in SUBCOMMANDS:
       print(_without_subcommand(name, words))
@@ -70,14 +81,43 @@ def main(argv: Sequence[str] | None = None) -> int:
     # `instructrec ... | head` is no error.
     sys.stderr.close()
     return 0
-  except OSError as error:
+  except Exception as error:
     # A path that cannot be read or written, or a full disk; any other is a
     # fault of the program.
-    if error.filename is None and error.errno != errno.ENOSPC:
+    trouble = disk_trouble(error, options)
+    if trouble is None:
       raise
-    where = f"{error.filename}: " if error.filename is not None else ""
-    print(f"{prog}: {where}{error.strerror}.", file=sys.stderr)
+    print(f"{prog}: {trouble}.", file=sys.stderr)
     return 2
+
+
+def disk_trouble(error: BaseException, options: Any = None) -> str | None:
+  """Returns what a disk refused, and where; None if the error is another.
+
+  Args:
+    error: of Python, or of a library that has the system's words in its text.
+    options: of the subcommand, which name a place where the error does not.
+  """
+  links, link = [], error
+  while link is not None and link not in links:
+    links.append(link)
+    link = link.__cause__ or link.__context__
+  for link in links:
+    text = str(link)
+    said = [code for code in _DISK if os.strerror(code) in text]
+    refused = isinstance(link, OSError) and link.errno in _DISK
+    if isinstance(link, OSError) and link.filename is not None:
+      # Of other errors only the one that ended the command.
+      if refused or link is error:
+        return f"{os.fsdecode(link.filename)}: {link.strerror or link}"
+    if not said and not refused:
+      continue
+    reason = os.strerror(said[0]) if said else str(link.strerror)  # type: ignore
+    named = re.search(r"(?:^|[\s\"'=\[(])(/[^\s\"':,;)\]]+)", text)
+    places = (getattr(options, name, None) for name in _PLACES)
+    place = named[1] if named else next(filter(None, places), "")
+    return f"{place}: {reason}" if place else reason
+  return None
 
 
 def _load(name: str) -> ModuleType:

@@ -82,6 +82,12 @@ def _existing_file(path: Path) -> str:
   return "" if path.exists() else "no such file"
 
 
+def _requests_file(path: Path) -> str:
+  is_known = path.suffix in (".parquet", ".jsonl")
+  kind = "" if is_known else "a .parquet or .jsonl file is needed, by suffix"
+  return _existing_file(path) or kind
+
+
 def _existing(
   what: str, *holds: str, made_by: str = ""
 ) -> Callable[[Path], str]:
@@ -217,6 +223,7 @@ Results = Annotated[
   ),
 ]
 Out = Annotated[OutputFolder, Arg("folder to write")]
+Requests = Annotated[File, Arg(check=_requests_file)]
 Scores = Annotated[File, Arg(check=_new_file(".parquet", ".jsonl"))]
 Mixture = Annotated[str, Arg("a SeqIO mixture or task", is_positional=True)]
 Split = Annotated[

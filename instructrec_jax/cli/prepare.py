@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from instructrec_jax.cli import options as opt
+from instructrec_jax.errors import InputError
 
 EXAMPLE = (
   "instructrec prepare --format amazon2018 --reviews Video_Games_5.json.gz "
@@ -79,6 +80,7 @@ class Options:
 
 def run(options: Options) -> None:
   """Runs `data.prepare.prepare` and prints the paper's Table 5."""
+  _refuse_others(options)
   from instructrec_jax.data import statistics, tables
   from instructrec_jax.data.prepare import prepare
 
@@ -105,6 +107,19 @@ def run(options: Options) -> None:
   # Last: the folder is written, and its counts shown, even if they differ.
   if options.expect:
     statistics.check_published(folder.statistics, options.expect)
+
+
+def _refuse_others(options: Options) -> None:
+  """Raises InputError for an option that only another format has."""
+  if options.format != "synthetic" and options.users != Options.users:
+    raise InputError(f"--users is of synthetic, not of {options.format}.")
+  if options.format not in ("csv", "parquet"):
+    for name, value in opt.arguments(options.columns).items():
+      if value != getattr(Columns, name):
+        raise InputError(
+          f"--{name.replace('_', '-')} is of csv and parquet, not of "
+          f"{options.format}."
+        )
 
 
 def _steps(counts: dict[str, Any]) -> str:

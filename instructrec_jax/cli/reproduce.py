@@ -58,11 +58,28 @@ class Options:
   chat: ChatRanker
 
 
+def _caps(options: Options) -> ChatRanker:
+  """Returns what may be spent on each of one or two dataset folders."""
+  chat = options.chat
+  if options.unseen is None:
+    return chat
+  share: dict[str, Any] = {}
+  if chat.max_usd is not None:
+    share["max_usd"] = chat.max_usd / 2
+  if chat.max_requests is not None:
+    share["max_requests"] = chat.max_requests // 2
+  return dataclasses.replace(chat, **share)
+
+
 def run(options: Options) -> tuple[Any, str]:
   """Runs the steps; returns the manifest."""
+  from instructrec_jax.cli import gin_config
   from instructrec_jax.reproduction.reproduce import reproduce
   from instructrec_jax.reproduction.settings import Settings
 
+  recipe = find_gin_file(str(options.recipe)) or options.recipe
+  # A step would refuse it after hours.
+  gin_config.parse([str(recipe)])
   # The step that asks would refuse these after hours of training.
   if options.chat.for_evaluate(options.seed):
     from instructrec_jax.teacher import online
@@ -76,11 +93,11 @@ def run(options: Options) -> tuple[Any, str]:
   manifest = reproduce(
     Settings(
       **opt.arguments(options, *apart),
-      recipe=find_gin_file(str(options.recipe)) or options.recipe,
+      recipe=recipe,
       limit=options.limit or None,
       chat=asked if options.chat.chat_model else (),
       chat_caps=opt.words(
-        options.chat, "chat_model", "chat_base_url", "chat_limit"
+        _caps(options), "chat_model", "chat_base_url", "chat_limit"
       ),
       vocabulary=options.vocab,
     ),

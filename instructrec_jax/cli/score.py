@@ -20,7 +20,7 @@ EXAMPLE = (
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-  requests: opt.InputFile
+  requests: opt.Requests
   """.parquet or .jsonl file of instruction and candidates"""
   model: opt.Model
   out: opt.Scores

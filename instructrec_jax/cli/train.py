@@ -23,6 +23,8 @@ _MACROS = (
   *("MODEL_DIR", "TRAIN_STEPS", "SEED", "INITIAL_CHECKPOINT"),
   *("VALIDATION_REQUESTS", "VALIDATION_LIMIT"),
 )
+_TEXTS = ("PACKED", "MIXTURE", "DATASET", "MODEL_DIR")
+_TEXTS += ("INITIAL_CHECKPOINT", "VALIDATION_REQUESTS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,7 @@ def run(options: Options) -> tuple[Any, str] | None:
   from instructrec_jax.evaluation.validation import make_validator
   from instructrec_jax.training import loop
 
+  _check(macros)
   data = _packed_data(macros)
   # The embedding has the data's vocabulary size, unless another is bound.
   if not any(each.startswith("VOCAB_SIZE") for each in options.bindings):
@@ -91,6 +94,41 @@ def run(options: Options) -> tuple[Any, str] | None:
     return None
   lines = (f"{name:<24}{value:>12.4f}" for name, value in metrics.items())
   return metrics, "\n".join(lines)
+
+
+def _check(macros: dict[str, Any]) -> None:
+  """Refuses what training would refuse, before anything is packed.
+
+  Raises:
+    InputError: a number, a text or a path that gin binds cannot be.
+  """
+  import gin
+
+  from instructrec_jax.cli import gin_config
+  from instructrec_jax.errors import check_counts
+  from instructrec_jax.training import loop
+  from instructrec_jax.training.step import check_batch
+
+  for name in _TEXTS:
+    text = macros[name]
+    if text is not None and not (isinstance(text, str) and text.strip()):
+      raise InputError(
+        f"{name} is {text!r:.60}: a text is needed, in quotes of its own: "
+        f"--gin.{name}='\"...\"'."
+      )
+  lengths = {n: macros[n] for n in ("INPUT_LENGTH", "TARGET_LENGTH")}
+  check_counts(least=2, **lengths)
+  check_counts(VALIDATION_LIMIT=macros["VALIDATION_LIMIT"])
+  for name in ("INITIAL_CHECKPOINT", "VALIDATION_REQUESTS"):
+    if macros[name] and not Path(macros[name]).exists():
+      raise InputError(f"{name} is {macros[name]}: it does not exist.")
+  # Makes the schedule, the optimizer and the mesh, which check their own.
+  bound = gin_config.call(lambda: gin.get_bindings(loop.train))
+  loop.check_arguments(
+    **{name: bound[name] for name in loop.ARGUMENTS if name in bound}
+  )
+  bound["config"].validate()
+  check_batch(bound["batch_size"], bound["mesh"], bound.get("microbatches", 1))
 
 
 def _packed_data(macros: dict[str, Any]) -> Any:

@@ -82,7 +82,7 @@ MADE_ANEW = frozenset(
 
 # What readers need of manifest.json, statistics.json and instructions.json.
 _MANIFEST = {"options": {"split": str}, "candidates": dict}
-_STATISTICS = {"users": int, "items": int, "interactions": int}
+_STATISTICS = {str: float, "users": int, "items": int, "interactions": int}
 BUILT = {
   "options": {"cold_items": int, "input_length": int},
   "vocabulary_sha256": str,

@@ -29,7 +29,12 @@ from instructrec_jax.data import splits as splits_lib
 from instructrec_jax.data.cleaning import title_notes
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.statistics import dataset_statistics
-from instructrec_jax.errors import InputError, check_file
+from instructrec_jax.errors import (
+  InputError,
+  check_counts,
+  check_file,
+  check_seed,
+)
 from instructrec_jax.records import Item
 
 FORMATS = (*amazon.FORMATS, *tables.FORMATS, "synthetic")
@@ -83,8 +88,9 @@ def prepare(
       is left after filtering; there are no times to split by; `out` exists
       and `force` is not set, or may not be replaced.
   """
-  _check_options(min_count, max_items, split, seed)
   columns = columns or tables.Columns()
+  check_counts(most=1_000_000, users=users)
+  _check_options(min_count, max_items, split, seed)
   if columns.delimiter and format != "csv":
     raise InputError(f"--delimiter is of --format csv, not of {format}.")
   broken = lines.BrokenLines(strict=strict)
@@ -270,11 +276,11 @@ def _refuse_loss(out: pathlib.Path) -> None:
 def _check_options(
   min_count: int, max_items: int, split: str, seed: int
 ) -> None:
-  if min_count < 0 or seed < 0:
-    raise InputError("min-count and seed are whole numbers from 0.")
+  check_seed(seed)
+  check_counts(least=0, min_count=min_count, max_items=max_items)
   if split not in SPLIT_BY:
     raise InputError(f"no split {split!r}: name {' or '.join(SPLIT_BY)}.")
-  if max_items < 0 or max_items in (1, 2):
+  if max_items in (1, 2):
     raise InputError(
       f"max-items is {max_items}: a split needs 3 items or more (0 keeps all)."
     )

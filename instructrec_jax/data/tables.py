@@ -86,6 +86,8 @@ class Columns:
     for table in _ROLES:
       roles: dict[str, str] = {}
       for role, name in self.of(table).items():
+        if not isinstance(name, str) or not name.strip():
+          raise InputError(f"--{role}-column is {name!r}: a name is needed.")
         if (other := roles.setdefault(name, role)) != role:
           raise InputError(
             f"the column {name!r} is to be the {other} and the {role}: each "

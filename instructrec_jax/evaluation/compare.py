@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from instructrec_jax import parquet, storage
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation.metrics import (
   auc,
   bootstrap_means,
@@ -55,8 +55,8 @@ def compare(
       or an argument is out of range.
   """
   a, b = pathlib.Path(a), pathlib.Path(b)
-  if resamples < 1 or seed < 0:
-    raise InputError("resamples must be at least 1, and seed at least 0.")
+  check_counts(most=1_000_000, resamples=resamples)
+  check_seed(seed)
   if rankers is None and a.resolve() == b.resolve():
     raise InputError(f"{a} does not differ from itself: name two rankers.")
   of_a, of_b = _scenarios(a), _scenarios(b)
@@ -66,6 +66,10 @@ def compare(
         raise InputError(
           f"{path}: there are no scores of {name!r}, but of {', '.join(found)}."
         )
+  if rankers and rankers[0] == rankers[1] and a.resolve() == b.resolve():
+    raise InputError(
+      f"{rankers[0]} of {a} does not differ from itself: name two rankers."
+    )
   chosen = [n for n in of_a if n in of_b and (not scenarios or n in scenarios)]
   if not chosen:
     raise InputError(f"{a} and {b} have no scenario in common.")
@@ -74,6 +78,8 @@ def compare(
     rows += _compare_scenario(
       of_a[scenario], of_b[scenario], rankers, resamples=resamples, seed=seed
     )
+  if rankers and rankers[0] == rankers[1] and a.resolve() == b.resolve():
+    raise InputError(f"{rankers[0]} does not differ from itself: name another.")
   if not rows:
     raise InputError(
       f"{a} and {b} have no scenario with {' and '.join(rankers or ())}."

@@ -21,7 +21,7 @@ from instructrec_jax.baselines.chat import ChatOptions, ChatRanker
 from instructrec_jax.baselines.popularity import training_counts
 from instructrec_jax.data.folder import MANIFEST_FILE, DatasetFolder
 from instructrec_jax.data.held_out import matcher, retrieved
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation import (
   chat_sample,
   consistency,
@@ -38,6 +38,7 @@ from instructrec_jax.evaluation.prompt_rankers import (
 )
 from instructrec_jax.evaluation.rankers import (
   RANKERS,
+  TEXT_READERS,
   find_rankers,
   load_ranker,
   with_rankers,
@@ -159,7 +160,14 @@ def evaluate(
     zero_shot=zero_shot,
     chat=chat is not None,
   )
-  _check(split, limit, permutations)
+  _check(split, limit, permutations, seed)
+  if text_encoder is not None and not set(TEXT_READERS) & set(names):
+    raise InputError(
+      "--text-encoder is used by none of the rankers chosen: name one of "
+      f"{', '.join(TEXT_READERS)} in --rankers."
+    )
+  if permutations > 1 and not any(RANKERS[n].is_language_model for n in names):
+    raise InputError("--permutations is of a model's prompt: add --model.")
   _check_choices(
     select_template,
     normalisation,
@@ -260,7 +268,7 @@ def estimate_chat(
 ) -> Estimate:
   """Returns what `evaluate` would send to `chat` at most; sends nothing."""
   folder = DatasetFolder.open(dataset)
-  _check(split, limit, 1)
+  _check(split, limit, 1, seed)
   ranker = ChatRanker(chat, folder, seed=seed)
   chosen, sources = _find(
     scenarios,
@@ -596,13 +604,13 @@ def _find(
   return chosen, sources
 
 
-def _check(split: str, limit: int | None, permutations: int) -> None:
+def _check(split: str, limit: int | None, permutations: int, seed: int) -> None:
   if split not in ("validation", "test"):
     raise InputError(f"there is no split {split!r}: validation or test.")
-  if limit is not None and limit < 1:
-    raise InputError(f"limit is {limit}: rank at least one request.")
-  if permutations < 1:
-    raise InputError(f"permutations is {permutations}: at least 1 is needed.")
+  if limit is not None:
+    check_counts(limit=limit)
+  check_counts(permutations=permutations)
+  check_seed(seed)
 
 
 def _check_choices(

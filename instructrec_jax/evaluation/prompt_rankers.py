@@ -19,7 +19,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Int
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.instructions.render import SEPARATOR, ends_sentence
 from instructrec_jax.records import Ranker, RankingRequest
 
@@ -37,8 +37,7 @@ class PermutedRanker:
 
   def __init__(self, ranker: Ranker, *, permutations: int, seed: int = 0):
     """Wraps a ranker; one order changes nothing."""
-    if permutations < 1:
-      raise InputError(f"permutations is {permutations}: at least 1 is needed.")
+    check_counts(permutations=permutations)
     self.name = ranker.name
     if permutations > 1:
       self.name += f", {permutations} orders"

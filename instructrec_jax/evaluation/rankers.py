@@ -250,6 +250,8 @@ RANKERS: Mapping[str, RankerEntry] = {
 BASELINES = tuple(n for n, r in RANKERS.items() if r.in_all and not r.needs)
 TRAINED = tuple(n for n, r in RANKERS.items() if r.cost == "trained")
 READERS = tuple(n for n, r in RANKERS.items() if r.reads_prompt)
+# Those that `Resources.text_encoder` is for.
+TEXT_READERS = ("dssm", "tem", "two_tower")
 
 
 def find_rankers(

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.reranker import T5Ranker
@@ -42,10 +42,8 @@ def make_validator(
     InputError: the requests are missing, or have no targets, or a number is
       out of range.
   """
-  if limit < 1:
-    raise InputError(f"the validation limit is {limit}: at least 1 is needed.")
-  if seed < 0:
-    raise InputError(f"the seed is {seed}: a number from 0 is needed.")
+  check_counts(**{"validation limit": limit})
+  check_seed(seed)
   found = list(read_requests(requests))
   rng = np.random.default_rng(seed)
   chosen = rng.permutation(len(found))[:limit]

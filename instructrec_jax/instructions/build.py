@@ -25,7 +25,7 @@ from instructrec_jax.data.folder import (
   DatasetFolder,
 )
 from instructrec_jax.data.splits import SPLITS
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.instructions.aspects import TaskForm
 from instructrec_jax.instructions.material import COLD_ITEMS, Material
 from instructrec_jax.instructions.requests import ScenarioWriter
@@ -84,15 +84,17 @@ class Options:
   seed: int = 0
 
   def check(self) -> None:
-    """Raises InputError if a value is out of range."""
-    if self.rows_per_target < 1:
-      raise InputError(f"{self.rows_per_target} rows a target: at least 1.")
+    """Raises InputError if a value is out of range, or no name is known."""
+    check_counts(most=1000, rows_per_target=self.rows_per_target)
+    check_counts(least=2, input_length=self.input_length)
+    check_seed(self.seed)
     for name, value, allowed in (
       ("matcher is", self.matcher, MATCHERS),
       ("cold items are", self.cold_items, COLD_ITEMS),
     ):
       if value not in allowed:
         raise InputError(f"{name} {value!r}, not one of {', '.join(allowed)}.")
+    _chosen_families(load_templates(*self.templates), self.families)
 
 
 def build(

@@ -4,10 +4,12 @@ A template has one or more forms: variants that differ in what their query is
 and in whether their optional preference is shown.
 """
 
+import collections
 import dataclasses
 import functools
 import pathlib
 import re
+import reprlib
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -224,12 +226,26 @@ def dump_templates(templates: Sequence[Template]) -> str:
   return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True)
 
 
+class _Loader(yaml.SafeLoader):
+  """Refuses a field that is there twice, of which the last would count."""
+
+  def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+    pairs = node.value if isinstance(node, yaml.MappingNode) else ()
+    keys = (key.value for key, _ in pairs if isinstance(key, yaml.ScalarNode))
+    for name, count in collections.Counter(keys).items():
+      if count > 1:
+        raise yaml.constructor.ConstructorError(
+          None, None, f"{name!r} is there {count} times", node.start_mark
+        )
+    return super().construct_mapping(node, deep=deep)
+
+
 def _load(path: pathlib.Path) -> dict[str, Template]:
   try:
-    entries = yaml.safe_load(path.read_text(encoding="utf-8"))
+    entries = yaml.load(path.read_text(encoding="utf-8"), _Loader)
   except FileNotFoundError:
     raise InputError(f"{path}: no such file of templates.") from None
-  except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+  except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
     reason = " ".join(str(error).split())
     raise InputError(f"{path}: not valid YAML ({reason}).") from None
   if not isinstance(entries, list) or not entries:
@@ -243,7 +259,7 @@ def _load(path: pathlib.Path) -> dict[str, Template]:
     if not isinstance(name, str) or not _NAME.fullmatch(name):
       raise InputError(
         f"{path}: a template needs a name of a capital letter and two digits, "
-        f"such as A07, but there is {str(entry)[:60]!r}."
+        f"such as A07, but there is {reprlib.repr(entry):.80}."
       )
     if name in templates:
       raise InputError(f"{path}: template {name} is there more than once.")
@@ -280,7 +296,7 @@ def _sentence(error: pydantic.ValidationError) -> str:
 def _not_among(field: str, value: Any, members: Sequence[str]) -> str:
   # I1* is not for templates: each that shows I1 has a form for it.
   known = ", ".join(m for m in members if m != Query.VAGUE_STAR)
-  return f"{field} has {value!r}, but there are {known}"
+  return f"{field} has {reprlib.repr(value):.80}, but there are {known}"
 
 
 def _aspect_errors(template: Template) -> Iterator[str]:

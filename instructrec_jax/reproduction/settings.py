@@ -5,7 +5,7 @@ import pathlib
 
 from instructrec_jax import storage
 from instructrec_jax.data.folder import BUILT, INSTRUCTIONS_FILE, DatasetFolder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation.rankers import TRAINED, find_rankers
 from instructrec_jax.reproduction.experiments import (
   Experiment,
@@ -61,8 +61,9 @@ class Settings:
         raise InputError(f"{path}: no such file.")
     for name in ("steps", "ladder_steps", "limit"):
       value = getattr(self, name)
-      if value is not None and value < 1:
-        raise InputError(f"{name} is {value}: at least 1 is needed.")
+      if value is not None:
+        check_counts(**{name: value})
+    check_seed(self.seed)
     self._check_vocabulary()
     # Names alone; the model is still to be trained.
     find_rankers(
@@ -79,9 +80,11 @@ class Settings:
 
   def _check_vocabulary(self) -> None:
     built = self.dataset / INSTRUCTIONS_FILE
-    if self.vocabulary is None or not built.exists():
+    if self.vocabulary is None:
       return
     wanted = Vocabulary.load(self.vocabulary).sha256
+    if not built.exists():
+      return
     if storage.read_json(built, BUILT)["vocabulary_sha256"] != wanted:
       raise InputError(
         f"{self.dataset} was built with another vocabulary than "

@@ -13,7 +13,7 @@ import numpy as np
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import storage
 from instructrec_jax.checkpoints import model_folder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.progress import progress
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
@@ -65,9 +65,7 @@ def score_file(
   """
   requests, model, out = map(pathlib.Path, (requests, model, out))
   options = {"limit": limit, "batch_tokens": batch_tokens, "chunk": chunk}
-  for name, value in options.items():
-    if value is not None and value < 1:
-      raise InputError(f"{name} is {value}: a positive number is needed.")
+  check_counts(**{n: v for n, v in options.items() if v is not None})
   normalisation = Normalisation.parse(normalisation)
   if out.suffix not in (".parquet", ".jsonl"):
     raise InputError(f"{out}: scores are written to .parquet or .jsonl files.")
@@ -148,8 +146,8 @@ def _score_file(
   if tied:
     print(
       f"{requests}: {tied:,} requests, {first!r:.80} the first, have "
-      "candidates that the model reads as the same text: they share a score "
-      "and their ranks.",
+      "candidates of the same score, such as those that the model reads as the "
+      "same text: they share a rank.",
       file=sys.stderr,
     )
   return total

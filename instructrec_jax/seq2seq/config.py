@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import AbstractMesh, Mesh
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 
 REMAT_POLICIES = ("none", "minimal", "full")
 ACTIVATIONS = ("linear", "gelu", "relu", "silu", "swish")
@@ -79,16 +79,8 @@ class T5Config:
       InputError: a field has the wrong type or an impossible value.
     """
     for name in _POSITIVE:
-      value = getattr(self, name)
-      if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InputError(
-          f"T5Config.{name} is {value!r}: a positive whole number is needed."
-        )
       most = 1000 if "layers" in name else 1 << 30
-      if value > most:
-        raise InputError(
-          f"T5Config.{name} is {value:.4g}: at most {most:,} is possible."
-        )
+      check_counts(most=most, **{f"T5Config.{name}": getattr(self, name)})
     rate = self.dropout_rate
     if not isinstance(rate, int | float) or not 0 <= rate < 1:
       raise InputError(

@@ -9,9 +9,10 @@ import seqio
 import tensorflow as tf
 
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import check_counts, check_seed
 from instructrec_jax.progress import progress
 from instructrec_jax.seqio_bridge.pack import open_mixture
+from instructrec_jax.seqio_bridge.registration import told_damage
 from instructrec_jax.text import packing
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -49,8 +50,10 @@ def inspect_mixture(
   Raises:
     InputError: no such mixture, an unbuilt dataset, or an empty sample.
   """
-  if sample < 1:
-    raise InputError(f"a sample of {sample} examples shows nothing.")
+  check_counts(sample=sample)
+  check_counts(least=0, examples=examples)
+  check_counts(least=2, input_length=input_length, target_length=target_length)
+  check_seed(seed)
   folder = DatasetFolder.open(dataset)
   members = open_mixture(mixture, dataset=dataset, split=split)
   # SeqIO cannot read tasks without rows, so only those with rows.
@@ -65,7 +68,8 @@ def inspect_mixture(
     num_epochs=1,
   )
   examples_drawn = itertools.islice(stream.as_numpy_iterator(), sample)
-  drawn = list(progress(examples_drawn, "examples", total=sample))
+  with told_damage(dataset):
+    drawn = list(progress(examples_drawn, "examples", total=sample))
   counted = {
     name: np.array([len(example[name]) for example in drawn])
     for name in lengths

@@ -16,8 +16,12 @@ from jaxtyping import Int
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
-from instructrec_jax.errors import InputError
-from instructrec_jax.seqio_bridge.registration import count_rows, use_dataset
+from instructrec_jax.errors import InputError, check_counts, check_seed
+from instructrec_jax.seqio_bridge.registration import (
+  count_rows,
+  told_damage,
+  use_dataset,
+)
 from instructrec_jax.text.packed_dataset import PackedDataset, pack_pairs
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -52,11 +56,12 @@ def open_mixture(
     raise InputError(
       f"there is no mixture or task {name!r}; there are {', '.join(known)}."
     ) from None
-  if isinstance(provider, seqio.Task):
-    rates = {provider: 1.0}
-  else:
-    rates = {task: provider.get_rate(task) for task in provider.tasks}
-  rows = {task: count_rows(task, split) for task in rates}
+  with told_damage(dataset):
+    if isinstance(provider, seqio.Task):
+      rates = {provider: 1.0}
+    else:
+      rates = {task: provider.get_rate(task) for task in provider.tasks}
+    rows = {task: count_rows(task, split) for task in rates}
   total = sum(rate for task, rate in rates.items() if rows[task])
   if not any(rows.values()):
     raise InputError(f"{dataset}: {name} has no rows in its {split} split.")
@@ -99,10 +104,11 @@ def pack_mixture(
   Raises:
     InputError: no such mixture, an unbuilt dataset, or `out` exists.
   """
+  check_counts(least=2, input_length=input_length, target_length=target_length)
+  check_counts(**{} if examples is None else {"examples": examples})
+  check_seed(seed)
   folder = DatasetFolder.open(dataset)
   members = open_mixture(mixture, dataset=dataset, split=split)
-  if examples is not None and examples < 1:
-    raise InputError(f"{examples} examples cannot be drawn: name at least 1.")
   total = examples or sum(member.rows for member in members)
   if examples is None and split != "train":
     # The mixing rates are those of training.
@@ -121,7 +127,7 @@ def pack_mixture(
     },
   }
   return pack_pairs(
-    _draw(members, split=split, total=total, seed=seed),
+    _draw(members, dataset, split=split, total=total, seed=seed),
     vocabulary=vocabulary,
     out=out,
     encoder_length=input_length,
@@ -134,11 +140,17 @@ def pack_mixture(
 
 
 def _draw(
-  members: list[Member], *, split: str, total: int, seed: int
+  members: list[Member],
+  dataset: pathlib.Path,
+  *,
+  split: str,
+  total: int,
+  seed: int,
 ) -> Iterator[tuple[str, str]]:
   """Yields pairs in random order; a task repeats no row within an epoch."""
   rng = np.random.default_rng(seed)
-  pairs = [_read(member.task, split) for member in members]
+  with told_damage(dataset):
+    pairs = [_read(member.task, split) for member in members]
   shares = np.array([member.share for member in members])
   counts = _apportion(shares, total, rng)
   orders = [

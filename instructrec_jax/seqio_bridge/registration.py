@@ -7,17 +7,19 @@ other mixtures are those of `mixtures.mixtures`. Mixing rates are proportional
 to task size. Registering reads no data.
 """
 
+import contextlib
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import seqio
+import tensorflow as tf
 
 from instructrec_jax.data.folder import INSTRUCTIONS_FILE, TEMPLATES_FILE
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.mixtures import mixtures
 from instructrec_jax.instructions.templates import Template, load_templates
-from instructrec_jax.seqio_bridge.tfds_writer import TFDS_NAME
+from instructrec_jax.seqio_bridge.tfds_writer import SHARDS, TFDS_NAME
 from instructrec_jax.seqio_bridge.vocabulary import text_features
 
 
@@ -62,6 +64,34 @@ def use_dataset(path: pathlib.Path) -> None:
   # SeqIO caches builders, also that of a folder that has been built again.
   seqio.LazyTfdsLoader._MEMOIZED_BUILDERS.pop((TFDS_NAME, str(path)), None)
   register(load_templates(path / TEMPLATES_FILE))
+
+
+@contextlib.contextmanager
+def told_damage(dataset: pathlib.Path) -> Iterator[None]:
+  """Words what TFDS and TensorFlow raise on damaged instructions.
+
+  Raises:
+    InputError: naming the shard, or the folder if none is damaged.
+  """
+  try:
+    yield
+  except InputError:
+    raise
+  except Exception as error:
+    # Of many types: JSON, protocol buffers, TFRecord, files.
+    where, reason = pathlib.Path(dataset) / SHARDS, str(error)
+    for shard in sorted(where.glob("*.tfrecord*")):
+      try:
+        for _ in tf.data.TFRecordDataset(str(shard)):
+          pass
+      except tf.errors.OpError as damage:
+        where, reason = shard, damage.message
+        break
+    reason = (reason.strip() or type(error).__name__).splitlines()[0]
+    raise InputError(
+      f"{where}: damaged instructions ({reason:.160}): run `instructrec build "
+      f"--dataset {dataset} --force` again."
+    ) from error
 
 
 def register(templates: Sequence[Template]) -> None:

@@ -12,6 +12,8 @@ from instructrec_jax.instructions.rows import Row
 _CONFIG = "main"
 _VERSION = "1.0.0"
 TFDS_NAME = f"instructrec/{_CONFIG}:{_VERSION}"
+# Of the shards, in the dataset folder.
+SHARDS = pathlib.Path("instructrec", _CONFIG, _VERSION)
 
 _SHARD_ROWS = 100_000
 _BATCH_ROWS = 10_000
@@ -33,7 +35,7 @@ def write_tfds(
     "user": tfds.features.Scalar(np.int64),
     "item": tfds.features.Scalar(np.int64),
   }
-  data_dir = folder / "instructrec" / _CONFIG / _VERSION
+  data_dir = folder / SHARDS
   info = tfds.core.DatasetInfo(
     builder=tfds.core.DatasetIdentity(
       name="instructrec",

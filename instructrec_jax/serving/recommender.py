@@ -80,6 +80,9 @@ class Recommender:
     Raises:
       InputError: the vocabulary does not fit the model, or a title is empty.
     """
+    check_counts(least=2, input_length=input_length)
+    if batch_tokens is not None:
+      check_counts(batch_tokens=batch_tokens)
     # Once, so that the ranker and the search share one copy on the device.
     params = jax.device_put(params, jax.devices()[0])
     self.ranker = T5Ranker(

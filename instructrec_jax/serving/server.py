@@ -35,8 +35,9 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     listening.bind(address)
   # UnicodeError: a name that no host can have, such as a..b.
   except (OSError, UnicodeError) as error:
+    why = getattr(error, "strerror", None) or error
     raise InputError(
-      f"cannot listen at {host}, port {port} ({error}): name others with "
+      f"cannot listen at {host}, port {port} ({why}): name others with "
       "--host and --port."
     ) from None
   return listening

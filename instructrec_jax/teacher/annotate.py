@@ -100,7 +100,7 @@ def open_requests(
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
   ask = functools.partial(chat_request, model=model, parameters=parameters)
-  with open_store(folder) as store:
+  with open_store(folder, to_read=True) as store:
     return list(unanswered(map(ask, questions), store))
 
 

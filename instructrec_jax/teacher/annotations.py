@@ -7,6 +7,7 @@ import collections
 import dataclasses
 import enum
 import json
+import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -16,6 +17,7 @@ from instructrec_jax.data.folder import (
   MANIFEST_FILE,
   DatasetFolder,
 )
+from instructrec_jax.errors import InputError
 from instructrec_jax.storage import sha256_of
 from instructrec_jax.teacher.chat import Status
 from instructrec_jax.teacher.questions import PREFERENCES
@@ -90,15 +92,18 @@ class Annotations:
     return {"quality": self.quality, "teachers": self.teachers}
 
 
-def open_store(folder: DatasetFolder, name: str = ANNOTATIONS_FILE) -> Store:
-  """Opens, or makes, a store of a dataset folder.
+def open_store(
+  folder: DatasetFolder, name: str = ANNOTATIONS_FILE, *, to_read: bool = False
+) -> Store:
+  """Opens a store of a dataset folder; makes it, unless it is only read.
 
   Raises:
     InputError: the store is damaged, or belongs to another dataset.
   """
-  return Store(
-    folder.path / name, dataset=sha256_of(folder.path / MANIFEST_FILE)
-  )
+  path = folder.path / name
+  if to_read and not path.exists():
+    path = pathlib.Path(":memory:")
+  return Store(path, dataset=sha256_of(folder.path / MANIFEST_FILE))
 
 
 def _collect(store: Store, folder: DatasetFolder) -> Annotations:
@@ -111,11 +116,17 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
     if kind not in ("preference", "intention"):
       continue
     target = ""
-    if kind == "intention":
-      target = folder.items[int(folder.sequences.user(user)[position])].title
-    judged = read_texts(
-      kind, status=Status(row["status"]), text=row["answer"], title=target
-    )
+    try:
+      if kind == "intention":
+        target = folder.items[int(folder.sequences.user(user)[position])].title
+      judged = read_texts(
+        kind, status=Status(row["status"]), text=row["answer"], title=target
+      )
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+      raise InputError(
+        f"{store.path}: the {kind} of user {user} at {position} is damaged "
+        f"({error}): restore the file from a copy."
+      ) from None
     teachers[f"{row['teacher']} {row['model']}"] += 1
     for name, (verdict, _) in judged.items():
       quality[f"{kind}.{name}"][verdict.value] += 1

@@ -1,13 +1,16 @@
 """Requests sent in batches, in a small SQLite file beside the store."""
 
+import contextlib
 import dataclasses
 import json
 import pathlib
 import sqlite3
 from collections.abc import Iterable
+from typing import Any
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import ChatRequest
+from instructrec_jax.teacher.store import database_errors
 
 _TABLES = """
 CREATE TABLE IF NOT EXISTS batches (tag TEXT PRIMARY KEY, batch_id TEXT);
@@ -26,7 +29,9 @@ class BatchState:
 
   def __init__(self, path: pathlib.Path):
     """Opens or makes the file; an InputError if another process has it open."""
-    self._db = sqlite3.connect(path, timeout=0)
+    self._path = path
+    with self._errors():
+      self._db = sqlite3.connect(path, timeout=0)
     try:
       # Answered requests leave the file, which then shrinks.
       self._db.execute("PRAGMA auto_vacuum = FULL")
@@ -46,26 +51,32 @@ class BatchState:
   def keys(self, *, waiting: bool) -> set[str]:
     """Returns the keys that wait for a retry, or those in batches."""
     null = "IS NULL" if waiting else "IS NOT NULL"
-    rows = self._db.execute(f"SELECT key FROM requests WHERE tag {null}")
-    return {key for (key,) in rows}
+    sql = f"SELECT key FROM requests WHERE tag {null}"
+    return {key for (key,) in self._query(sql)}
 
   def batches(self, *, created: bool) -> list[tuple[str, str]]:
     """Returns (tag, id) of the open batches, or (tag, None) of intended."""
     null = "IS NOT NULL" if created else "IS NULL"
-    return self._db.execute(
+    return self._query(
       f"SELECT tag, batch_id FROM batches WHERE batch_id {null} ORDER BY rowid"
-    ).fetchall()
+    )
 
   def requests(self, tag: str) -> dict[str, tuple[ChatRequest, int]]:
     """Returns a batch's requests by key, with how often each was tried."""
-    rows = self._db.execute(
-      "SELECT key, request, attempts FROM requests WHERE tag = ?", (tag,)
+    rows = self._query(
+      "SELECT key, request, attempts FROM requests WHERE tag = ?", tag
     )
-    return {key: (ChatRequest(**json.loads(r)), n) for key, r, n in rows}
+    try:
+      return {key: (ChatRequest(**json.loads(r)), n) for key, r, n in rows}
+    except (ValueError, TypeError, RecursionError) as error:
+      raise InputError(
+        f"{self._path}: a request in it is damaged ({error}): restore the file "
+        "from a copy."
+      ) from None
 
   def intend(self, tag: str, requests: Iterable[ChatRequest]) -> None:
     """Notes that a batch is about to be created."""
-    with self._db:
+    with self._errors(), self._db:
       self._db.execute("INSERT INTO batches VALUES (?, NULL)", (tag,))
       self._db.executemany(
         "INSERT INTO requests VALUES (?, ?, 1, ?) ON CONFLICT (key) DO UPDATE "
@@ -75,7 +86,7 @@ class BatchState:
 
   def created(self, tag: str, batch_id: str) -> None:
     """Notes that the server has the batch."""
-    with self._db:
+    with self._errors(), self._db:
       self._db.execute(
         "UPDATE batches SET batch_id = ? WHERE tag = ?", (batch_id, tag)
       )
@@ -87,7 +98,7 @@ class BatchState:
 
     Unless `tried`, this is no attempt on the rest.
     """
-    with self._db:
+    with self._errors(), self._db:
       self._db.executemany(
         "DELETE FROM requests WHERE key = ?", ((key,) for key in settled)
       )
@@ -96,3 +107,10 @@ class BatchState:
         (0 if tried else 1, tag),
       )
       self._db.execute("DELETE FROM batches WHERE tag = ?", (tag,))
+
+  def _query(self, sql: str, *values: str) -> list[Any]:
+    with self._errors():
+      return self._db.execute(sql, values).fetchall()
+
+  def _errors(self) -> contextlib.AbstractContextManager[None]:
+    return database_errors(self._path, "batches")

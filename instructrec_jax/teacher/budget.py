@@ -6,6 +6,7 @@ import fractions
 import json
 import threading
 from collections.abc import Iterable
+from typing import Any
 
 import aiolimiter
 
@@ -64,8 +65,10 @@ def most_tokens(request: ChatRequest) -> tuple[int, int]:
   text = request.system + request.user + json.dumps(dict(request.schema))
   prompt = -(-len(text.encode()) // _BYTES_PER_TOKEN) + _TOKENS_OF_FORMAT
   asked = request.parameters
-  limits = {name: asked[name] for name in _LIMITS if name in asked}
-  answers = {"n": asked.get("n", 1)}
+  limits: dict[str, Any] = {
+    name: asked[name] for name in _LIMITS if name in asked
+  }
+  answers: dict[str, Any] = {"n": asked.get("n", 1)}
   check_counts(**limits, **answers)
   # With both, servers differ in which one they obey.
   limit = max(limits.values(), default=_DEFAULT_COMPLETION_TOKENS)

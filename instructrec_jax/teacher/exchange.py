@@ -49,7 +49,7 @@ def export_annotations(
   """
   folder = DatasetFolder.open(dataset)
   user_ids = _user_ids(folder)
-  with open_store(folder) as store:
+  with open_store(folder, to_read=True) as store:
     rows = [
       {
         **row,

@@ -146,6 +146,21 @@ def write_requests(
   return count
 
 
+def check_output(path: pathlib.Path, *, force: bool) -> None:
+  """Raises InputError if `write_requests` may not write there."""
+  with storage.output_file(path, force=force, is_ours=_is_requests):
+    pass
+
+
+def check_answers(path: pathlib.Path) -> None:
+  """Raises InputError if there is no file of answers, or nothing in it."""
+  if not path.is_file():
+    raise InputError(f"{path}: no such file of answers.")
+  with path.open("rb") as file:
+    if not any(line.strip() for line in file):
+      raise InputError(f"{path}: the file of answers is empty.")
+
+
 def _is_requests(path: pathlib.Path) -> bool:
   try:
     with path.open("rb") as file:
@@ -167,8 +182,7 @@ def read_answers(
     InputError: the file is missing, or a line of it is broken; lines before
       it may be stored by then, and reading them again does no harm.
   """
-  if not path.is_file():
-    raise InputError(f"{path}: no such file of answers.")
+  check_answers(path)
   asked = {request.key: request for request in unanswered(requests, store)}
   tally = FileTally()
   answers = _file_answers(path, asked, tally)

@@ -15,6 +15,7 @@ import numpy as np
 
 from instructrec_jax.data.cleaning import category_labels
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.errors import check_counts
 from instructrec_jax.teacher.chat import ChatRequest
 
 VERSION = "1"
@@ -91,7 +92,11 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
   A preference is made from the items before the first of its user's annotated
   targets, so it is valid for all of them. An intention sees the review of its
   own target, and nothing else.
+
+  Raises:
+    InputError: `training_targets` is no number of targets.
   """
+  check_counts(least=0, training_targets=training_targets)
   titles = [item.title for item in folder.items]
   labels = category_labels(folder.items)
   reviews = folder.interactions.select("summary", "text").rows()

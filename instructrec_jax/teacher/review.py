@@ -19,7 +19,7 @@ import scipy.stats
 from instructrec_jax import paper as paper_lib
 from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.teacher.chat import ChatRequest
 from instructrec_jax.teacher.questions import Question, plan, strict_schema
@@ -68,6 +68,8 @@ def draw_samples(
   Raises:
     InputError: the folder has no annotations.
   """
+  check_counts(count=count)
+  check_seed(seed)
   annotations = Annotations.load(folder)
   samples: dict[str, list[Sample]] = collections.defaultdict(list)
 
@@ -212,7 +214,8 @@ def read_sheet(path: pathlib.Path) -> list[dict[str, Any]]:
     with path.open(encoding="utf-8-sig", newline="") as file:
       rows = list(csv.reader(file))
   except (OSError, UnicodeDecodeError, csv.Error) as error:
-    raise InputError(f"{path}: cannot be read as a sheet ({error}).") from None
+    why = getattr(error, "strerror", None) or error
+    raise InputError(f"{path}: cannot be read as a sheet ({why}).") from None
   width = len(_COLUMNS) + len(QUESTIONS)
   if not rows or tuple(rows[0][: len(_COLUMNS)]) != _COLUMNS:
     raise InputError(

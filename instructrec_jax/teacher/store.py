@@ -6,10 +6,12 @@ users and positions the requests are about. Killing the process loses at most
 what was in flight.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import itertools
 import json
+import os
 import pathlib
 import sqlite3
 import threading
@@ -22,6 +24,12 @@ from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 VERSION = 1
 ROWS_PER_COMMIT = 1000
 
+_WHAT = "annotations"
+# SQLite's names of what a disk refuses.
+_UNWRITABLE = (
+  *("SQLITE_FULL", "SQLITE_IOERR", "SQLITE_READONLY", "SQLITE_CANTOPEN"),
+  "SQLITE_PERM",
+)
 _TABLES = """
 CREATE TABLE requests (
   key TEXT PRIMARY KEY,
@@ -57,6 +65,25 @@ ORDER BY s.kind, s.user, s.position, r.answered_at, s.key
 """
 
 
+@contextlib.contextmanager
+def database_errors(path: pathlib.Path, what: str) -> Iterator[None]:
+  """Words SQLite's errors: damaged pages, another schema, a full disk."""
+  try:
+    yield
+  except (sqlite3.Error, ValueError) as error:
+    name = getattr(error, "sqlite_errorname", None) or ""
+    if name.startswith(_UNWRITABLE):
+      raise InputError(f"{path}: it cannot be written ({error}).") from None
+    if name.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
+      raise InputError(
+        f"{path}: another process is writing to it: wait until it has ended."
+      ) from None
+    raise InputError(
+      f"{path}: not a file of {what}, or a damaged one ({error}): restore it "
+      "from a copy, or save what is left of it with sqlite3's .recover."
+    ) from None
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Subject:
   """The user and the position that a request is about.
@@ -88,19 +115,22 @@ class Store:
     Raises:
       InputError: it is no such file, or another dataset's.
     """
-    self.path = path
+    self.path = path = pathlib.Path(path)
     self._lock = threading.Lock()
-    try:
-      self._db = sqlite3.connect(self.path, check_same_thread=False)
+    with database_errors(path, _WHAT):
+      # A read-only disk has no place for the files that WAL needs.
+      fixed = path.exists() and not os.access(path.parent, os.W_OK)
+      self._db = sqlite3.connect(
+        f"{path.absolute().as_uri()}{'?immutable=1' if fixed else ''}",
+        uri=True,
+        check_same_thread=False,
+      )
       self._db.row_factory = sqlite3.Row
-      self._db.execute("PRAGMA journal_mode = WAL")
-      # A killed process loses nothing; only a power cut could.
-      self._db.execute("PRAGMA synchronous = NORMAL")
+      if not fixed:
+        self._db.execute("PRAGMA journal_mode = WAL")
+        # A killed process loses nothing; only a power cut could.
+        self._db.execute("PRAGMA synchronous = NORMAL")
       about = self._about(dataset)
-    except sqlite3.Error as error:
-      raise InputError(
-        f"{self.path}: not a file of annotations ({error})."
-      ) from None
     if about != {"version": str(VERSION), "dataset": dataset}:
       raise InputError(
         f"{self.path}: annotations of another dataset or version; move the "
@@ -179,7 +209,7 @@ class Store:
       )
       for (request, answer), time in zip(answers, times, strict=False)
     ]
-    with self._lock, self._db as db:
+    with self._lock, database_errors(self.path, _WHAT), self._db as db:
       db.executemany(
         f"INSERT INTO requests VALUES ({', '.join('?' * 17)}) "
         "ON CONFLICT (key) DO UPDATE SET status = excluded.status, "
@@ -195,7 +225,7 @@ class Store:
 
   def add_subjects(self, subjects: Iterable[Subject]) -> None:
     """Stores what requests are about; known subjects stay as they are."""
-    with self._lock, self._db as db:
+    with self._lock, database_errors(self.path, _WHAT), self._db as db:
       db.executemany(
         "INSERT OR IGNORE INTO subjects VALUES (?, ?, ?, ?)",
         ((s.key, s.kind, s.user, s.position) for s in subjects),
@@ -219,7 +249,8 @@ class Store:
     """Returns status and raw answer of those requests that were sent."""
     wanted = set(keys)
     rows = self._query("SELECT key, status, answer FROM requests")
-    return {k: (Status(status), a) for k, status, a in rows if k in wanted}
+    with database_errors(self.path, _WHAT):
+      return {k: (Status(status), a) for k, status, a in rows if k in wanted}
 
   def count(self) -> dict[str, int]:
     """Returns how many requests have each status."""
@@ -238,7 +269,7 @@ class Store:
     yield from map(dict, rows)
 
   def _query(self, sql: str, *values: str) -> list[sqlite3.Row]:
-    with self._lock:
+    with self._lock, database_errors(self.path, _WHAT):
       return self._db.execute(sql, values).fetchall()
 
 

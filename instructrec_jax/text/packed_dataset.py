@@ -138,9 +138,11 @@ def pack_pairs(
     inputs: folders that are read, and may not be replaced.
 
   Raises:
-    InputError: `out` exists, a length is below 1, or there is nothing to pack.
+    InputError: `out` exists, a length is below 2, or there is nothing to pack.
   """
-  check_counts(input_length=encoder_length, target_length=decoder_length)
+  check_counts(
+    least=2, input_length=encoder_length, target_length=decoder_length
+  )
   counts = {"examples": 0, "inputs_dropped": 0, "targets_cut": 0}
   tokens = {"inputs": 0, "targets": 0}
   with storage.staged_folder(

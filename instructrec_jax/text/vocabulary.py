@@ -3,13 +3,14 @@
 import functools
 import io
 import pathlib
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 
 import sentencepiece
 
 from instructrec_jax import storage
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 
 PAD_ID = 0
 EOS_ID = 1
@@ -175,8 +176,11 @@ def train_vocabulary(
     seed: for sampling lines of a corpus that is too large.
 
   Raises:
-    InputError: the corpus is too small to train on.
+    InputError: the size is too small for the corpus's letters, or there are no
+      words.
   """
+  # Three are for padding, the end and what is unknown.
+  check_counts(least=4, most=1_000_000, **{"the size of a vocabulary": size})
   model = io.BytesIO()
   sentencepiece.set_random_generator_seed(seed)
   try:
@@ -199,10 +203,13 @@ def train_vocabulary(
       minloglevel=2,
     )
   except RuntimeError as error:
+    # SentencePiece's words are of its own files and options.
+    if few := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+      reason = f"their letters alone need {few[1]}: name a larger size"
+    else:
+      reason = "there are hardly any words in them: look at the titles"
     raise InputError(
-      f"no vocabulary of {size} pieces can be trained on these texts "
-      f"({str(error).splitlines()[-1].strip()}): give more text or a smaller "
-      "size."
+      f"no vocabulary of {size} pieces can be trained on these texts; {reason}."
     ) from None
   with storage.staged_file(out) as partial:
     partial.write_bytes(model.getvalue())
@@ -218,6 +225,8 @@ def _load_processor(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:
   processor = sentencepiece.SentencePieceProcessor()
   try:
     processor.load_from_serialized_proto(path.read_bytes())
+    # A damaged piece is found only here.
+    processor.id_to_piece(list(range(processor.get_piece_size())))
   except (RuntimeError, ValueError):
     raise InputError(f"{path}: not a SentencePiece model.") from None
   ids = (processor.pad_id(), processor.eos_id(), processor.unk_id())

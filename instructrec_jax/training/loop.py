@@ -23,7 +23,12 @@ from instructrec_jax import checksums, locks, processes, storage
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.training_run import Checkpoints
-from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.errors import (
+  InputError,
+  check_counts,
+  check_numbers,
+  check_seed,
+)
 from instructrec_jax.progress import progress
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
@@ -42,6 +47,12 @@ _FIRST_FILES = {
   model_folder.CONFIG_FILE,
   model_folder.VOCABULARY_FILE,
 }
+ARGUMENTS = (
+  *("model_dir", "steps", "batch_size", "checkpoint_period", "log_period"),
+  *("microbatches", "z_loss", "loss_normalizing_factor", "seed", "optimizer"),
+  "zero",
+)
+"""Those of `train` that `check_arguments` takes."""
 
 
 def train(
@@ -100,17 +111,26 @@ def train(
   """
   model_dir = pathlib.Path(model_dir).absolute()
   mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
-  check_counts(
+  check_arguments(
+    model_dir=model_dir,
+    optimizer=optimizer,
+    zero=zero,
     steps=steps,
     batch_size=batch_size,
     checkpoint_period=checkpoint_period,
     log_period=log_period,
     microbatches=microbatches,
+    z_loss=z_loss,
+    loss_normalizing_factor=loss_normalizing_factor,
+    seed=seed,
   )
-  if not isinstance(seed, int) or seed < 0:
-    raise InputError(f"seed is {seed!r}: a whole number from 0 is needed.")
   model_folder.check_vocabulary(config.validate(), data.vocabulary)
   check_batch(batch_size, mesh, microbatches)
+  if batch_size > len(data):
+    raise InputError(
+      f"a batch of {batch_size} rows is larger than the data, which has "
+      f"{len(data)}: name a smaller one."
+    )
   make_state = functools.partial(initial_state, config, optimizer, seed=seed)
   shapes = jax.eval_shape(make_state)
   shardings = state_shardings(
@@ -225,6 +245,39 @@ def _lock(
   if processes.is_first():
     return locks.writing_in(model_dir)
   return contextlib.nullcontext()
+
+
+def check_arguments(
+  *,
+  model_dir: pathlib.Path | str,
+  optimizer: optax.GradientTransformation,
+  zero: bool = False,
+  z_loss: float = 0.0,
+  loss_normalizing_factor: float | None = None,
+  seed: int = 0,
+  **counts: int,
+) -> None:
+  """Checks what `train` can refuse before there is any data.
+
+  Raises:
+    InputError: a value is of another type or out of range, or `model_dir` is a
+      file.
+  """
+  if not isinstance(optimizer, optax.GradientTransformation):
+    raise InputError(
+      f"optimizer is {optimizer!r:.60}: @optimizer.adafactor() is one."
+    )
+  if not isinstance(zero, bool):
+    raise InputError(f"zero is {zero!r:.60}: True or False is needed.")
+  if not isinstance(model_dir, pathlib.Path | str) or not str(model_dir):
+    raise InputError(f"model_dir is {model_dir!r}: a folder is needed.")
+  if pathlib.Path(model_dir).is_file():
+    raise InputError(f"{model_dir}: it is a file: name a folder to train in.")
+  check_counts(**counts)
+  check_seed(seed)
+  check_numbers(z_loss=z_loss)
+  if loss_normalizing_factor is not None:
+    check_numbers(least=1e-30, loss_normalizing_factor=loss_normalizing_factor)
 
 
 def _claim_folder(

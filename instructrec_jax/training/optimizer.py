@@ -7,7 +7,12 @@ The optimizers keep the learning rate of their last step in their state, where
 import jax.numpy as jnp
 import optax
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_numbers
+
+# Float32 has no smaller rate; a larger one than this has trained nothing.
+_SLOWEST, _FASTEST = 1e-37, 1e6
+# Averages that forget nothing divide by 0.
+_BELOW_ONE = 1 - 1e-7
 
 
 def adafactor(
@@ -19,6 +24,8 @@ def adafactor(
   RMS of 1, matrices of 128 or more on both sides factored: equal to T5X's
   `adafactor.Adafactor` to rounding.
   """
+
+  _check_rate(learning_rate)
 
   def make(learning_rate):
     return optax.adafactor(learning_rate, decay_rate=0.8)
@@ -32,6 +39,10 @@ def adamw(
   b2: float = 0.999,
 ) -> optax.GradientTransformation:
   """Returns AdamW on gradients clipped to a global norm of 1."""
+
+  _check_rate(learning_rate)
+  check_numbers(weight_decay=weight_decay)
+  check_numbers(most=_BELOW_ONE, b2=b2)
 
   def make(learning_rate):
     return optax.chain(
@@ -68,6 +79,7 @@ def linear(
 ) -> optax.Schedule:
   """Returns a linear warm-up to `peak`, then a straight line to 0."""
   _check(peak, warmup_steps)
+  check_counts(total_steps=total_steps)
   if total_steps <= warmup_steps:
     raise InputError(
       f"a schedule of {total_steps} steps cannot warm up for {warmup_steps}: "
@@ -85,8 +97,10 @@ def _after_warmup(
 
 
 def _check(peak: float, warmup_steps: int) -> None:
-  if not isinstance(peak, int | float) or peak <= 0 or warmup_steps < 0:
-    raise InputError(
-      f"a learning rate of {peak!r} with {warmup_steps!r} warm-up steps: a "
-      "positive number, and 0 or more steps, are needed."
-    )
+  _check_rate(peak)
+  check_counts(least=0, warmup_steps=warmup_steps)
+
+
+def _check_rate(rate: optax.ScalarOrSchedule) -> None:
+  if not callable(rate):
+    check_numbers(least=_SLOWEST, most=_FASTEST, **{"the learning rate": rate})

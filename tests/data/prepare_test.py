@@ -282,7 +282,7 @@ def test_the_manifest_names_its_inputs(tmp_path):
     ({"max_items": 2}, "a split needs 3"),
     ({"split": "by-user"}, "name leave-one-out or global-time"),
     ({"split": "global-time"}, "look like positions"),
-    ({"seed": -1}, "whole numbers from 0"),
+    ({"seed": -1}, "seed is -1"),
   ],
 )
 def test_what_cannot_be_prepared_leaves_nothing(tmp_path, change, why):

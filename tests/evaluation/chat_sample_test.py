@@ -261,7 +261,7 @@ def test_alone_it_has_a_table_too(serve, run):
     (["--rankers", "all"], "--rankers names chat"),
     (["--chat-model", ""], "--rankers names chat"),
     (["--scenarios", "pointwise"], "'chat' is for scenarios of a list"),
-    (["--chat-limit", "0"], "ask at least 1"),
+    (["--chat-limit", "0"], "--chat-limit is 0"),
     (["--multi_process"], "each process would pay"),
     (["--dry-run", "--chat-model", ""], "add --chat-model"),
   ],

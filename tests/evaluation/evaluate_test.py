@@ -184,7 +184,7 @@ def test_requests_without_a_row_are_refused(shop, tmp_path):
     ({"model": "absent"}, "no such model folder"),
     ({"model": "."}, "instructrec build"),
     ({"split": "train"}, "no split 'train'"),
-    ({"limit": 0}, "at least one"),
+    ({"limit": 0}, "limit is 0"),
     ({"permutations": 0}, "at least 1"),
     ({"select_template": True}, "add --model"),
     ({"normalisation": "mean"}, "add --model"),

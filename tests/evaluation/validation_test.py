@@ -58,7 +58,7 @@ def test_metrics_are_those_of_the_current_parameters(tmp_path, monkeypatch):
   ("numbers", "says"),
   [
     ({"limit": 0}, "validation limit is 0: at least 1"),
-    ({"limit": 4, "seed": -1}, "seed is -1: a number from 0"),
+    ({"limit": 4, "seed": -1}, "seed is -1: at least 0"),
   ],
 )
 def test_numbers_out_of_range_are_refused(tmp_path, numbers, says):

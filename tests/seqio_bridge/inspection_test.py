@@ -44,5 +44,5 @@ def test_the_text_shows_tasks_lengths_and_examples(dataset):
 
 
 def test_an_empty_sample_is_refused(dataset):
-  with pytest.raises(InputError, match="shows nothing"):
+  with pytest.raises(InputError, match="sample is 0"):
     inspect_mixture(mixture="instructrec_all_v1", dataset=dataset, sample=0)

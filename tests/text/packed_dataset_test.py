@@ -151,7 +151,7 @@ def test_nothing_to_pack_is_refused(tmp_path, byte_pair):
 @pytest.mark.parametrize("lengths", [(0, 8), (8, -1)])
 def test_rows_of_no_length_are_refused(lengths, tmp_path, byte_pair):
   lengths = dict(zip(LENGTHS, lengths, strict=True))
-  with pytest.raises(InputError, match="at least 1 is needed"):
+  with pytest.raises(InputError, match="at least 2 is needed"):
     pack_pairs([], vocabulary=byte_pair, out=tmp_path / "p", **lengths)
   assert not list(tmp_path.iterdir())
 

@@ -200,7 +200,7 @@ def test_a_small_corpus_gives_a_small_vocabulary(tmp_path):
 
 
 def test_an_empty_corpus_is_refused(tmp_path):
-  with pytest.raises(InputError, match="give more text"):
+  with pytest.raises(InputError, match="hardly any words"):
     train_vocabulary([], tmp_path / "m.model", size=300)
   assert not any(tmp_path.iterdir())
 

@@ -176,7 +176,7 @@ def test_the_folder_is_complete(train, data, tmp_path):
   train(model_dir, steps=5, config_text="NAME = 1\n")
   assert {path.name for path in model_dir.iterdir()} == {
     *("checkpoints", "config.gin", "events", "metrics.jsonl"),
-    *("model.json", "run.json", "vocabulary.model"),
+    *("model.json", "run.json", "vocabulary.model", "checksums.txt"),
   }
   config, params = model_folder.load_params(model_dir)
   assert config.vocab_size == data.manifest["model_vocab_size"]

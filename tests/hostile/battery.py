@@ -1,0 +1,558 @@
+"""Bad inputs, pairs of runs and kills, over every command.
+
+  python tests/hostile/battery.py bad [--short] [--kind paths] [--only TEXT]
+  python tests/hostile/battery.py pairs [--only train] [--times 20]
+  python tests/hostile/battery.py kills [--only build] [--times 30]
+
+A small world (`cases.WORLD`) is made once in --folder. Every case runs in a
+copy of it, in a process forked from this one, which has imported the heavy
+packages: a second rather than ten. `bad` expects status 2, one sentence that
+names the option or the file, and nothing written anywhere in the copy, its
+home or its folder of temporary files. `pairs` starts a command twice at once;
+`kills` ends it at every rename and removal, and at random moments, and runs it
+again. Both compare what is there in the end with what one undisturbed run
+makes.
+
+Nothing outside --folder is written to, ever: a command that --force leads
+astray finds only copies.
+"""
+
+import argparse
+import collections
+import contextlib
+import hashlib
+import importlib
+import os
+import pathlib
+import random
+import re
+import resource
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
+os.environ.pop("XLA_FLAGS", None)
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
+
+import cases  # noqa: E402
+
+LIMIT = 20  # seconds that a refusal may take, on a machine that others use too
+MEMORY = 6 << 30  # bytes of address space that a command may add
+NOBODY = 65534
+HEAVY = (
+  "tensorflow",
+  "tensorflow_datasets",
+  "seqio",
+  "gin",
+  "jax",
+  "optax",
+  "orbax.checkpoint",
+  "pyarrow.parquet",
+  "sentencepiece",
+  "uvicorn",
+  "instructrec_jax.seqio_bridge.pack",
+  "instructrec_jax.training.loop",
+  "instructrec_jax.evaluation.evaluate",
+  "instructrec_jax.serving.app",
+)
+# What no sentence for a user has in it.
+_NO_SENTENCE = re.compile(
+  r"Traceback|<class|object at 0x|\[Errno|None of type|"
+  + re.escape(str(ROOT / "instructrec_jax"))
+)
+
+State = dict[str, tuple]
+
+
+def state_of(folder: pathlib.Path) -> State:
+  """Returns what is in a folder: kind, mode, size, time and hash of each."""
+  found: State = {}
+  for path in (folder, *_walk(folder)):
+    if path.name.startswith("__autograph_generated_file"):
+      continue  # TensorFlow's, removed at a true exit
+    info = path.lstat()
+    kind = info.st_mode >> 12
+    what: tuple = (info.st_mode,)
+    if kind == 0o10:
+      what += (info.st_size, info.st_mtime_ns, _hash(path))
+    elif kind == 0o12:
+      what += (os.readlink(path),)
+    found[os.path.relpath(path, folder)] = what
+  return found
+
+
+def _walk(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+  for parent, folders, files in os.walk(folder):
+    for name in folders + files:
+      yield pathlib.Path(parent, name)
+
+
+def _hash(path: pathlib.Path) -> str:
+  with open(path, "rb") as file:
+    return hashlib.file_digest(file, "blake2b").hexdigest()[:16]
+
+
+def difference(before: State, after: State) -> list[str]:
+  """Returns the paths that are new, gone or changed, marked so."""
+  return [
+    ("+" if path not in before else "-" if path not in after else "!") + path
+    for path in sorted(before.keys() | after.keys())
+    if before.get(path) != after.get(path)
+  ]
+
+
+class Place:
+  """A copy of the world with a home and a folder of temporary files."""
+
+  def __init__(self, folder: pathlib.Path, world: pathlib.Path):
+    self.folder = folder
+    self.world = world
+    self.work = folder / "parent" / "w"
+
+  def reset(self) -> None:
+    """Makes the copy anew."""
+    self.unmount()
+    if self.folder.exists():
+      subprocess.run(["chmod", "-R", "u+rwX", self.folder], check=True)
+    shutil.rmtree(self.folder, ignore_errors=True)
+    for name in ("home", "tmp"):
+      (self.folder / name).mkdir(parents=True)
+    (self.folder / "home" / "letters.txt").write_text("dear all\n")
+    (self.folder / "parent").mkdir()
+    (self.folder / "parent" / "thesis.txt").write_text("chapter one\n")
+    subprocess.run(["cp", "-a", self.world, self.work], check=True)
+
+  def unmount(self) -> None:
+    """Takes away what a case has mounted."""
+    if os.path.ismount(self.work / "disk"):
+      subprocess.run(["umount", self.work / "disk"], check=True)
+
+  def state(self) -> State:
+    return state_of(self.folder)
+
+
+class Run:
+  """A command in a forked process."""
+
+  def __init__(
+    self,
+    place: Place,
+    argv: list[str],
+    inside: Callable[[], None] = lambda: None,
+  ):
+    self.argv = argv
+    self.place = place
+    self._out = tempfile.TemporaryFile()
+    self._err = tempfile.TemporaryFile()
+    self.started = time.monotonic()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    self.pid = os.fork()
+    if not self.pid:
+      self._child(inside)
+
+  def _child(self, inside: Callable[[], None]) -> None:
+    status = 1
+    try:
+      os.setsid()
+      os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+      os.dup2(self._out.fileno(), 1)
+      os.dup2(self._err.fileno(), 2)
+      os.chdir(self.place.work)
+      os.environ.update(
+        HOME=str(self.place.folder / "home"),
+        TMPDIR=str(self.place.folder / "tmp"),
+        OPENAI_API_KEY="sk-none",
+        JAX_ENABLE_COMPILATION_CACHE="0",
+        MPLCONFIGDIR=str(self.place.folder.parent / "matplotlib"),
+      )
+      tempfile.tempdir = None
+      size = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+      most = size * resource.getpagesize() + MEMORY
+      resource.setrlimit(resource.RLIMIT_AS, (most, most))
+      resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+      inside()
+      status = _call(self.argv)
+    except SystemExit as error:
+      status = error.code if isinstance(error.code, int) else 1
+    except BaseException:
+      traceback.print_exc()
+    finally:
+      with contextlib.suppress(BaseException):
+        sys.stdout.flush()
+        sys.stderr.flush()
+      os._exit(status)
+
+  def poll(self) -> bool:
+    """Says whether it has ended."""
+    pid, status = os.waitpid(self.pid, os.WNOHANG)
+    if pid:
+      self._end(os.waitstatus_to_exitcode(status))
+    return bool(pid)
+
+  def kill(self) -> None:
+    """Ends it and its children as the kernel would."""
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(self.pid, signal.SIGKILL)
+    os.waitpid(self.pid, 0)
+    self._end(-signal.SIGKILL)
+
+  def wait(self, limit: float = LIMIT) -> "Run":
+    """Waits until it ends, and kills it after so many seconds."""
+    while not self.poll():
+      if time.monotonic() - self.started > limit:
+        self.kill()
+        self.err += f"\n(killed after {limit} s)"
+        break
+      time.sleep(0.005)
+    return self
+
+  def _end(self, status: int) -> None:
+    self.status = status
+    self.seconds = time.monotonic() - self.started
+    # Children that outlive it are faults; they must not live on here.
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+      os.killpg(self.pid, signal.SIGKILL)
+    texts = []
+    for file in (self._out, self._err):
+      file.seek(0)
+      texts.append(file.read().decode(errors="replace"))
+      file.close()
+    self.out, self.err = texts
+
+
+def _call(argv: list[str]) -> int:
+  """Runs the command, or Python code that must raise an InputError."""
+  from instructrec_jax.cli.main import main
+  from instructrec_jax.errors import InputError
+
+  if argv[:1] != ["python"]:
+    return main(argv)
+  try:
+    exec(argv[1], {})
+  except InputError as error:
+    print(f"python: {error}", file=sys.stderr)
+    return 2
+  return 0
+
+
+def faults_of(run: Run, names: str, changed: list[str]) -> list[str]:
+  """Returns what is wrong with a refusal; `names` are words, one is needed."""
+  said = run.err.strip()
+  lines = said.splitlines()
+  found = []
+  if run.status == 0:
+    found.append("taken")
+  elif "(killed after" in said:
+    found.append("hangs" if not run.out.startswith("serving") else "serves")
+  elif run.status != 2:
+    found.append(f"status {run.status}")
+  if run.status == 2:
+    if len(lines) != 1:
+      found.append(f"{len(lines)} lines")
+    if not said.endswith((".", "?")):
+      found.append("no full stop")
+    if len(said) > 500:
+      found.append(f"{len(said)} characters")
+    if names and not any(each in said for each in names.split("|")):
+      found.append(f"does not name {names}")
+  if match := _NO_SENTENCE.search(said):
+    found.append(match.group().replace(str(ROOT), "its own path "))
+  if changed:
+    found.append(f"writes {' '.join(changed[:3])}")
+  return found
+
+
+def run_bad(place: Place, case: cases.Case) -> tuple[Run, list[str]]:
+  """Runs one case and returns its faults."""
+  home = os.getcwd()
+  os.chdir(place.work)
+  try:
+    inside = case.prepare(place.work) if case.prepare else None
+  finally:
+    os.chdir(home)
+  before = place.state()
+  words = [w.replace("HOME", str(place.folder / "home")) for w in case.argv]
+  run = Run(place, words, inside or (lambda: None)).wait()
+  changed = difference(before, place.state())
+  faults = faults_of(run, case.names, [] if case.may_leave else changed)
+  if changed or case.prepare:
+    place.reset()
+  return run, faults
+
+
+def bad(place: Place, options: argparse.Namespace) -> int:
+  """Runs the bad inputs, prints their table, returns the exit status."""
+  chosen = cases.all_cases()
+  if options.short:
+    chosen = _short(chosen)
+  chosen = [
+    case
+    for case in chosen
+    if options.kind in ("", case.kind)
+    and options.only in f"{case.kind}: {case}"
+  ][:: options.every]
+  place.reset()
+  counts: dict[str, collections.Counter] = {}
+  for case in chosen:
+    run, faults = run_bad(place, case)
+    count = counts.setdefault(case.kind, collections.Counter())
+    count["cases"] += 1
+    count["failed"] += bool(faults)
+    said = run.err.strip().splitlines() or ["(silent)"]
+    told = said[0] if run.status == 2 else said[-1]
+    if faults or not options.quiet:
+      print(
+        f"{'FAIL ' if faults else 'ok   '}{case.kind}: {case}\n"
+        f"     {run.status}, {run.seconds:.1f} s, {told[:300]}",
+        flush=True,
+      )
+    if faults:
+      print(f"     -> {'; '.join(faults)}", flush=True)
+  print(f"\n{'kind':<16}{'cases':>6}{'failed':>8}")
+  total = sum(counts.values(), collections.Counter())
+  for kind, count in [*counts.items(), ("all", total)]:
+    print(f"{kind:<16}{count['cases']:>6}{count['failed']:>8}")
+  return int(total["failed"] > 0)
+
+
+def _short(chosen: list[cases.Case], size: int = 80) -> list[cases.Case]:
+  """Draws the same cases each time, as many of each kind as there are."""
+  draw = random.Random(18)
+  by_kind: dict[str, list[cases.Case]] = {}
+  for case in chosen:
+    by_kind.setdefault(case.kind, []).append(case)
+  for group in by_kind.values():
+    draw.shuffle(group)
+  found = []
+  while len(found) < size and any(by_kind.values()):
+    found += [group.pop() for group in by_kind.values() if group]
+  return found[:size]
+
+
+def _contents(folder: pathlib.Path) -> dict[str, str]:
+  """Returns the hash of each file of a folder; links and folders by kind."""
+  found = {}
+  for path in _walk(folder):
+    name = str(path.relative_to(folder))
+    if re.search(r"ocdbt\.process|/d/[0-9a-f]{32}$|__autograph_", name):
+      continue  # names drawn at random: orbax's, and what TensorFlow removes
+    name = re.sub(r"tfevents\.\d+.*", "tfevents", name)
+    is_file = path.is_file() and not path.is_symlink()
+    found[name] = _hash(path) if is_file else "other"
+  return found
+
+
+class Reference:
+  """What an undisturbed run of a command makes; what varies is only listed."""
+
+  def __init__(self, place: Place, task: cases.Task):
+    self.place, self.task = place, task
+    made, self.seconds = [], 0.0
+    for _ in range(2):
+      place.reset()
+      run = self.start().wait(600)
+      if run.status:
+        raise SystemExit(f"{task.argv} failed: {run.err}")
+      self.seconds = run.seconds
+      made.append(self.result())
+    self.made = {
+      name: made[0][name] if made[0][name] == made[1].get(name) else "varies"
+      for name in made[0]
+    }
+
+  def start(self, inside: Callable[[], None] = lambda: None) -> Run:
+    return Run(self.place, shlex.split(self.task.argv), inside)
+
+  def result(self) -> dict[str, str]:
+    """Returns what is there now, with what `then` makes of it."""
+    if self.task.then:
+      Run(self.place, shlex.split(self.task.then)).wait(300)
+    return _contents(self.place.folder)
+
+  def faults(self) -> list[str]:
+    """Returns how what is there differs from what should be."""
+    now = {
+      name: "varies" if self.made.get(name) == "varies" else what
+      for name, what in self.result().items()
+    }
+    differ = {n: (w,) for n, w in now.items()}
+    wanted = {n: (w,) for n, w in self.made.items()}
+    return difference(wanted, differ)
+
+
+_ELSEWHERE = "another run is writing here since"
+
+
+def pairs(place: Place, options: argparse.Namespace) -> int:
+  """Starts each writing command twice at once."""
+  failed = 0
+  draw = random.Random(options.seed)
+  for task in cases.TASKS:
+    if options.only not in task.argv:
+      continue
+    reference = Reference(place, task)
+    seen: collections.Counter[str] = collections.Counter()
+    for _ in range(options.times):
+      place.reset()
+      first = reference.start()
+      time.sleep(draw.choice((0, 0, draw.random() * reference.seconds)))
+      second = reference.start()
+      for run in (first, second):
+        run.wait(600)
+      statuses = sorted((first.status, second.status))
+      refusals = [r.err.strip() for r in (first, second) if r.status]
+      faults = reference.faults()
+      if statuses not in ([0, 2], [0, 0] if task.may_repeat else [0, 2]):
+        faults.append(f"statuses {statuses}")
+      for said in refusals:
+        after = "exists already" in said or task.refusal in said
+        if len(said.splitlines()) != 1 or not (_ELSEWHERE in said or after):
+          faults.append(f"says {said[-300:]!r}")
+      seen[f"{statuses}, {len(faults) or 'no'} faults"] += 1
+      if faults:
+        failed += 1
+        print(f"  {statuses} {' '.join(faults[:6])}", flush=True)
+    print(f"{task.argv[:60]:<60} {dict(seen)}", flush=True)
+  return int(failed > 0)
+
+
+_STEPS = ("replace", "rename", "unlink", "remove", "rmdir")
+
+
+def _die_at(n: int, *, after: bool) -> Callable[[], None]:
+  """Returns what makes the process end at its n-th rename or removal."""
+
+  def inside() -> None:
+    left = [n]
+    for name in _STEPS:
+      real = getattr(os, name)
+
+      def step(*args, real=real, **kwargs):
+        left[0] -= 1
+        if left[0] == 0 and not after:
+          os._exit(137)
+        found = real(*args, **kwargs)
+        if left[0] == 0:
+          os._exit(137)
+        return found
+
+      setattr(os, name, step)
+
+  return inside
+
+
+def kills(place: Place, options: argparse.Namespace) -> int:
+  """Kills each writing command, and runs it again."""
+  failed = 0
+  draw = random.Random(options.seed)
+  for task in cases.TASKS:
+    if options.only not in task.argv:
+      continue
+    reference = Reference(place, task)
+    count = [0, 0]
+    n = 0
+    steps = True
+    while steps and n < options.steps:
+      n += 1
+      for after in (False, True):
+        place.reset()
+        run = reference.start(_die_at(n, after=after)).wait(600)
+        steps = run.status == 137
+        if steps:
+          count[0] += 1
+          failed += _again(reference, f"{'after' if after else 'at'} step {n}")
+    for _ in range(options.times):
+      place.reset()
+      moment = draw.random() * reference.seconds
+      run = reference.start()
+      while not run.poll():
+        if time.monotonic() - run.started > moment:
+          run.kill()
+          break
+        time.sleep(0.002)
+      count[1] += 1
+      failed += _again(reference, f"after {moment:.2f} s")
+    print(
+      f"{task.argv[:60]:<60} {count[0]} at steps, {count[1]} at random",
+      flush=True,
+    )
+  print(f"{failed} failed")
+  return int(failed > 0)
+
+
+def _again(reference: Reference, when: str) -> int:
+  run = reference.start().wait(600)
+  faults = []
+  is_done = "exists already" in run.err or (
+    reference.task.refusal in run.err and run.status == 2
+  )
+  if run.status and not is_done:
+    faults.append(f"status {run.status}: {run.err.strip()[-300:]}")
+  faults += reference.faults()
+  if faults:
+    print(f"  killed {when}: {' '.join(faults[:6])}", flush=True)
+  return int(bool(faults))
+
+
+def make_world(folder: pathlib.Path, *, anew: bool) -> pathlib.Path:
+  """Makes the world of all cases, or finds it made."""
+  world = folder / "world"
+  if (world / ".whole").exists() and not anew:
+    return world
+  shutil.rmtree(world, ignore_errors=True)
+  world.mkdir(parents=True)
+  cases.write_files(world)
+  place = Place(folder / "making", world)
+  place.reset()
+  for line in cases.WORLD:
+    run = Run(place, shlex.split(line)).wait(600)
+    if run.status:
+      raise SystemExit(f"{line}: {run.err}")
+  place.work.joinpath(".whole").touch()
+  shutil.rmtree(world)
+  place.work.rename(world)
+  shutil.rmtree(place.folder)
+  return world
+
+
+def main() -> int:
+  parser = argparse.ArgumentParser(
+    description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+  )
+  parser.add_argument("what", choices=("bad", "pairs", "kills"))
+  parser.add_argument("--folder", type=pathlib.Path)
+  parser.add_argument("--anew", action="store_true", help="make the world")
+  parser.add_argument("--kind", default="")
+  parser.add_argument("--only", default="")
+  parser.add_argument("--short", action="store_true")
+  parser.add_argument("--every", type=int, default=1, help="each n-th case")
+  parser.add_argument("--quiet", action="store_true", help="failures alone")
+  parser.add_argument("--times", type=int, default=20)
+  parser.add_argument("--steps", type=int, default=1000)
+  parser.add_argument("--seed", type=int, default=0)
+  options = parser.parse_args()
+  folder = options.folder or pathlib.Path(tempfile.gettempdir(), "battery")
+  for module in HEAVY:
+    importlib.import_module(module)
+  world = make_world(folder.resolve(), anew=options.anew)
+  place = Place(folder.resolve() / f"place{os.getpid()}", world)
+  try:
+    return globals()[options.what](place, options)
+  finally:
+    place.unmount()
+    shutil.rmtree(place.folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+  sys.exit(main())

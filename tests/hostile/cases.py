@@ -1,0 +1,1664 @@
+"""The bad inputs of `battery.py`, and the commands that it runs twice or kills.
+
+A table of command lines with a hole `{}` is crossed with a table of what goes
+wrong in it. Lines run in a copy of the world: `shop` (a dataset folder, built),
+`packed`, `model` (of `train`), `export`, `hf`, `t5x`, `results`, `csv/*.csv`,
+`scores.parquet`, `tiny.gin`.
+"""
+
+import dataclasses
+import gzip
+import json
+import os
+import pathlib
+import random
+import resource
+import shlex
+import signal
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+
+Change = Callable[[pathlib.Path], Callable[[], None] | None]
+HUGE = "1" + "0" * 30
+NOBODY = 65534
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+  """A command line that must be refused.
+
+  Attributes:
+    kind: the row of totals that it counts in.
+    argv: the command's words; `HOME` in them is the copy's home.
+    names: words that the sentence must have one of, separated by |.
+    prepare: what is done to the copy of the world before; it may return what
+      the process does to itself before the command.
+    about: what `prepare` does.
+    may_leave: what is written may stay, since a later run goes on from there.
+  """
+
+  kind: str
+  argv: tuple[str, ...]
+  names: str = ""
+  prepare: Change | None = None
+  about: str = ""
+  may_leave: bool = False
+
+  def __str__(self) -> str:
+    line = shlex.join(word[:60] for word in self.argv)
+    return f"{line}  [{self.about}]" if self.about else line
+
+
+@dataclasses.dataclass(frozen=True)
+class Task:
+  """A writing command for pairs and kills.
+
+  Attributes:
+    argv: its line.
+    then: a line whose output tells what the first has made, where that has
+      names and times of its own.
+    may_repeat: a second run after the first's end succeeds and changes nothing.
+    refusal: what else a second run may say.
+  """
+
+  argv: str
+  then: str = ""
+  may_repeat: bool = False
+  refusal: str = "exists already"
+
+
+_BUILD = "build --dataset shop --families p1_i0_t3,p1_i0_t0 --input-length 160"
+_PACK = (
+  "pack instructrec_all_v1 --dataset shop --input-length 160 "
+  "--target-length 32 --examples 200"
+)
+_TRAIN = "train --gin_file tiny.gin --gin.PACKED='\"packed\"'"
+_CHAT = (
+  "annotate --dataset shop --teacher openai --model m "
+  "--base-url http://127.0.0.1:9/v1 --prices 1 1 --max-usd 1"
+)
+WORLD = (
+  "prepare --format synthetic --users 200 --out shop",
+  "annotate --dataset shop",
+  _BUILD + " --train-vocab 400",
+  _PACK + " --out packed",
+  _TRAIN + " --gin.MODEL_DIR='\"model\"'",
+  "export --model model --dataset shop --out export",
+  "convert model hf --to hf",
+  "convert model t5x --to t5x",
+  "score --requests shop/requests/sequential_test.parquet --model export "
+  "--out scores.parquet --limit 20",
+  "evaluate --dataset shop --out results --model export --scenarios "
+  "sequential --rankers popularity,cooccurrence,model --limit 40",
+  "annotate --dataset shop --export answers.parquet",
+  "annotate --dataset shop --sheet sheet.csv --samples 5",
+  "prepare --format synthetic --users 200 --seed 1 --out plain",
+)
+
+TASKS = (
+  Task("prepare --format synthetic --users 200 --out new/shop"),
+  Task("annotate --dataset plain", may_repeat=True),
+  Task("annotate --dataset shop --export new/a.parquet"),
+  Task("annotate --dataset shop --sheet new/a.csv"),
+  Task(
+    "annotate --dataset plain --teacher openai --model m "
+    "--jsonl-out new/a.jsonl"
+  ),
+  Task(_BUILD.replace("shop", "plain") + " --train-vocab 300"),
+  Task(_PACK + " --out new/packed"),
+  Task(
+    _TRAIN + " --gin.MODEL_DIR='\"new/model\"'",
+    then="export --model new/model --out trained",
+    may_repeat=True,
+  ),
+  Task("convert model new/hf --to hf"),
+  Task("convert model new/t5x --to t5x"),
+  Task("export --model model --dataset shop --out new/export"),
+  Task(
+    "score --requests shop/requests/sequential_test.parquet --model export "
+    "--out new/scores.parquet"
+  ),
+  Task(
+    "score --requests shop/requests/sequential_test.parquet --model export "
+    "--out new/scores.jsonl"
+  ),
+  Task(
+    "evaluate --dataset shop --out new/results --model export --scenarios "
+    "sequential --rankers popularity,model --limit 20"
+  ),
+  Task(
+    "reproduce --dataset shop --out new/report --recipe tiny.gin --steps 2 "
+    "--ladder-steps 2 --limit 10 --rankers popularity",
+    may_repeat=True,
+  ),
+  Task("quickstart --out new/quick --users 200 --steps 2 --test-users 20"),
+)
+
+
+def write_files(world: pathlib.Path) -> None:
+  """Writes what no command makes."""
+  (world / "tiny.gin").write_text(
+    "include 'gin/model/mini.gin'\ninclude 'gin/run/train.gin'\n"
+    "EMB_DIM = 32\nNUM_HEADS = 2\nHEAD_DIM = 8\nMLP_DIM = 32\nNUM_LAYERS = 1\n"
+    "BATCH_SIZE = 4\nTRAIN_STEPS = 4\nCHECKPOINT_PERIOD = 2\nLOG_PERIOD = 1\n"
+  )
+  (world / "mine.yaml").write_text(
+    "- name: mine\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "  text: 'Bought: {history}. What next?'\n"
+  )
+  (world / "asked.jsonl").write_text(
+    '{"instruction": "what next?", "candidates": ["a tent", "a rope"]}\n' * 4
+  )
+  reviews = [
+    _review(reviewerID=f"u{n % 9}", asin=f"i{n % 7}") for n in range(99)
+  ]
+  (world / "reviews.jsonl").write_text("".join(map(_line, reviews)))
+  items = [{"asin": f"i{n}", "title": f"Good Thing {n}"} for n in range(9)]
+  (world / "meta.jsonl").write_text("".join(map(_line, items)))
+  (world / "titles.txt").write_text("a tent\na rope\n")
+  for name in ("foreign", "empty"):
+    (world / name).mkdir()
+  (world / "foreign" / "mine.txt").write_text("years of work\n")
+  (world / "foreign.parquet").write_text("years of work\n")
+  (world / "foreign.jsonl").write_text('{"years of": "work"}\n')
+  (world / "foreign.csv").write_text("years of,work\n")
+  (world / "csv").mkdir()
+  (world / "csv" / "i.csv").write_text(_interactions())
+  (world / "csv" / "t.csv").write_text(_items())
+
+
+def _line(row: object) -> str:
+  return json.dumps(row) + "\n"
+
+
+def _interactions(change: Callable[[int, list], list] | None = None) -> str:
+  rows = []
+  for n in range(60 * 8):
+    row = [
+      f"u{n // 8}",
+      f"i{(n * 7 + n // 8) % 24}",
+      str(10**9 + n * 3600),
+      "5",
+    ]
+    rows.append(",".join(change(n, row) if change else row))
+  return "user_id,item_id,timestamp,rating\n" + "\n".join(rows) + "\n"
+
+
+def _items(title: Callable[[int], str] = "Good Thing {}".format) -> str:
+  rows = [f"i{n},{title(n)},Sports|Tents" for n in range(24)]
+  return "item_id,title,categories\n" + "\n".join(rows) + "\n"
+
+
+# ---------------------------------------------------------------- arguments
+
+# Of an option: C a count, c one where any large number is fine, S a seed, Z one
+# from 0 where a large number is fine, F finite and from 0, P positive.
+_VALUES = {
+  "C": ("0", "-1", "nan", "1.5", HUGE, ""),
+  "c": ("0", "-3", "inf", "x"),
+  "S": ("-1", "nan", "1.5", HUGE),
+  "Z": ("-1", "nan", "2.5", ""),
+  "F": ("nan", "inf", "-1", "1e400", "x"),
+  "P": ("nan", "inf", "-1", "0", "", "1e-400"),
+}
+_NUMBERS = {
+  "quickstart --out new/a": "users:C steps:C test-users:c seed:S",
+  "prepare --format synthetic --out new/a": (
+    "users:C min-count:Z max-items:Z seed:S"
+  ),
+  "annotate --dataset plain": "training-targets:Z seed:S",
+  _CHAT.replace("shop", "plain"): (
+    "temperature:F max-tokens:C workers:C requests-per-minute:P "
+    "tokens-per-minute:P max-usd:F max-requests:Z"
+  ),
+  "annotate --dataset shop --sheet new.csv": "samples:c seed:S",
+  _BUILD.replace("shop", "plain") + " --train-vocab 300": (
+    "train-vocab:C rows-per-target:C input-length:C seed:S"
+  ),
+  "inspect instructrec_all_v1 --dataset shop": (
+    "sample:c examples:Z input-length:C target-length:C seed:S"
+  ),
+  _PACK + " --out new/a": "input-length:C target-length:C examples:C seed:S",
+  "plan --size small": "batch:C input-length:C target-length:C microbatches:C",
+  "convert model new/a --to hf": "step:C",
+  "score --requests asked.jsonl --model export --out new/a.jsonl": (
+    "limit:c batch-tokens:C"
+  ),
+  "score --requests asked.jsonl --model model --out new/a.jsonl": "step:C",
+  "evaluate --dataset shop --rankers popularity --out new/a": (
+    "limit:c permutations:c seed:S"
+  ),
+  "evaluate --dataset shop --rankers chat --chat-model m --chat-base-url "
+  "http://127.0.0.1:9/v1 --prices 1 1 --max-usd 1 --out new/a": (
+    "chat-limit:c max-usd:F max-requests:Z requests-per-minute:P "
+    "tokens-per-minute:P"
+  ),
+  "compare results --rankers popularity model": "resamples:C seed:S",
+  "reproduce --dataset plain --out new/a": (
+    "steps:C ladder-steps:C limit:Z seed:S max-usd:F"
+  ),
+  "ask hello --model export --candidates a b": "top:c input-length:C",
+  "export --model model --out new/a": "step:C",
+  "serve --model export --port 0": (
+    "waiting:C timeout:C batch-tokens:C port:S"
+  ),
+}
+
+# line -> words that the sentence needs; | separates alternatives.
+_LINES = {
+  "": (
+    ("nothing", "nothing"),
+    ("prepar", "prepar"),
+    ("--hepl", "hepl"),
+    ("--print-completion fish", "fish"),
+    ("'prepare '", "prepare"),
+    ("''", ""),
+  ),
+  "prepare": (
+    ("--out new/a", "--format"),
+    ("--format synthetic", "--out"),
+    ("--format yelp --out new/a", "--format"),
+    ("--format csv --out new/a", "--interactions"),
+    ("--format csv --interactions csv/i.csv --out new/a", "--items"),
+    ("--format amazon2018 --out new/a", "--reviews"),
+    ("--format parquet --out new/a", "--interactions"),
+    ("--format synthetic --out new/a --reviews x.json", "--reviews|reviews"),
+    ("--format synthetic --out new/a --user-column u", "user|csv"),
+    ("--format synthetic --out new/a --split random", "--split"),
+    ("--format synthetic --out new/a --forcee", "--force"),
+    ("--format synthetic --out new/a extra", "extra"),
+    ("--format synthetic --out new/a --users", "--users"),
+    ("--format synthetic --out new/a --min-count 1000", "min-count|interact"),
+    ("--format synthetic --out new/a --max-items 1", "max-items|item"),
+    *(
+      (
+        f"--format csv --interactions csv/i.csv --items csv/t.csv {o} --out a",
+        n,
+      )
+      for o, n in (
+        ("--user-column item_id", "item_id"),
+        ("--time-column user_id", "user_id"),
+        ("--rating-column timestamp --time-column timestamp", "timestamp"),
+        ("--title-column item_id", "item_id"),
+        ("--title-column categories", "categories"),
+        ("--user-column ''", "--user-column|column"),
+        ("--user-column nobody", "nobody"),
+        ("--title-column nothing", "nothing"),
+        ("--users 300", "--users|users"),
+        ("--reviews csv/i.csv", "--interactions"),
+      )
+    ),
+  ),
+  "annotate": (
+    ("", "--dataset"),
+    ("--dataset shop --teacher nobody", "--teacher"),
+    ("--dataset shop --teacher openai", "--model"),
+    ("--dataset shop --teacher openai --model ''", "--model|model"),
+    (f"{_CHAT[9:]} --prices nan nan", "--prices"),
+    (f"{_CHAT[9:]} --prices -10 -10", "--prices"),
+    (f"{_CHAT[9:]} --prices 1 inf", "--prices"),
+    (f"{_CHAT[9:]} --prices 1", "--prices"),
+    (f"{_CHAT[9:]} --prices 1 x", "--prices"),
+    (f"{_CHAT[9:]} --base-url nonsense", "--base-url"),
+    (f"{_CHAT[9:]} --base-url ftp://127.0.0.1/v1", "--base-url"),
+    (f"{_CHAT[9:]} --base-url http://", "--base-url"),
+    (f"{_CHAT[9:]} --base-url ''", "--base-url"),
+    (f"{_CHAT[9:]} --batch --jsonl-out new.jsonl", "--jsonl-out|--batch"),
+    (f"{_CHAT[9:]} --jsonl-in a.jsonl --jsonl-out new.jsonl", "--jsonl"),
+    ("--dataset shop --teacher openai --model m --max-usd 1", "--prices"),
+    ("--dataset shop --prices 1 1", "--prices"),
+    ("--dataset shop --max-usd 1", "--max-usd"),
+    ("--dataset shop --workers 3", "--workers"),
+    ("--dataset shop --judge", "--model|--judge"),
+    ("--dataset shop --jsonl-out new.jsonl", "--jsonl-out"),
+    ("--dataset shop --export new.txt", "new.txt"),
+    ("--dataset shop --export new.parquet --import answers.parquet", "--"),
+    ("--dataset plain --export new.parquet", "plain"),
+    ("--dataset plain --sheet new.csv", "plain"),
+    ("--dataset shop --sheet new.csv --read-sheet sheet.csv", "--"),
+    ("--dataset shop --read-sheet sheet.csv", "sheet.csv"),
+    ("--dataset shop --import shop/items.parquet", "items.parquet"),
+    ("--dataset shop --read-sheet csv/t.csv", "t.csv"),
+    ("--dataset shop --force --seed 1", "--force"),
+  ),
+  "statistics": (
+    ("", "--dataset"),
+    ("--dataset shop --dataset", "--dataset"),
+    ("--dataset shop shop", "shop"),
+    ("--dataset packed", "packed"),
+    ("--dataset model", "model"),
+    ("--dataset csv", "csv"),
+  ),
+  "templates": (
+    ("--file nothing.yaml", "nothing.yaml"),
+    ("--file tiny.gin", "tiny.gin"),
+    ("--file mine.yaml mine.yaml", "mine"),
+    ("--file shop", "shop"),
+    ("--json --markdown", "--markdown"),
+    ("--file", "--file"),
+    ("--file ''", "--file"),
+  ),
+  "build": (
+    ("--dataset shop --train-vocab 300", "shop"),
+    ("--dataset plain", "--vocab"),
+    ("--dataset plain --vocab shop/vocabulary.model --train-vocab 300", "--"),
+    ("--dataset plain --train-vocab 3", "--train-vocab|3"),
+    ("--dataset plain --train-vocab 900000", "--train-vocab|900,?000"),
+    ("--dataset plain --train-vocab 300 --families p9_i9_t9", "p9_i9_t9"),
+    ("--dataset plain --train-vocab 300 --families ''", "--families"),
+    ("--dataset plain --train-vocab 300 --families p1_i0_t3,", "--families"),
+    (
+      "--dataset plain --train-vocab 300 --families p1_i0_t3,p1_i0_t3",
+      "p1_i0_t3",
+    ),
+    ("--dataset plain --train-vocab 300 --matcher bert", "--matcher"),
+    ("--dataset plain --train-vocab 300 --cold-items some", "--cold-items"),
+    ("--dataset plain --train-vocab 300 --templates", "--templates"),
+    ("--dataset plain --train-vocab 300 --templates ''", "--templates"),
+    ("--dataset plain --vocab export/model.safetensors", "model.safetensors"),
+    ("--dataset plain --train-vocab 300 --input-length 5", "--input-length|5"),
+    ("--dataset plain --train-vocab 300 --families p1_i1_t3", "p1_i1_t3|anno"),
+  ),
+  "inspect": (
+    ("--dataset shop", "MIXTURE|mixture"),
+    ("nothing_v1 --dataset shop", "nothing_v1"),
+    ("instructrec_all_v1 --dataset plain", "plain"),
+    ("'' --dataset shop", ""),
+    ("instructrec_all_v1 --dataset shop --split dev", "--split"),
+    ("instructrec_all_v1 --dataset packed", "packed"),
+    ("instructrec_all_v1 --dataset shop --input-length 1", "--input-length|1"),
+    (
+      "instructrec_all_v1 --dataset shop --target-length 1",
+      "--target-length|1",
+    ),
+  ),
+  "pack": (
+    ("instructrec_all_v1 --dataset shop", "--out"),
+    ("nothing_v1 --dataset shop --out new/a", "nothing_v1"),
+    ("'' --dataset shop --out new/a", ""),
+    ("instructrec_all_v1 --dataset plain --out new/a", "plain"),
+    ("instructrec_all_v1 --dataset shop --out packed", "packed"),
+    ("instructrec_all_v1 --dataset shop --out shop", "shop"),
+    ("instructrec_all_v1 --dataset shop --out shop/x --split dev", "--split"),
+    ("a b --dataset shop --out new/a", "b"),
+    (
+      "instructrec_all_v1 --dataset shop --out new/a --input-length 1",
+      "--input-length|1",
+    ),
+    (
+      "instructrec_all_v1 --dataset shop --out new/a --target-length 1",
+      "--target-length|1",
+    ),
+  ),
+  "plan": (
+    ("", "--size|--gin_file"),
+    ("--size huge", "huge"),
+    ("--size ''", "--size"),
+    ("--size small --gin_file tiny.gin", "--"),
+    ("--gin_file nothing.gin", "nothing.gin"),
+    ("--gin_file mine.yaml", "mine.yaml"),
+    *(
+      (f"--size small --mesh {m}", "mesh")
+      for m in ("0x1", "axb", "1", "-1x-1", "1x1x1", "''", "nanx1", f"{HUGE}x1")
+    ),
+    *(
+      (f"--size small --memory {m}", "memory")
+      for m in ("80", "nanGiB", "infGiB", "-1GiB", "0GiB", "''", "1e400GiB")
+    ),
+    ("--size small --optimizer sgd", "--optimizer"),
+    ("--size small --dtype int8", "--dtype"),
+    ("--size small --remat some", "--remat"),
+    ("--size small --batch 3 --microbatches 2", "microbatches"),
+    ("--size small --mesh 3x1 --batch 4", "--batch|batch"),
+  ),
+  _TRAIN: (
+    ("", "MODEL_DIR"),
+    ("--gin.MODEL_DIR=new", "MODEL_DIR|new"),
+    ("--gin.MODEL_DIR=None", "MODEL_DIR"),
+    ("--gin.MODEL_DIR=3", "MODEL_DIR"),
+    ("--gin.MODEL_DIR='\"\"'", "MODEL_DIR"),
+    ("extra", "extra"),
+    ("--gin.=3", "gin"),
+    ("--gin", "--gin"),
+    ("--gin_search_paths nowhere --gin.MODEL_DIR='\"new\"'", "nowhere"),
+    *(
+      (f"--gin.MODEL_DIR='\"new\"' {words}", names)
+      for words, names in (
+        *(
+          (f"--gin.TRAIN_STEPS={v}", "TRAIN_STEPS|steps")
+          for v in (
+            "0",
+            "-1",
+            "None",
+            "1.5",
+            "float('nan')",
+            HUGE,
+            "True",
+            "'\"3\"'",
+          )
+        ),
+        *(
+          (f"--gin.BATCH_SIZE={v}", "BATCH_SIZE|batch_size")
+          for v in (
+            "0",
+            "-4",
+            "None",
+            "2.5",
+            HUGE,
+            "[4]",
+          )
+        ),
+        *(
+          (f"--gin.LEARNING_RATE={v}", "LEARNING_RATE|peak|learning")
+          for v in (
+            "-1.0",
+            "1e400",
+            "-1e400",
+            "None",
+            "'\"high\"'",
+            "0",
+          )
+        ),
+        *(
+          (f"--gin.MICROBATCHES={v}", "MICROBATCHES|microbatches")
+          for v in (
+            "0",
+            "3",
+            "-1",
+            "None",
+            "1.5",
+          )
+        ),
+        *(
+          (f"--gin.CHECKPOINT_PERIOD={v}", "CHECKPOINT_PERIOD|checkpoint_")
+          for v in ("0", "-1", "None", "0.5")
+        ),
+        *(
+          (f"--gin.LOG_PERIOD={v}", "LOG_PERIOD|log_period")
+          for v in (
+            "0",
+            "-1",
+            "None",
+          )
+        ),
+        *(
+          (f"--gin.SEED={v}", "SEED|seed")
+          for v in (
+            "-1",
+            "None",
+            "0.5",
+            HUGE,
+            "'\"x\"'",
+          )
+        ),
+        *(
+          (f"--gin.MESH={v}", "MESH|mesh|shape")
+          for v in (
+            "'\"0x1\"'",
+            "'\"7x1\"'",
+            "'\"x\"'",
+            "3",
+            "'\"\"'",
+          )
+        ),
+        *(
+          (f"--gin.WARMUP_STEPS={v}", "WARMUP_STEPS|warmup")
+          for v in (
+            "-1",
+            "None",
+            "1.5",
+          )
+        ),
+        ("--gin.PACKED='\"nowhere\"'", "nowhere"),
+        ("--gin.PACKED='\"shop\"'", "shop"),
+        ("--gin.PACKED='\"export\"'", "export"),
+        ("--gin.PACKED='\"packed/manifest.json\"'", "manifest.json"),
+        ("--gin.PACKED=None", "PACKED"),
+        ("--gin.PACKED=None --gin.MIXTURE='\"x\"'", "DATASET"),
+        ("--gin.MIXTURE='\"x\"' --gin.DATASET='\"shop\"'", "MIXTURE|PACKED"),
+        ("--gin.INITIAL_CHECKPOINT='\"nowhere\"'", "nowhere"),
+        ("--gin.INITIAL_CHECKPOINT='\"shop\"'", "shop"),
+        ("--gin.VALIDATION_REQUESTS='\"nowhere.parquet\"'", "nowhere"),
+        ("--gin.VALIDATION_REQUESTS='\"shop/items.parquet\"'", "items"),
+        ("--gin.VALIDATION_REQUESTS='\"asked.jsonl\"'", "asked.jsonl"),
+        ("--gin.VALIDATION_LIMIT=-1", "VALIDATION_LIMIT|limit"),
+        ("--gin.EMB_DIM=0", "EMB_DIM|emb_dim"),
+        ("--gin.NUM_LAYERS=-1", "NUM_LAYERS|layers"),
+        ("--gin.NUM_HEADS=0", "NUM_HEADS|num_heads"),
+        ("--gin.HEAD_DIM=1.5", "HEAD_DIM|head_dim"),
+        (f"--gin.MLP_DIM={HUGE}", "MLP_DIM|mlp_dim"),
+        ("--gin.DROPOUT_RATE=2.0", "DROPOUT_RATE|dropout"),
+        ("--gin.DROPOUT_RATE=-0.5", "DROPOUT_RATE|dropout"),
+        ("--gin.ACTIVATION_DTYPE='\"int8\"'", "ACTIVATION_DTYPE|dtype"),
+        ("--gin.ACTIVATION_DTYPE='\"x\"'", "ACTIVATION_DTYPE|dtype|'x'"),
+        ("--gin.TRAIN_STPES=3", "TRAIN_STPES"),
+        ("--gin.loop.train.nothing=3", "nothing"),
+        ("--gin.OPTIMIZER=@nothing()", "nothing"),
+        ("--gin.OPTIMIZER=3", "OPTIMIZER|optimizer"),
+        ("--gin.SCHEDULE=None", "SCHEDULE|learning_rate|schedule"),
+        ("--gin.TRAIN_STEPS=(", "TRAIN_STEPS"),
+        ("--gin.TRAIN_STEPS=4;import os", "TRAIN_STEPS"),
+        ("--gin.TRAIN_STEPS", "TRAIN_STEPS"),
+        ("--gin_file nothing.gin", "nothing.gin"),
+        ("--gin_file mine.yaml", "mine.yaml"),
+        ("--gin_file shop", "shop"),
+        ("--gin_file ''", "gin_file"),
+      )
+    ),
+  ),
+  "convert": (
+    ("model --to hf", "DEST"),
+    ("model new/a", "--to"),
+    ("model new/a --to onnx", "--to"),
+    ("nowhere new/a --to hf", "nowhere"),
+    ("shop new/a --to hf", "shop"),
+    ("model model --to hf", "model"),
+    ("model . --to hf", "exists|."),
+    ("model new/a --to hf --size xl", "size"),
+    ("model new/a --to hf --size tremendous", "tremendous"),
+    ("model new/a --to hf --step latest", "--step|latest"),
+    ("model new/a --to hf --step best", "best"),
+    ("model new/a --to hf --step 3", "3"),
+    ("model new/a --to hf --step ''", "--step|step"),
+    ("export new/a --to hf --step 7", "--step|step|7"),
+    ("hf new/a --to ours --vocabulary nowhere.model", "nowhere.model"),
+    ("t5x new/a --to ours", "--vocabulary"),
+    ("hf new/a --to ours --vocabulary tiny.gin", "tiny.gin"),
+    ("model new/a --to hf --dtype int8", "--dtype"),
+    ("model new/a --to t5x --activations int8", "--activations"),
+  ),
+  "score": (
+    ("--requests asked.jsonl --model export", "--out"),
+    ("--requests asked.jsonl --model export --out new/a.txt", "a.txt"),
+    ("--requests asked.jsonl --model export --out new/a", "new/a"),
+    ("--requests tiny.gin --model export --out new/a.jsonl", "tiny.gin"),
+    ("--requests asked.jsonl --model export --out asked.jsonl", "asked.jsonl"),
+    ("--requests asked.jsonl --model shop --out new/a.jsonl", "shop"),
+    ("--requests asked.jsonl --model hf --out new/a.jsonl", "hf"),
+    ("--requests asked.jsonl --model packed --out new/a.jsonl", "packed"),
+    ("--requests asked.jsonl --model export --out a.jsonl --step 7", "step"),
+    ("--requests asked.jsonl --model model --out a.jsonl --step best", "best"),
+    ("--requests asked.jsonl --model model --out a.jsonl --step x", "step|x"),
+    (
+      "--requests asked.jsonl --model model --out a.jsonl --normalisation z",
+      "--normalisation",
+    ),
+    ("--requests shop/items.parquet --model model --out a.jsonl", "items"),
+    ("--requests asked.jsonl --model model --out scores.parquet", "scores"),
+  ),
+  "evaluate --dataset shop": (
+    ("", "--out"),
+    ("--out results", "results"),
+    ("--out new/a --scenarios nothing", "nothing"),
+    ("--out new/a --scenarios ''", "--scenarios"),
+    ("--out new/a --scenarios sequential,sequential", "sequential"),
+    ("--out new/a --scenarios product_search_i1", "product_search_i1"),
+    ("--out new/a --rankers nothing", "nothing"),
+    ("--out new/a --rankers ''", "--rankers"),
+    ("--out new/a --rankers popularity,popularity", "popularity"),
+    ("--out new/a --rankers model", "--model"),
+    ("--out new/a --rankers chat", "--chat-model"),
+    ("--out new/a --rankers popularity --chat-model m", "chat"),
+    ("--out new/a --rankers popularity --max-usd 1", "--max-usd|chat"),
+    ("--out new/a --rankers popularity --dry-run", "--dry-run|chat"),
+    ("--out new/a --rankers popularity --select-template", "--model"),
+    ("--out new/a --rankers popularity --normalisation pmi", "--model"),
+    ("--out new/a --rankers popularity --permutations 3", "--model"),
+    ("--out new/a --zero-shot export", "--model|--zero-shot"),
+    ("--out new/a --model shop", "shop"),
+    ("--out new/a --model export --split train", "--split"),
+    ("--out new/a --rankers dssm --text-encoder nowhere/at/all", "nowhere"),
+    ("--out new/a --rankers dssm --text-encoder ''", "--text-encoder"),
+    ("--out new/a --rankers popularity --text-encoder x", "--text-encoder"),
+    ("--out new/a --dataset plain", "plain"),
+    ("--out new/a --dataset csv", "csv"),
+  ),
+  "compare": (
+    ("", "A"),
+    ("results", "--rankers"),
+    ("results nowhere", "nowhere"),
+    ("results shop", "shop"),
+    ("results results", "results"),
+    ("results --rankers popularity", "--rankers"),
+    ("results --rankers popularity popularity", "popularity"),
+    ("results --rankers popularity nothing", "nothing"),
+    ("results --rankers '' ''", "--rankers"),
+    ("results --rankers popularity model --scenarios nothing", "nothing"),
+    ("results --rankers popularity model --scenarios ''", "--scenarios"),
+    ("results/results.json --rankers popularity model", "results.json"),
+  ),
+  "reproduce --dataset plain": (
+    ("", "--out"),
+    ("--out plain", "plain"),
+    ("--out new/a --recipe nothing.gin", "nothing.gin"),
+    ("--out new/a --recipe mine.yaml", "mine.yaml"),
+    ("--out new/a --rankers nothing", "nothing"),
+    ("--out new/a --rankers ''", "--rankers"),
+    ("--out new/a --unseen nowhere", "nowhere"),
+    ("--out new/a --unseen plain", "plain"),
+    ("--out new/a --unseen csv", "csv"),
+    ("--out new/a --vocab tiny.gin", "tiny.gin"),
+    ("--out new/a --zero-shot shop", "shop"),
+    ("--out new/a --rankers chat", "--chat-model"),
+    ("--out new/a --max-usd 1", "--max-usd|chat"),
+    ("--out new/a --dataset csv", "csv"),
+    ("--out foreign", "foreign"),
+  ),
+  "ask": (
+    ("''", "WORDS|words"),
+    ("hello --model nowhere --candidates a b", "nowhere"),
+    ("hello --model export --candidates ''", "--candidates|title"),
+    ("hello --model export --candidates a ' '", "--candidates|title"),
+    ("hello --model export --candidates a '<br>'", "--candidates|<br>"),
+    ("hello --model export --candidates a '\u200b'", "--candidates|title"),
+    (
+      "hello --model export --candidates caf\u00e9 cafe\u0301",
+      "caf",
+    ),
+    ("hello --model export --candidates a --dataset shop", "--"),
+    ("hello --model export --candidates-file nowhere.txt", "nowhere.txt"),
+    ("hello --model export --candidates-file shop/templates", "templates"),
+    (
+      "hello --model export --candidates-file answers.parquet",
+      "answers.parquet",
+    ),
+    ("hello --model export --dataset plain --template Z99", "Z99"),
+    ("hello --kind odd", "--kind"),
+    ("hello --template Z99", "Z99"),
+    ("hello --template ''", "--template"),
+    ("hello --templates nothing.yaml", "nothing.yaml"),
+    ("hello --history ''", "--history|title"),
+    ("hello --preference ''", "--preference"),
+    ("hello --context ''", "--context"),
+    ("hello world", "world"),
+  ),
+  "export": (
+    ("--out new/a", "--model"),
+    ("--model model", "--out"),
+    ("--model export --out new/a", "export"),
+    ("--model model --out export", "export"),
+    ("--model shop --out new/a", "shop"),
+    ("--model model --dataset packed --out new/a", "packed"),
+    ("--model model --step best --out new/a", "best"),
+    ("--model model --step ten --out new/a", "--step|ten"),
+    ("--model model --templates nothing.yaml --out new/a", "nothing.yaml"),
+    ("--model model --templates mine.yaml mine.yaml --out new/a", "mine"),
+  ),
+  "serve": (
+    ("", "--model"),
+    ("--model shop", "shop"),
+    ("--model export --port 65536", "65536|--port"),
+    ("--model export --port 0 --host 999.1.1.1", "999.1.1.1"),
+    ("--model export --port 0 --host no.such.host.invalid", "no.such.host"),
+    ("--model export --port 0 --host ''", "--host"),
+    ("--model export --port 0 --step best", "best"),
+    ("--model export --port 0 --dataset csv", "csv"),
+    ("--model export --port 0 --templates nothing.yaml", "nothing.yaml"),
+  ),
+}
+
+
+def _arguments() -> Iterator[Case]:
+  for line, options in _NUMBERS.items():
+    for option in options.split():
+      name, _, kind = option.partition(":")
+      for value in _VALUES[kind]:
+        words = (*shlex.split(line), f"--{name}={value}")
+        yield Case("numbers", words, f"--{name}|{name.replace('-', '_')}")
+  for line, group in _LINES.items():
+    for words, names in group:
+      yield Case("arguments", tuple(shlex.split(f"{line} {words}")), names)
+  yield Case(
+    "servers",
+    ("serve", "--model", "export", "--port", str(_used_port())),
+    str(_used_port()),
+  )
+
+
+_held: list[socket.socket] = []
+
+
+def _used_port() -> int:
+  if not _held:
+    _held.append(socket.create_server(("127.0.0.1", 0)))
+  return _held[0].getsockname()[1]
+
+
+# -------------------------------------------------------------------- paths
+
+_INPUTS = {  # line with a hole -> whether a folder belongs there
+  "statistics --dataset {}": True,
+  "annotate --dataset {}": True,
+  "annotate --dataset shop --import {}": False,
+  "annotate --dataset shop --read-sheet {}": False,
+  "annotate --dataset shop --teacher openai --model m --jsonl-in {}": False,
+  "prepare --format amazon2018 --metadata meta.jsonl --reviews {} --out n/a": (
+    False
+  ),
+  "prepare --format csv --items csv/t.csv --interactions {} --out new/a": False,
+  "prepare --format csv --interactions csv/i.csv --items {} --out new/a": False,
+  "prepare --format parquet --items csv/t.csv --interactions {} --out n/a": (
+    False
+  ),
+  "templates --file {}": False,
+  "build --dataset {} --train-vocab 300": True,
+  "build --dataset plain --vocab {}": False,
+  "build --dataset plain --train-vocab 300 --templates {}": False,
+  "inspect instructrec_all_v1 --dataset {}": True,
+  "pack instructrec_all_v1 --dataset {} --out new/a": True,
+  "plan --gin_file {}": False,
+  "train --gin_file tiny.gin --gin_file {}": False,
+  "train --gin_file tiny.gin --gin.MODEL_DIR='\"n\"' --gin.PACKED='\"{}\"'": (
+    True
+  ),
+  _TRAIN + " --gin.MODEL_DIR='\"n\"' --gin.INITIAL_CHECKPOINT='\"{}\"'": True,
+  _TRAIN + " --gin.MODEL_DIR='\"n\"' --gin.VALIDATION_REQUESTS='\"{}\"'": (
+    False
+  ),
+  "convert {} new/a --to hf": True,
+  "convert t5x new/a --to ours --vocabulary {}": False,
+  "score --requests {} --model export --out new/a.jsonl": False,
+  "score --requests asked.jsonl --model {} --out new/a.jsonl": True,
+  "evaluate --dataset {} --rankers popularity --out new/a": True,
+  "evaluate --dataset shop --model {} --out new/a": True,
+  "compare {} --rankers popularity model": True,
+  "compare results {}": True,
+  "reproduce --dataset {} --out new/a": True,
+  "reproduce --dataset plain --out new/a --recipe {}": False,
+  "reproduce --dataset plain --out new/a --zero-shot {}": True,
+  "ask hello --model {} --candidates a b": True,
+  "ask hello --model export --candidates-file {}": False,
+  "ask hello --model export --dataset {}": True,
+  "ask hello --templates {}": False,
+  "export --model {} --out new/a": True,
+  "export --model model --dataset {} --out new/a": True,
+  "export --model model --templates {} --out new/a": False,
+  "serve --model {} --port 0": True,
+  "serve --model export --dataset {} --port 0": True,
+}
+
+
+def _place(make: Callable[[pathlib.Path], object]) -> Change:
+  def change(work: pathlib.Path) -> None:
+    make(work / "bad")
+
+  return change
+
+
+def _as_nobody() -> None:
+  if os.geteuid() == 0:
+    os.setgroups([])
+    os.setresgid(NOBODY, NOBODY, NOBODY)
+    os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _unreadable(is_folder: bool) -> Change:
+  def change(work: pathlib.Path) -> Callable[[], None]:
+    bad = work / "bad"
+    bad.mkdir() if is_folder else bad.write_text("x")
+    _open_to_all(work)
+    bad.chmod(0)
+    return _as_nobody
+
+  return change
+
+
+def _open_to_all(work: pathlib.Path) -> None:
+  """Lets nobody write in the copy, so that only the bad path stops them."""
+  subprocess.run(["chmod", "-R", "a+rwX", work.parents[1]], check=True)
+
+
+def _paths() -> Iterator[Case]:
+  socket_of = _place(lambda bad: os.mkfifo(bad))
+  for line, is_folder in _INPUTS.items():
+    if is_folder:
+      wrong = ("a file", _place(lambda bad: bad.write_text("x\n")))
+      empty = ("an empty folder", _place(lambda bad: bad.mkdir()))
+    else:
+      wrong = ("a folder", _place(lambda bad: bad.mkdir()))
+      empty = ("an empty file", _place(lambda bad: bad.write_bytes(b"")))
+    kinds: list[tuple[str, Change | None]] = [
+      ("missing", None),
+      wrong,
+      empty,
+      ("a link to itself", _place(lambda bad: bad.symlink_to("bad"))),
+      ("a link to nothing", _place(lambda bad: bad.symlink_to("nowhere"))),
+      ("a FIFO", socket_of),
+      ("unreadable", _unreadable(is_folder)),
+      ("noise", _place(lambda bad: bad.write_bytes(_noise(3000)))),
+    ]
+    for about, change in kinds:
+      words = tuple(shlex.split(line.format("bad")))
+      yield Case("input paths", words, "bad", change, f"bad is {about}")
+    for value in ("", "x" * 300, "/dev/null", "tiny.gin/x", "\udcff"):
+      words = tuple(shlex.split(line.format(value)))
+      if not value:
+        words = tuple(
+          w if w != "''" else ""
+          for w in shlex.split(
+            line.replace("'\"{}\"'", "'\"\"'").replace("{}", "''")
+          )
+        )
+      names = "tiny.gin" if "/x" in value else value[:20]
+      if value == "tiny.gin/x" and "templates" in line:
+        names = "tiny.gin"
+      yield Case("input paths", words, "" if value == "\udcff" else names)
+
+
+def _noise(size: int) -> bytes:
+  return random.Random(size).randbytes(size)
+
+
+_OUTPUTS = {  # line with a hole -> the suffix that belongs there
+  "prepare --format synthetic --users 200 --out {}": "",
+  "quickstart --users 200 --steps 2 --test-users 20 --out {}": "",
+  "annotate --dataset shop --export {}": ".parquet",
+  "annotate --dataset shop --sheet {}": ".csv",
+  "annotate --dataset plain --teacher openai --model m --jsonl-out {}": (
+    ".jsonl"
+  ),
+  _PACK + " --out {}": "",
+  _TRAIN + " --gin.MODEL_DIR='\"{}\"'": "",
+  "convert model {} --to hf": "",
+  "convert model {} --to t5x": "",
+  "convert hf {} --to ours": "",
+  "score --requests asked.jsonl --model export --out {}": ".jsonl",
+  "score --requests shop/requests/sequential_test.parquet --model export "
+  "--limit 8 --out {}": ".parquet",
+  "evaluate --dataset shop --rankers popularity --limit 9 --out {}": "",
+  "reproduce --dataset plain --steps 2 --recipe tiny.gin --out {}": "",
+  "export --model model --out {}": "",
+}
+
+
+def _read_only(work: pathlib.Path) -> Callable[[], None]:
+  bad = work / "bad"
+  bad.mkdir()
+  _open_to_all(work)
+  bad.chmod(0o555)
+  return _as_nobody
+
+
+def _full(work: pathlib.Path) -> Callable[[], None] | None:
+  """A disk of 32 KiB where one may mount, else files that end at 8 KiB."""
+  disk = work / "disk"
+  disk.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=32k", "none", disk]
+  if subprocess.run(mount, capture_output=True).returncode:
+    return _short_files(work)
+  (disk / "ballast").write_bytes(b"x" * (24 << 10))
+  return None
+
+
+def _short_files(work: pathlib.Path) -> Callable[[], None]:
+  def inside() -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (128, 128))
+
+  return inside
+
+
+def _outputs() -> Iterator[Case]:
+  for line, suffix in _OUTPUTS.items():
+
+    def words(out: str, line: str = line) -> tuple[str, ...]:
+      return tuple(
+        shlex.split(
+          line.format(out)
+          if out
+          else line.replace("'\"{}\"'", "'\"\"'").replace("{}", "''")
+        )
+      )
+
+    bad = f"bad{suffix}"
+    is_file = bool(suffix)
+
+    def put(make: Callable[[pathlib.Path], object], bad: str = bad) -> Change:
+      return lambda work: make(work / bad) and None
+
+    if "MODEL_DIR" not in line:
+      here = put(lambda p: p.write_text("mine\n"))
+      yield Case("output paths", words(bad), bad, here, f"{bad} is a file")
+      if not is_file and "t5x" not in line:
+        yield Case("output paths", words("foreign"), "foreign")
+    else:
+      here = put(lambda p: p.write_text("mine\n"))
+      yield Case("output paths", words(bad), bad, here, f"{bad} is a file")
+      yield Case("output paths", words("shop"), "shop")
+    if is_file:
+      here = put(lambda p: p.mkdir())
+      yield Case("output paths", words(bad), bad, here, f"{bad} is a folder")
+    elif "t5x" not in line:
+      yield Case("output paths", words("."), "")
+      yield Case("output paths", words(".."), "")
+    for value, names in (
+      ("", ""),
+      (f"tiny.gin/new{suffix}", "tiny.gin"),
+      (f"{'x' * 300}{suffix}", "xxx"),
+      (f"/proc/nowhere/new{suffix}", "/proc"),
+      (f"/dev/null/new{suffix}", "/dev/null"),
+    ):
+      yield Case("output paths", words(value), names)
+    loop = put(lambda p: p.symlink_to(p.name))
+    yield Case("output paths", words(bad), bad, loop, f"{bad} links to itself")
+    link = put(lambda p: p.symlink_to("nowhere" + p.suffix))
+    yield Case("output paths", words(bad), bad, link, f"{bad} links to nothing")
+    fifo = put(os.mkfifo)
+    yield Case("output paths", words(bad), bad, fifo, f"{bad} is a FIFO")
+    ro = f"bad/new{suffix}"
+    yield Case("disks", words(ro), "bad", _read_only, "bad is read-only")
+    goes_on = line.startswith(("train", "reproduce", "annotate", "score"))
+    full, ends = f"disk/new{suffix}", f"new{suffix}"
+    for out, make, names, about in (
+      (full, _full, "disk|space|full", "disk is full"),
+      (ends, _short_files, "new|large|space", "no space"),
+    ):
+      yield Case("disks", words(out), names, make, about, goes_on)
+  for line in (
+    "annotate --dataset plain",
+    _BUILD.replace("shop", "plain") + " --train-vocab 300",
+  ):
+    case = tuple(shlex.split(line))
+    yield Case("disks", case, "plain", _short_files, "no space", True)
+    yield Case("disks", case, "plain", _locked_dataset, "plain is read-only")
+
+
+def _locked_dataset(work: pathlib.Path) -> Callable[[], None]:
+  _open_to_all(work)
+  subprocess.run(["chmod", "-R", "a-w", work / "plain"], check=True)
+  return _as_nobody
+
+
+# ------------------------------------------------------------------ --force
+
+_FORCED = (
+  "prepare --format synthetic --users 200 --out {}",
+  "quickstart --users 200 --steps 2 --test-users 20 --out {}",
+  _PACK + " --out {}",
+  "convert model {} --to hf",
+  "convert hf {} --to ours",
+  "evaluate --dataset shop --model export --rankers popularity --limit 9 "
+  "--scenarios sequential --out {}",
+  "reproduce --dataset plain --steps 2 --recipe tiny.gin --out {}",
+  "export --model model --dataset shop --out {}",
+)
+_FORCED_FILES = {
+  "annotate --dataset shop --export {}": (
+    "foreign.parquet",
+    "shop/items.parquet",
+    "shop/annotations.sqlite",
+  ),
+  "annotate --dataset shop --sheet {}": ("foreign.csv", "csv/i.csv"),
+  "annotate --dataset plain --teacher openai --model m --jsonl-out {}": (
+    "foreign.jsonl",
+    "asked.jsonl",
+  ),
+  "score --requests asked.jsonl --model export --out {}": (
+    "asked.jsonl",
+    "foreign.jsonl",
+    "foreign.parquet",
+    "shop/items.parquet",
+    "export/items.jsonl",
+  ),
+}
+_TARGETS = (
+  "foreign",
+  "shop",
+  "plain",
+  "model",
+  "export",
+  "csv",
+  "shop/requests",
+  "empty/../shop",
+  ".",
+  "..",
+  "HOME",
+)
+
+
+def _link_to(target: str) -> Change:
+  def change(work: pathlib.Path) -> None:
+    name = target.replace("HOME", str(work.parents[1] / "home"))
+    (work / "bad").symlink_to(work / name)
+
+  return change
+
+
+def _forced() -> Iterator[Case]:
+  for line in _FORCED:
+    for target in _TARGETS:
+      if line[:7] + target in ("export export", "prepareplain"):
+        continue  # its own
+      words = (*shlex.split(line.format(target)), "--force")
+      yield Case("--force", words)
+    for target in ("foreign", "shop", "..", "HOME"):
+      words = (*shlex.split(line.format("bad")), "--force")
+      about = f"bad links to {target}"
+      yield Case("--force", words, "bad", _link_to(target), about)
+  for line, targets in _FORCED_FILES.items():
+    for target in targets:
+      words = (*shlex.split(line.format(target)), "--force")
+      yield Case("--force", words, pathlib.Path(target).name)
+      link = (
+        *shlex.split(line.format(f"bad{target[target.rfind('.') :]}")),
+        "--force",
+      )
+      yield Case(
+        "--force", link, "bad", _file_link(target), f"bad links to {target}"
+      )
+
+
+def _file_link(target: str) -> Change:
+  def change(work: pathlib.Path) -> None:
+    (work / f"bad{target[target.rfind('.') :]}").symlink_to(work / target)
+
+  return change
+
+
+# --------------------------------------------------------- files of our own
+
+_READ_DATASET = (
+  "statistics --dataset shop",
+  "annotate --dataset shop --training-targets 2",
+  _BUILD + " --train-vocab 300 --force",
+  "inspect instructrec_all_v1 --dataset shop",
+  _PACK + " --out new/a",
+  "evaluate --dataset shop --rankers popularity --limit 9 --out new/a",
+  "export --model model --dataset shop --out new/a",
+  "ask hello --model export --dataset shop",
+  "serve --model export --dataset shop --port 0",
+  "reproduce --dataset shop --steps 2 --recipe tiny.gin --out new/a",
+)
+_SCORE = "score --requests asked.jsonl --model {} --out new/a.jsonl"
+_EVALUATE = (
+  "evaluate --dataset shop --rankers {} --scenarios sequential --limit 9 "
+  "--out new/a"
+)
+_RESUME = _TRAIN + " --gin.MODEL_DIR='\"model\"' --gin.TRAIN_STEPS=6"
+_START = _TRAIN + " --gin.MODEL_DIR='\"new/a\"'"
+_OWN = {  # file, a glob: the lines that read it
+  "shop/manifest.json": _READ_DATASET,
+  "shop/items.parquet": (
+    *_READ_DATASET[1:3],
+    *_READ_DATASET[5:8],
+  ),
+  "shop/interactions.parquet": (
+    _READ_DATASET[2],
+    _EVALUATE.format("popularity"),
+  ),
+  "shop/statistics.json": ("statistics --dataset shop",),
+  "shop/annotations.sqlite": (
+    _READ_DATASET[1],
+    _READ_DATASET[2],
+    "annotate --dataset shop --export new.parquet",
+    "annotate --dataset shop --sheet new.csv",
+  ),
+  "shop/vocabulary.model": (
+    "inspect instructrec_all_v1 --dataset shop",
+    _PACK + " --out new/a",
+    "build --dataset plain --vocab shop/vocabulary.model",
+  ),
+  "shop/templates.yaml": (
+    "build --dataset plain --train-vocab 300 --templates shop/templates.yaml",
+    "templates --file shop/templates.yaml",
+  ),
+  "shop/candidates/test_9.parquet": (_READ_DATASET[2],),
+  "shop/requests/sequential_test.parquet": (
+    _EVALUATE.format("popularity"),
+    "score --requests shop/requests/sequential_test.parquet --model export "
+    "--out new/a.parquet",
+  ),
+  "shop/instructrec/main/1.0.0/features.json": (
+    "inspect instructrec_all_v1 --dataset shop",
+    _PACK + " --out new/a",
+  ),
+  "shop/instructrec/main/1.0.0/dataset_info.json": (
+    "inspect instructrec_all_v1 --dataset shop",
+    _PACK + " --out new/a",
+  ),
+  "shop/instructrec/main/1.0.0/*_p1_i0_t3_train.tfrecord*": (
+    _PACK + " --out new/a",
+  ),
+  "packed/manifest.json": (_START,),
+  "packed/encoder_tokens.npy": (_START,),
+  "packed/decoder_targets.npy": (_START,),
+  "packed/encoder_segments.npy": (_START,),
+  "packed/vocabulary.model": (_START,),
+  "model/model.json": (
+    _SCORE.format("model"),
+    _RESUME,
+    "convert model n --to hf",
+  ),
+  "model/run.json": (_RESUME,),
+  "model/vocabulary.model": (
+    _SCORE.format("model"),
+    "export --model model --out new/a",
+  ),
+  "model/checkpoints/4/params/d/*": (_SCORE.format("model"), _RESUME),
+  "model/checkpoints/4/params/ocdbt.process_0/d/*": (
+    _SCORE.format("model"),
+    _RESUME,
+    "export --model model --out new/a",
+    "convert model n --to hf",
+  ),
+  "model/checkpoints/4/params/_METADATA": (_SCORE.format("model"), _RESUME),
+  "model/checkpoints/4/optimizer/ocdbt.process_0/d/*": (_RESUME,),
+  "model/checkpoints/4/optimizer/_METADATA": (_RESUME,),
+  "model/checkpoints/4/_CHECKPOINT_METADATA": (_RESUME,),
+  "export/export.json": (
+    _SCORE.format("export"),
+    "ask hello --model export --dataset shop",
+    "serve --model export --port 0",
+  ),
+  "export/model.json": (
+    _SCORE.format("export"),
+    "convert export n --to hf",
+    "serve --model export --port 0",
+  ),
+  "export/model.safetensors": (
+    _SCORE.format("export"),
+    "convert export n --to hf",
+    "ask hello --model export --candidates a b",
+    "serve --model export --port 0",
+    _EVALUATE.format("model") + " --model export",
+  ),
+  "export/vocabulary.model": (
+    _SCORE.format("export"),
+    "ask hello --model export --candidates a b",
+  ),
+  "export/items.jsonl": ("serve --model export --port 0",),
+  "export/templates.yaml": (
+    "serve --model export --port 0",
+    "ask hello --model export --candidates a b",
+  ),
+  "hf/config.json": ("convert hf n --to ours",),
+  "hf/model.safetensors": ("convert hf n --to ours",),
+  "hf/spiece.model": ("convert hf n --to ours",),
+  "t5x/checkpoint_4/checkpoint": (
+    "convert t5x n --to ours --vocabulary shop/vocabulary.model",
+  ),
+  "t5x/checkpoint_4/target.decoder.logits_dense.kernel/.zarray": (
+    "convert t5x n --to ours --vocabulary shop/vocabulary.model",
+  ),
+  "t5x/checkpoint_4/target.decoder.logits_dense.kernel/0.0": (
+    "convert t5x n --to ours --vocabulary shop/vocabulary.model",
+  ),
+  "results/results.json": ("compare results --rankers popularity model",),
+  "results/scores/sequential.parquet": (
+    "compare results --rankers popularity model",
+  ),
+  "answers.parquet": ("annotate --dataset plain --import answers.parquet",),
+  "sheet.csv": ("annotate --dataset shop --read-sheet sheet.csv",),
+  "tiny.gin": (_START, "plan --gin_file tiny.gin"),
+}
+_DEEP = b"[" * 100_000
+# What is done to the file's bytes, by whether it is text.
+_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+  "empty": lambda data: b"",
+  "cut": lambda data: data[: len(data) * 3 // 5],
+  "noise": lambda data: _noise(max(len(data), 64)),
+}
+_BINARY_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+  "a flipped byte": lambda data: _flip(data, len(data) // 2),
+  "a flipped byte early": lambda data: _flip(data, min(12, len(data) - 1)),
+  "another's": lambda data: b"\x89PNG\r\n\x1a\n" + data[8:],
+}
+_JSON_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+  "[]": lambda data: b"[]",
+  "{}": lambda data: b"{}",
+  "null": lambda data: b"null",
+  "deep": lambda data: _DEEP,
+  "not UTF-8": lambda data: b"\xff\xfe" + data,
+  "other values": lambda data: json.dumps(_spoil(json.loads(data))).encode(),
+}
+_YAML_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+  "[]": lambda data: b"[]",
+  "null": lambda data: b"null",
+  "deep": lambda data: _DEEP,
+  "a call": lambda data: b"!!python/object/apply:os.system ['touch owned']\n",
+  "laughs": lambda data: (
+    b"a0: &a0 [x, x, x, x, x, x, x, x, x]\n"
+    + b"".join(
+      b"a%d: &a%d [%s]\n" % (n, n, b", ".join([b"*a%d" % (n - 1)] * 9))
+      for n in range(1, 12)
+    )
+  ),
+  "tabs": lambda data: b"- name:\tx\n\t- y",
+}
+_TEXT_DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+  "not UTF-8": lambda data: b"\xff\xfe" + data,
+  "NUL": lambda data: b"\0" * 200,
+}
+
+
+def _flip(data: bytes, at: int) -> bytes:
+  return data[:at] + bytes([data[at] ^ 0x41]) + data[at + 1 :]
+
+
+def _spoil(value: object) -> object:
+  """Makes every value one of another type, and keeps the keys."""
+  if isinstance(value, dict):
+    return {key: _spoil(each) for key, each in value.items()}
+  if isinstance(value, list):
+    return {"0": value}
+  return [value] if isinstance(value, str) else str(value)
+
+
+def _damages(name: str) -> dict[str, Callable[[bytes], bytes]]:
+  is_json = name.endswith((".json", ".zarray", "METADATA", ".jsonl"))
+  more = (
+    _JSON_DAMAGES
+    if is_json
+    else _YAML_DAMAGES
+    if name.endswith(".yaml")
+    else _TEXT_DAMAGES
+    if name.endswith((".csv", ".gin"))
+    else _BINARY_DAMAGES
+  )
+  found = _DAMAGES | more
+  if name.endswith(".jsonl"):
+    del found["other values"]
+  return found
+
+
+def _damage(pattern: str, how: Callable[[bytes], bytes]) -> Change:
+  def change(work: pathlib.Path) -> None:
+    path = max(work.glob(pattern), key=lambda each: each.stat().st_size)
+    data = how(path.read_bytes())
+    path.unlink()
+    path.write_bytes(data)
+
+  return change
+
+
+def _missing(pattern: str) -> Change:
+  def change(work: pathlib.Path) -> None:
+    max(work.glob(pattern), key=lambda each: each.stat().st_size).unlink()
+
+  return change
+
+
+def _no_file(pattern: str, make: Callable[[pathlib.Path], object]) -> Change:
+  def change(work: pathlib.Path) -> None:
+    path = max(work.glob(pattern), key=lambda each: each.stat().st_size)
+    path.unlink()
+    make(path)
+
+  return change
+
+
+def _own_files() -> Iterator[Case]:
+  for pattern, lines in _OWN.items():
+    path = pathlib.PurePath(pattern)
+    stem = path.name if "*" not in path.name else path.parts[0]
+    names = (
+      f"{stem}|{'/'.join(path.parts[:-1])}" if len(path.parts) > 1 else stem
+    )
+    if "checkpoint" in pattern or "t5x" in pattern:
+      names = "checkpoint|t5x"
+    kinds = {
+      about: _damage(pattern, how) for about, how in _damages(path.name).items()
+    }
+    kinds["missing"] = _missing(pattern)
+    kinds["a folder"] = _no_file(pattern, lambda p: p.mkdir())
+    kinds["a link to itself"] = _no_file(
+      pattern, lambda p: p.symlink_to(p.name)
+    )
+    kinds["a FIFO"] = _no_file(pattern, os.mkfifo)
+    for n, line in enumerate(lines):
+      for m, (about, change) in enumerate(kinds.items()):
+        # All of them for the first command, every third for the others.
+        if n and (m + n) % 3:
+          continue
+        yield Case(
+          "own files",
+          tuple(shlex.split(line)),
+          names,
+          change,
+          f"{pattern}: {about}",
+        )
+
+
+# ---------------------------------------------------------------- raw inputs
+
+_CSV = (
+  "prepare --format csv --interactions {} --items {} --min-count 0 --out n/a"
+)
+
+
+def _every(field: int, value: str) -> str:
+  return _interactions(lambda n, row: [*row[:field], value, *row[field + 1 :]])
+
+
+def _once(field: int, value: str) -> str:
+  return _interactions(
+    lambda n, row: [*row[:field], value, *row[field + 1 :]] if n == 77 else row
+  )
+
+
+_HEAD = "user_id,item_id,timestamp,rating\n"
+_RAW_INTERACTIONS: dict[str, str | bytes] = {
+  "header alone": _HEAD,
+  "no header": _interactions().partition("\n")[2],
+  "a column twice": _interactions().replace("rating", "user_id", 1),
+  "no times": _interactions().replace("timestamp", "when", 1),
+  "semicolons": _interactions().replace(",", ";"),
+  "tabs": _interactions().replace(",", "\t"),
+  "an open quote": _once(1, '"i3'),
+  "an open quote last": _interactions()[:-1].rpartition("\n")[0] + '\nu1,"i2',
+  "UTF-16": _interactions().encode("utf-16"),
+  "Latin-1": _once(0, "M\xfcller").encode("latin-1"),
+  "NUL bytes": _once(1, "i\x003"),
+  "ragged": _once(2, "1000000000,5,5"),
+  "a short row": _interactions().replace(",5\nu9", "\nu9"),
+  "a long field": _once(1, "x" * 200_000),
+  "times nan": _every(2, "nan"),
+  "times inf": _every(2, "inf"),
+  "times -inf": _every(2, "-inf"),
+  "times negative": _every(2, "-5"),
+  "times of words": _every(2, "yesterday"),
+  "times too large": _every(2, "1e300"),
+  "times of 40 digits": _every(2, "9" * 40),
+  "times blank": _every(2, ""),
+  "times true": _every(2, "true"),
+  "times of year 0": _every(2, "0000-00-00"),
+  "times in hex": _every(2, "0x3b9aca00"),
+  "one time nan": _once(2, "nan"),
+  "one time inf": _once(2, "inf"),
+  "one time negative": _once(2, "-1"),
+  "one time 1e19": _once(2, "1e19"),
+  "one time of words": _once(2, "soon"),
+  "one user blank": _once(0, ""),
+  "one item blank": _once(1, " "),
+  "ratings of words": _every(3, "good"),
+  "one rating nan": _once(3, "nan"),
+  "one rating inf": _once(3, "inf"),
+  "users blank": _every(0, ""),
+  "items unknown": _every(1, "nothing"),
+  "one user": _every(0, "me"),
+  "one item": _every(1, "i1"),
+  "deep JSON": "[" * 100_000,
+  "cut gzip": gzip.compress(_interactions().encode())[:-40],
+  "flipped gzip": _flip(gzip.compress(_interactions().encode()), 300),
+  "gzip and noise": gzip.compress(_interactions().encode()) + b"noise",
+  "Parquet": b"PAR1" + _noise(900) + b"PAR1",
+}
+_RAW_ITEMS: dict[str, str | bytes] = {
+  "header alone": "item_id,title,categories\n",
+  "a column twice": _items().replace("categories", "title", 1),
+  "no title": _items().replace("title", "name", 1),
+  "titles blank": _items(lambda n: " "),
+  "titles of tags": _items(lambda n: "<b></b>"),
+  "titles of open tags": _items(lambda n: f"<span class={n}"),
+  "titles of zero width": _items(lambda n: "\u200b\u200d\ufeff"),
+  "titles of controls": _items(lambda n: "\x01\x02"),
+  "other items": _items().replace("\ni", "\nj"),
+  "an open quote": _items(lambda n: '"Good' if n == 9 else f"Good Thing {n}"),
+  "Latin-1": _items(lambda n: f"M\xfcsli {n}").encode("latin-1"),
+  "cut gzip": gzip.compress(_items().encode())[:-20],
+}
+_AMAZON = (
+  "prepare --format {} --reviews bad --metadata {} --strict --min-count 0 "
+  "--out n/a"
+)
+
+
+def _review(**changes: object) -> dict[str, object]:
+  return {
+    "reviewerID": "u1",
+    "asin": "i1",
+    "unixReviewTime": 1_000_000_000,
+    "overall": 5.0,
+    "summary": "fine",
+    "reviewText": "very fine",
+  } | changes
+
+
+_RAW_REVIEWS: dict[str, str | bytes] = {
+  "no JSON": "user,item\nu1,i1\n",
+  "lists": "[1, 2]\n" * 9,
+  "numbers": "1\n" * 9,
+  "deep": '{"asin": ' + "[" * 100_000 + "\n",
+  "half a line": json.dumps(_review())[:40],
+  "a NaN": json.dumps(_review(unixReviewTime=float("nan"))) + "\n",
+  "an infinity": json.dumps(_review(unixReviewTime=float("inf"))) + "\n",
+  "a negative time": json.dumps(_review(unixReviewTime=-1)) + "\n",
+  "time 1e30": json.dumps(_review(unixReviewTime=1e30)) + "\n",
+  "time of 30 digits": json.dumps(_review(unixReviewTime=10**30)) + "\n",
+  "time true": json.dumps(_review(unixReviewTime=True)) + "\n",
+  "time a list": json.dumps(_review(unixReviewTime=[1])) + "\n",
+  "no time": json.dumps({"reviewerID": "u", "asin": "i"}) + "\n",
+  "item a number": json.dumps(_review(asin=3)) + "\n",
+  "user null": json.dumps(_review(reviewerID=None)) + "\n",
+  "user blank": json.dumps(_review(reviewerID=" ")) + "\n",
+  "half a surrogate": json.dumps(_review(reviewerID="\ud800")) + "\n",
+  "not UTF-8": b'{"asin": "\xff\xfe"}\n',
+  "cut gzip": gzip.compress(json.dumps(_review()).encode() * 99)[:-12],
+  "a literal that calls": "__import__('os').system('touch owned')\n",
+}
+_RAW_REQUESTS: dict[str, str | bytes] = {
+  "no JSON": "hello\n",
+  "a list": "[]\n",
+  "no candidates": '{"instruction": "x"}\n',
+  "no instruction": '{"candidates": ["a", "b"]}\n',
+  "candidates a text": '{"instruction": "x", "candidates": "ab"}\n',
+  "none": '{"instruction": "x", "candidates": []}\n',
+  "a blank one": '{"instruction": "x", "candidates": ["a", " "]}\n',
+  "a number": '{"instruction": "x", "candidates": ["a", 3]}\n',
+  "a null": '{"instruction": "x", "candidates": ["a", null]}\n',
+  "twins": '{"instruction": "x", "candidates": ["a", "a"]}\n',
+  "NFD twins": '{"instruction": "x", "candidates": ["\u00e9", "e\u0301"]}\n',
+  "zero width": '{"instruction": "x", "candidates": ["a", "\u200b"]}\n',
+  "instruction blank": '{"instruction": " ", "candidates": ["a", "b"]}\n',
+  "instruction a number": '{"instruction": 3, "candidates": ["a", "b"]}\n',
+  "deep": '{"instruction": ' + "[" * 100_000 + "\n",
+  "a bad last line": (
+    '{"instruction": "x", "candidates": ["a", "b"]}\n{"instruction"'
+  ),
+  "not UTF-8": b'{"instruction": "\xff", "candidates": ["a", "b"]}\n',
+  "half a surrogate": '{"instruction": "\\ud800", "candidates": ["a", "b"]}\n',
+  "blank lines": "\n\n\n",
+}
+_RAW_TEMPLATES: dict[str, str | bytes] = {
+  "a number": "3\n",
+  "no name": "- text: 'x {history}'\n",
+  "no text": "- name: x\n",
+  "unknown slot": "{mine}\n".replace("{mine}", "").join(
+    [
+      "- name: x\n  preferences: [P1]\n  task_form: T2\n  response: item\n",
+      "  text: '{nothing}'\n",
+    ]
+  ),
+  "an open brace": (
+    "- name: x\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "  text: '{history'\n"
+  ),
+  "an attribute": (
+    "- name: x\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "  text: '{history.__class__}'\n"
+  ),
+  "an unknown key": (
+    "- name: x\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "  text: '{history}'\n  colour: red\n"
+  ),
+  "an unknown aspect": (
+    "- name: x\n  preferences: [P9]\n  task_form: T2\n  response: item\n"
+    "  text: '{history}'\n"
+  ),
+  "a key twice": (
+    "- name: x\n  name: y\n  preferences: [P1]\n  task_form: T2\n"
+    "  response: item\n  text: '{history}'\n"
+  ),
+  "not UTF-8": b"- name: \xff\n",
+  "a name of dots": (
+    "- name: ../../x\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "  text: '{history}'\n"
+  ),
+}
+_RAW_GIN: dict[str, str] = {
+  "an include of itself": "include 'bad'\n",
+  "an include of nothing": "include 'nowhere.gin'\n",
+  "no syntax": "TRAIN_STEPS = = 3\n",
+  "a call": "TRAIN_STEPS = __import__('os').system('touch owned')\n",
+  "an import": "import nothing.at.all\n",
+  "an unknown name": "nothing.at.all = 3\n",
+  "a macro of itself": "TRAIN_STEPS = %TRAIN_STEPS\n",
+  "deep": "TRAIN_STEPS = " + "[" * 5000 + "\n",
+}
+
+
+def _text(name: str, text: str | bytes) -> Change:
+  data = text if isinstance(text, bytes) else text.encode()
+  return lambda work: (work / name).write_bytes(data) and None
+
+
+def _raw() -> Iterator[Case]:
+  def case(line: str, name: str, about: str, text: str | bytes, n: str) -> Case:
+    words = tuple(shlex.split(line))
+    return Case("raw inputs", words, n, _text(name, text), f"{name}: {about}")
+
+  for about, text in _RAW_INTERACTIONS.items():
+    name = "bad.csv.gz" if "gzip" in about else "bad.csv"
+    line = _CSV.format(name, "csv/t.csv") + " --strict"
+    yield case(line, name, about, text, f"{name}|--user|--item|--min-count")
+  for about, text in _RAW_ITEMS.items():
+    name = "bad.csv.gz" if "gzip" in about else "bad.csv"
+    line = _CSV.format("csv/i.csv", name) + " --strict"
+    yield case(line, name, about, text, f"{name}|item")
+  for about, text in _RAW_REVIEWS.items():
+    for format in ("amazon2018", "amazon2014"):
+      yield case(
+        _AMAZON.format(format, "meta.jsonl"), "bad", about, text, "bad"
+      )
+    line = _AMAZON.format("amazon2014", "bad").replace(
+      "--reviews bad", "--reviews reviews.jsonl"
+    )
+    yield case(line, "bad", about + " as items", text, "bad|reviews")
+  for about, text in _RAW_REQUESTS.items():
+    line = "score --requests bad.jsonl --model export --out new/a.jsonl"
+    yield case(line, "bad.jsonl", about, text, "bad.jsonl")
+  for about, text in _RAW_TEMPLATES.items():
+    yield case("templates --file bad.yaml", "bad.yaml", about, text, "bad.yaml")
+    line = "export --model model --out new/a --templates bad.yaml"
+    yield case(line, "bad.yaml", about, text, "bad.yaml")
+  for about, text in _RAW_GIN.items():
+    line = _START + " --gin_file bad"
+    yield case(line, "bad", about, text, "bad|nowhere|nothing|TRAIN_STEPS")
+    line = "plan --gin_file bad"
+    if "TRAIN" not in text:
+      yield case(line, "bad", about, text, "bad|nowhere|nothing")
+  for about, make in _TABLES.items():
+    line = (
+      "prepare --format parquet --interactions bad.parquet --items "
+      "t.parquet --min-count 0 --strict --out new/a"
+    )
+    yield Case(
+      "raw inputs",
+      tuple(shlex.split(line)),
+      "bad.parquet|--min-count",
+      _parquet(make),
+      f"bad.parquet: {about}",
+    )
+
+
+def _rows() -> dict[str, list]:
+  rows = [r.split(",") for r in _interactions().splitlines()[1:]]
+  user, item, when, rating = (list(c) for c in zip(*rows, strict=True))
+  return {
+    "user_id": user,
+    "item_id": item,
+    "timestamp": [int(each) for each in when],
+    "rating": [float(each) for each in rating],
+  }
+
+
+_TABLES: dict[str, Callable[[dict[str, list]], dict[str, list]]] = {
+  "no rows": lambda rows: {key: value[:0] for key, value in rows.items()},
+  "no times": lambda rows: {k: v for k, v in rows.items() if k != "timestamp"},
+  "times of lists": lambda rows: (
+    rows | {"timestamp": [[t] for t in rows["timestamp"]]}
+  ),
+  "times nan": lambda rows: rows | {"timestamp": [float("nan")] * 480},
+  "times inf": lambda rows: rows | {"timestamp": [float("inf")] * 480},
+  "times 1e300": lambda rows: rows | {"timestamp": [1e300] * 480},
+  "times negative": lambda rows: rows | {"timestamp": [-1] * 480},
+  "times null": lambda rows: rows | {"timestamp": [None] * 480},
+  "times true": lambda rows: rows | {"timestamp": [True] * 480},
+  "times of words": lambda rows: rows | {"timestamp": ["soon"] * 480},
+  "users of structs": lambda rows: rows | {"user_id": [{"a": 1}] * 480},
+  "users null": lambda rows: rows | {"user_id": [None] * 480},
+  "items of bytes": lambda rows: rows | {"item_id": [b"\xff"] * 480},
+  "ratings of words": lambda rows: rows | {"rating": ["good"] * 480},
+  "cut": lambda rows: rows,
+  "flipped": lambda rows: rows,
+}
+
+
+def _parquet(make: Callable[[dict[str, list]], dict[str, list]]) -> Change:
+  def change(work: pathlib.Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    items = {
+      "item_id": [f"i{n}" for n in range(24)],
+      "title": [f"Good Thing {n}" for n in range(24)],
+      "categories": [["Sports"]] * 24,
+    }
+    pq.write_table(pa.table(items), work / "t.parquet")
+    path = work / "bad.parquet"
+    pq.write_table(pa.table(make(_rows())), path)
+    if make is _TABLES["cut"]:
+      path.write_bytes(path.read_bytes()[:-30])
+    if make is _TABLES["flipped"]:
+      path.write_bytes(_flip(path.read_bytes(), 200))
+
+  return change
+
+
+# -------------------------------------------------------------------- Python
+
+_LOAD = "from instructrec_jax.serving.recommender import Recommender as R; "
+_RANK = _LOAD + "R.load('export', dataset=None).rank('a tent', "
+_PREPARE = (
+  "from instructrec_jax.data.prepare import prepare; prepare(out='new/a', "
+)
+_PYTHON = (
+  (_LOAD + "R.load('nowhere')", "nowhere"),
+  (_LOAD + "R.load('shop')", "shop"),
+  (_LOAD + "R.load('')", ""),
+  (_RANK + "candidates=[])", "candidates"),
+  (_RANK + "candidates='a tent')", "candidates"),
+  (_RANK + "candidates=['a', 'a'])", "candidates|'a'"),
+  (_RANK + "candidates=['a', ''])", "candidates|title"),
+  (_RANK + "candidates=['a', 3])", "candidates|3"),
+  (_RANK + "candidates=['a', None])", "candidates|None"),
+  (_RANK + "candidates=['a'], history='b')", "history"),
+  (_RANK + "candidates=['a'], history=[3])", "history"),
+  (_RANK + "candidates=['a'], kind='x')", "kind"),
+  (_PREPARE + "format='x')", "format"),
+  (_PREPARE + "format='synthetic', users=-1)", "users"),
+  (_PREPARE + "format='synthetic', users=2.5)", "users"),
+  (_PREPARE + "format='synthetic', users=300, seed=-1)", "seed"),
+  (_PREPARE + "format='synthetic', users=300, min_count=-1)", "min_count"),
+  (_PREPARE + "format='synthetic', users=300, split='x')", "split"),
+)
+
+
+def _python() -> Iterator[Case]:
+  for code, names in _PYTHON:
+    yield Case("Python", ("python", code), names)
+
+
+def all_cases() -> list[Case]:
+  """Returns every case."""
+  found = [
+    *_arguments(),
+    *_paths(),
+    *_outputs(),
+    *_forced(),
+    *_own_files(),
+    *_raw(),
+    *_python(),
+  ]
+  return found
