@@ -95,9 +95,12 @@ def test_no_damage_is_a_traceback(tmp_path):
 
 def test_columns_of_another_kind_are_refused(tmp_path):
   path = tmp_path / "[a].parquet"
-  pl.DataFrame({"user": [1, None], "title": ["a", "b"]}).write_parquet(path)
+  table = {"user": [1, None], "title": ["a", "b"], "names": [["a"], []]}
+  pl.DataFrame(table).write_parquet(path)
+  assert parquet.read(path, {"names": [str]}, remedy="r").height == 2
   assert parquet.read(path, {"title": str}, remedy="r").height == 2
-  for columns in ({"user": int}, {"title": int}, {"title": [str]}, {"x": None}):
+  wrong = ({"user": int}, {"title": int}, {"title": [str]}, {"x": None})
+  for columns in (*wrong, {"names": str}, {"names": [int]}):
     with pytest.raises(InputError, match=r"a\].parquet: .*: again"):
       parquet.read(path, columns, remedy="again")
 
