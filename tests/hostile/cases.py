@@ -312,7 +312,6 @@ _LINES = {
     ("--dataset shop --workers 3", "--workers"),
     ("--dataset shop --judge", "--model|--judge"),
     ("--dataset shop --jsonl-out new.jsonl", "--jsonl-out"),
-    ("--dataset shop --export new.txt", "new.txt"),
     ("--dataset shop --export new.parquet --import answers.parquet", "--"),
     ("--dataset plain --export new.parquet", "plain"),
     ("--dataset plain --sheet new.csv", "plain"),
@@ -320,7 +319,6 @@ _LINES = {
     ("--dataset shop --read-sheet sheet.csv", "sheet.csv"),
     ("--dataset shop --import shop/items.parquet", "items.parquet"),
     ("--dataset shop --read-sheet csv/t.csv", "t.csv"),
-    ("--dataset shop --force --seed 1", "--force"),
   ),
   "statistics": (
     ("", "--dataset"),
@@ -357,7 +355,6 @@ _LINES = {
     ("--dataset plain --train-vocab 300 --templates", "--templates"),
     ("--dataset plain --train-vocab 300 --templates ''", "--templates"),
     ("--dataset plain --vocab export/model.safetensors", "model.safetensors"),
-    ("--dataset plain --train-vocab 300 --input-length 5", "--input-length|5"),
     ("--dataset plain --train-vocab 300 --families p1_i1_t3", "p1_i1_t3|anno"),
   ),
   "inspect": (
@@ -415,8 +412,8 @@ _LINES = {
   _TRAIN: (
     ("", "MODEL_DIR"),
     ("--gin.MODEL_DIR=new", "MODEL_DIR|new"),
-    ("--gin.MODEL_DIR=None", "MODEL_DIR"),
-    ("--gin.MODEL_DIR=3", "MODEL_DIR"),
+    ("--gin.MODEL_DIR=None", "MODEL_DIR|model_dir"),
+    ("--gin.MODEL_DIR=3", "MODEL_DIR|model_dir"),
     ("--gin.MODEL_DIR='\"\"'", "MODEL_DIR"),
     ("extra", "extra"),
     ("--gin.=3", "gin"),
@@ -538,7 +535,7 @@ _LINES = {
         ("--gin.OPTIMIZER=3", "OPTIMIZER|optimizer"),
         ("--gin.SCHEDULE=None", "SCHEDULE|learning_rate|schedule"),
         ("--gin.TRAIN_STEPS=(", "TRAIN_STEPS"),
-        ("--gin.TRAIN_STEPS=4;import os", "TRAIN_STEPS"),
+        ("'--gin.TRAIN_STEPS=4;import os'", "TRAIN_STEPS"),
         ("--gin.TRAIN_STEPS", "TRAIN_STEPS"),
         ("--gin_file nothing.gin", "nothing.gin"),
         ("--gin_file mine.yaml", "mine.yaml"),
