@@ -148,6 +148,7 @@ def run(options: Options) -> tuple[Any, str]:
   elif quality.judge:
     return _judge(options)
   else:
+    _check_files(options)
     found = annotate.annotate_with(
       _transport(options), dataset, **_asked(options)
     )
@@ -162,19 +163,23 @@ def run(options: Options) -> tuple[Any, str]:
 def _refuse_two_at_once(options: Options) -> None:
   """Raises InputError if two options ask for different things to be done."""
   chat, sharing, quality = options.chat, options.sharing, options.quality
-  asked = {
-    "--batch": chat.batch,
-    "--jsonl-out": chat.jsonl_out,
-    "--jsonl-in": chat.jsonl_in,
-    "--export": sharing.export,
-    "--import": sharing.import_from,
-    "--judge": quality.judge,
-    "--sheet": quality.sheet,
-    "--read-sheet": quality.read_sheet,
-  }
-  first, *others = [flag for flag, value in asked.items() if value] or [""]
-  if others and (first, others) != ("--batch", ["--judge"]):
-    raise InputError(f"{first} and {others[0]} exclude each other: pass one.")
+  for asked in (
+    {
+      "--batch": chat.batch,
+      "--jsonl-out": chat.jsonl_out,
+      "--jsonl-in": chat.jsonl_in,
+    },
+    {
+      "--export": sharing.export,
+      "--import": sharing.import_from,
+      "--judge": quality.judge,
+      "--sheet": quality.sheet,
+      "--read-sheet": quality.read_sheet,
+    },
+  ):
+    given = [flag for flag, value in asked.items() if value]
+    if len(given) > 1:
+      raise InputError(f"{given[0]} and {given[1]} exclude each other.")
 
 
 def _refuse_chat_options(options: Options) -> None:
@@ -189,6 +194,22 @@ def _refuse_chat_options(options: Options) -> None:
         )
 
 
+def _check_files(options: Options) -> None:
+  """Raises InputError for a FILE that is wrong, before a store is made."""
+  from instructrec_jax import locks
+  from instructrec_jax.data.folder import DatasetFolder
+  from instructrec_jax.teacher import jsonl
+  from instructrec_jax.teacher.annotations import open_store
+
+  if path := options.chat.jsonl_in:
+    jsonl.check_answers(path)
+  if path := options.chat.jsonl_out:
+    folder = DatasetFolder.open(options.dataset)
+    # Held and opened, so that what a killed run left of them goes.
+    with locks.writing_in(folder.path), open_store(folder, to_read=True):
+      jsonl.check_output(path, force=options.force)
+
+
 def _transport(options: Options) -> Callable[..., Any]:
   """Returns what sends requests: live, in batches, or through files."""
   import openai
@@ -198,14 +219,12 @@ def _transport(options: Options) -> Callable[..., Any]:
 
   chat, url = options.chat, options.chat.base_url
   if path := chat.jsonl_out:
-    jsonl.check_output(path, force=options.force)
     return lambda requests, store: jsonl.FileTally(
       written=jsonl.write_requests(
         requests, path, store=store, force=options.force
       )
     )
   if chat.jsonl_in:
-    jsonl.check_answers(chat.jsonl_in)
     send = functools.partial(jsonl.read_answers, chat.jsonl_in)
   elif chat.batch:
     send = functools.partial(

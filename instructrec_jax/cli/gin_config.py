@@ -125,6 +125,9 @@ def _value(parameter: str, if_unbound: str) -> Any:
 
 
 def _first_lines(error: BaseException) -> str:
-  lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+  said = str(error)
+  if isinstance(error, OSError) and error.strerror:
+    said = f"{error.filename}: {error.strerror}"
+  lines = [line.strip() for line in said.splitlines() if line.strip()]
   text = " ".join(lines[:3])[:300] if lines else type(error).__name__
   return text if text.endswith(".") else f"{text}."

@@ -242,6 +242,9 @@ class _Loader(yaml.SafeLoader):
 
 def _load(path: pathlib.Path) -> dict[str, Template]:
   try:
+    if path.exists() and not path.is_file():
+      # A FIFO would be waited for.
+      raise InputError(f"{path}: not valid YAML (no regular file).")
     entries = yaml.load(path.read_text(encoding="utf-8"), _Loader)
   except FileNotFoundError:
     raise InputError(f"{path}: no such file of templates.") from None

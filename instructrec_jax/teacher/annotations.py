@@ -7,7 +7,6 @@ import collections
 import dataclasses
 import enum
 import json
-import pathlib
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -21,7 +20,7 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.storage import sha256_of
 from instructrec_jax.teacher.chat import Status
 from instructrec_jax.teacher.questions import PREFERENCES
-from instructrec_jax.teacher.store import Store
+from instructrec_jax.teacher.store import MEMORY, Store
 
 _WORD = re.compile(r"\w+")
 _FIRST_PERSON = re.compile(r"\b(i|i'm|i've|i'd|my|mine|me|myself)\b")
@@ -102,7 +101,7 @@ def open_store(
   """
   path = folder.path / name
   if to_read and not path.exists():
-    path = pathlib.Path(":memory:")
+    path = MEMORY
   return Store(path, dataset=sha256_of(folder.path / MANIFEST_FILE))
 
 

@@ -22,6 +22,8 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 
 VERSION = 1
+# In place of a file that is not there, and only read.
+MEMORY = pathlib.Path(":memory:")
 ROWS_PER_COMMIT = 1000
 
 _WHAT = "annotations"
@@ -120,8 +122,9 @@ class Store:
     with database_errors(path, _WHAT):
       # A read-only disk has no place for the files that WAL needs.
       fixed = path.exists() and not os.access(path.parent, os.W_OK)
+      place = f"{path.absolute().as_uri()}{'?immutable=1' if fixed else ''}"
       self._db = sqlite3.connect(
-        f"{path.absolute().as_uri()}{'?immutable=1' if fixed else ''}",
+        ":memory:" if path == MEMORY else place,
         uri=True,
         check_same_thread=False,
       )

@@ -345,8 +345,8 @@ def _contents(folder: pathlib.Path) -> dict[str, str]:
   found = {}
   for path in _walk(folder):
     name = str(path.relative_to(folder))
-    if re.search(r"ocdbt\.process|/d/[0-9a-f]{32}$|__autograph_", name):
-      continue  # names drawn at random: orbax's, and what TensorFlow removes
+    if re.search(r"^tmp/|ocdbt\.process|/d/[0-9a-f]{32}$", name):
+      continue  # names drawn at random
     name = re.sub(r"tfevents\.\d+.*", "tfevents", name)
     is_file = path.is_file() and not path.is_symlink()
     found[name] = _hash(path) if is_file else "other"

@@ -105,7 +105,10 @@ TASKS = (
     "annotate --dataset plain --teacher openai --model m "
     "--jsonl-out new/a.jsonl"
   ),
-  Task(_BUILD.replace("shop", "plain") + " --train-vocab 300"),
+  Task(
+    _BUILD.replace("shop", "plain") + " --train-vocab 300",
+    refusal="is built already",
+  ),
   Task(_PACK + " --out new/packed"),
   Task(
     _TRAIN + " --gin.MODEL_DIR='\"new/model\"'",
@@ -312,7 +315,6 @@ _LINES = {
     ("--dataset shop --workers 3", "--workers"),
     ("--dataset shop --judge", "--model|--judge"),
     ("--dataset shop --jsonl-out new.jsonl", "--jsonl-out"),
-    ("--dataset shop --export new.txt", "new.txt"),
     ("--dataset shop --export new.parquet --import answers.parquet", "--"),
     ("--dataset plain --export new.parquet", "plain"),
     ("--dataset plain --sheet new.csv", "plain"),
@@ -320,7 +322,6 @@ _LINES = {
     ("--dataset shop --read-sheet sheet.csv", "sheet.csv"),
     ("--dataset shop --import shop/items.parquet", "items.parquet"),
     ("--dataset shop --read-sheet csv/t.csv", "t.csv"),
-    ("--dataset shop --force --seed 1", "--force"),
   ),
   "statistics": (
     ("", "--dataset"),
@@ -357,7 +358,6 @@ _LINES = {
     ("--dataset plain --train-vocab 300 --templates", "--templates"),
     ("--dataset plain --train-vocab 300 --templates ''", "--templates"),
     ("--dataset plain --vocab export/model.safetensors", "model.safetensors"),
-    ("--dataset plain --train-vocab 300 --input-length 5", "--input-length|5"),
     ("--dataset plain --train-vocab 300 --families p1_i1_t3", "p1_i1_t3|anno"),
   ),
   "inspect": (
@@ -415,8 +415,8 @@ _LINES = {
   _TRAIN: (
     ("", "MODEL_DIR"),
     ("--gin.MODEL_DIR=new", "MODEL_DIR|new"),
-    ("--gin.MODEL_DIR=None", "MODEL_DIR"),
-    ("--gin.MODEL_DIR=3", "MODEL_DIR"),
+    ("--gin.MODEL_DIR=None", "MODEL_DIR|model_dir"),
+    ("--gin.MODEL_DIR=3", "MODEL_DIR|model_dir"),
     ("--gin.MODEL_DIR='\"\"'", "MODEL_DIR"),
     ("extra", "extra"),
     ("--gin.=3", "gin"),
@@ -538,7 +538,7 @@ _LINES = {
         ("--gin.OPTIMIZER=3", "OPTIMIZER|optimizer"),
         ("--gin.SCHEDULE=None", "SCHEDULE|learning_rate|schedule"),
         ("--gin.TRAIN_STEPS=(", "TRAIN_STEPS"),
-        ("--gin.TRAIN_STEPS=4;import os", "TRAIN_STEPS"),
+        ("'--gin.TRAIN_STEPS=4;import os'", "TRAIN_STEPS"),
         ("--gin.TRAIN_STEPS", "TRAIN_STEPS"),
         ("--gin_file nothing.gin", "nothing.gin"),
         ("--gin_file mine.yaml", "mine.yaml"),
@@ -605,7 +605,6 @@ _LINES = {
     ("--out new/a --rankers popularity --select-template", "--model"),
     ("--out new/a --rankers popularity --normalisation pmi", "--model"),
     ("--out new/a --rankers popularity --permutations 3", "--model"),
-    ("--out new/a --zero-shot export", "--model|--zero-shot"),
     ("--out new/a --model shop", "shop"),
     ("--out new/a --model export --split train", "--split"),
     ("--out new/a --rankers dssm --text-encoder nowhere/at/all", "nowhere"),
@@ -669,8 +668,6 @@ _LINES = {
     ("hello --template ''", "--template"),
     ("hello --templates nothing.yaml", "nothing.yaml"),
     ("hello --history ''", "--history|title"),
-    ("hello --preference ''", "--preference"),
-    ("hello --context ''", "--context"),
     ("hello world", "world"),
   ),
   "export": (
@@ -830,7 +827,8 @@ def _paths() -> Iterator[Case]:
     ]
     for about, change in kinds:
       words = tuple(shlex.split(line.format("bad")))
-      yield Case("input paths", words, "bad", change, f"bad is {about}")
+      names = "bad|model" if line.startswith("plan") else "bad"
+      yield Case("input paths", words, names, change, f"bad is {about}")
     for value in ("", "x" * 300, "/dev/null", "tiny.gin/x", "\udcff"):
       words = tuple(shlex.split(line.format(value)))
       if not value:
@@ -894,7 +892,7 @@ def _full(work: pathlib.Path) -> Callable[[], None] | None:
 def _short_files(work: pathlib.Path) -> Callable[[], None]:
   def inside() -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (128, 128))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 10, 1 << 10))
 
   return inside
 
@@ -954,7 +952,9 @@ def _outputs() -> Iterator[Case]:
       (full, _full, "disk|space|full", "disk is full"),
       (ends, _short_files, "new|large|space", "no space"),
     ):
-      yield Case("disks", words(out), names, make, about, goes_on)
+      # Scores of four requests would fit.
+      if not (make is _short_files and line.startswith("score")):
+        yield Case("disks", words(out), names, make, about, goes_on)
   for line in (
     "annotate --dataset plain",
     _BUILD.replace("shop", "plain") + " --train-vocab 300",
@@ -1257,6 +1257,8 @@ def _damages(name: str) -> dict[str, Callable[[bytes], bytes]]:
     else _BINARY_DAMAGES
   )
   found = _DAMAGES | more
+  if name.endswith(".parquet"):
+    del found["another's"]  # readers begin at the end
   if name.endswith(".jsonl"):
     del found["other values"]
   return found
