@@ -91,8 +91,8 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
   teachers = collections.Counter()
   words = None
   rejected = {
-    # The sentence is the last line but one of what a judge was asked.
-    (user, position, asked.splitlines()[-2].partition(": ")[2])
+    # As `review.judge_request` words it.
+    (user, position, asked.rpartition("\nSentence: ")[2].partition("\n")[0])
     for user, position, asked in store.verdicts()
   }
   for row in store.rows("r.teacher, r.model, r.status, r.answer"):
