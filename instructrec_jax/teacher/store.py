@@ -121,8 +121,11 @@ class Store:
     with database_errors(path, _WHAT):
       # A read-only disk has no place for the files that WAL needs.
       fixed = path.exists() and not os.access(path.parent, os.W_OK)
+      # SQLite's name of a database in memory is no file's.
+      in_memory = str(path) == ":memory:"
+      uri = f"file:{path}" if in_memory else path.absolute().as_uri()
       self._db = sqlite3.connect(
-        f"{path.absolute().as_uri()}{'?immutable=1' if fixed else ''}",
+        f"{uri}{'?immutable=1' if fixed else ''}",
         uri=True,
         check_same_thread=False,
       )
