@@ -77,6 +77,10 @@ class Quality:
 
   judge: bool = False
   """the chat model reviews a sample"""
+  gate: bool = False
+  """set aside what the judge says tells no preference or intention"""
+  show: bool = False
+  """print a sample, and how much of it names a title or asks for nothing"""
   sheet: Annotated[opt.OutputFile | None, opt.Arg(metavar="CSV")] = None
   """write a sample for people to review"""
   read_sheet: Annotated[opt.InputFile | None, opt.Arg(metavar="CSV")] = None
@@ -99,7 +103,7 @@ class Options:
   force: opt.Force = False
   """replace FILEs"""
   seed: opt.Seed = 0
-  """seed of waiting times and samples"""
+  """seed of wordings, waiting times and samples"""
   json: opt.Json = False
 
   def __post_init__(self):
@@ -132,6 +136,10 @@ def run(options: Options) -> tuple[Any, str]:
   if quality.read_sheet:
     rows = review.read_sheet(quality.read_sheet)
     return rows, review.format_table(rows)
+  if quality.gate and not quality.judge:
+    raise InputError("--gate goes with --judge, whose verdicts it applies.")
+  if quality.show:
+    return _show(options)
   if path := quality.sheet:
     samples = _samples(options)
     review.write_sheet(samples, path, force=options.force)
@@ -141,7 +149,7 @@ def run(options: Options) -> tuple[Any, str]:
     )
   if options.teacher == "offline":
     found = annotate.annotate_offline(
-      dataset, training_targets=options.training_targets
+      dataset, training_targets=options.training_targets, seed=options.seed
     )
   elif options.money.dry_run:
     return _estimate(options)
@@ -287,13 +295,27 @@ def _judge(options: Options) -> tuple[Any, str]:
   with locks.writing_in(folder.path), open_store(folder) as store:
     _transport(options)(unanswered(requests, store), store)
     texts = store.texts(request.key for request in requests)
-  answers = {
-    place: texts[request.key]
-    for place, request in enumerate(requests)
-    if request.key in texts
-  }
+    answers = {
+      place: texts[request.key]
+      for place, request in enumerate(requests)
+      if request.key in texts
+    }
+    if options.quality.gate:
+      store.add_subjects(review.rejected(samples, requests, answers))
   rows = review.judged(samples, answers)
   return rows, review.format_table(rows)
+
+
+def _show(options: Options) -> tuple[Any, str]:
+  """Prints a sample of what is there."""
+  from instructrec_jax.data.folder import DatasetFolder
+  from instructrec_jax.teacher import review
+  from instructrec_jax.teacher.annotations import title_words
+
+  samples = _samples(options)
+  words = title_words(DatasetFolder.open(options.dataset))
+  found = [dataclasses.asdict(sample) for sample in samples]
+  return found, review.format_samples(samples, words)
 
 
 def _samples(options: Options) -> list[Any]:

@@ -20,9 +20,9 @@ _GROUPS = {
 _PREFERENCE = "The user prefers horror games with a strong story."
 # By the value of {query}, as `aspects.Query` has it.
 _QUERIES = {
-  "P2": _PREFERENCE,
+  "P2": "I prefer horror games with a strong story.",
   "I1": "I want a scary game for long evenings.",
-  "I2": "Video Games, PlayStation 4, Games",
+  "I2": "PlayStation 4, Games",
 }
 _TARGET = "Resident Evil: Revelations 2"
 _HISTORY = ("Resident Evil 4", "The Evil Within", "Alien: Isolation")
@@ -36,6 +36,11 @@ of its forms, filled in, and the answer that a model is tuned to give. P1 is a
 history, P2 a preference in words; I1 is a vague and I2 a specific intention; T0
 to T3 are pointwise, pairwise, matching and reranking. A form without a
 preference leaves the `[[part]]` out.
+
+A preference in words is about "the user"; quoted as a query, as something that
+somebody typed, it says "I". A specific intention lists the target's categories
+without the root that (nearly) all items share, as it tells none of them apart;
+the paper's example, "Video Games, PC, Accessories, Gaming Mice", has it.
 """
 _OWN = """
 ## A template of your own
@@ -50,8 +55,9 @@ A file of templates is a YAML list, written as the package's own is:
   task_form: T3
   response: item
   text: >-
-    Bought so far: {history}. [[Their taste: {preference}. ]]Now they ask:
-    "{query}". [[Circumstances: {context}. ]]One of these: {candidates}.
+    A user has bought: {history}. [[The user's taste: {preference}. ]]Now the
+    user asks: "{query}". [[Circumstances: {context}. ]]One of these:
+    {candidates}.
 ```
 
 | Key | Value |

@@ -2,7 +2,7 @@
 
 A template is chosen that fits the user's words and history. The words fill its
 slots: concatenated if two texts share a slot, shifted to the third person if
-they are a lasting preference, and inserted.
+they are a lasting preference (to the first if that is the query), and inserted.
 """
 
 import dataclasses
@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from instructrec_jax.data.cleaning import clean_title
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.aspects import Query, Response, TaskForm
-from instructrec_jax.instructions.persona import third_person
+from instructrec_jax.instructions.persona import first_person, third_person
 from instructrec_jax.instructions.render import Slots, display_titles, render
 from instructrec_jax.instructions.templates import Form, Template
 from instructrec_jax.instructions.utterance import (
@@ -138,7 +138,7 @@ def compose(
       history=had,
       candidates=offered,
       preference=third_person(reading.preference),
-      query=third_person(reading.text) if is_preference else reading.text,
+      query=first_person(reading.text) if is_preference else reading.text,
       context=reading.context,
     )
     rendered = render(form, slots, count_tokens=count_tokens, budget=budget)

@@ -1,8 +1,9 @@
-"""Persona shift: from the first person to "the user".
+"""Persona shift: from the first person to "the user", and back.
 
 Instructions have preferences in the third person, users write in the first
-(the paper's section 2.3.2). English only, by rules: pronouns of the first
-person change and so do their verbs; quoted titles never do.
+(the paper's section 2.3.2); a preference that is quoted as a query is put into
+the first person. English only, by rules: pronouns change and so do their verbs;
+quoted titles never do.
 """
 
 import dataclasses
@@ -92,6 +93,39 @@ _NO_VERBS = (
   _AFTER_VERBS | _COORDINATORS | _ENDS_CLAUSE | _BEFORE_NOUNS | set(_PRONOUNS)
 )
 
+_NOUNS = "(?:user|customer|shopper|buyer)"
+# With a capital only at the beginning of a sentence, where he is the user too.
+_USER = re.compile(
+  rf"(?:^|(?<=[.!?] ))(?:(?:The|This) {_NOUNS}|S?[Hh]e|They)\b(?!['’])|"
+  rf"\b(?:the|this) {_NOUNS}\b(?!['’])"
+)
+_OWN = re.compile(
+  rf"\b(?:[Tt]he|[Tt]his) {_NOUNS}['’]s\b|\b(?:his|her|their|His|Her|Their)\b"
+)
+_SUBJECT = re.compile(
+  rf"(?P<who>{_USER.pattern}|(?<=, )s?he\b|(?<=and )s?he\b)"
+  r"(?P<adverbs>(?: (?:\w+ly|also|often|always|never|still|just|now|then))*)"
+  r" (?P<verb>\w+s|\w+(?:n['’]t|ed)|had|are|like|can|could|will|would|may|"
+  r"might|should|must)\b(?<! this)(?<! as)"
+)
+_FIRST_IRREGULAR = {
+  "is": "am",
+  "are": "am",
+  "has": "have",
+  "does": "do",
+  "doesn't": "don't",
+  "isn't": "am not",
+  "hasn't": "haven't",
+}
+_OBJECT = re.compile(r"\b([a-z]+s|for|to|of|with|by|from) $")
+# Verbs of a second clause that are hardly nouns.
+_COORDINATED = re.compile(
+  r"((?:\band|\bbut|\bor|,)(?: (?:\w+ly|also|often|always|never|now|then))* )"
+  r"(likes|loves|enjoys|prefers|hates|dislikes|avoids|adores|collects|owns|"
+  r"tends|spends|appreciates|chooses|buys|is|has|keeps|seems|goes|looks|values|cares|"
+  r"wants|needs|seeks|favou?rs|(?<=and )are|(?:does|is|has)n't)\b"
+)
+
 
 @dataclasses.dataclass
 class _Token:
@@ -140,6 +174,38 @@ def third_person(text: str) -> str:
         rest = words[place + 1 :]
         in_first_person = _inflect(tokens, said, rest, after=i)
   return "".join(said)
+
+
+def first_person(text: str) -> str:
+  """Replaces "the user" by the first person, as in a query that they type.
+
+  "The user likes horror games, and enjoys them with the user's son" becomes "I
+  like horror games, and enjoy them with my son". He or she at the beginning of
+  a sentence is the user too. A text that says "I" already is unchanged.
+  """
+
+  def subject(match: re.Match[str]) -> str:
+    if _OBJECT.search(said[: match.start()]):
+      return match[0]
+    return f"I{match['adverbs']} {_first(match['verb'])}"
+
+  if not _USER.search(text) or third_person(text) != text:
+    return text
+  said = _OWN.sub(lambda m: "My" if m[0][0].isupper() else "my", text)
+  said = _SUBJECT.sub(subject, said)
+  said = _COORDINATED.sub(lambda m: m[1] + _first(m[2]), said)
+  return _USER.sub(lambda m: "I" if m[0][0].isupper() else "me", said)
+
+
+def _first(verb: str) -> str:
+  """Returns the form of a verb of the third person that I has."""
+  if verb in _FIRST_IRREGULAR:
+    return _FIRST_IRREGULAR[verb]
+  if verb in _PAST | _MODALS or not re.search(r"[^s]s$", verb):
+    return verb
+  if re.search(r"[^aeiou]ies$", verb):
+    return f"{verb[:-3]}y"
+  return re.sub(r"(?<=sh|ch|ss)es$|(?<=[xz])es$|(?<=go|do)es$|s$", "", verb)
 
 
 def _tokens(text: str) -> list[_Token]:

@@ -151,7 +151,7 @@ def response(
     case Response.REASONED_ITEM:
       # The paper's section 2.2.2: preferences, then the recommendation.
       return (
-        f"Behind the purchases is this taste: {_closed(preference)} "
+        f"The history shows this taste: {_closed(preference)} "
         f"What suits it: {target}"
       )
 

@@ -16,6 +16,7 @@ from instructrec_jax.data.candidates import Candidates
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.instructions.aspects import Query, TaskForm
 from instructrec_jax.instructions.material import Facts, Material
+from instructrec_jax.instructions.persona import first_person
 from instructrec_jax.instructions.render import Slots, render, response
 from instructrec_jax.instructions.templates import Form, Template
 
@@ -187,7 +188,8 @@ def make_slots(
   titles, texts = material.titles, facts.preferences[target]
   preference = texts[choice % len(texts)] if texts else ""
   if form.query == Query.PREFERENCE:
-    query = preference
+    # It is quoted as what the user typed.
+    query = first_person(preference)
   else:
     query = facts.queries[form.query][target] if form.query else ""
   item = int(facts.items[target])

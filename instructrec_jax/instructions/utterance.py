@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from instructrec_jax.data.cleaning import clean_title
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.aspects import Query
+from instructrec_jax.instructions.persona import first_person
 from instructrec_jax.instructions.render import ends_sentence, plain_words
 
 KINDS = {
@@ -21,16 +22,18 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 _WISH = re.compile(
   r"\b(want|need|wish|searching|looking for|shopping for|please|(can|could) "
   r"you|(i|we)('d| would)|something|anything|today|tonight|right now|this "
-  r"time)\b|^(find|show|give|get|recommend|suggest|help)\b",
+  r"time|(buying|giving|getting) [^.!?]*for (my|our|an?))\b|"
+  r"^(find|show|give|get|recommend|suggest|help)\b",
   re.IGNORECASE,
 )
 _TASTE = re.compile(
-  r"\b(i|we|the user) ((\w+ly|\w+n't|do not|also|just) )*(likes?|loves?|"
-  r"enjoys?|prefers?|adores?|hates?|dislikes?|collects?|avoids?|appreciates?|usually|"
-  r"generally|always|mostly|often|never|tends?)\b"
-  r"|\b(i am|i'm|we are|we're|the user is) (\w+ )?(into|an? (\w+ )?fan|fond)\b"
+  r"\b(i|we|s?he|they|the user) ((\w+ly|\w+n't|do not|also|just) )*"
+  r"(likes?|loves?|enjoys?|prefers?|adores?|hates?|dislikes?|collects?|avoids?|"
+  r"appreciates?|usually|generally|always|mostly|often|never|tends?)\b"
+  r"|\b(i am|i'm|we are|we're|(s?he|the user) is) (\w+ )?"
+  r"(into|an? (\w+ )?fan|fond)\b"
   r"|^(usually|generally|always|mostly),? (i|we)\b"
-  r"|\b(my|our|the user's) (\w+ )?favou?rites?\b",
+  r"|\b(my|our|his|her|the user's) (\w+ )?favou?rites?\b",
   re.IGNORECASE,
 )
 # A clause has a pronoun or an unambiguous verb.
@@ -75,10 +78,10 @@ class Reading:
 def kind_of(sentence: str) -> Query:
   """Classifies a sentence by the first rule that applies.
 
-  1. A word of wishing (want, need, looking for, something, tonight, find me):
-     a vague intention.
-  2. A statement of taste (I like, I usually, I'm a fan, my favourite): a
-     preference.
+  1. A word of wishing (want, need, looking for, something, tonight, find me,
+     buying for): a vague intention.
+  2. A statement of taste (I like, he prefers, I usually, I'm a fan, my
+     favourite): a preference.
   3. A list of labels, none longer than six words, without a pronoun, an
      auxiliary verb or a conjunction: a specific intention.
   4. Anything else: a vague intention.
@@ -127,7 +130,7 @@ def readings(said: Utterance, *, has_history: bool) -> Iterator[Reading]:
   """Yields the ways to show all of an utterance, best first.
 
   A text without a slot of its own is concatenated with the query: a preference,
-  which then stays in the first person, or a context.
+  which then is in the first person, or a context.
   """
   if said.context:
     plain = dataclasses.replace(said, context="")
@@ -145,7 +148,7 @@ def readings(said: Utterance, *, has_history: bool) -> Iterator[Reading]:
       said.kind, intention, preference, concatenated=said.concatenated
     )
     if preference:
-      both = joined(preference, intention)
+      both = joined(first_person(preference), intention)
       yield Reading(Query.VAGUE, both, concatenated=True)
   elif preference:
     asked = Reading(

@@ -38,7 +38,7 @@ Send = Callable[[Iterable[ChatRequest], Store], Any]
 
 
 def annotate_offline(
-  dataset: pathlib.Path, *, training_targets: int = 1
+  dataset: pathlib.Path, *, training_targets: int = 1, seed: int = 0
 ) -> dict[str, Any]:
   """Answers all questions by rules; existing answers stay.
 
@@ -46,6 +46,7 @@ def annotate_offline(
     dataset: a folder of `prepare`.
     training_targets: how many training targets of each user get an intention,
       beside the held-out ones.
+    seed: chooses between wordings.
 
   Returns:
     The summary; see `summarise`.
@@ -57,7 +58,7 @@ def annotate_offline(
     total = len(questions.preferences) + len(questions.intentions)
     bar = iter(progress(questions, total=total, desc="annotations"))
     while chunk := list(itertools.islice(bar, ROWS_PER_COMMIT)):
-      answers = [(question, *offline.answer(question)) for question in chunk]
+      answers = [(q, *offline.answer(q, seed=seed)) for q in chunk]
       store.put_all(
         [(r, a) for _, r, a in answers if r.key not in known],
         teacher=offline.TEACHER,

@@ -5,9 +5,7 @@ Nothing is ever replaced by filler: a text that fails a check is missing.
 
 import collections
 import dataclasses
-import enum
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,29 +17,9 @@ from instructrec_jax.data.folder import (
 from instructrec_jax.errors import InputError
 from instructrec_jax.storage import sha256_of
 from instructrec_jax.teacher.chat import Status
+from instructrec_jax.teacher.quality import Quality, TitleWords, judge
 from instructrec_jax.teacher.questions import PREFERENCES
 from instructrec_jax.teacher.store import MEMORY, Store
-
-_WORD = re.compile(r"\w+")
-_FIRST_PERSON = re.compile(r"\b(i|i'm|i've|i'd|my|mine|me|myself)\b")
-_THIRD_PERSON = re.compile(r"^(the|this) (user|customer|shopper|buyer)\b")
-_TITLE_RUN = 4
-
-
-class Quality(enum.StrEnum):
-  """Verdict on one text of an answer."""
-
-  OK = "ok"
-  EMPTY = "empty"
-  """The teacher had nothing to say."""
-  TITLE_LEAK = "title_leak"
-  """The intention names its target."""
-  WRONG_PERSONA = "wrong_persona"
-  """A preference that says "I", or an intention about "the user"."""
-  REFUSED = "refused"
-  TRUNCATED = "truncated"
-  MALFORMED = "malformed"
-  FAILED = "failed"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,6 +88,12 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
   intentions: dict[tuple[int, int], dict[str, str]] = {}
   quality = collections.defaultdict(collections.Counter)
   teachers = collections.Counter()
+  words = None
+  rejected = {
+    # As `review.judge_request` words it.
+    (user, position, asked.rpartition("\nSentence: ")[2].partition("\n")[0])
+    for user, position, asked in store.verdicts()
+  }
   for row in store.rows("r.teacher, r.model, r.status, r.answer"):
     kind, user, position = row["kind"], row["user_number"], row["position"]
     if kind not in ("preference", "intention"):
@@ -117,9 +101,14 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
     target = ""
     try:
       if kind == "intention":
+        words = words or title_words(folder)
         target = folder.items[int(folder.sequences.user(user)[position])].title
       judged = read_texts(
-        kind, status=Status(row["status"]), text=row["answer"], title=target
+        kind,
+        status=Status(row["status"]),
+        text=row["answer"],
+        title=target,
+        words=words,
       )
     except (LookupError, TypeError, ValueError, AttributeError) as error:
       raise InputError(
@@ -127,7 +116,10 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
         f"({error}): restore the file from a copy."
       ) from None
     teachers[f"{row['teacher']} {row['model']}"] += 1
-    for name, (verdict, _) in judged.items():
+    for name, (verdict, line) in judged.items():
+      if (user, position, line) in rejected:
+        verdict = Quality.JUDGED_NO
+        judged[name] = verdict, line
       quality[f"{kind}.{name}"][verdict.value] += 1
     usable = {n: t for n, (v, t) in judged.items() if v == Quality.OK}
     if not usable:
@@ -145,10 +137,21 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
   )
 
 
+def title_words(folder: DatasetFolder) -> TitleWords:
+  """Returns what a folder's reviews tell of the words of its titles."""
+  texts = folder.interactions["text"].drop_nulls().to_list()
+  return TitleWords.of_reviews(folder.items, texts)
+
+
 def read_texts(
-  kind: str, *, status: Status, text: str, title: str = ""
+  kind: str,
+  *,
+  status: Status,
+  text: str,
+  title: str = "",
+  words: TitleWords | None = None,
 ) -> dict[str, tuple[Quality, str]]:
-  """Checks each text of a raw answer; `title` is an intention's target's.
+  """Checks each text of a raw answer; see `quality.judge`.
 
   Returns:
     By field: the verdict and the text, as one line. An answer that gives no
@@ -160,33 +163,5 @@ def read_texts(
   judged = {}
   for name, value in fields.items():
     line = " ".join(value.split())
-    judged[name] = (judge(kind, line, title=title), line)
+    judged[name] = (judge(kind, line, title=title, words=words), line)
   return judged
-
-
-def judge(kind: str, text: str, *, title: str = "") -> Quality:
-  """Checks one text; see `Quality`."""
-  if not text:
-    return Quality.EMPTY
-  lowered = text.lower().replace("’", "'")
-  wrong = _FIRST_PERSON if kind == "preference" else _THIRD_PERSON
-  if wrong.search(lowered):
-    return Quality.WRONG_PERSONA
-  if kind == "intention" and names_title(text, title):
-    return Quality.TITLE_LEAK
-  return Quality.OK
-
-
-def names_title(text: str, title: str) -> bool:
-  """Whether a text names a title: a run of its words, or all if it is short.
-
-  Runs of four words count: "for PlayStation 4" is in many titles and names
-  none.
-  """
-  words = _WORD.findall(title.lower())
-  if not words:
-    return False
-  said = f" {' '.join(_WORD.findall(text.lower()))} "
-  size = min(_TITLE_RUN, len(words))
-  runs = (words[i : i + size] for i in range(len(words) - size + 1))
-  return any(f" {' '.join(run)} " in said for run in runs)

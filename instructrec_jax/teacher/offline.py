@@ -1,121 +1,119 @@
 """The offline teacher: rules instead of a model, so no key and no cost.
 
 It lets every part of the pipeline run, and marks every row as made by rules.
-Preferences come from categories and from words that titles share; intentions
-are the customer's own sentences, picked from the review.
+Preferences tell the kinds of product that a user bought. Intentions are wishes
+for the target's kind, with what its review says of whom and what it is for and
+of how it has to be; no word is copied from a review or title.
 """
 
 import collections
-import itertools
+import dataclasses
+import functools
 import json
-import re
-from collections.abc import Iterable, Sequence
+import random
+from collections.abc import Iterable
 
+from instructrec_jax.teacher import wishes
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
+from instructrec_jax.teacher.kinds import kind_of, listed, wordings
+from instructrec_jax.teacher.quality import names_title
 from instructrec_jax.teacher.questions import (
+  IntentionQuestion,
   PreferenceQuestion,
   Question,
   chat_request,
 )
 
 TEACHER = "offline"
-MODEL = "offline-rules-1"
+MODEL = "offline-rules-2"
 
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
-_WORD = re.compile(r"[A-Za-z][A-Za-z'’-]+")
-_FIRST_PERSON = re.compile(r"\b(i|i'm|i've|my|me|we|our)\b", re.IGNORECASE)
-_WISH = re.compile(
-  r"\b(need\w*|want\w*|looking|wish\w*|gift|because|so that|search\w*|"
-  r"for (my|a|our|an|the)|use[ds]?|hop(e|ed|ing)|replace\w*|upgrade\w*)\b",
-  re.IGNORECASE,
-)
-_PRAISE = re.compile(
-  r"\b(great|good|easy|sturdy|solid|quality|clear|sound\w*|comfortable|light|"
-  r"cheap|price|durable|simple|strong|small|works?|perfect|nice|fast|fun|"
-  r"beautiful|well|value|fits?|reliable|looks?)\b",
-  re.IGNORECASE,
-)
-_COMMON = frozenset(
-  "the and for with from new pack set inch black white red blue edition pro "
-  "one two three with-out size of in to by on at or a an".split()
-)
 _LATEST = 3
-_FEWEST_WORDS, _MOST_WORDS = 5, 30
+_MOST_KINDS = 3
 
 
-def answer(question: Question) -> tuple[ChatRequest, ChatAnswer]:
-  """Answers a question by rules, as a transport would."""
-  request = chat_request(question, model=MODEL, parameters={})
+def answer(
+  question: Question, *, seed: int = 0
+) -> tuple[ChatRequest, ChatAnswer]:
+  """Answers a question by rules, as a transport would.
+
+  Equal questions have equal answers, in whatever order they are asked; the
+  seed chooses between wordings.
+  """
+  asked = chat_request(question, model=MODEL, parameters={"seed": seed})
   if isinstance(question, PreferenceQuestion):
-    fields = preference(question)
+    seen = [asked.user, *map("|".join, question.labels)]
   else:
-    fields = intention(question.review)
+    seen = [asked.user, question.title, "|".join(question.labels)]
+  request = dataclasses.replace(asked, user="\n".join(seen))
+  rng = random.Random(request.key)
+  if isinstance(question, PreferenceQuestion):
+    fields = preference(question, rng)
+  else:
+    fields = intention(question, rng)
   text = json.dumps(fields, ensure_ascii=False)
   return request, ChatAnswer(
     request.key, Status.ANSWERED, text=text, finish_reason="stop"
   )
 
 
-def preference(question: PreferenceQuestion) -> dict[str, str]:
-  """Describes a preference by what the user's items have in common."""
-  titles, labels = question.titles, question.labels
-  if not labels:
-    labels = [()] * len(titles)
-  everywhere = _common(titles, labels)
-  halves = len(titles) // 2
-  lasting = [
-    word
-    for word in _common(titles[:halves], labels[:halves], most=6)
-    if word in _common(titles[halves:], labels[halves:], most=6)
-  ]
-  latest = _common(titles[-_LATEST:], labels[-_LATEST:])
+def preference(
+  question: PreferenceQuestion, rng: random.Random
+) -> dict[str, str]:
+  """Describes a taste by the kinds of product that were bought.
+
+  What would only repeat the general description is left empty.
+  """
+  labels = question.labels or [()] * len(question.titles)
+  kinds = [kind.plural if (kind := kind_of(own)) else "" for own in labels]
+  general = _common(kinds)
+  half = len(kinds) // 2
+  late = set(kinds[half:])
+  lasting = [k for k in _common(kinds[:half], most=6) if k in late]
+  latest = _common(kinds[-_LATEST:]) if len(kinds) > _LATEST else []
+  # What is new says more than what is not.
+  latest = [kind for kind in latest if kind not in general] or latest
+  often = collections.Counter(filter(None, kinds)).most_common(2)
+  if len(often) > 1 and often[0][1] >= max(2 * often[1][1], 3):
+    general = general[:2]
+    form = "one_first"
+  else:
+    form = "general"
+  told = {"general": _worded(form, general, rng)}
+  for name, own in (("long_term", lasting[:2]), ("short_term", latest)):
+    is_new = set(own) != set(general)
+    told[name] = _worded(name, own, rng) if is_new else ""
+  return told
+
+
+def intention(
+  question: IntentionQuestion, rng: random.Random
+) -> dict[str, str]:
+  """Wishes for the target, from the customer's and from the product's side."""
+  cues, kind = wishes.Cues.of(question.review), kind_of(question.labels)
+  names = functools.partial(names_title, title=question.title)
+  # Each view has praise of its own, the product's side first.
+  asked, felt = (
+    dataclasses.replace(cues, aspects=cues.aspects[first::2])
+    for first in (0, 1)
+  )
   return {
-    "general": f"The user likes {_list(everywhere)}." if everywhere else "",
-    "long_term": (
-      f"The user keeps coming back to {_list(lasting[:3])}." if lasting else ""
-    ),
-    "short_term": (
-      f"The user has lately been interested in {_list(latest)}."
-      if latest
-      else ""
-    ),
+    "user_view": wishes.needs(felt, kind, rng=rng, names=names),
+    "item_view": wishes.asks(asked, kind, rng=rng, names=names),
   }
 
 
-def intention(review: str) -> dict[str, str]:
-  """Picks the sentence about the user's need, and one about the item."""
-  sentences = [
-    sentence
-    for sentence in _SENTENCE.split(review)
-    if _FEWEST_WORDS <= len(sentence.split()) <= _MOST_WORDS
-  ]
-  mine = [s for s in sentences if _FIRST_PERSON.search(s)]
-  user_view = max(mine, key=lambda s: len(_WISH.findall(s)), default="")
-  others = [s for s in sentences if s != user_view and _PRAISE.search(s)]
-  best = max(others, key=lambda s: len(_PRAISE.findall(s)), default="")
-  item_view = best
-  if best and not _FIRST_PERSON.search(best):
-    item_view = f"I am looking for something of which one can say: {best}"
-  return {"user_view": user_view, "item_view": item_view}
-
-
-def _common(
-  titles: Iterable[str], labels: Iterable[Sequence[str]], *, most: int = 3
-) -> list[str]:
-  """Returns the most frequent labels or, without any, words of titles."""
-  counts = collections.Counter(itertools.chain.from_iterable(labels))
-  if not counts:
-    counts = collections.Counter(
-      word
-      for title in titles
-      for word in dict.fromkeys(_WORD.findall(title))
-      if len(word) > 2 and word.lower() not in _COMMON
-    )
-  # Counters keep the order of first use among equals.
+def _common(kinds: Iterable[str], *, most: int = _MOST_KINDS) -> list[str]:
+  """Returns the most frequent kinds; equals in the order of first use."""
+  counts = collections.Counter(filter(None, kinds))
   return [name for name, _ in counts.most_common(most)]
 
 
-def _list(names: Sequence[str]) -> str:
-  if len(names) == 1:
-    return names[0]
-  return f"{', '.join(names[:-1])} and {names[-1]}"
+def _worded(form: str, kinds: list[str], rng: random.Random) -> str:
+  if not kinds:
+    return ""
+  wording = rng.choice(wordings()["preferences"][form])
+  # A kind that is a list itself comes last: "picks as well as bags and cases".
+  simple_first = sorted(kinds, key=lambda kind: " and " in kind)
+  by = "as well as" if " and " in simple_first[-1] else "and"
+  both = listed(simple_first, by=by)
+  return wording.format(all=both, a=kinds[0], b=kinds[-1])

@@ -13,10 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from instructrec_jax.data.cleaning import category_labels
+from instructrec_jax.data.cleaning import category_labels, root_categories
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import check_counts
 from instructrec_jax.teacher.chat import ChatRequest
+from instructrec_jax.teacher.kinds import with_roots
 
 VERSION = "1"
 MAX_REVIEW_CHARACTERS = 3000
@@ -55,11 +56,14 @@ class IntentionQuestion:
   Attributes:
     position: of the target, the one item whose review is seen.
     review: its summary and text.
+    title, labels: of the target, for the offline teacher.
   """
 
   user: int
   position: int
   review: str
+  title: str = ""
+  labels: Sequence[str] = ()
 
   kind = "intention"
 
@@ -98,7 +102,8 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
   """
   check_counts(least=0, training_targets=training_targets)
   titles = [item.title for item in folder.items]
-  labels = category_labels(folder.items)
+  roots = sorted(root_categories(folder.items))
+  labels = [with_roots(own, roots) for own in category_labels(folder.items)]
   reviews = folder.interactions.select("summary", "text").rows()
   sequences = folder.sequences
   preferences, intentions = [], []
@@ -120,7 +125,10 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
     for position in targets:
       review = _plain(*reviews[int(sequences.offsets[user]) + position])
       if review:
-        intentions.append(IntentionQuestion(user, position, review))
+        item = int(sequences.user(user)[position])
+        intentions.append(
+          IntentionQuestion(user, position, review, titles[item], labels[item])
+        )
       else:
         targets_without_review += 1
   return Plan(

@@ -22,7 +22,9 @@ from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.teacher.chat import ChatRequest
+from instructrec_jax.teacher.quality import TitleWords, is_wish, names_title
 from instructrec_jax.teacher.questions import Question, plan, strict_schema
+from instructrec_jax.teacher.store import Subject
 
 VERSION = "judge-1"
 QUESTIONS = {
@@ -134,6 +136,45 @@ def judged(
   return tabulate(
     (samples[place].kind, json.loads(text)) for place, text in answers.items()
   )
+
+
+def rejected(
+  samples: Sequence[Sample],
+  requests: Sequence[ChatRequest],
+  answers: Mapping[int, str],
+) -> list[Subject]:
+  """Returns the samples that a judge denies to tell a preference or intention.
+
+  Added to a store, they set these texts aside: `Quality.JUDGED_NO`.
+  """
+  return [
+    Subject(
+      "rejected",
+      samples[place].user,
+      samples[place].position,
+      requests[place].key,
+    )
+    for place, text in answers.items()
+    if not json.loads(text)["reflects"]
+  ]
+
+
+def format_samples(samples: Sequence[Sample], words: TitleWords) -> str:
+  """Returns samples for people to read, and what can be counted of them.
+
+  A text counts as naming a title if any two words of its target's title stand
+  in it in a row, but for those of a category, or a brand does.
+  """
+  lines, counts = [], []
+  for kind in dict.fromkeys(sample.kind for sample in samples):
+    of_kind = [sample for sample in samples if sample.kind == kind]
+    lines += [f"{kind}  {sample.text}" for sample in of_kind]
+    named = sum(names_title(s.text, s.target, words=words) for s in of_kind)
+    told = f"{len(of_kind)} {kind}s: {named} name a brand or title"
+    if kind == "intention":
+      told += f", {sum(is_wish(s.text) for s in of_kind)} ask for something"
+    counts.append(told)
+  return "\n".join([*lines, *counts])
 
 
 def tabulate(

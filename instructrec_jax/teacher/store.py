@@ -91,7 +91,8 @@ class Subject:
   """The user and the position that a request is about.
 
   Attributes:
-    kind: "preference" or "intention".
+    kind: "preference", "intention", or "rejected": the request is then a
+      judge's, who said no to one of that user and position.
     position: of a preference, the end of the history that it was made of
       (the first item that it has not seen); of an intention, its target's.
     key: of the request.
@@ -254,6 +255,16 @@ class Store:
     rows = self._query("SELECT key, status, answer FROM requests")
     with database_errors(self.path, _WHAT):
       return {k: (Status(status), a) for k, status, a in rows if k in wanted}
+
+  def verdicts(self) -> list[tuple[int, int, str]]:
+    """Returns user, position and judge's request of each rejected text."""
+    return [
+      (user, position, asked)
+      for user, position, asked in self._query(
+        "SELECT s.user, s.position, r.user FROM subjects s "
+        "JOIN requests r USING (key) WHERE s.kind = 'rejected'"
+      )
+    ]
 
   def count(self) -> dict[str, int]:
     """Returns how many requests have each status."""

@@ -28,7 +28,7 @@ def _run(capsys, *words) -> str:
 def test_offline_prints_statistics(shop, capsys):
   text = _run(capsys, shop)
   assert f"{USERS} users (0 without a history), {3 * USERS} targets" in text
-  assert "answers of offline offline-rules-1: 80" in text
+  assert "answers of offline offline-rules-2: 80" in text
   found = json.loads(_run(capsys, shop, "--json"))
   assert found["coverage"]["preferences"] == 1
   assert main(["statistics", "--dataset", shop]) == 0
@@ -58,6 +58,7 @@ def test_wrong_options_are_one_sentence(shop, capsys, monkeypatch):
     ([*ask, "--model", "m", "--max-usd", "1"], "needs --prices"),
     (["annotate", "--dataset", f"{shop}x"], "not a dataset folder"),
     ([*ask[:3], "--model", "m"], "--model is of a chat model, and the teacher"),
+    ([*ask, "--model", "m", "--gate"], "--gate goes with --judge"),
     ([*ask[:3], "--dry-run"], "--dry-run is of a chat model, and the teacher"),
   ):
     assert main(words) == 2
@@ -97,6 +98,15 @@ def test_annotations_are_shared(shop, tmp_path, capsys):
   assert main(["annotate", "--dataset", shop, "--export", path]) == 2
   assert "--force" in capsys.readouterr().err
   assert "80 of 80 annotations" in _run(capsys, shop, "--import", path)
+
+
+def test_samples_are_printed(shop, capsys):
+  _run(capsys, shop)
+  lines = _run(capsys, shop, "--show", "--samples", "7").splitlines()
+  assert len(lines) == 16
+  assert lines[-1].startswith("7 intentions: 0 name a brand or title, 7 ask")
+  found = json.loads(_run(capsys, shop, "--show", "--samples", "7", "--json"))
+  assert [f"{s['kind']}  {s['text']}" for s in found] == lines[:14]
 
 
 def test_people_review_a_sheet(shop, tmp_path, capsys):

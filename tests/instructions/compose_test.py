@@ -38,6 +38,12 @@ def _words(text):
     ("My favourite games are long.", "P2"),
     ("The user prefers horror games.", "P2"),
     ("I don't like puzzles", "P2"),
+    # The paper's own: its preference and its vague and specific intentions.
+    ("He prefers horror-based games with a strong narrative.", "P2"),
+    ("I enjoy buying games for my son that he enjoys.", "I1"),
+    ("some gifts for my son", "I1"),
+    ("blue, cheap, iPhone13", "I2"),
+    ("Video Games, PC, Accessories, Gaming Mice.", "I2"),
     (WISH, "I1"),
     ("I'd like new strings", "I1"),
     ("find me a quiet keyboard", "I1"),
@@ -59,8 +65,8 @@ def test_the_rules_tell_taste_wish_and_labels_apart(sentence, kind):
     (TASTE, "", True, False, "A02", "persona shift, insertion"),
     (TASTE, "", True, True, "A07_p1_p2_i0_t3", "persona shift, insertion"),
     ("", TASTE, True, True, "A07_p1_p2_i0_t3", "persona shift, insertion"),
-    (TASTE, "", False, False, "B01_p0_p2_t2", "persona shift, insertion"),
-    (TASTE, "", False, True, "B07_p0_p2_t3", "persona shift, insertion"),
+    (TASTE, "", False, False, "B01_p0_p2_t2", "insertion"),
+    (TASTE, "", False, True, "B07_p0_p2_t3", "insertion"),
     (WISH, "", False, False, "B01_p0_i1_t2", "insertion"),
     (LABELS, "", False, True, "B07_p0_i2_t3", "insertion"),
     (WISH, "", True, False, "C02_p1_i1_t2", "insertion"),
@@ -115,11 +121,19 @@ def test_an_instruction_reads_well():
   assert composed(
     f"{WISH}. {TASTE}; really.", history=HISTORY, candidates=CANDIDATES
   ).instruction == (
-    f'A user\'s query at this moment: "{WISH}." The purchases before it: '
-    "Resident Evil 4; Alien: Isolation. What the user likes in general: "
+    f'A user\'s query at this moment: "{WISH}." The purchase history before it'
+    ": Resident Evil 4; Alien: Isolation. What the user likes: "
     f"{SHIFTED}, really. Answer the query with the candidate that goes best "
     "with it and with the user's taste: FIFA 15; The Evil Within; Tetris."
   )
+
+
+def test_a_preference_that_is_quoted_says_i():
+  made = composed(preference="The user likes chess and collects books.")
+  assert '"I like chess and collect books."' in made.instruction
+  assert "persona shift" in made.operations
+  made = composed(WISH, preference="The user loves the user's garden.")
+  assert f'"I love my garden. {WISH}"' in made.instruction
 
 
 def test_a_context_joins_the_words_unless_a_template_has_a_place(tmp_path):
@@ -150,7 +164,7 @@ def test_titles_are_shown_as_in_training():
   made = composed(
     history=["Mouse; wireless"], candidates=["A <b>red</b> cup,", "A red cup"]
   )
-  assert "in this order: Mouse, wireless. " in made.instruction
+  assert "oldest first: Mouse, wireless. " in made.instruction
   assert made.candidates == ("A red cup",)
   assert "Candidates: A red cup." in made.instruction
 

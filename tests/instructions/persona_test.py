@@ -6,7 +6,8 @@ import hypothesis
 import pytest
 from hypothesis import strategies as st
 
-from instructrec_jax.instructions.persona import third_person
+from instructrec_jax.instructions.persona import first_person, third_person
+from instructrec_jax.teacher.kinds import wordings
 
 QUOTED = re.compile(r'"[^"]*"|“[^”]*”|«[^»]*»')
 LEFT_OVER = re.compile(
@@ -107,3 +108,44 @@ def test_quotations_stay_and_no_first_person_is_left_beside_them(text):
 def test_any_text_can_be_shifted_twice(text):
   once = third_person(text)
   assert third_person(once) == once
+
+
+@pytest.mark.parametrize(
+  ("text", "said"),
+  [
+    ("The user likes horror games, and enjoys them with the user's son.",
+     "I like horror games, and enjoy them with my son."),
+    ("He prefers horror-based games with a strong narrative.",
+     "I prefer horror-based games with a strong narrative."),
+    ("The user has lately been into pumps.", "I have lately been into pumps."),
+    ("The user's taste is simple. They like jazz and are fond of it.",
+     "My taste is simple. I like jazz and am fond of it."),
+    ("The user is a fan of cars, but doesn't like noise.",
+     "I am a fan of cars, but don't like noise."),
+    ("Games that challenge the user and please her son.",
+     "Games that challenge me and please my son."),
+    ("The user watches films, buys books and goes out.",
+     "I watch films, buy books and go out."),
+    ("The user’s son plays with the user.", "My son plays with me."),
+    ("I like the user manual.", "I like the user manual."),
+    ("Horror games", "Horror games"),
+    ("", ""),
+  ],
+)  # fmt: skip
+def test_a_preference_can_be_said_by_the_user(text, said):
+  assert first_person(text) == said
+  assert first_person(said) == said
+
+
+@pytest.mark.parametrize("form", sorted(wordings()["preferences"]))
+def test_the_offline_teachers_preferences_can_be_said_by_the_user(form):
+  for wording in wordings()["preferences"][form]:
+    text = wording.format(all="red cups", a="red cups", b="lamps")
+    said = first_person(text)
+    assert said.startswith("I ") and "user" not in said
+    assert third_person(said) == text
+
+
+@hypothesis.given(st.text(max_size=80))
+def test_any_text_can_be_put_into_the_first_person(text):
+  assert isinstance(first_person(text), str)

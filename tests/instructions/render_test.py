@@ -274,8 +274,7 @@ def _answer(name: str, slots: Slots = SLOTS, **more) -> str:
     ("D01", "Lamp"),
     (
       "A03",
-      "Behind the purchases is this taste: The user prefers red. What suits "
-      "it: Lamp",
+      "The history shows this taste: The user prefers red. What suits it: Lamp",
     ),
     ("A14", "The user prefers red."),
     ("B05", "I want light"),

@@ -360,3 +360,24 @@ def test_what_is_no_list_of_templates_is_refused(tmp_path):
       load_templates(path)
   with pytest.raises(InputError, match="Z01 is there more than once"):
     _load(tmp_path, GOOD, GOOD)
+
+
+@pytest.mark.parametrize(
+  "template", load_templates("package", "pairwise"), ids=lambda t: t.name
+)
+def test_wordings_are_true_of_every_user(template):
+  words = set(re.findall(r"[a-z]+", template.text.lower()))
+  persons = words & {"user", "customer", "shopper", "somebody", "buyer"}
+  assert len(persons) <= 1, persons
+  shows_preference = "preference" in words
+  if shows_preference or template.response.holds_preference:
+    # As preferences do: "The user likes strings."
+    assert persons == {"user"}
+  # A history may be of one item, and its oldest may be cut.
+  if "history" in words:
+    assert not words & {"everything", "all", "they", "them", "many"}
+    assert not re.search(
+      "in common|from first|these (products|purchases)", template.text
+    )
+  # A preference may be of late.
+  assert "in general" not in template.text

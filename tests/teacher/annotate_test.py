@@ -63,7 +63,7 @@ def test_offline_teacher_answers_everything_once(folder):
   found = annotate_offline(folder.path)
   assert found["users"] == USERS and found["targets"] == 3 * USERS
   assert found["coverage"]["preferences"] == 1
-  assert set(found["teachers"]) == {"offline offline-rules-1"}
+  assert set(found["teachers"]) == {"offline offline-rules-2"}
   with open_store(folder) as store:
     before = list(store.rows())
     assert sum(store.count().values()) <= 4 * USERS
@@ -185,7 +185,11 @@ def test_the_later_of_two_teachers_counts_in_another_folder_too(
   _export(folder, path, without_times=without_times)
   import_annotations(other.path, path)
   found = Annotations.load(other)
-  assert found == Annotations.load(folder)
+  own = Annotations.load(folder)
+  assert found.preferences == own.preferences
+  # Two targets with equal reviews share a model's answer and, without times,
+  # the place in the file of the first.
+  assert without_times or found == own
   for by_end in found.preferences.values():
     for texts in by_end.values():
       assert texts[0].endswith(" general.") == rules_first
@@ -205,7 +209,7 @@ def test_what_is_imported_counts_by_its_own_time(
   before = Annotations.load(folder)
   import_annotations(folder.path, path)
   after = Annotations.load(folder)
-  assert set(after.teachers) == {"test m", "offline offline-rules-1"}
+  assert set(after.teachers) == {"test m", "offline offline-rules-2"}
   assert after.preferences == before.preferences
   assert after.intentions == before.intentions
 

@@ -7,7 +7,12 @@ from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher import review
 from instructrec_jax.teacher.annotate import annotate_offline
-from instructrec_jax.teacher.chat import schema_problem
+from instructrec_jax.teacher.annotations import (
+  Annotations,
+  open_store,
+  title_words,
+)
+from instructrec_jax.teacher.chat import ChatAnswer, Status, schema_problem
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +79,49 @@ def test_a_judge_is_asked_the_same_and_its_answers_counted(folder):
     ("preference", 1, 1.0),
     ("intention", 1, 1.0),
   ]
+
+
+def test_what_the_judge_denies_can_be_set_aside(tmp_path):
+  path = tmp_path / "shop"
+  folder = prepare(format="synthetic", users=20, min_count=0, out=path)
+  annotate_offline(path)
+  samples = review.draw_samples(folder, count=1000)
+  requests = [
+    review.judge_request(sample, model="m", parameters={}) for sample in samples
+  ]
+  answers = {
+    place: json.dumps(dict.fromkeys(review.QUESTIONS, place % 3 > 0))
+    for place in range(len(samples))
+  }
+  with open_store(folder) as store:
+    store.put_all(
+      [
+        (request, ChatAnswer(request.key, Status.ANSWERED, text=answers[place]))
+        for place, request in enumerate(requests)
+      ],
+      teacher="judge",
+    )
+  # Verdicts alone change nothing.
+  assert review.draw_samples(folder, count=1000) == samples
+  with open_store(folder) as store:
+    store.add_subjects(review.rejected(samples, requests, answers))
+  left = review.draw_samples(folder, count=1000)
+  assert left == [s for place, s in enumerate(samples) if place % 3]
+  counted = Annotations.load(folder).quality.values()
+  denied = sum(verdicts.get("judged_no", 0) for verdicts in counted)
+  assert denied == len(samples) - len(left)
+
+
+def test_samples_are_shown_with_what_can_be_counted(folder):
+  samples = review.draw_samples(folder, count=10)
+  text = review.format_samples(samples, title_words(folder))
+  lines = text.splitlines()
+  assert len(lines) == 22
+  assert lines[:20] == [f"{s.kind}  {s.text}" for s in samples]
+  assert lines[20] == "10 preferences: 0 name a brand or title"
+  assert lines[21] == (
+    "10 intentions: 0 name a brand or title, 10 ask for something"
+  )
 
 
 def test_verdicts_paid_for_by_the_first_version_are_found():

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import pathlib
 import sqlite3
 import threading
 
@@ -167,3 +168,11 @@ def test_threads_lose_nothing(store):
   for thread in threads:
     thread.join()
   assert len(store.answered_keys()) == 400
+
+
+def test_a_store_in_memory_leaves_no_file(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  for dataset in ("a", "b"):
+    with Store(pathlib.Path(":memory:"), dataset=dataset) as store:
+      assert store.count() == {}
+  assert list(tmp_path.iterdir()) == []
