@@ -40,19 +40,20 @@ def read(
     column = frame[name]
     if kind is None:
       continue
-    flat = column
-    if isinstance(kind, list) and isinstance(column.dtype, pl.List):
-      flat, (kind,) = column.explode(empty_as_null=False), kind
+    is_list = isinstance(column.dtype, pl.List)
+    flat = column.explode(empty_as_null=False) if is_list else column
+    (inner,) = kind if isinstance(kind, list) else (kind,)
     fits = {
       int: flat.dtype.is_integer(),
       float: flat.dtype.is_float(),
       str: flat.dtype == pl.String,
     }
-    if not fits.get(kind) or column.null_count() or flat.null_count():
+    fits_list = is_list == isinstance(kind, list)
+    nulls = column.null_count() + flat.null_count()
+    if not fits_list or not fits[inner] or nulls:
       raise InputError(
-        f"{path}: the column {name} is of {column.dtype} with "
-        f"{column.null_count():,} nulls, which is not what is written there: "
-        f"{remedy}."
+        f"{path}: the column {name} is of {column.dtype} with {nulls:,} nulls, "
+        f"which is not what is written there: {remedy}."
       )
   return frame if names is None else frame.select(names)
 

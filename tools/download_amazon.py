@@ -11,10 +11,27 @@ A run that was cut goes on where it stopped. Then, for Games:
 
 import argparse
 import pathlib
+import re
 import sys
 
 from instructrec_jax.data import download
 from instructrec_jax.errors import InputError
+
+
+def _check(
+  categories: list[str], out: pathlib.Path, hashes: dict[str, str]
+) -> None:
+  """Raises InputError if something cannot be, before anything is fetched."""
+  for name, digest in hashes.items():
+    if not re.fullmatch("[0-9a-fA-F]{64}", digest):
+      raise InputError(
+        f"--sha256 of {name} is {digest!r}: 64 hexadecimal digits are needed."
+      )
+  for category in categories:
+    if not re.fullmatch(r"\w+", category):
+      raise InputError(f"{category!r} is no category, such as Video_Games.")
+  if out.exists() and not out.is_dir():
+    raise InputError(f"--out is {out}: it is a file, where a folder is needed.")
 
 
 def main(arguments: list[str]) -> int:
@@ -49,6 +66,7 @@ def main(arguments: list[str]) -> int:
   if unknown := sorted(hashes.keys() - names):
     parser.error(f"--sha256 of {unknown[0]!r}, which is not fetched")
   try:
+    _check(args.categories, args.out, hashes)
     for file in files:
       path = args.out / file.rpartition("/")[2]
       digest = download.download(

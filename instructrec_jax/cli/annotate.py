@@ -310,7 +310,9 @@ def _judge_requests(options: Options, samples: list[Any]) -> list[Any]:
 
   chat = options.chat
   return [
-    review.judge_request(each, model=chat.model, parameters=chat.parameters)
+    review.judge_request(
+      each, model=chat.model or "", parameters=chat.parameters
+    )
     for each in samples
   ]
 

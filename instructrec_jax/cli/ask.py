@@ -5,6 +5,7 @@ model ranks the candidates by the log-likelihood of their titles. Without
 --model the instruction alone is printed, its length estimated.
 """
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -93,6 +94,13 @@ def run(options: Options) -> tuple[Any, str]:
     templates=templates,
     budget=options.input_length,
   )
+  merged = len(candidates or ()) - len(found.composed.candidates)
+  if merged > 0:
+    print(
+      f"{merged:,} of {len(candidates):,} candidates have another one's title, "
+      "as instructions show it: each title is ranked once.",
+      file=sys.stderr,
+    )
   return found.to_json(top=options.top), _text(found, top=options.top)
 
 

@@ -107,8 +107,9 @@ def disk_trouble(error: BaseException, options: Any = None) -> str | None:
     said = [code for code in _DISK if os.strerror(code) in text]
     refused = isinstance(link, OSError) and link.errno in _DISK
     if isinstance(link, OSError) and link.filename is not None:
-      # Of other errors only the one that ended the command.
-      if refused or link is error:
+      # Of other errors only the one that ended the command, of which gin
+      # raises a copy without its path, and with more lines.
+      if refused or str(error).startswith(str(link)):
         return f"{os.fsdecode(link.filename)}: {link.strerror or link}"
     if not said and not refused:
       continue

@@ -32,7 +32,8 @@ class Options:
   dataset: opt.Dataset
   out: opt.Out
   unseen: opt.Dataset | None = None
-  """a dataset folder of another domain, for Table 11"""
+  """a dataset folder of another domain, for Table 11; caps on a chat model are
+  then halved, and each folder has its half"""
   recipe: Annotated[Path, opt.Arg(metavar="GIN", check=_recipe)] = (
     search_path() / "gin/experiment/mini.gin"
   )

@@ -104,6 +104,7 @@ def _check(macros: dict[str, Any]) -> None:
   """
   import gin
 
+  from instructrec_jax.checkpoints import model_folder
   from instructrec_jax.cli import gin_config
   from instructrec_jax.errors import check_counts
   from instructrec_jax.training import loop
@@ -119,16 +120,19 @@ def _check(macros: dict[str, Any]) -> None:
   lengths = {n: macros[n] for n in ("INPUT_LENGTH", "TARGET_LENGTH")}
   check_counts(least=2, **lengths)
   check_counts(VALIDATION_LIMIT=macros["VALIDATION_LIMIT"])
-  for name in ("INITIAL_CHECKPOINT", "VALIDATION_REQUESTS"):
-    if macros[name] and not Path(macros[name]).exists():
-      raise InputError(f"{name} is {macros[name]}: it does not exist.")
+  if requests := macros["VALIDATION_REQUESTS"]:
+    if not Path(requests).is_file():
+      raise InputError(f"VALIDATION_REQUESTS is {requests}: no such file.")
+  if initial := macros["INITIAL_CHECKPOINT"]:
+    model_folder.load_config(Path(initial))
   # Makes the schedule, the optimizer and the mesh, which check their own.
   bound = gin_config.call(lambda: gin.get_bindings(loop.train))
   loop.check_arguments(
     **{name: bound[name] for name in loop.ARGUMENTS if name in bound}
   )
   bound["config"].validate()
-  check_batch(bound["batch_size"], bound["mesh"], bound.get("microbatches", 1))
+  if mesh := bound.get("mesh"):
+    check_batch(bound["batch_size"], mesh, bound.get("microbatches", 1))
 
 
 def _packed_data(macros: dict[str, Any]) -> Any:

@@ -31,7 +31,7 @@ class Settings:
     zero_shot: folder of a model that was not tuned, for a row of its own.
     chat: options of `evaluate` that name a chat model, in GPT-3.5's place, and
       how many requests it is asked.
-    chat_caps: options of what it may cost, in each dataset folder.
+    chat_caps: options of what it may cost, in each of the dataset folders.
     vocabulary: SentencePiece model to build with; one is trained if None and
       the folder has none.
     seed: of everything that is random.

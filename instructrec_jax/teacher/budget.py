@@ -65,14 +65,12 @@ def most_tokens(request: ChatRequest) -> tuple[int, int]:
   text = request.system + request.user + json.dumps(dict(request.schema))
   prompt = -(-len(text.encode()) // _BYTES_PER_TOKEN) + _TOKENS_OF_FORMAT
   asked = request.parameters
-  limits: dict[str, Any] = {
-    name: asked[name] for name in _LIMITS if name in asked
-  }
+  limits: dict[str, Any] = {n: asked[n] for n in _LIMITS if n in asked}
   answers: dict[str, Any] = {"n": asked.get("n", 1)}
   check_counts(**limits, **answers)
   # With both, servers differ in which one they obey.
   limit = max(limits.values(), default=_DEFAULT_COMPLETION_TOKENS)
-  return prompt, int(limit) * int(answers["n"])
+  return prompt, limit * answers["n"]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

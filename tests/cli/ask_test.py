@@ -185,3 +185,11 @@ def test_a_file_without_titles_is_one_sentence(tmp_path, capsys):
     assert main(["ask", WISH, "--candidates-file", str(path)]) == 2
     (line,) = capsys.readouterr().err.strip().splitlines()
     assert str(path) in line
+
+
+def test_candidates_of_one_title_are_told(capsys):
+  twins = ["Po\u200bke\u0301 <b>Tea", "Poké  Tea", "POKÉ TEA"]
+  assert main(["ask", WISH, "--candidates", *twins]) == 0
+  assert "1 of 3 candidates have another one's title" in capsys.readouterr().err
+  assert main(["ask", WISH, "--candidates", "\u200b"]) == 2
+  assert "is no title" in capsys.readouterr().err

@@ -241,7 +241,7 @@ def test_the_tool_fetches_both_files_of_a_category(site, root, tmp_path):
     "/metaFiles2/meta_Video_Games.json.gz",
   ]
   failed = subprocess.run(
-    [*command, "--sha256", "meta_Video_Games.json.gz=00"],
+    [*command, "--sha256", f"meta_Video_Games.json.gz={'00' * 32}"],
     capture_output=True,
     text=True,
   )

@@ -259,11 +259,11 @@ def test_alone_it_has_a_table_too(serve, run):
   ("options", "message"),
   [
     (["--rankers", "all"], "--rankers names chat"),
-    (["--chat-model", ""], "--rankers names chat"),
+    (["--chat-model", ""], "--chat-model is ''"),
     (["--scenarios", "pointwise"], "'chat' is for scenarios of a list"),
     (["--chat-limit", "0"], "--chat-limit is 0"),
     (["--multi_process"], "each process would pay"),
-    (["--dry-run", "--chat-model", ""], "add --chat-model"),
+    (["--prices", "nan", "1"], "--prices is nan"),
   ],
 )
 def test_bad_input_is_one_sentence(serve, run, options, message):
