@@ -46,7 +46,7 @@ class Case:
   may_leave: bool = False
 
   def __str__(self) -> str:
-    line = shlex.join(word[:60] for word in self.argv)
+    line = shlex.join(word[-90:] for word in self.argv)
     return f"{line}  [{self.about}]" if self.about else line
 
 
@@ -1639,7 +1639,6 @@ _PYTHON = (
   (_LOAD + "R.load('')", ""),
   (_RANK + "candidates=[])", "candidates"),
   (_RANK + "candidates='a tent')", "candidates"),
-  (_RANK + "candidates=['a', 'a'])", "candidates|'a'"),
   (_RANK + "candidates=['a', ''])", "candidates|title"),
   (_RANK + "candidates=['a', 3])", "candidates|3"),
   (_RANK + "candidates=['a', None])", "candidates|None"),
