@@ -57,7 +57,9 @@ def parse(
     )
   except Exception as error:
     # Nearly every built-in exception, depending on what is wrong.
-    raise InputError(f"gin: {_first_lines(error)}") from None
+    raise InputError(
+      f"gin: {_first_lines(error)[:-1]} (of {', '.join(map(str, files))})."
+    ) from None
   finally:
     logging.disable(logging.NOTSET)
   for binding in bindings:
@@ -126,6 +128,8 @@ def _value(parameter: str, if_unbound: str) -> Any:
 
 def _first_lines(error: BaseException) -> str:
   said = str(error)
+  if isinstance(error, UnicodeDecodeError):
+    said = "a file is not UTF-8"
   if isinstance(error, OSError) and error.strerror:
     said = f"{error.filename}: {error.strerror}"
   lines = [line.strip() for line in said.splitlines() if line.strip()]

@@ -188,6 +188,11 @@ def shown_titles(titles: Sequence[str], *, name: str) -> list[str]:
   Raises:
     InputError: a title of the list, which it names, has no letter or digit.
   """
+  if isinstance(titles, str):
+    raise InputError(f"the {name} is a text: a list of titles is needed.")
+  for title in titles:
+    if not isinstance(title, str):
+      raise InputError(f"the {name}: {title!r:.80} is no title.")
   items = [Item("", clean_title(title)) for title in titles]
   for title, item in zip(titles, items, strict=True):
     if not item.title:

@@ -55,6 +55,8 @@ def inspect_mixture(
   check_counts(least=2, input_length=input_length, target_length=target_length)
   check_seed(seed)
   folder = DatasetFolder.open(dataset)
+  # Before SeqIO, which would log a traceback for each task.
+  vocabulary = Vocabulary.load(folder.vocabulary_path)
   members = open_mixture(mixture, dataset=dataset, split=split)
   # SeqIO cannot read tasks without rows, so only those with rows.
   provider = seqio.Mixture(mixture, [(m.task, m.share) for m in members])
@@ -80,7 +82,6 @@ def inspect_mixture(
     encoder_length=input_length,
     decoder_length=target_length,
   )
-  vocabulary = Vocabulary.load(folder.vocabulary_path)
   return {
     "mixture": mixture,
     "split": split,

@@ -80,6 +80,8 @@ def told_damage(dataset: pathlib.Path) -> Iterator[None]:
   except Exception as error:
     # Of many types: JSON, protocol buffers, TFRecord, files.
     where, reason = pathlib.Path(dataset) / SHARDS, str(error)
+    if isinstance(error, OSError) and error.strerror:
+      reason = f"{error.filename}: {error.strerror}"
     for shard in sorted(where.glob("*.tfrecord*")):
       try:
         for _ in tf.data.TFRecordDataset(str(shard)):

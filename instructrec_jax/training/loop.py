@@ -146,7 +146,12 @@ def train(
     loss_normalizing_factor=loss_normalizing_factor,
   )
   with _lock(model_dir):
-    _claim_folder(model_dir, config, data, settings, config_text)
+    run = _compared_run(model_dir, config, data, settings)
+    is_new = not (model_dir / RUN_FILE).exists()
+    # Nobody writes before all have compared.
+    processes.wait("the run is the same")
+    if is_new:
+      _write_run(model_dir, config, data, run, config_text)
     checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
     start = checkpoints.latest_step() or 0
     if start:
@@ -158,6 +163,9 @@ def train(
       state = jax.jit(
         lambda params: make_state(params=params), out_shardings=shardings
       )(initial_params)
+    if not is_new:
+      # Not before the checkpoint is known to be whole.
+      _write_run(model_dir, config, data, run, config_text)
 
     capacity = None
     if config.loops_over_examples(mesh):
@@ -280,14 +288,13 @@ def check_arguments(
     check_numbers(least=1e-30, loss_normalizing_factor=loss_normalizing_factor)
 
 
-def _claim_folder(
+def _compared_run(
   model_dir: pathlib.Path,
   config: T5Config,
   data: PackedDataset,
   settings: dict[str, Any],
-  config_text: str | None,
-) -> None:
-  """Writes what identifies the run, or checks that it is the same one."""
+) -> dict[str, Any]:
+  """Returns what identifies the run; a folder has none or the same one."""
   run = {
     **settings,
     "data_sha256": storage.sha256_of(data.path / MANIFEST_FILE),
@@ -311,8 +318,16 @@ def _claim_folder(
         f"{model_dir} holds {foreign[0]}, and no run of `instructrec train`: "
         "train into another folder."
       )
-  # Nobody writes before all have compared.
-  processes.wait("the run is the same")
+  return run
+
+
+def _write_run(
+  model_dir: pathlib.Path,
+  config: T5Config,
+  data: PackedDataset,
+  run: dict[str, Any],
+  config_text: str | None,
+) -> None:
   if processes.is_first():
     model_dir.mkdir(parents=True, exist_ok=True)
     # A kill in between leaves files without checksums, not with others'.
@@ -323,7 +338,7 @@ def _claim_folder(
     )
     if config_text is not None:
       (model_dir / CONFIG_FILE).write_text(config_text, encoding="utf-8")
-    storage.write_json(path, run)
+    storage.write_json(model_dir / RUN_FILE, run)
     checksums.add(
       model_dir,
       (RUN_FILE, model_folder.CONFIG_FILE, model_folder.VOCABULARY_FILE),

@@ -46,7 +46,7 @@ class Case:
   may_leave: bool = False
 
   def __str__(self) -> str:
-    line = shlex.join(word[:60] for word in self.argv)
+    line = shlex.join(word[-90:] for word in self.argv)
     return f"{line}  [{self.about}]" if self.about else line
 
 
@@ -1192,6 +1192,16 @@ _OWN = {  # file, a glob: the lines that read it
   "sheet.csv": ("annotate --dataset shop --read-sheet sheet.csv",),
   "tiny.gin": (_START, "plan --gin_file tiny.gin"),
 }
+# Files that carry no checksum, and one that is made again.
+_FLIPS = ("a flipped byte", "a flipped byte early")
+_UNSEEN = {
+  "shop/vocabulary.model": _FLIPS,
+  "shop/items.parquet": _FLIPS,
+  "shop/interactions.parquet": _FLIPS,
+  "shop/candidates/test_9.parquet": _FLIPS,
+  "shop/requests/sequential_test.parquet": _FLIPS,
+  "shop/annotations.sqlite": (*_FLIPS, "missing"),
+}
 _DEEP = b"[" * 100_000
 # What is done to the file's bytes, by whether it is text.
 _DAMAGES: dict[str, Callable[[bytes], bytes]] = {
@@ -1313,6 +1323,8 @@ def _own_files() -> Iterator[Case]:
         # All of them for the first command, every third for the others.
         if n and (m + n) % 3:
           continue
+        if about in _UNSEEN.get(pattern, ()):
+          continue
         yield Case(
           "own files",
           tuple(shlex.split(line)),
@@ -1345,8 +1357,6 @@ _RAW_INTERACTIONS: dict[str, str | bytes] = {
   "no header": _interactions().partition("\n")[2],
   "a column twice": _interactions().replace("rating", "user_id", 1),
   "no times": _interactions().replace("timestamp", "when", 1),
-  "semicolons": _interactions().replace(",", ";"),
-  "tabs": _interactions().replace(",", "\t"),
   "an open quote": _once(1, '"i3'),
   "an open quote last": _interactions()[:-1].rpartition("\n")[0] + '\nu1,"i2',
   "UTF-16": _interactions().encode("utf-16"),
@@ -1374,11 +1384,9 @@ _RAW_INTERACTIONS: dict[str, str | bytes] = {
   "one user blank": _once(0, ""),
   "one item blank": _once(1, " "),
   "ratings of words": _every(3, "good"),
-  "one rating nan": _once(3, "nan"),
   "one rating inf": _once(3, "inf"),
   "users blank": _every(0, ""),
   "items unknown": _every(1, "nothing"),
-  "one user": _every(0, "me"),
   "one item": _every(1, "i1"),
   "deep JSON": "[" * 100_000,
   "cut gzip": gzip.compress(_interactions().encode())[:-40],
@@ -1631,7 +1639,6 @@ _PYTHON = (
   (_LOAD + "R.load('')", ""),
   (_RANK + "candidates=[])", "candidates"),
   (_RANK + "candidates='a tent')", "candidates"),
-  (_RANK + "candidates=['a', 'a'])", "candidates|'a'"),
   (_RANK + "candidates=['a', ''])", "candidates|title"),
   (_RANK + "candidates=['a', 3])", "candidates|3"),
   (_RANK + "candidates=['a', None])", "candidates|None"),
