@@ -6,7 +6,7 @@ from typing import Any
 
 import polars as pl
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 
 # What polars raises on damaged bytes; a panic is no Exception of Python's.
 _DAMAGED = (
@@ -31,6 +31,7 @@ def read(
   Raises:
     InputError: the file is missing, damaged or of another form.
   """
+  _check(path, remedy)
   names = None if columns is None else list(columns)
   try:
     frame = pl.read_parquet(path, columns=names, glob=False)
@@ -64,15 +65,21 @@ def metadata(path: pathlib.Path, *, remedy: str) -> dict[str, str]:
   Raises:
     InputError: the file is missing or damaged.
   """
+  _check(path, remedy)
   try:
     return pl.read_parquet_metadata(path)
   except _DAMAGED as error:
     raise _error(path, error, remedy) from None
 
 
-def _error(path: pathlib.Path, error: BaseException, remedy: str) -> InputError:
+def _check(path: pathlib.Path, remedy: str) -> None:
+  """Raises InputError if there is no such file, or a pipe in its place."""
   if not path.exists():
-    return InputError(f"{path}: no such file: {remedy}.")
+    raise InputError(f"{path}: no such file: {remedy}.")
+  check_file(path)
+
+
+def _error(path: pathlib.Path, error: BaseException, remedy: str) -> InputError:
   reason = (str(error).splitlines() or [type(error).__name__])[0]
   return InputError(
     f"{path}: not a Parquet file, or damaged ({reason}): {remedy}."

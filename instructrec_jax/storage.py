@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from instructrec_jax import checksums, locks
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 
 # In each folder that a command writes: its name, and its files.
 _RECORD = ".instructrec.json"
@@ -173,8 +173,11 @@ def read_json(path: pathlib.Path, expected: Any = None) -> Any:
   Raises:
     InputError: it is missing, not JSON, or of another form.
   """
+  path = pathlib.Path(path)
+  if path.exists():
+    check_file(path)
   try:
-    value = json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    value = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
     raise InputError(f"{path}: no such file.") from None
   except (ValueError, RecursionError) as error:
