@@ -84,7 +84,7 @@ MADE_ANEW = frozenset(
 _MANIFEST = {"options": {"split": str}, "candidates": dict}
 _STATISTICS = {str: float, "users": int, "items": int, "interactions": int}
 BUILT = {
-  "options": {"cold_items": int, "input_length": int},
+  "options": {"cold_items": str, "input_length": int},
   "vocabulary_sha256": str,
   "annotations": dict,
   "requests": dict,
