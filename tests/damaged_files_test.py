@@ -64,7 +64,9 @@ def damages(content, *, flips=20):
 
 def test_no_damage_is_a_traceback(tmp_path):
   """A reader refuses it in a sentence, or does not see it."""
-  rows = [RankingRequest("1", "pick", ("a", "b"), target=0)] * 9
+  rows = [
+    RankingRequest(str(n), "pick", ("a", "b"), target=0) for n in range(9)
+  ]
   requests.write_requests(tmp_path / "requests.parquet", rows)
   frame = pl.DataFrame({"user": [1, 2], "titles": [["a"], []]})
   frame.write_parquet(tmp_path / "table.parquet")

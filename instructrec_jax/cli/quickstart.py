@@ -241,13 +241,20 @@ def _clear(out: Path, *, force: bool) -> None:
 
 def _refuse_paid(shop: Path) -> None:
   """Raises InputError if a chat model has answered questions on the shop."""
-  from instructrec_jax.data.folder import CHAT_RANKINGS_FILE, DatasetFolder
+  from instructrec_jax.data import folder
   from instructrec_jax.teacher import offline
   from instructrec_jax.teacher.annotations import Annotations
 
-  teachers = Annotations.load(DatasetFolder.open(shop)).teachers
+  teachers: list[str] = []
+  if (shop / folder.ANNOTATIONS_FILE).exists():
+    teachers += Annotations.load(folder.DatasetFolder.open(shop)).teachers
   paid = [name for name in teachers if name.split()[0] != offline.TEACHER]
-  if paid or (shop / CHAT_RANKINGS_FILE).exists():
+  paid += [
+    name
+    for name in (folder.CHAT_RANKINGS_FILE, folder.BATCHES_FILE)
+    if (shop / name).exists()
+  ]
+  if paid:
     raise InputError(
       f"{shop} holds a chat model's answers, which --force does not replace: "
       "name another place with --out."

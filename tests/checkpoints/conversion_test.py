@@ -210,8 +210,12 @@ def test_never_onto_itself_nor_over_another(tmp_path, ours):
     convert(copy, copy, to="ours", force=True)
   with pytest.raises(InputError, match="exists already"):
     convert(ours, copy, to="ours")
-  convert(ours, copy, to="hf", force=True)
-  assert (copy / "config.json").is_file()
+  with pytest.raises(InputError, match="was not made by `instructrec conv"):
+    convert(ours, copy, to="hf", force=True)
+  out = tmp_path / "out"
+  convert(ours, out, to="ours")
+  convert(ours, out, to="hf", force=True)
+  assert (out / "config.json").is_file()
 
 
 def test_command_line(tmp_path, ours, capsys):

@@ -77,9 +77,9 @@ def test_programs_get_the_manifest(folders, tmp_path, capsys):
     (["--step", "8"], "no checkpoint of step 8"),
     (["--step", "best"], "no checkpoint was validated"),
     (["--dataset", "nowhere"], "not a dataset folder"),
-    (["--templates", "nowhere.yaml"], "no such file of templates"),
+    (["--templates", "nowhere.yaml"], "'nowhere.yaml': no such file"),
     (["--model", "nowhere"], "not a model folder"),
-    (["--out", "."], "exists already"),
+    (["--out", "."], "is where this runs"),
   ],
 )
 def test_bad_input_is_one_sentence_and_2(

@@ -134,11 +134,11 @@ def test_force_replaces_what_a_killed_quickstart_left(tmp_path, begin, left):
     (tmp_path / name).write_text("{}")
   with pytest.raises(Begun):
     main(["quickstart", "--out", str(tmp_path), "--force"])
-  assert not tmp_path.exists()
+  assert not list(tmp_path.iterdir())
 
 
 def test_force_replaces_what_quickstart_has_made(run, begin, tmp_path):
   copied = shutil.copytree(run, tmp_path / "copy")
   with pytest.raises(Begun):
     main(["quickstart", "--out", str(copied), "--force"])
-  assert not copied.exists()
+  assert not list(copied.iterdir())

@@ -73,7 +73,8 @@ def test_writes_scores_and_says_so(model_dir, requests, tmp_path, capsys):
   printed = capsys.readouterr()
   assert printed.out == f"{out}: scores of 2 requests\n"
   assert (
-    "1 requests, '1' the first, have candidates that the model" in printed.err
+    "1 requests, '1' the first, have candidates of the same score"
+    in printed.err
   )
   first, second = read(out)
   assert first["ranks"][0] == first["ranks"][2]

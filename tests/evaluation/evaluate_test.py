@@ -205,7 +205,7 @@ def test_force_does_not_replace_what_is_read(shop, tmp_path, name, inside):
   source.parent.mkdir(parents=True, exist_ok=True)
   shutil.copytree(shop, source)
   inputs = {"dataset": shop, name: source}
-  with pytest.raises(InputError, match="the results would replace"):
+  with pytest.raises(InputError, match="which is read"):
     evaluate(
       **inputs,
       out=tmp_path / "runs" / ".." / "place",
