@@ -33,7 +33,7 @@ TARGET_LENGTH = 32
 VOCABULARY_SIZE = 2000
 # Few kinds of instruction, so that minutes of training are enough: what comes
 # next, as matching, reranking and Yes or No, and a search by category.
-FAMILIES = ("p1_i0_t2", "p1_i0_t3", "p1_i0_t0", "p1_i2_t3")
+FAMILIES = ("p1_i0_t2", "p1_i0_t3", "p1_i0_t0", "p1_i2_t3", "p0_i2_t3")
 SCENARIOS = ("sequential", "personalised_i2")
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-2

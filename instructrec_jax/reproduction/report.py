@@ -298,7 +298,7 @@ def behaviour_section(settings: Settings, results: Results | None) -> Section:
     return Section(
       title, caption, lacking=[f"{name}: there is nothing to count"]
     )
-  deciles = storage.read_json(settings.out / "deciles.json", dict)
+  deciles = storage.read_json(settings.out / "deciles.json", list)
   return Section(
     title,
     caption,
