@@ -16,7 +16,7 @@ from instructrec_jax.scoring.reranker import T5Ranker
 def run(tmp_path_factory):
   out = tmp_path_factory.mktemp("quickstart") / "run"
   # So many steps as it takes to learn what a wish is.
-  arguments = ["--users", "300", "--steps", "150", "--test-users", "20"]
+  arguments = ["--users", "300", "--steps", "250", "--test-users", "20"]
   assert main(["quickstart", "--out", str(out), *arguments]) == 0
   return out
 
