@@ -249,7 +249,7 @@ def test_a_damaged_file_is_one_sentence(copy, name):
   ("manifest", "says"),
   [
     ("{", "not valid JSON"),
-    ("[]", "not an export of version"),
+    ("[]", "where an object is expected"),
     ('{"version": 99}', "not an export of version"),
     ('{"version": 1}', "names no step"),
     ('{"version": 1, "step": 7}', "names no files"),

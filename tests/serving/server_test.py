@@ -181,10 +181,10 @@ def test_what_was_sent_before_a_signal_is_answered(command, number):
   [
     (["--model", "nowhere"], "not a model folder"),
     (["--dataset", "nowhere"], "not a dataset folder"),
-    (["--templates", "nowhere.yaml"], "no such file of templates"),
+    (["--templates", "nowhere.yaml"], "'nowhere.yaml': no such file"),
     (["--step", "8"], "no checkpoint of step 8"),
     (["--step", "odd"], "odd"),
-    (["--port", "99999"], "port 99999 is not one"),
+    (["--port", "99999"], "--port is 99999: at most 65535"),
     (["--host", "nowhere.invalid"], "cannot listen"),
     (["--host", "a..b"], "cannot listen at a..b"),
     (["--waiting", "0"], "--waiting is 0"),
