@@ -17,7 +17,7 @@ import pydantic
 import pydantic.dataclasses
 import yaml
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.instructions.aspects import (
   Preference,
   Query,
@@ -241,13 +241,11 @@ class _Loader(yaml.SafeLoader):
 
 
 def _load(path: pathlib.Path) -> dict[str, Template]:
+  if not path.exists():
+    raise InputError(f"{path}: no such file of templates.")
+  check_file(path)
   try:
-    if path.exists() and not path.is_file():
-      # A FIFO would be waited for.
-      raise InputError(f"{path}: not valid YAML (no regular file).")
     entries = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-  except FileNotFoundError:
-    raise InputError(f"{path}: no such file of templates.") from None
   except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
     reason = " ".join(str(error).split())
     raise InputError(f"{path}: not valid YAML ({reason}).") from None
