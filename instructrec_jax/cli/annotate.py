@@ -181,6 +181,7 @@ def _refuse_two_at_once(options: Options) -> None:
       "--export": sharing.export,
       "--import": sharing.import_from,
       "--judge": quality.judge,
+      "--show": quality.show,
       "--sheet": quality.sheet,
       "--read-sheet": quality.read_sheet,
     },

@@ -261,6 +261,14 @@ def _refuse_loss(out: pathlib.Path) -> None:
       f"annotate --dataset {out} --export FILE`, and delete what may go."
     )
   names = {path.name for path in out.iterdir()} - {locks.INSIDE}
+  built = out / folder.INSTRUCTIONS_FILE
+  if built.exists():
+    own = storage.read_json(built, folder.BUILT)["requests"]
+    requests = {path.name for path in (out / folder.REQUESTS).glob("*")}
+    names |= {
+      f"{folder.REQUESTS}/{name}"
+      for name in requests - {f"{name}.parquet" for name in own}
+    }
   if names and not (out / folder.MANIFEST_FILE).is_file():
     raise InputError(
       f"{out} is not a dataset folder, so --force does not replace it: "

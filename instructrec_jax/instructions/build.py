@@ -23,6 +23,7 @@ from instructrec_jax.data.folder import (
   TEMPLATES_FILE,
   VOCABULARY_FILE,
   DatasetFolder,
+  requests_file,
 )
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError, check_counts, check_seed
@@ -156,6 +157,17 @@ def _build(
     raise InputError(
       f"{folder.path} is built already ({INSTRUCTIONS_FILE}): pass --force to "
       "build it again."
+    )
+  own = {
+    pathlib.Path(requests_file(scenario.name, split)).name
+    for scenario in SCENARIOS
+    for split in ("validation", "test")
+  }
+  found = {path.name for path in (folder.path / REQUESTS).glob("*")}
+  if foreign := sorted(found - own):
+    raise InputError(
+      f"{folder.path / REQUESTS} holds {foreign[0]}, which `instructrec build` "
+      "did not write and would replace: move it away."
     )
   if vocabulary is None and train_vocabulary_size is None:
     vocabulary = folder.vocabulary_path

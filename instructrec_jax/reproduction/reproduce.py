@@ -15,7 +15,7 @@ from instructrec_jax.data.folder import (
   requests_file,
 )
 from instructrec_jax.evaluation.rankers import READERS, find_rankers
-from instructrec_jax.gin_files import search_path
+from instructrec_jax.gin_files import find_gin_file
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.reproduction import report
 from instructrec_jax.reproduction.experiments import (
@@ -244,10 +244,8 @@ def gin_files(recipe: pathlib.Path) -> list[pathlib.Path]:
   for name in re.findall(
     r"^include ['\"](.+)['\"]", recipe.read_text(encoding="utf-8"), re.MULTILINE
   ):
-    for folder in (pathlib.Path(), recipe.parent, search_path()):
-      if (folder / name).is_file():
-        found += gin_files(folder / name)
-        break
+    if path := find_gin_file(name, (str(recipe.parent),)):
+      found += gin_files(path)
   return list(dict.fromkeys(found))
 
 

@@ -76,23 +76,19 @@ class Run:
     return self
 
   def _is_ours(self) -> bool:
-    """Whether the folder is empty, or its steps/ holds records, no others."""
+    """Whether the folder is empty, or its steps/ has records and no more."""
     names = {path.name for path in self.out.iterdir()} - {locks.INSIDE}
-    if names <= {"steps", "logs"} and not (
-      self._steps.is_dir() and any(self._steps.iterdir())
-    ):
-      return True
-    if not self._steps.is_dir():
-      return False
-    records = list(self._steps.iterdir())
+    records = [*self._steps.glob("*")] if "steps" in names else []
     try:
-      return bool(records) and all(
-        "state" in storage.read_json(path)
-        for path in records
-        if not path.name.startswith(".")
-      )
-    except (InputError, OSError, TypeError):
+      for path in records:
+        # A killed run leaves hidden ones in part.
+        if not path.name.startswith("."):
+          storage.read_json(path, {"state": str, "argv": list})
+    except (InputError, OSError):
       return False
+    return names <= {"steps", "logs"} or any(
+      not path.name.startswith(".") for path in records
+    )
 
   def __exit__(self, *error: Any) -> None:
     self._lock.__exit__(*error)

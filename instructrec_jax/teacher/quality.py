@@ -101,6 +101,7 @@ class TitleWords:
       for w in words
       for form in (w, w.removesuffix("s"))
     }
+    self._never_names = self._label_words | _CALENDAR | _FUNCTION_WORDS
     self._label_runs = {run for words in labels for run in _runs(words)}
     self._titles = collections.Counter()
     first = collections.Counter()
@@ -130,11 +131,7 @@ class TitleWords:
 
   def is_name(self, word: str) -> bool:
     """Whether a word of a title, in lower case, is a brand's or product's."""
-    if (
-      len(word) < 3
-      or word.isdigit()
-      or word in self._label_words | _CALENDAR | _FUNCTION_WORDS
-    ):
+    if len(word) < 3 or word.isdigit() or word in self._never_names:
       return False
     lower, capital = self._lower[word], self._capital[word]
     if not lower + capital:

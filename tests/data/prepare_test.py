@@ -412,6 +412,24 @@ def test_paid_answers_are_not_replaced(tmp_path, name):
   assert storage.sha256_of(out / "manifest.json") == before
 
 
+def test_what_somebody_put_into_the_folder_is_not_replaced(tmp_path):
+  out = tmp_path / "out"
+  options = {"out": out, "format": "synthetic", "users": 300, "force": True}
+  prepare(**options)
+  (out / "requests").mkdir()
+  (out / "requests" / "mine.parquet").write_text("mine")
+  manifest = {"options": {"cold_items": "paper", "input_length": 9}}
+  manifest |= {"vocabulary_sha256": "", "annotations": {}, "requests": {}}
+  (out / "instructions.json").write_text(json.dumps(manifest))
+  with pytest.raises(InputError, match="holds requests/mine.parquet"):
+    prepare(**options)
+  (out / "requests" / "mine.parquet").rename(out / "mine.parquet")
+  with pytest.raises(InputError, match="holds mine.parquet"):
+    prepare(**options)
+  (out / "mine.parquet").unlink()
+  prepare(**options)
+
+
 def test_only_a_dataset_folder_is_replaced(tmp_path):
   out = tmp_path / "out"
   out.mkdir()

@@ -169,3 +169,16 @@ def test_a_step_that_fails_is_told_with_its_last_line(out):
     run.step("bad", "", ["no_such_module"], makes=out / "bad")
   record = json.loads((out / "steps" / "bad.json").read_text())
   assert record["state"] == "started"
+
+
+@pytest.mark.parametrize("record", ['["state"]', '"a state"', "{}", None])
+def test_steps_of_something_else_are_not_replaced(out, record):
+  steps, mine = out / "steps", out / "model" / "mine"
+  for path in (steps, mine.parent):
+    path.mkdir(parents=True)
+  mine.write_text("mine")
+  if record is not None:
+    (steps / "one.json").write_text(record)
+  with pytest.raises(InputError, match="is not of `instructrec reprod"):
+    Run(out, force=True).__enter__()
+  assert mine.read_text() == "mine"

@@ -163,6 +163,16 @@ def test_a_second_build_is_refused(dataset):
   assert _files(dataset) == before
 
 
+def test_what_somebody_put_beside_the_requests_stays(dataset, tmp_path):
+  copy = _copy(dataset, tmp_path)
+  mine = copy / "requests" / "mine.parquet"
+  mine.parent.mkdir()
+  mine.write_text("mine")
+  with pytest.raises(InputError, match=r"requests holds mine.parquet"):
+    build(copy, vocabulary=dataset / "vocabulary.model", options=ONE_FAMILY)
+  assert mine.read_text() == "mine"
+
+
 def test_a_build_that_fails_leaves_nothing(dataset, tmp_path, monkeypatch):
   copy = _copy(dataset, tmp_path)
   before = _files(copy)
