@@ -70,7 +70,7 @@ class Options:
   expect: Literal["games", "cds"] | None = None
   """fail unless the counts are those of the paper's Table 5"""
   seed: opt.Seed = 0
-  """seed of the negatives"""
+  """seed of the negatives and of the order of equal times"""
   strict: bool = False
   """stop at the first broken line"""
   force: opt.Force = False
@@ -99,9 +99,11 @@ def run(options: Options) -> None:
   for note in manifest["notes"]:
     print(note, file=sys.stderr)
   if options.json:
-    print(json.dumps({**folder.statistics, "counts": manifest["counts"]}))
+    counted = {name: manifest[name] for name in ("counts", "ties")}
+    print(json.dumps({**folder.statistics, **counted}))
   else:
     print(_steps(manifest["counts"]))
+    print(_ties(manifest["ties"]))
     print(statistics.table(options.out.name, folder.statistics))
     print(f"written: {options.out}")
   # Last: the folder is written, and its counts shown, even if they differ.
@@ -136,3 +138,10 @@ def _steps(counts: dict[str, Any]) -> str:
     "  before a user's last items": counts["before_last_items"],
   }
   return "\n".join(f"{name:<30}{n:>12,}" for name, n in dropped.items())
+
+
+def _ties(ties: dict[str, Any]) -> str:
+  """Returns how many targets have the time of another item of the user."""
+  shares = {f"  of {name}": ties[name] for name in ("validation", "test")}
+  lines = [f"{name:<30}{share:>12.1%}" for name, share in shares.items()]
+  return "\n".join([f"targets at tied times, ordered {ties['order']}", *lines])

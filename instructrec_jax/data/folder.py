@@ -32,6 +32,7 @@ from instructrec_jax.data.splits import (
   Splits,
   global_time,
   leave_one_out,
+  tied_share,
   title_groups,
 )
 from instructrec_jax.errors import InputError
@@ -198,6 +199,17 @@ class DatasetFolder:
     """The time of each of `sequences.items`, read without review text."""
     times = self._read(INTERACTIONS_FILE, {"timestamp": int})["timestamp"]
     return times.to_numpy()
+
+  def tied_share(self, split: str) -> float:
+    """Returns the share of "validation" or "test" targets at equal times.
+
+    Each has the time of the user's item before or after it, so that what came
+    last is not known. `manifest["ties"]["order"]` says what settled it; folders
+    without that key kept the order of the file.
+    """
+    return tied_share(
+      getattr(self.splits, split), self.sequences, self.timestamps
+    )
 
   @functools.cached_property
   def title_groups(self) -> Int64[np.ndarray, " items"]:

@@ -1,8 +1,9 @@
 """Raw files -> a dataset folder: the data half's pipeline, in order.
 
 Items without a title go, of repeated (user, item) pairs the first in time
-stays, the joint k-core follows, and each user keeps their last items. Users
-and items are counted before that last cut. Then come splits and candidates.
+stays (equal times are ordered by a seeded hash), the joint k-core follows, and
+each user keeps their last items. Users and items are counted before that last
+cut. Then come splits and candidates.
 """
 
 import dataclasses
@@ -75,13 +76,15 @@ def prepare(
     min_count: the k of k-core; 0 keeps everybody.
     max_items: how many last items of each user stay; 0 keeps all.
     split: one of `SPLIT_BY`; see `splits`.
-    seed: of the negatives and the items' split, and of a synthetic shop.
+    seed: of the negatives, the items' split and the order of equal times, and
+      of a synthetic shop.
     strict: stop at the first broken line instead of counting it.
     force: replace `out`, a dataset folder without annotations.
 
   Returns:
     The folder, opened. Its manifest has `counts` of every step,
-    `broken_lines` by file, and `notes` for people.
+    `broken_lines` by file, `ties` (how many targets have them, and what
+    orders them), and `notes` for people.
 
   Raises:
     InputError: an input is missing, unreadable or of another format; nothing
@@ -125,7 +128,9 @@ def prepare(
       )
     item_frame = selection.read_items(item_frames, counts)
     review_frame = selection.read_reviews(review_frames, item_frame, counts)
-    chosen = selection.select(review_frame, min_count=min_count, counts=counts)
+    chosen = selection.select(
+      review_frame, item_frame, min_count=min_count, seed=seed, counts=counts
+    )
     catalogue = _write_items(partial, item_frame, chosen)
     last = chosen.from_end < (max_items or len(chosen.rows))
     counts["before_last_items"] = int((~last).sum())
@@ -185,6 +190,15 @@ def prepare(
       },
       "seed": seed,
       "counts": counts,
+      "ties": {
+        "order": selection.TIES,
+        **{
+          name: splits_lib.tied_share(
+            getattr(splits, name), sequences, times[last]
+          )
+          for name in ("validation", "test")
+        },
+      },
       "broken_lines": broken.as_json(),
       "notes": notes,
       "candidates": {

@@ -1,9 +1,15 @@
 """Selects items and interactions: titled, without repeats, k-core.
 
 The functions fill in `counts`, which the manifest keeps.
+
+Times of many sources are days, and a user often buys several items in one. The
+order of the file must not settle which of them comes last: Amazon's files list
+equal times by rising item id, and newer items have higher ids, so the last
+place would favour some items. A seeded hash of user and item settles it.
 """
 
 import dataclasses
+import hashlib
 from collections.abc import Iterable
 from typing import Any
 
@@ -13,6 +19,9 @@ from jaxtyping import Bool, Int, Int32, Int64
 
 from instructrec_jax.data.splits import Sequences
 from instructrec_jax.errors import InputError
+
+# What a manifest says of equal times; folders without it kept the file's order.
+TIES = "by the SHA-256 of seed, user and item"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,13 +116,20 @@ def read_reviews(
 
 
 def select(
-  reviews: pl.DataFrame, *, min_count: int, counts: dict[str, Any]
+  reviews: pl.DataFrame,
+  catalogue: pl.DataFrame,
+  *,
+  min_count: int,
+  seed: int,
+  counts: dict[str, Any],
 ) -> Chosen:
   """Orders by time, drops repeats, and takes the k-core.
 
   Args:
     reviews: what `read_reviews` returned.
+    catalogue: what `read_items` returned.
     min_count: the k of k-core.
+    seed: of the order of equal times.
     counts: gets `repeats`, `k_core_rounds` (interactions left after each) and
       `below_k_core`.
 
@@ -122,8 +138,7 @@ def select(
   """
   users = _numbers(reviews["user_id"])
   items = reviews["item"].to_numpy().astype(np.int64)
-  # Equal times stay in input order.
-  rows = np.lexsort((reviews["timestamp"].to_numpy(), users))
+  rows = time_order(reviews, catalogue, users=users, seed=seed)
   rows = rows[first_of_repeats(users=users[rows], items=items[rows])]
   counts["repeats"] = reviews.height - len(rows)
   kept, counts["k_core_rounds"] = k_core(
@@ -147,6 +162,41 @@ def select(
     catalogue=catalogue,
     from_end=np.cumsum(lengths)[users] - 1 - np.arange(len(rows)),
   )
+
+
+def time_order(
+  reviews: pl.DataFrame,
+  catalogue: pl.DataFrame,
+  *,
+  users: Int64[np.ndarray, " rows"],
+  seed: int,
+) -> Int64[np.ndarray, " rows"]:
+  """Returns the rows by user and time, equal times by `TIES`.
+
+  Two reviews of one user and item at one time stay in input order.
+
+  Args:
+    reviews: what `read_reviews` returned.
+    catalogue: what `read_items` returned.
+    users: the rows' user numbers.
+    seed: of the hash.
+  """
+  times = reviews["timestamp"].to_numpy()
+  rows = np.lexsort((times, users))
+  equal = (np.diff(users[rows]) == 0) & (np.diff(times[rows]) == 0)
+  tied = rows[np.append(equal, False) | np.append(False, equal)]
+  of_rows = reviews[tied]
+  ids = zip(
+    of_rows["user_id"], catalogue["item_id"][of_rows["item"]], strict=True
+  )
+  rank = np.zeros(len(rows), np.uint64)
+  rank[tied] = [
+    int.from_bytes(
+      hashlib.sha256(f"{seed}\0{user}\0{item}".encode()).digest()[:8], "big"
+    )
+    for user, item in ids
+  ]
+  return np.lexsort((rank, times, users))
 
 
 def _numbers(ids: pl.Series) -> Int64[np.ndarray, " rows"]:

@@ -111,6 +111,28 @@ class Splits:
     return positions < self.training_lengths[users]
 
 
+def tied_share(
+  targets: Targets,
+  sequences: Sequences,
+  timestamps: Int[np.ndarray, " interactions"],
+) -> float:
+  """Returns the share of targets whose place in time is not known.
+
+  These have the time of the user's item before or after them. Without targets
+  the share is 0.
+
+  Args:
+    targets: of `sequences`.
+    sequences: each user's items, oldest first.
+    timestamps: when each of `sequences.items` was bought.
+  """
+  users, _ = _places(sequences)
+  equal = (np.diff(timestamps) == 0) & (np.diff(users) == 0)
+  tied = np.append(equal, False) | np.append(False, equal)
+  places = sequences.offsets[targets.users] + targets.positions
+  return float(tied[places].mean()) if len(places) else 0.0
+
+
 def leave_one_out(sequences: Sequences) -> Splits:
   """Splits every user's sequence; see the module's docstring."""
   lengths = sequences.lengths

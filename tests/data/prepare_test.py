@@ -44,6 +44,15 @@ def shop_of(users, num_items):
   return rows, [(i, f"Title {i}") for i in range(num_items)]
 
 
+def by_hash(user, *items, seed=0):
+  return sorted(
+    items,
+    key=lambda item: hashlib.sha256(
+      f"{seed}\0{user}\0{item}".encode()
+    ).hexdigest()[:16],
+  )
+
+
 def item_ids(folder, user):
   return [
     folder.items[item].item_id for item in folder.sequences.user(user).tolist()
@@ -126,6 +135,43 @@ def test_raw_counts_of_gift_cards_are_in_the_manifest(shared, tmp_path):
   }
 
 
+@pytest.mark.parametrize(
+  ("name", "share"),
+  [("musical_instruments_2014", 0.4), ("gift_cards_2018", 0.6)],
+)
+def test_equal_times_do_not_tell_the_target(shared, tmp_path, name, share):
+  """The file lists them by rising item id, and new items have high ids."""
+  options, _ = REAL[name]
+  source = shared / "data" / name
+  options = {
+    k: source / v if str(v).endswith(".gz") else v for k, v in options.items()
+  }
+  tied, hit = [], []
+  for seed in range(3):
+    folder = prepare(out=tmp_path / str(seed), seed=seed, **options)
+    ties = folder.manifest["ties"]
+    assert ties["order"] == "by the SHA-256 of seed, user and item"
+    ids = np.array([item.item_id for item in folder.items])
+    for split in ("validation", "test"):
+      stored = folder.candidates(split, 9)
+      places = folder.sequences.offsets[stored.keys]
+      places = places + getattr(folder.splits, split).positions
+      times = folder.timestamps
+      tied.append(times[places] == times[places - 1])
+      if split == "validation":
+        tied[-1] = tied[-1] | (times[places] == times[places + 1])
+      hit.append(ids[stored.candidates].argmax(axis=1) == stored.target)
+      assert ties[split] == folder.tied_share(split) == tied[-1].mean()
+      assert ties[split] > share
+  tied, hit = np.concatenate(tied), np.concatenate(hit)
+  difference = hit[tied].mean() - hit[~tied].mean()
+  # The seeds share most of their targets, so their number adds no certainty.
+  error = np.sqrt(
+    sum(hit[part].var() / (part.sum() / 3) for part in (tied, ~tied))
+  )
+  assert difference < 1.96 * error
+
+
 def test_steps_come_in_order(tmp_path):
   # Time, not input order, decides; item 9 has no title; item 1 is repeated.
   interactions = [
@@ -149,8 +195,9 @@ def test_steps_come_in_order(tmp_path):
   )
   users = folder.interactions["user_id"].unique(maintain_order=True).to_list()
   assert users == ["b", "a"]
-  assert item_ids(folder, 0) == ["2", "1", "3"]
-  assert item_ids(folder, 1) == ["2", "0", "3"]
+  # Of equal times, the hash that the documentation names decides.
+  assert item_ids(folder, 0) == [*by_hash("b", "1", "2"), "3"]
+  assert item_ids(folder, 1) == [*by_hash("a", "0", "2"), "3"]
   assert folder.owned.user(1).tolist()[:1] == [1]
   assert [item.title for item in folder.items] == [f"T{i}" for i in range(5)]
   counts = folder.manifest["counts"]

@@ -11,6 +11,7 @@ from instructrec_jax.data.splits import (
   leave_one_out,
   refuse_positions,
   split_items,
+  tied_share,
   title_groups,
 )
 from instructrec_jax.errors import InputError
@@ -54,6 +55,18 @@ def test_targets_are_the_items_at_their_positions(lengths):
     assert targets.items(sequences).tolist() == [
       sequences.user(user)[position] for user, position in pairs(targets)
     ]
+
+
+def test_a_target_at_the_time_of_a_neighbour_is_tied():
+  times = [[1, 2, 3], [1, 2, 2], [2, 2, 3], [3, 3, 3], [3]]
+  sequences = numbered(list(map(len, times)))
+  splits = leave_one_out(sequences)
+  flat = np.concatenate(times)
+  assert tied_share(splits.test, sequences, flat) == 2 / 4
+  assert tied_share(splits.validation, sequences, flat) == 3 / 4
+  # Neither the user before nor the one after is a neighbour.
+  none = leave_one_out(numbered([1, 1]))
+  assert tied_share(none.test, numbered([1, 1]), np.array([5, 5])) == 0
 
 
 def test_users_with_fewer_than_three_items_only_train():
