@@ -134,7 +134,7 @@ def _batches(args, folder, negatives: int | None) -> Iterator[list]:
     )
     if negatives is None:
       requests = held_out.with_catalogue(
-        requests, folder, display_titles(folder.items)
+        requests, folder, display_titles(folder.items), split=args.split
       )
     yield list(requests)
 

@@ -187,6 +187,12 @@ class DatasetFolder:
     both = pl.concat([earlier, kept]).sort("user", maintain_order=True)
     return self._sequences(both)
 
+  def known_items(self, split: str) -> Sequences:
+    """Returns what a split's negatives leave out; see `Splits.known_items`."""
+    return self.splits.known_items(
+      split, sequences=self.sequences, owned=self.owned
+    )
+
   @functools.cached_property
   def splits(self) -> Splits:
     """The targets, by the split that `prepare` was asked for."""

@@ -154,12 +154,12 @@ def select(
   _, users, lengths = np.unique(
     users[rows], return_inverse=True, return_counts=True
   )
-  catalogue, items = np.unique(items[rows], return_inverse=True)
+  titled, items = np.unique(items[rows], return_inverse=True)
   return Chosen(
     rows=rows,
     users=users.astype(np.int32),
     items=items.astype(np.int32),
-    catalogue=catalogue,
+    catalogue=titled,
     from_end=np.cumsum(lengths)[users] - 1 - np.arange(len(rows)),
   )
 

@@ -65,6 +65,14 @@ class Sequences:
     """Returns one user's items, oldest first."""
     return self.items[self.offsets[user] : self.offsets[user + 1]]
 
+  def first(self, lengths: Int64[np.ndarray, " users"]) -> "Sequences":
+    """Returns the first `lengths` items of each user."""
+    users, positions = _places(self)
+    return Sequences(
+      self.items[positions < lengths[users]],
+      np.concatenate([[0], np.cumsum(lengths)]),
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class Targets:
@@ -96,12 +104,14 @@ class Splits:
     test: at most one of each user.
     training_lengths: how many of each user's first interactions may be counted
       or shown in training.
+    validation_lengths: how many precede what is tested.
   """
 
   training: Targets
   validation: Targets
   test: Targets
   training_lengths: Int64[np.ndarray, " users"]
+  validation_lengths: Int64[np.ndarray, " users"]
 
   def training_mask(
     self, sequences: Sequences
@@ -109,6 +119,29 @@ class Splits:
     """Marks the interactions that may be counted or shown in training."""
     users, positions = _places(sequences)
     return positions < self.training_lengths[users]
+
+  def known_items(
+    self, split: str, *, sequences: Sequences, owned: Sequences
+  ) -> Sequences:
+    """Returns each user's items that are known in the phase of a split.
+
+    These alone are left out of the user's negatives. Whoever trains does not
+    know what is held out: leaving it out would tell the model, by what never
+    is a negative, what the user will buy.
+
+    Args:
+      split: "train" has the training items, "validation" those of validation
+        too, "test" all.
+      sequences: what the splits are of.
+      owned: the same with what each user had before.
+    """
+    if split == "test":
+      return owned
+    lengths = {
+      "train": self.training_lengths,
+      "validation": self.validation_lengths,
+    }[split]
+    return owned.first(owned.lengths - sequences.lengths + lengths)
 
 
 def tied_share(
@@ -141,6 +174,7 @@ def leave_one_out(sequences: Sequences) -> Splits:
   return _with_training(
     sequences,
     np.where(lengths >= _MIN_ITEMS, lengths - 2, lengths),
+    np.where(lengths >= _MIN_ITEMS, lengths - 1, lengths),
     validation=Targets(users, last - 1),
     test=Targets(users, last),
   )
@@ -183,6 +217,7 @@ def global_time(
   splits = _with_training(
     sequences,
     trained,
+    validated,
     validation=_last_between(trained, validated),
     test=_last_between(validated, sequences.lengths),
   )
@@ -228,6 +263,7 @@ def refuse_positions(
 def _with_training(
   sequences: Sequences,
   training_lengths: Int64[np.ndarray, " users"],
+  validation_lengths: Int64[np.ndarray, " users"],
   *,
   validation: Targets,
   test: Targets,
@@ -240,6 +276,7 @@ def _with_training(
     validation=validation,
     test=test,
     training_lengths=training_lengths,
+    validation_lengths=validation_lengths,
   )
 
 

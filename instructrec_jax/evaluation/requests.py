@@ -128,7 +128,7 @@ def find_requests(
     def read() -> Iterator[RankingRequest]:
       return lists.without_text(folder, stored, split=split, rows=rows)
 
-  return _source(scenario, folder, path, len(rows), template, read)
+  return _source(scenario, folder, split, path, len(rows), template, read)
 
 
 def default_limit(scenario: Scenario) -> int | None:
@@ -200,12 +200,13 @@ class TemplateForms:
       )[1]
 
     count = min(total, limit or total)
-    return _source(scenario, self._folder, path, count, form.name, read)
+    return _source(scenario, self._folder, split, path, count, form.name, read)
 
 
 def _source(
   scenario: Scenario,
   folder: DatasetFolder,
+  split: str,
   path: pathlib.Path,
   count: int,
   template: str | None,
@@ -220,7 +221,9 @@ def _source(
     count,
     len(folder.items),
     template,
-    lambda: lists.with_catalogue(read(), folder, display_titles(folder.items)),
+    lambda: lists.with_catalogue(
+      read(), folder, display_titles(folder.items), split=split
+    ),
   )
 
 

@@ -50,8 +50,18 @@ def test_stored_candidates_keep_the_rules(folder, split, negatives):
   hit = stored.candidates[rows, stored.target]
   assert hit.tolist() == targets.items(folder.sequences).tolist()
   for user, row in zip(stored.keys, stored.candidates, strict=True):
-    assert len(np.intersect1d(row, folder.owned.user(user))) == 1
+    assert len(np.intersect1d(row, folder.known_items(split).user(user))) == 1
     assert len(set(row.tolist())) == negatives + 1
+
+
+def test_validation_does_not_know_what_is_tested(folder):
+  """Else a list would tell, by what it never holds, what comes next."""
+  stored = folder.candidates("validation", 99)
+  tested = folder.splits.test.items(folder.sequences)
+  found = (stored.candidates == tested[:, None]).any(axis=1).sum()
+  known = folder.known_items("validation").lengths[stored.keys]
+  chances = 99 / (len(folder.items) - known)
+  assert abs(found - chances.sum()) < 5 * np.sqrt(chances.sum())
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])

@@ -6,6 +6,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from instructrec_jax.data.splits import (
+  SPLITS,
   Sequences,
   global_time,
   leave_one_out,
@@ -67,6 +68,25 @@ def test_a_target_at_the_time_of_a_neighbour_is_tied():
   # Neither the user before nor the one after is a neighbour.
   none = leave_one_out(numbered([1, 1]))
   assert tied_share(none.test, numbered([1, 1]), np.array([5, 5])) == 0
+
+
+def test_each_split_knows_the_items_of_its_phase():
+  owned = numbered([5, 2, 3])
+  # The first user's first two items come before the last ones.
+  sequences = Sequences(owned.items[2:], np.array([0, 3, 5, 8]))
+  splits = leave_one_out(sequences)
+  known = {
+    split: splits.known_items(split, sequences=sequences, owned=owned)
+    for split in SPLITS
+  }
+  assert {
+    split: [items.user(user).tolist() for user in range(3)]
+    for split, items in known.items()
+  } == {
+    "train": [[0, 1, 2], [5, 6], [7]],
+    "validation": [[0, 1, 2, 3], [5, 6], [7, 8]],
+    "test": [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9]],
+  }
 
 
 def test_users_with_fewer_than_three_items_only_train():
