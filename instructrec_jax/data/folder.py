@@ -6,6 +6,9 @@ interactions.parquet  user, user_id, item, position, timestamp, rating,
 earlier.parquet       user, item: what came before those; only kept so that
                       a user's own items are never drawn as their negatives
 splits/items.parquet  item, split; of product search
+splits/users.parquet  user, training, validation: how many first items of each
+                      are not held out, and not of the test; leave-one-out has
+                      no need of it
 candidates/           {validation,test}_{9,99}.parquet, of product search
                       items_{validation,test}_{9,99}.parquet, and `build`'s
                       hard_{validation,test}_9.parquet
@@ -32,6 +35,7 @@ from instructrec_jax.data.splits import (
   Splits,
   global_time,
   leave_one_out,
+  of_lengths,
   tied_share,
   title_groups,
 )
@@ -48,6 +52,7 @@ ITEMS_FILE = "items.parquet"
 INTERACTIONS_FILE = "interactions.parquet"
 EARLIER_FILE = "earlier.parquet"
 ITEM_SPLIT_FILE = "splits/items.parquet"
+USER_SPLIT_FILE = "splits/users.parquet"
 CANDIDATES = "candidates"
 ANNOTATIONS_FILE = "annotations.sqlite"
 BATCHES_FILE = "annotations.batches.sqlite"
@@ -198,7 +203,20 @@ class DatasetFolder:
     """The targets, by the split that `prepare` was asked for."""
     if self.manifest["options"]["split"] == "leave-one-out":
       return leave_one_out(self.sequences)
-    return global_time(self.sequences, self.timestamps)
+    if not (self.path / USER_SPLIT_FILE).exists():
+      # It was filtered before it was cut.
+      return global_time(self.sequences, self.timestamps)
+    frame = self._read(USER_SPLIT_FILE, {"training": int, "validation": int})
+    training, validation = frame["training"], frame["validation"]
+    if len(frame) != len(self.sequences) or not (
+      (0 <= training).all()
+      and (training <= validation).all()
+      and (validation <= pl.Series(self.sequences.lengths)).all()
+    ):
+      self._refuse(USER_SPLIT_FILE, "users or lengths")
+    return of_lengths(
+      self.sequences, training.to_numpy(), validation.to_numpy()
+    )
 
   @property
   def timestamps(self) -> Int64[np.ndarray, " interactions"]:

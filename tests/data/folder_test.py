@@ -1,6 +1,7 @@
 """Tests for instructrec_jax/data/folder.py."""
 
 import numpy as np
+import polars as pl
 import pytest
 
 from instructrec_jax import storage
@@ -102,6 +103,23 @@ def test_a_folder_split_by_global_time(tmp_path):
     assert times[places].min() >= cut
     assert folder.candidates(split, 9).keys.tolist() == targets.users.tolist()
   assert len(splits.test.users) == folder.statistics["test_users"]
+
+  # A folder of before, which filtered first, has no such file.
+  (folder.path / "splits" / "users.parquet").unlink()
+  old = DatasetFolder.open(folder.path).splits
+  assert old.test.users.tolist() and old.validation.users.tolist()
+
+
+def test_a_damaged_split_is_told(tmp_path):
+  folder = prepare(
+    out=tmp_path / "shop", format="synthetic", users=300, split="global-time"
+  )
+  path = folder.path / "splits" / "users.parquet"
+  frame = pl.read_parquet(path)
+  for wrong in (frame[1:], frame.with_columns(pl.col("training") + 5)):
+    wrong.write_parquet(path)
+    with pytest.raises(InputError, match=r"users.parquet: users or lengths"):
+      _ = DatasetFolder.open(folder.path).splits
 
 
 def test_absent_candidates_are_told(folder):
