@@ -140,8 +140,10 @@ def prepare(
     )
     times = review_frame["timestamp"].to_numpy()
     phases = np.zeros(len(ordered.rows), np.int8)
+    own_times = ordered.sequences, times[ordered.rows]
+    numbered = splits_lib.are_positions(*own_times)
     if split == "global-time":
-      splits_lib.refuse_positions(ordered.sequences, times[ordered.rows])
+      splits_lib.refuse_positions(*own_times)
       cuts = cuts or splits_lib.time_cuts(times[ordered.rows])
       phases = np.searchsorted(cuts, times[ordered.rows], side="right")
     elif split == "official":
@@ -216,7 +218,7 @@ def prepare(
       "seed": seed,
       "counts": counts,
       "ties": {
-        "order": selection.TIES,
+        "order": selection.POSITIONS if numbered else selection.TIES,
         **{
           name: splits_lib.tied_share(
             getattr(splits, name), sequences, times[last]

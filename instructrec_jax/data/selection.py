@@ -22,6 +22,8 @@ from instructrec_jax.errors import InputError
 
 # What a manifest says of equal times; folders without it kept the file's order.
 TIES = "by the SHA-256 of seed, user and item"
+# Where the times are none; their source has settled its ties, and tells none.
+POSITIONS = "as the source numbers them, which tells no times"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -312,10 +312,10 @@ def check_targets(splits: Splits, why: str) -> None:
       raise InputError(f"the {name} split is left without a target: {why}")
 
 
-def refuse_positions(
+def are_positions(
   sequences: Sequences, timestamps: Int[np.ndarray, " interactions"]
-) -> None:
-  """Stops where timestamps only number each user's items.
+) -> bool:
+  """Whether timestamps only number each user's items.
 
   Such numbers never repeat within a user and go no further than the longest
   sequence (twice, as filtering may have taken half of it); times do.
@@ -323,19 +323,23 @@ def refuse_positions(
   Args:
     sequences: all items of each user, none cut off.
     timestamps: when each of `sequences.items` was bought.
-
-  Raises:
-    InputError: they are no times.
   """
   users, _ = _places(sequences)
   rises = (np.diff(timestamps) > 0) | (np.diff(users) > 0)
   span = int(np.ptp(timestamps)) if len(timestamps) else 0
   longest = int(sequences.lengths.max(initial=0))
-  if rises.all() and span <= 2 * longest:
+  return bool(rises.all()) and span <= 2 * longest
+
+
+def refuse_positions(
+  sequences: Sequences, timestamps: Int[np.ndarray, " interactions"]
+) -> None:
+  """Raises InputError where timestamps are no times; see `are_positions`."""
+  if are_positions(sequences, timestamps):
     raise InputError(
-      f"the timestamps (0 to {span} from the first) look like positions in "
-      "each user's sequence, not like times, so there is no global time to "
-      "split by; use --split leave-one-out."
+      f"the timestamps (0 to {int(np.ptp(timestamps))} from the first) look "
+      "like positions in each user's sequence, not like times, so there is no "
+      "global time to split by; use --split leave-one-out."
     )
 
 

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from instructrec_jax.data.prepare import prepare
 from instructrec_jax.data.splits import (
   SPLITS,
   Sequences,
@@ -208,6 +209,23 @@ def test_positions_are_no_times(start):
 )
 def test_times_are_times(times):
   refuse_positions(numbered([3, 1]), np.array(times))
+
+
+def test_positions_are_not_said_to_be_times_without_ties(tmp_path):
+  rows = [f"u{u},i{(u + n) % 9},{n}" for u in range(9) for n in range(5)]
+  for name, header, lines in (
+    ("events", "user_id,item_id,timestamp", rows),
+    ("items", "item_id,title", [f"i{n},T{n}" for n in range(9)]),
+  ):
+    (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines, ""]))
+  manifest = prepare(
+    out=tmp_path / "out",
+    format="csv",
+    interactions=tmp_path / "events.csv",
+    items=tmp_path / "items.csv",
+  ).manifest
+  order = "as the source numbers them, which tells no times"
+  assert manifest["ties"] == {"order": order, "validation": 0, "test": 0}
 
 
 def test_users_without_items_have_empty_sequences():
