@@ -340,8 +340,8 @@ def _write_phases(
     f"of the {len(chosen.rows):,} interactions that are left "
     f"{int((chosen.phases == 0).sum()):,} train, "
     f"{int((chosen.phases == 1).sum()):,} are of validation and "
-    f"{int((chosen.phases == 2).sum()):,} of the test; name other moments, or "
-    "use --split leave-one-out.",
+    f"{int((chosen.phases == 2).sum()):,} of the test; name other moments, "
+    "another official split, or --split leave-one-out.",
   )
   frame = {
     "user": np.arange(len(sequences), dtype=np.int32),
