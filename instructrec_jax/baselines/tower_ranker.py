@@ -41,6 +41,7 @@ from instructrec_jax.baselines.trainer import (
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import Sequences
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.records import RankingRequest
 
 # Queries or items that are encoded at once.
@@ -156,7 +157,7 @@ class TowerRanker:
           "from searches, which are made of items' categories and of what "
           "`instructrec annotate` writes."
         )
-    titles = [item.title for item in folder.items]
+    titles = display_titles(folder.items)
     texts = [*titles, *training.queries]
     reader = (
       WordReader(texts)

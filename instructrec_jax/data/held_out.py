@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -127,7 +127,7 @@ def store_hard_candidates(
   `recall` is the matcher's by K, `seed` of the order in lists.
   """
   path = folder.path / candidates_file(split, HARD_NEGATIVES, "hard")
-  metadata = {"seed": str(seed), "matcher": matcher}
+  metadata = {"seed": str(seed), "matcher": matcher, "reads": "titles"}
   with storage.staged_file(path) as partial:
     _frame("user", drawn).with_columns(matched_at=ranks).write_parquet(
       partial, metadata=metadata | {"recall": json.dumps(recall)}
@@ -142,7 +142,7 @@ def has_hard_candidates(
   if not path.exists():
     return False
   metadata = parquet.metadata(path, remedy=_REMEDY)
-  return "recall" in metadata and metadata["matcher"] == matcher
+  return "recall" in metadata and _matcher_name(metadata) == matcher
 
 
 def candidates_path(
@@ -181,7 +181,10 @@ def matcher(
   if scenario.candidates != "hard":
     return None
   metadata = _matched(scenario, folder=folder, split=split)[1]
-  return {"name": metadata["matcher"], "recall": json.loads(metadata["recall"])}
+  return {
+    "name": _matcher_name(metadata),
+    "recall": json.loads(metadata["recall"]),
+  }
 
 
 def retrieved(
@@ -300,6 +303,14 @@ def _frame(key: str, lists: Candidates) -> pl.DataFrame:
   return pl.DataFrame(
     {key: lists.keys, "candidates": rows, "target": lists.target}
   )
+
+
+def _matcher_name(metadata: Mapping[str, str]) -> str:
+  """Returns whose the hard negatives are, as the row of a table is called."""
+  name = metadata["matcher"]
+  # Before it was written down what they read, they also read categories.
+  is_older = "reads" not in metadata and name in ("bm25", "tfidf")
+  return f"{name}_categories" if is_older else name
 
 
 def _matched(

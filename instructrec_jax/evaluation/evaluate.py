@@ -19,6 +19,7 @@ import numpy as np
 from instructrec_jax import storage
 from instructrec_jax.baselines.chat import ChatOptions, ChatRanker
 from instructrec_jax.baselines.popularity import training_counts
+from instructrec_jax.data.cleaning import specific_intentions
 from instructrec_jax.data.folder import MANIFEST_FILE, DatasetFolder
 from instructrec_jax.data.held_out import matcher, retrieved
 from instructrec_jax.errors import InputError, check_counts, check_seed
@@ -29,7 +30,11 @@ from instructrec_jax.evaluation import (
   selection,
   summaries,
 )
-from instructrec_jax.evaluation.diagnostics import Exposure
+from instructrec_jax.evaluation.diagnostics import (
+  Exposure,
+  same_query,
+  tied_times,
+)
 from instructrec_jax.evaluation.metrics import fit_temperature, metrics_of_ranks
 from instructrec_jax.evaluation.prompt_rankers import (
   PermutedRanker,
@@ -412,7 +417,8 @@ def _rank_candidates(
 
   ranks: dict[str, list] = {name: [] for name in rankers}
   exposures = {name: Exposure(run.counts) for name in rankers}
-  slots, target_items, users = [], [], []
+  slots, target_items = [], []
+  queries, negatives = [], []
   with ScoreLog(scenario, folder=run.scores) as log:
     for batch, score in score_batches(source, rankers, label=scenario.name):
       log.add_requests(batch)
@@ -420,7 +426,9 @@ def _rank_candidates(
         target = request.target or 0
         slots.append(target)
         target_items.append(request.candidate_items[target])
-        users.append(request.user)
+        if "query" in scenario.shows:
+          queries.append(request.query)
+          negatives.append(np.delete(request.candidate_items, target))
       for name in rankers:
         scores = score(name)
         ranks[name].append(log.add_ranks(name, batch, scores))
@@ -449,7 +457,9 @@ def _rank_candidates(
   end_to_end = []
   found = retrieved(scenario, folder=run.folder, split=run.split)
   if found is not None:
-    is_found = np.array([found[user] for user in users], float)
+    is_found = np.array(
+      [found[user] for user in log.users if user is not None], float
+    )
     behind_matcher = {
       name: {metric: values * is_found for metric, values in by_metric.items()}
       for name, by_metric in metrics.items()
@@ -462,8 +472,18 @@ def _rank_candidates(
     positions = summaries.summarise_positions(
       scenario, metrics, slots=np.array(slots), seed=run.seed
     )
+  names = [*rankers, *(entry["ranker"] for entry in chat)]
+  description = _description(run, scenario, source, log, names)
+  if queries:
+    asked_alike = same_query(
+      queries,
+      target_items,
+      negatives,
+      item_queries=specific_intentions(run.folder.items),
+    )
+    description["same_query"] = float(asked_alike.mean())
   return {
-    "scenarios": [_description(run, scenario, source, log)],
+    "scenarios": [description],
     "rows": rows,
     "end_to_end": end_to_end,
     "comparisons": comparisons,
@@ -503,7 +523,7 @@ def _judge_items(
     )
     temperatures[name] = fit_temperature(on_validation[name], answers)
   return {
-    "scenarios": [_description(run, scenario, source, log)],
+    "scenarios": [_description(run, scenario, source, log, [*rankers])],
     "rows": summaries.summarise_pointwise(
       scenario,
       margins=margins,
@@ -544,6 +564,11 @@ def _second_row(name: str, run: _Run) -> str:
   return f"{name}_{run.normalisation}"
 
 
+def _ranker_of(row: str, run: _Run) -> str:
+  """Returns the ranker of a row; the inverse of `_second_row`."""
+  return row if row in RANKERS else row.removesuffix(f"_{run.normalisation}")
+
+
 def _labels(run: _Run) -> dict[str, str]:
   """Returns how tables call the rows."""
   labels = {}
@@ -557,8 +582,16 @@ def _labels(run: _Run) -> dict[str, str]:
 
 
 def _description(
-  run: _Run, scenario: Scenario, source: RequestSource, log: ScoreLog
+  run: _Run,
+  scenario: Scenario,
+  source: RequestSource,
+  log: ScoreLog,
+  rows: Sequence[str],
 ) -> dict[str, Any]:
+  """Returns what must be known of a scenario's requests, and of its rows."""
+  entries = {row: RANKERS[_ranker_of(row, run)] for row in rows}
+  tied = _tied_users(run, scenario)
+  of_users = [tied[user] for user in log.users if user in tied]
   return {
     **dataclasses.asdict(scenario),
     "aspects": scenario.label,
@@ -569,7 +602,26 @@ def _description(
     "template": source.template,
     "permutations": run.orders(scenario),
     "matcher": matcher(scenario, folder=run.folder, split=run.split),
+    "sees": {row: entry.sees(scenario) for row, entry in entries.items()},
+    "sees_beside": {
+      row: entry.sees_beside(scenario) for row, entry in entries.items()
+    },
+    "tied_times": float(np.mean(of_users)) if of_users else None,
+    # Folders of before do not say; they kept the order of their files.
+    "tied_order": run.folder.manifest.get("ties", {}).get(
+      "order", "as the file has them"
+    ),
+    "same_query": None,
   }
+
+
+def _tied_users(run: _Run, scenario: Scenario) -> dict[int | None, bool]:
+  """Returns by user whether the target's time is another purchase's, too."""
+  if scenario.candidates == "items":
+    return {}
+  targets = getattr(run.folder.splits, run.split)
+  tied = tied_times(targets, run.folder.sequences, run.folder.timestamps)
+  return dict(zip(targets.users.tolist(), tied.tolist(), strict=True))
 
 
 def _find(

@@ -89,7 +89,8 @@ def with_intervals(
   table: Table, results: Mapping[str, Any], scenario: Mapping[str, Any]
 ) -> Table:
   """Adds a plot of a scenario's first metric, ranker by ranker."""
-  labels, metric = results["labels"], scenario["metrics"][0]
+  labels = report.labels_in(results, scenario)
+  metric = scenario["metrics"][0]
   rankers = report.by_ranker(results["rows"], scenario=scenario["name"])
   figure = plots.interval_plot(
     {

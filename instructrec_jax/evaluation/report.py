@@ -1,7 +1,7 @@
 """`evaluate`'s results for people: tables, and remarks in sentences."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from instructrec_jax.instructions.scenarios import POINTWISE
@@ -33,7 +33,7 @@ def markdown(results: Mapping[str, Any]) -> str:
       blocks += [END_TO_END, table.markdown()]
     for entry in _of(results["chat"], name):
       if entry["n"] < entry["of"]:
-        table = _table(results["labels"], entry["rows"], scenario)
+        table = _table(labels_in(results, scenario), entry["rows"], scenario)
         blocks += [
           f"All of them on the same {entry['n']:,} requests:",
           table.markdown(),
@@ -55,7 +55,7 @@ def scenario_table(
 
   `ends` shows the two ends of intervals, not half their width.
   """
-  labels = dict(results["labels"])
+  labels = labels_in(results, scenario)
   for entry in _of(results["chat"], scenario["name"]):
     if entry["n"] < entry["of"]:
       labels[entry["ranker"]] += f" (of {entry['n']:,})"
@@ -67,7 +67,22 @@ def end_to_end_table(
   results: Mapping[str, Any], scenario: Mapping[str, Any]
 ) -> Table:
   """Returns end-to-end accuracy: unretrieved targets count as misses."""
-  return _table(results["labels"], results["end_to_end"], scenario)
+  return _table(labels_in(results, scenario), results["end_to_end"], scenario)
+
+
+def labels_in(
+  results: Mapping[str, Any], scenario: Mapping[str, Any]
+) -> dict[str, str]:
+  """Returns how a scenario's table calls the rankers.
+
+  One that sees more of users than the prompt shows is named so.
+  """
+  labels = dict(results["labels"])
+  for name, more in scenario["sees_beside"].items():
+    # The name itself tells of categories.
+    told = [what for what in more if what not in name]
+    labels[name] += "".join(f" +{what}" for what in told)
+  return labels
 
 
 def inconsistencies(results: Mapping[str, Any]) -> list[str]:
@@ -135,7 +150,7 @@ def remarks(
   results: Mapping[str, Any], scenario: Mapping[str, Any]
 ) -> list[str]:
   """Returns what must be known to read a scenario's table, in sentences."""
-  name, labels = scenario["name"], results["labels"]
+  name, labels = scenario["name"], labels_in(results, scenario)
   return [
     *_differences(_of(results["comparisons"], name), labels),
     *_prompt(scenario, asked="model" in labels),
@@ -144,6 +159,8 @@ def remarks(
     *map(_popularity, _of_model(results["popularity"], name)),
     *(_calibration(results, e) for e in _of(results["temperatures"], name)),
     *_hard_negatives(scenario, labels),
+    *_limits(scenario),
+    _seen(scenario, labels),
     *(line for e in _of(results["chat"], name) for line in _chat(e, labels)),
   ]
 
@@ -296,6 +313,42 @@ def _hard_negatives(
     f"{judged}, and the target; by itself its recall is "
     + ", ".join(f"{share(r)} at {k}" for k, r in matcher["recall"].items())
   ]
+
+
+def _limits(scenario: Mapping[str, Any]) -> list[str]:
+  """Returns what no ranker can know of these requests."""
+  lines = []
+  if scenario["tied_times"] is not None:
+    lines.append(
+      f"{scenario['tied_times']:.1%} of the targets have the time of another "
+      "of the user's purchases, and which of them came last is not known: "
+      f"they are ordered {scenario['tied_order']}"
+    )
+  if scenario["same_query"] is not None:
+    lines.append(
+      f"{scenario['same_query']:.1%} of the requests have a negative that the "
+      "very same query asks for"
+    )
+  return lines
+
+
+def _seen(scenario: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+  """Returns what each row's ranker saw, those that saw the same together."""
+  rankers: dict[tuple[str, ...], list[str]] = {}
+  for name, seen in scenario["sees"].items():
+    rankers.setdefault(tuple(seen), []).append(labels[name])
+  groups = (
+    f"{', '.join(names)} saw {_listed(seen)}" for seen, names in rankers.items()
+  )
+  return (
+    f"{'; '.join(groups)} (of items the model reads titles alone; purchases "
+    "are those of training, by item)"
+  )
+
+
+def _listed(seen: Sequence[str]) -> str:
+  *others, last = seen or ("nothing",)
+  return f"{', '.join(others)} and {last}" if others else last
 
 
 def _signed(value: float) -> str:

@@ -107,7 +107,11 @@ class ScoreLog:
   """Writes a scenario's scores, and hashes the candidates of its requests."""
 
   def __init__(self, scenario: Scenario, *, folder: pathlib.Path | None):
-    """Starts FOLDER/SCENARIO.parquet; without a folder it only hashes."""
+    """Starts FOLDER/SCENARIO.parquet; without a folder it only hashes.
+
+    `users` are those of all requests added so far.
+    """
+    self.users: list[int | None] = []
     self._scenario = scenario
     self._digest = hashlib.sha256()
     self._requests = 0
@@ -142,6 +146,7 @@ class ScoreLog:
   def add_requests(self, requests: Sequence[RankingRequest]) -> None:
     """Hashes a batch of requests; call it once, whatever the rankers."""
     self._digest.update(candidate_bytes(requests))
+    self.users += [request.user for request in requests]
     self._requests += len(requests)
 
   def add(

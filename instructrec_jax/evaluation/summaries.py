@@ -54,6 +54,9 @@ def summarise_ranking(
     for (name, metric), *ends in zip(columns, low, high, strict=True)
   ]
   baselines = [n for n in metrics if n in RANKERS and RANKERS[n].is_baseline]
+  # One that sees more than a model is shown is no measure of it.
+  fair = [n for n in baselines if not RANKERS[n].sees_beside(scenario)]
+  baselines = fair or baselines
   if against is None and baselines:
     first = scenario.metrics[0]
     against = max(baselines, key=lambda name: means[name, first])

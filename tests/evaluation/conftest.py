@@ -151,6 +151,11 @@ def small_results():
         "permutations": 1,
         "matcher": None,
         "candidates_sha256": "ab" * 32,
+        "sees": {"popularity": ["purchases"], "model": ["history", "titles"]},
+        "sees_beside": {"popularity": [], "model": []},
+        "tied_times": 0.4375,
+        "tied_order": "by a hash",
+        "same_query": None,
       }
     ],
     "rows": [

@@ -76,6 +76,32 @@ def test_hard_negatives_tell_whose_they_are():
   )
 
 
+def test_what_each_row_saw_stands_below_the_table():
+  results = changed(
+    sees={
+      "popularity": ["purchases"],
+      "cooccurrence": ["history", "purchases"],
+      "bm25": ["query", "titles"],
+      "model": ["query", "titles"],
+    },
+    sees_beside={"popularity": [], "cooccurrence": ["history"], "model": []},
+    same_query=0.171,
+  )
+  results["labels"] |= {"cooccurrence": "cooccurrence", "bm25": "bm25"}
+  results["rows"] += [
+    row | {"ranker": "cooccurrence"} for row in results["rows"][:2]
+  ]
+  text = report.markdown(results)
+  assert "| cooccurrence +history " in text
+  assert (
+    "- popularity saw purchases; cooccurrence +history saw history and "
+    "purchases; bm25, model saw query and titles ("
+  ) in text
+  assert "- 43.8% of the targets have the time of another" in text
+  assert "not known: they are ordered by a hash\n" in text
+  assert "- 17.1% of the requests have a negative that the very" in text
+
+
 def test_all_forms_stand_below_the_block():
   results = small_results()
   forms = [
