@@ -66,6 +66,9 @@ class LexicalRanker:
     self._documents_IxV = documents
     self._titles_IxV = titles
     self._word_weights_V = word_weights
+    self.num_parameters = documents.nnz + len(word_weights)
+    # Of all that was scored so far.
+    self.flops = 0.0
 
   @classmethod
   def fit(
@@ -157,6 +160,7 @@ class LexicalRanker:
     pairs_PxV = self._documents_IxV[np.array(candidates, np.int64)]
     row_P = np.repeat(np.arange(len(requests)), lengths)
     row = np.repeat(row_P, np.diff(pairs_PxV.indptr))
+    self.flops += 2.0 * pairs_PxV.nnz
     pairs_PxV.data *= search_NxV[row, pairs_PxV.indices]
     return np.split(pairs_PxV.sum(axis=1), np.cumsum(lengths)[:-1])
 

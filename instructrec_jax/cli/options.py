@@ -160,6 +160,12 @@ def _known(what: str, names: Sequence[str]) -> Callable[[str], str]:
   return check
 
 
+def _ranker_or_run(name: str) -> str:
+  if Path(name).suffix in (".run", ".trec", ".txt", ".parquet"):
+    return _existing_file(Path(name))
+  return _known("ranker", RANKERS)(name)
+
+
 def _size(name: str) -> str:
   sizes = model_sizes()
   return "" if name in sizes else f"one of {', '.join(sizes)} is known"
@@ -197,6 +203,7 @@ Names = Annotated[
   ),
 ]
 Rankers = Annotated[Names, Arg(check=_known("ranker", RANKERS))]
+RankersOrRuns = Annotated[Names, Arg(check=_ranker_or_run)]
 Dataset = Annotated[
   Folder,
   Arg(

@@ -278,17 +278,21 @@ def without_text(
   folder: DatasetFolder,
   stored: Candidates,
   *,
+  name: str,
   split: str,
   rows: np.ndarray,
 ) -> Iterator[RankingRequest]:
-  """Yields requests with an empty instruction, for rankers that read none."""
+  """Yields requests with an empty instruction, for rankers that read none.
+
+  Their ids begin with the scenario's `name`, as those that `build` writes.
+  """
   titles = [item.title for item in folder.items]
   targets = getattr(folder.splits, split)
   for row in rows:
     user, position = int(targets.users[row]), int(targets.positions[row])
     items = stored.candidates[row].tolist()
     yield RankingRequest(
-      request_id=str(row),
+      request_id=f"{name}-{user}",
       instruction="",
       candidates=tuple(titles[item] for item in items),
       target=int(stored.target[row]),

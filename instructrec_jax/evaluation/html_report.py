@@ -60,6 +60,7 @@ def write_html_report(
       for scenario in results["scenarios"]
     ],
     end_to_end=report.END_TO_END,
+    costs=report.cost_caption(results),
     inconsistencies=report.inconsistencies(results),
     training=training_curves(training_log) if training_log else [],
     examples=[_example(example) for example in examples],

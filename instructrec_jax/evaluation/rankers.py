@@ -27,6 +27,7 @@ from instructrec_jax.data.folder import (
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.prompt_rankers import LabelRanker
+from instructrec_jax.evaluation.runs import SUFFIXES, is_run
 from instructrec_jax.instructions.aspects import Query
 from instructrec_jax.instructions.material import COLD_ITEMS, Facts, Material
 from instructrec_jax.instructions.scenarios import Scenario
@@ -68,7 +69,8 @@ class RankerEntry:
     needs: the resource without which it cannot be: "" for none, "categories"
       for items that have some, "planted" for a synthetic shop's folder.
     cost: "fitted" anew in seconds; "trained" once, in minutes, and kept in the
-      dataset folder; "model" for the inference of a language model; "paid".
+      dataset folder; "model" for the inference of a language model; "paid";
+      "" for another tool's.
     is_baseline: a model must beat the best of these. Chance is none.
     in_all: part of "all" where what it needs is there.
     reads_prompt: needs the instructions of a built folder.
@@ -88,7 +90,7 @@ class RankerEntry:
 
   load: Callable[[Resources], Ranker] | None
   needs: Literal["", "categories", "planted", "model", "zero_shot", "chat"] = ""
-  cost: Literal["fitted", "trained", "model", "paid"] = "fitted"
+  cost: Literal["fitted", "trained", "model", "paid", ""] = "fitted"
   is_baseline: bool = False
   in_all: bool = False
   reads_prompt: bool = False
@@ -101,6 +103,16 @@ class RankerEntry:
   label: str = ""
   reads: tuple[str, ...] = ()
   query_for_history: bool = False
+
+  @property
+  def warm_up(self) -> int:
+    """How many requests are scored before its clock starts; `costs.Metered`.
+
+    A `T5Ranker` tells by itself how long it compiled.
+    """
+    if self.is_language_model or not self.cost:
+      return 0
+    return 4 if self.cost == "model" else 2000
 
   def applies(self, scenario: Scenario) -> bool:
     """Whether it can rank a scenario's requests."""
@@ -313,11 +325,18 @@ RANKERS: Mapping[str, RankerEntry] = {
     reads=("history", "purchases"),
   ),
 }
+# Another tool's scores; see `runs`.
+_RUN = RankerEntry(load=None, cost="")
 BASELINES = tuple(n for n, r in RANKERS.items() if r.in_all and not r.needs)
 TRAINED = tuple(n for n, r in RANKERS.items() if r.cost == "trained")
 READERS = tuple(n for n, r in RANKERS.items() if r.reads_prompt)
 # Those that `Resources.text_encoder` is for.
 TEXT_READERS = ("dssm", "tem", "two_tower")
+
+
+def entry_of(name: str) -> RankerEntry:
+  """Returns the entry of a ranker, or of another tool's run, of any name."""
+  return RANKERS.get(name, _RUN)
 
 
 def find_rankers(
@@ -331,15 +350,23 @@ def find_rankers(
   """Checks names; "all" becomes those that the folder and models allow.
 
   It leaves out those that take minutes or money, or are the model in another
-  way.
+  way. Files of other tools' runs come last.
 
   Raises:
     InputError: a name is unknown, or the model it needs is missing.
   """
+  runs = [name for name in names if is_run(name)]
   for name in names:
-    if name not in ("all", *RANKERS):
+    if name not in ("all", *RANKERS, *runs):
       raise InputError(
-        f"there is no ranker {name!r}: name some of all, {', '.join(RANKERS)}."
+        f"there is no ranker {name!r}: name some of all, {', '.join(RANKERS)}, "
+        f"or a file ({', '.join(SUFFIXES)})."
+      )
+  titles = [pathlib.PurePath(run).name for run in runs]
+  for title in titles:
+    if titles.count(title) > 1:
+      raise InputError(
+        f"two runs are called {title}, and so would their rows be: rename one."
       )
   named = [(name, entry) for name, entry in RANKERS.items() if name in names]
   for name, entry in named:
@@ -374,7 +401,7 @@ def find_rankers(
     for name, entry in RANKERS.items()
     if name in names
     or ("all" in names and entry.in_all and available[entry.needs])
-  ]
+  ] + runs
 
 
 def load_ranker(
@@ -399,7 +426,7 @@ def load_ranker(
 
 def applies(name: str, scenario: Scenario) -> bool:
   """Whether a ranker can rank the scenario's requests."""
-  return RANKERS[name].applies(scenario)
+  return entry_of(name).applies(scenario)
 
 
 def with_rankers(
@@ -413,7 +440,7 @@ def with_rankers(
   for name in names:
     if not any(applies(name, scenario) for scenario in scenarios):
       raise InputError(
-        f"the ranker {name!r} is for scenarios {RANKERS[name].scenarios}, "
+        f"the ranker {name!r} is for scenarios {entry_of(name).scenarios}, "
         f"not for {', '.join(s.name for s in scenarios)}."
       )
   return [s for s in scenarios if any(applies(name, s) for name in names)]

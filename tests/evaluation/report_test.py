@@ -18,6 +18,8 @@ def test_the_table_lines_up_and_says_what_it_shows():
     "### sequential <P1,I0,T3>: 10 candidates, 1,200 test requests "
     "(the paper's Table 6)\n"
   ) in text
+  assert "| .400 ±.010 | 0.012 |     0 |        900 |" in text
+  assert "| .625 ±.010 | 1,234 | 3.46B |          - |" in text
   assert ".400 ±.010" in text and ".625 ±.010" in text
   assert "HR@1 +.225 [+.200, +.250], p < .002" in text
   table = [line for line in text.splitlines() if line.startswith("|")]
