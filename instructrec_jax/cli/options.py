@@ -160,6 +160,12 @@ def _known(what: str, names: Sequence[str]) -> Callable[[str], str]:
   return check
 
 
+def _ranker_or_run(name: str) -> str:
+  if Path(name).suffix in (".run", ".trec", ".txt", ".parquet"):
+    return _existing_file(Path(name))
+  return _known("ranker", RANKERS)(name)
+
+
 def _size(name: str) -> str:
   sizes = model_sizes()
   return "" if name in sizes else f"one of {', '.join(sizes)} is known"
@@ -173,9 +179,10 @@ def _template_file(source: str) -> str:
 
 # As `evaluation.rankers.RANKERS`, which takes time to import.
 RANKERS = (
-  *("all", "random", "popularity", "bm25", "tfidf", "cooccurrence", "sasrec"),
-  *("bert4rec", "dssm", "tem", "two_tower", "zero_shot", "chat", "model"),
-  *("catalogue", "labels", "planted"),
+  *("all", "random", "popularity", "bm25", "tfidf", "bm25_categories"),
+  *("tfidf_categories", "cooccurrence", "sasrec", "bert4rec", "dssm", "tem"),
+  *("two_tower", "zero_shot", "chat", "model", "catalogue", "labels"),
+  "planted",
 )
 
 # Options that several commands share.
@@ -196,6 +203,7 @@ Names = Annotated[
   ),
 ]
 Rankers = Annotated[Names, Arg(check=_known("ranker", RANKERS))]
+RankersOrRuns = Annotated[Names, Arg(check=_ranker_or_run)]
 Dataset = Annotated[
   Folder,
   Arg(

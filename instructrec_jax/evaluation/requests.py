@@ -126,7 +126,9 @@ def find_requests(
     path = lists.candidates_path(scenario, folder=folder, split=split)
 
     def read() -> Iterator[RankingRequest]:
-      return lists.without_text(folder, stored, split=split, rows=rows)
+      return lists.without_text(
+        folder, stored, name=scenario.name, split=split, rows=rows
+      )
 
   return _source(scenario, folder, split, path, len(rows), template, read)
 

@@ -230,7 +230,7 @@ _NUMBERS = {
   ),
   "score --requests asked.jsonl --model model --out new/a.jsonl": "step:C",
   "evaluate --dataset shop --rankers popularity --out new/a": (
-    "limit:c permutations:c seed:S"
+    "limit:c permutations:c resamples:C seed:S"
   ),
   "evaluate --dataset shop --rankers chat --chat-model m --chat-base-url "
   "http://127.0.0.1:9/v1 --prices 1 1 --max-usd 1 --out new/a": (
@@ -591,6 +591,8 @@ _LINES = {
     ("", "--out"),
     ("--out results", "results"),
     ("--out new/a --scenarios nothing", "nothing"),
+    ("--out new/a --rankers nothing.run", "nothing.run"),
+    ("--out new/a --rankers shop", "shop"),
     ("--out new/a --scenarios ''", "--scenarios"),
     ("--out new/a --scenarios sequential,sequential", "sequential"),
     ("--out new/a --scenarios product_search_i1", "product_search_i1"),
