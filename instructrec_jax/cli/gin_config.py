@@ -83,7 +83,8 @@ def parse(
       raise InputError(f"--gin.{binding:.100}: {reason}") from None
   _value(
     "config.T5Config.emb_dim",
-    "there is no model: add --gin_file gin/model/mini.gin, say.",
+    f"there is no model in {', '.join(files)}: one of gin/model/ is included, "
+    "or given by another --gin_file.",
   )
 
 
