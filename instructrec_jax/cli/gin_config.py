@@ -135,4 +135,5 @@ def _first_lines(error: BaseException) -> str:
     said = f"{error.filename}: {error.strerror}"
   lines = [line.strip() for line in said.splitlines() if line.strip()]
   text = " ".join(lines[:3])[:300] if lines else type(error).__name__
+  text = re.sub(r": <[\w.]+ object at 0x\w+>", "", text)
   return text if text.endswith(".") else f"{text}."

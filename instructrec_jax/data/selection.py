@@ -118,7 +118,7 @@ def select(
       `below_k_core`.
 
   Raises:
-    InputError: nothing is left.
+    InputError: nothing is left, or one item.
   """
   users = _numbers(reviews["user_id"])
   items = reviews["item"].to_numpy().astype(np.int64)
@@ -140,6 +140,11 @@ def select(
     users[rows], return_inverse=True, return_counts=True
   )
   catalogue, items = np.unique(items[rows], return_inverse=True)
+  if len(catalogue) < 2:
+    raise InputError(
+      f"all {len(rows):,} interactions left are with one item: there is "
+      "nothing to rank it among. Is --item-column the right one?"
+    )
   return Chosen(
     rows=rows,
     users=users.astype(np.int32),

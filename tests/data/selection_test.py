@@ -3,10 +3,13 @@
 import collections
 
 import numpy as np
+import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from instructrec_jax.data import selection
+from instructrec_jax.errors import InputError
 
 PAIRS = st.lists(
   st.tuples(st.integers(0, 7), st.integers(0, 7)), unique=True, max_size=50
@@ -56,3 +59,15 @@ def test_the_first_of_repeats_stays(pairs):
   assert kept.tolist() == [
     i for i, pair in enumerate(pairs) if pair not in pairs[:i]
   ]
+
+
+def test_one_item_is_nothing_to_rank():
+  frame = pl.DataFrame(
+    {
+      "user_id": ["a", "b", "c"],
+      "item": pl.Series([4, 4, 4], dtype=pl.UInt32),
+      "timestamp": [1, 2, 3],
+    }
+  )
+  with pytest.raises(InputError, match="with one item"):
+    selection.select(frame, min_count=0, counts={})

@@ -1547,7 +1547,8 @@ def _raw() -> Iterator[Case]:
   for about, text in _RAW_INTERACTIONS.items():
     name = "bad.csv.gz" if "gzip" in about else "bad.csv"
     line = _CSV.format(name, "csv/t.csv") + " --strict"
-    yield case(line, name, about, text, f"{name}|--user|--item|--min-count")
+    names = f"{name}|--user|--item|--min-count|two files"
+    yield case(line, name, about, text, names)
   for about, text in _RAW_ITEMS.items():
     name = "bad.csv.gz" if "gzip" in about else "bad.csv"
     line = _CSV.format("csv/i.csv", name) + " --strict"
@@ -1564,7 +1565,7 @@ def _raw() -> Iterator[Case]:
   for about, text in _RAW_REQUESTS.items():
     line = "score --requests bad.jsonl --model export --out new/a.jsonl"
     each = case(line, "bad.jsonl", about, text, "bad.jsonl")
-    if about == "NFD twins":
+    if about in ("twins", "NFD twins"):
       # Two texts that the model reads as one: both are scored.
       each = dataclasses.replace(each, told="share a rank", may_leave=True)
     yield each
