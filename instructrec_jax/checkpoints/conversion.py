@@ -20,7 +20,7 @@ from instructrec_jax.checkpoints.weights import (
   check_shapes,
   flat_shapes,
 )
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_tree
 from instructrec_jax.progress import progress
 from instructrec_jax.seq2seq.config import DTYPES, T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -124,6 +124,7 @@ def open_weights(
     )
   if (source / model_folder.CONFIG_FILE).is_file():
     return _open_ours(source, step)
+  check_tree(source)
   if t5x_checkpoint.is_t5x(source):
     if step is not None and not str(step).isdigit():
       raise InputError(f"step is {step!r}: T5X's steps are numbers.")

@@ -79,7 +79,9 @@ class Arg:
 def _existing_file(path: Path) -> str:
   if path.is_dir():
     return "it is a folder, where a file is needed"
-  return "" if path.exists() else "no such file"
+  if path.is_file():
+    return ""
+  return "it is a pipe or a device" if path.exists() else "no such file"
 
 
 def _requests_file(path: Path) -> str:

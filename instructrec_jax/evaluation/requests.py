@@ -98,6 +98,11 @@ def find_requests(
       differ from the folder's candidates.
   """
   path = _requests_path(scenario, folder, split)
+  if not path.exists() and _was_written(path, folder):
+    raise InputError(
+      f"{path}: no such file, though `instructrec build` wrote it: restore it, "
+      "or build the folder again (--force)."
+    )
   if not path.exists() and (need_text or not scenario.needs_no_text):
     raise InputError(
       f"{path}: no such file; `instructrec build --dataset {folder.path}` "
@@ -227,6 +232,14 @@ def _source(
       read(), folder, display_titles(folder.items), split=split
     ),
   )
+
+
+def _was_written(path: pathlib.Path, folder: DatasetFolder) -> bool:
+  manifest = folder.path / INSTRUCTIONS_FILE
+  if not manifest.exists():
+    return False
+  written = storage.read_json(manifest, BUILT)["requests"].get(path.stem)
+  return isinstance(written, dict)
 
 
 def _requests_path(
