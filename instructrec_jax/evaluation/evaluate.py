@@ -422,7 +422,8 @@ def _evaluate_scenario(
 ) -> Block:
   """Returns what a scenario adds to the results."""
   evaluate_block = _judge_items if scenario.pointwise else _rank_candidates
-  if run.forms is None:
+  # A crowd's wordings are held out, and not chosen among.
+  if run.forms is None or scenario.crowd:
     return evaluate_block(run, scenario, source, form=None)
   assert run.selected
   model = run.wrap(run.rankers[run.selected], scenario)

@@ -27,6 +27,7 @@ from instructrec_jax.instructions.templates import Form, load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
 from instructrec_jax.teacher.annotations import Annotations
+from instructrec_jax.teacher.questions import PREFERENCES
 from instructrec_jax.text.vocabulary import Vocabulary
 
 # Whole catalogues are long: the default number of requests that rank them.
@@ -63,7 +64,7 @@ def find_available(
   Raises:
     InputError: there is no scenario of such a name.
   """
-  scenarios = find_scenarios(names)
+  scenarios = find_scenarios(names, crowd=True)
   if "all" not in names:
     return scenarios
   # If there is none, reading the first one raises the reason.
@@ -178,8 +179,15 @@ class TemplateForms:
     )
 
   def of_scenario(self, scenario: Scenario) -> list[Form]:
-    """Returns the forms of a scenario's family; the first one was built."""
-    return self._families.get(scenario.family, [])
+    """Returns the forms of a scenario's family, by kind of preference.
+
+    The first template was built.
+    """
+    return [
+      each
+      for form in self._families.get(scenario.family, [])
+      for each in form.of_each_preference(PREFERENCES)
+    ]
 
   def requests(
     self, scenario: Scenario, *, form: Form, split: str, limit: int | None
@@ -193,7 +201,7 @@ class TemplateForms:
       InputError: the folder was built from other annotations than it has.
     """
     path = _requests_path(scenario, self._folder, split)
-    total, _ = self._writer.requests(scenario, split=split, form=form)
+    total, _ = self._writer.requests(scenario, split=split, forms=[form])
     if total != count_requests(path):
       raise InputError(
         f"{path}: the annotations have changed since it was built; run "
@@ -203,7 +211,7 @@ class TemplateForms:
 
     def read() -> Iterator[RankingRequest]:
       return self._writer.requests(
-        scenario, split=split, form=form, limit=limit, seed=self._seed
+        scenario, split=split, forms=[form], limit=limit, seed=self._seed
       )[1]
 
     count = min(total, limit or total)

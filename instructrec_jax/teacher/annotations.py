@@ -29,13 +29,13 @@ class Annotations:
 
   Attributes:
     preferences: by user and by the end of the history that the teacher saw:
-      the usable texts in the order of `PREFERENCES`.
+      the usable texts by name, in the order of `PREFERENCES`.
     intentions: by user and position: the texts by view.
     quality: how many texts of each field got each verdict.
     teachers: how many answers came from which teacher and model.
   """
 
-  preferences: dict[int, dict[int, tuple[str, ...]]]
+  preferences: dict[int, dict[int, dict[str, str]]]
   intentions: dict[tuple[int, int], dict[str, str]]
   quality: dict[str, dict[str, int]]
   teachers: dict[str, int]
@@ -54,13 +54,14 @@ class Annotations:
     with open_store(folder) as store:
       return _collect(store, folder)
 
-  def preference(
-    self, user: int, *, before: int
-  ) -> tuple[int, tuple[str, ...]]:
-    """Returns the latest end of a history before a target, and its texts."""
+  def preference(self, user: int, *, before: int) -> tuple[int, dict[str, str]]:
+    """Returns the latest end of a history before a target, and its texts.
+
+    That is the target's own history, if the teacher was asked for its split.
+    """
     by_end = self.preferences.get(user, {})
     end = max((end for end in by_end if end <= before), default=0)
-    return end, by_end.get(end, ())
+    return end, by_end.get(end, {})
 
   def intention(self, user: int, position: int, view: str) -> str | None:
     """Returns the text of one view of a target's review, if there is one."""
@@ -127,8 +128,9 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
     if not usable:
       continue
     if kind == "preference":
-      texts = tuple(usable[name] for name in PREFERENCES if name in usable)
-      preferences[user][position] = texts
+      preferences[user][position] = {
+        name: usable[name] for name in PREFERENCES if name in usable
+      }
     else:
       intentions[user, position] = usable
   return Annotations(

@@ -88,9 +88,14 @@ def draw_samples(
     ]
 
   questions = plan(folder)
+  added: set[tuple[int, int]] = set()
   for question in questions.preferences:
-    _, texts = annotations.preference(question.user, before=question.position)
-    add(question, "; ".join(question.titles), texts)
+    user = question.user
+    end, texts = annotations.preference(user, before=question.position)
+    # An older store has one answer for all splits.
+    if (user, end) not in added:
+      added.add((user, end))
+      add(question, "; ".join(question.titles), texts.values())
   for question in questions.intentions:
     views = annotations.intentions.get((question.user, question.position), {})
     add(question, question.review, views.values())
