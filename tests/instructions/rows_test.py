@@ -236,7 +236,7 @@ def test_negatives_do_not_tell_what_is_held_out(material, rows):
   found, expected = 0, 0.0
   for row in rows["train"]:
     template = FORMS[row.form].template
-    if template.task_form != TaskForm.RERANKING:
+    if template.task_form != TaskForm.RERANKING or row.user < 0:
       continue
     known = set(material.known_items["train"].user(row.user).tolist())
     held_out = set(material.sequences.user(row.user)[-2:].tolist()) - known
