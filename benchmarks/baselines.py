@@ -173,7 +173,11 @@ def _batches(args, folder, negatives: int | None) -> Iterator[list]:
   size = max(1, _CANDIDATES_AT_ONCE // width)
   for start in range(0, len(rows), size):
     requests = held_out.without_text(
-      folder, kept, split=args.split, rows=rows[start : start + size]
+      folder,
+      kept,
+      name="sequential",
+      split=args.split,
+      rows=rows[start : start + size],
     )
     if negatives is None:
       requests = held_out.with_catalogue(

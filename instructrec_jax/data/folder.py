@@ -231,9 +231,8 @@ class DatasetFolder:
     last is not known. `manifest["ties"]["order"]` says what settled it; folders
     without that key kept the order of the file.
     """
-    return tied_share(
-      getattr(self.splits, split), self.sequences, self.timestamps
-    )
+    targets = getattr(self.splits, split)
+    return tied_share(targets, self.sequences, self.timestamps)
 
   @functools.cached_property
   def title_groups(self) -> Int64[np.ndarray, " items"]:
@@ -268,6 +267,7 @@ class DatasetFolder:
         f"{self.path / name}: no such candidates; the folder has "
         f"{', '.join(self.manifest['candidates']) or 'none'}."
       )
+    self.check_candidates(pathlib.Path(name).stem)
     key = "item" if kind == "items" else "user"
     columns = {key: int, "candidates": [int], "target": int}
     frame = self._read(name, columns)
@@ -286,6 +286,22 @@ class DatasetFolder:
       candidates=rows.reshape(frame.height, 1 + negatives),
       target=frame["target"].to_numpy(),
     )
+
+  def check_candidates(self, *names: str) -> None:
+    """Raises InputError unless lists are those that `prepare` wrote.
+
+    Args:
+      *names: of files without their suffix; all of `prepare`'s if empty.
+    """
+    written = self.manifest["candidates"]
+    for name in names or written:
+      path = self.path / CANDIDATES / f"{name}.parquet"
+      if name not in written:
+        continue
+      if not path.exists():
+        raise InputError(f"{path}: no such candidates: {_REMEDY}.")
+      if storage.sha256_of(path) != written[name]:
+        self._refuse(str(path.relative_to(self.path)), "candidates")
 
   def _sequences(self, frame: pl.DataFrame) -> Sequences:
     users, items = frame["user"], frame["item"]
@@ -306,7 +322,7 @@ class DatasetFolder:
 
   def _refuse(self, name: str, what: str) -> NoReturn:
     raise InputError(
-      f"{self.path / name}: {what} that are not those of {STATISTICS_FILE}: it "
+      f"{self.path / name}: {what} that are not those that were written: it "
       f"is damaged, or another folder's; {_REMEDY}."
     )
 

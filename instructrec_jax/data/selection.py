@@ -188,7 +188,7 @@ def select(
       and `of_new_users_or_items`.
 
   Raises:
-    InputError: nothing is left.
+    InputError: nothing is left, or one item.
   """
   users, items = ordered.users, ordered.items
   first = np.flatnonzero(phases == 0)
@@ -209,6 +209,11 @@ def select(
   stays[core] = True
   _, numbers = np.unique(users[stays], return_inverse=True)
   catalogue, item_numbers = np.unique(items[stays], return_inverse=True)
+  if len(catalogue) < 2:
+    raise InputError(
+      f"all {len(numbers):,} interactions left are with one item: there is "
+      "nothing to rank it among. Is --item-column the right one?"
+    )
   # Where each user's phase 0 ends.
   later = np.bincount(numbers, phases[stays] > 0).astype(np.int64)
   ends = np.cumsum(np.bincount(numbers)) - later

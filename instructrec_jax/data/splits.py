@@ -153,15 +153,15 @@ class Splits:
     return owned.first(owned.lengths - sequences.lengths + lengths)
 
 
-def tied_share(
+def tied_times(
   targets: Targets,
   sequences: Sequences,
   timestamps: Int[np.ndarray, " interactions"],
-) -> float:
-  """Returns the share of targets whose place in time is not known.
+) -> Bool[np.ndarray, " targets"]:
+  """Returns which targets have the time of the user's item before or after.
 
-  These have the time of the user's item before or after them. Without targets
-  the share is 0.
+  Where times are dates, the order of such items is not known, and neither is
+  which of them was the last.
 
   Args:
     targets: of `sequences`.
@@ -172,7 +172,17 @@ def tied_share(
   equal = (np.diff(timestamps) == 0) & (np.diff(users) == 0)
   tied = np.append(equal, False) | np.append(False, equal)
   places = sequences.offsets[targets.users] + targets.positions
-  return float(tied[places].mean()) if len(places) else 0.0
+  return tied[places]
+
+
+def tied_share(
+  targets: Targets,
+  sequences: Sequences,
+  timestamps: Int[np.ndarray, " interactions"],
+) -> float:
+  """Returns the share of `tied_times`; without targets it is 0."""
+  tied = tied_times(targets, sequences, timestamps)
+  return float(tied.mean()) if len(tied) else 0.0
 
 
 def leave_one_out(sequences: Sequences) -> Splits:

@@ -1,5 +1,7 @@
 """Tests for instructrec_jax/data/folder.py."""
 
+import shutil
+
 import numpy as np
 import polars as pl
 import pytest
@@ -144,3 +146,15 @@ def test_a_damaged_table_is_told(folder, tmp_path):
     _ = damaged.items
   with pytest.raises(InputError, match=r"interactions.parquet: no such file"):
     _ = damaged.sequences
+
+
+def test_a_flipped_byte_in_candidates_is_told(folder, tmp_path):
+  path = shutil.copytree(folder.path, tmp_path / "copy")
+  damaged = path / "candidates" / "test_9.parquet"
+  data = bytearray(damaged.read_bytes())
+  data[len(data) // 2] ^= 0x41
+  damaged.write_bytes(data)
+  copy = DatasetFolder.open(path)
+  for read in (copy.check_candidates, lambda: copy.candidates("test", 9)):
+    with pytest.raises(InputError, match="test_9.parquet: candidates that are"):
+      read()

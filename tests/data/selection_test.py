@@ -4,10 +4,12 @@ import collections
 
 import numpy as np
 import polars as pl
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from instructrec_jax.data import selection
+from instructrec_jax.errors import InputError
 
 PAIRS = st.lists(
   st.tuples(st.integers(0, 7), st.integers(0, 7)), unique=True, max_size=50
@@ -95,3 +97,13 @@ def test_equal_times_are_in_every_order_alike():
     assert 110 < sum(item == 3 for _, item, _ in first) < 190
   # And another seed has another order.
   assert 110 < sum(a == b for a, b in zip(*firsts, strict=True)) < 190
+
+
+def test_one_item_is_nothing_to_rank():
+  ordered = selection.Ordered(
+    rows=np.arange(3), users=np.arange(3), items=np.full(3, 4)
+  )
+  with pytest.raises(InputError, match="with one item"):
+    selection.select(
+      ordered, min_count=0, phases=np.zeros(3, np.int64), counts={}
+    )

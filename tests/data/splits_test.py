@@ -9,11 +9,13 @@ from instructrec_jax.data.prepare import prepare
 from instructrec_jax.data.splits import (
   SPLITS,
   Sequences,
+  Targets,
   global_time,
   leave_one_out,
   refuse_positions,
   split_items,
   tied_share,
+  tied_times,
   title_groups,
 )
 from instructrec_jax.errors import InputError
@@ -57,6 +59,29 @@ def test_targets_are_the_items_at_their_positions(lengths):
     assert targets.items(sequences).tolist() == [
       sequences.user(user)[position] for user, position in pairs(targets)
     ]
+
+
+@given(
+  st.lists(
+    st.lists(st.integers(0, 3), min_size=1, max_size=5).map(sorted),
+    min_size=1,
+    max_size=5,
+  )
+)
+def test_a_target_is_tied_where_a_purchase_beside_it_has_its_time(times):
+  sequences = Sequences(
+    np.zeros(sum(map(len, times)), np.int32),
+    np.cumsum([0, *map(len, times)]),
+  )
+  places = [
+    (user, position)
+    for user, of_user in enumerate(times)
+    for position in range(len(of_user))
+  ]
+  users, positions = np.array(places, np.int32).T
+  tied = tied_times(Targets(users, positions), sequences, np.concatenate(times))
+  for (user, position), found in zip(places, tied, strict=True):
+    assert found == (times[user].count(times[user][position]) > 1)
 
 
 def test_a_target_at_the_time_of_a_neighbour_is_tied():

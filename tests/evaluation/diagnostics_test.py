@@ -18,6 +18,7 @@ from instructrec_jax.evaluation.diagnostics import (
   head,
   popularity,
   position_bias,
+  same_query,
 )
 from instructrec_jax.records import RankingRequest
 
@@ -201,3 +202,15 @@ def test_nothing_to_compare_is_no_bias():
   for hits, where in ((np.full(3, 0.1), slots), (np.eye(3)[0], slots * 0)):
     bias = position_bias(hits, where, 3)
     assert (bias.spread, bias.chi_square, bias.p) == (0, 0, 1)
+
+
+def test_a_negative_of_the_same_query_by_hand():
+  asked = same_query(
+    ["Rope", "Rope", "Kayak", "", "dry feet", "dry feet", "warm feet"],
+    [0, 1, 2, 3, 4, 5, 6],
+    # Another rope, none, an item of no query, of nothing, of another request,
+    # of none, of one that asks otherwise.
+    [[1, 2], [2, 3], [3], [0], [5], [6], [4]],
+    item_queries=["Rope", "Rope", "Kayak", "", "", "", ""],
+  )
+  assert asked.tolist() == [True, False, False, False, True, False, False]
