@@ -102,8 +102,8 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
   A preference is asked for once a user and split: of validation and test from
   all that came before the target, of training from all before the last
   annotated one, which it is for. So each sees the whole history of the target
-  that it serves, and none sees a target. An intention sees the review of its own
-  target, and nothing else.
+  that it serves, and none sees a target. An intention sees the review of its
+  own target, and nothing else.
 
   Raises:
     InputError: `training_targets` is no number of targets.
