@@ -135,7 +135,8 @@ def run(options: Options) -> tuple[Any, str]:
     )
   if quality.read_sheet:
     rows = review.read_sheet(quality.read_sheet)
-    return rows, review.format_table(rows)
+    text = review.format_table(rows) if rows else "no answer is filled in yet"
+    return rows, text
   if quality.gate and not quality.judge:
     raise InputError("--gate goes with --judge, whose verdicts it applies.")
   if quality.show:

@@ -79,7 +79,9 @@ class Arg:
 def _existing_file(path: Path) -> str:
   if path.is_dir():
     return "it is a folder, where a file is needed"
-  return "" if path.exists() else "no such file"
+  if path.is_file():
+    return ""
+  return "it is a pipe or a device" if path.exists() else "no such file"
 
 
 def _requests_file(path: Path) -> str:
@@ -160,6 +162,12 @@ def _known(what: str, names: Sequence[str]) -> Callable[[str], str]:
   return check
 
 
+def _ranker_or_run(name: str) -> str:
+  if Path(name).suffix in (".run", ".trec", ".txt", ".parquet"):
+    return _existing_file(Path(name))
+  return _known("ranker", RANKERS)(name)
+
+
 def _size(name: str) -> str:
   sizes = model_sizes()
   return "" if name in sizes else f"one of {', '.join(sizes)} is known"
@@ -173,9 +181,10 @@ def _template_file(source: str) -> str:
 
 # As `evaluation.rankers.RANKERS`, which takes time to import.
 RANKERS = (
-  *("all", "random", "popularity", "bm25", "tfidf", "cooccurrence", "sasrec"),
-  *("bert4rec", "dssm", "tem", "two_tower", "zero_shot", "chat", "model"),
-  *("catalogue", "labels", "planted"),
+  *("all", "random", "popularity", "bm25", "tfidf", "bm25_categories"),
+  *("tfidf_categories", "cooccurrence", "sasrec", "bert4rec", "dssm", "tem"),
+  *("two_tower", "zero_shot", "chat", "model", "catalogue", "labels"),
+  "planted",
 )
 
 # Options that several commands share.
@@ -196,6 +205,7 @@ Names = Annotated[
   ),
 ]
 Rankers = Annotated[Names, Arg(check=_known("ranker", RANKERS))]
+RankersOrRuns = Annotated[Names, Arg(check=_ranker_or_run)]
 Dataset = Annotated[
   Folder,
   Arg(

@@ -99,6 +99,11 @@ def find_requests(
       differ from the folder's candidates.
   """
   path = _requests_path(scenario, folder, split)
+  if not path.exists() and _was_written(path, folder):
+    raise InputError(
+      f"{path}: no such file, though `instructrec build` wrote it: restore it, "
+      "or build the folder again (--force)."
+    )
   if not path.exists() and (need_text or not scenario.needs_no_text):
     raise InputError(
       f"{path}: no such file; `instructrec build --dataset {folder.path}` "
@@ -127,9 +132,11 @@ def find_requests(
     path = lists.candidates_path(scenario, folder=folder, split=split)
 
     def read() -> Iterator[RankingRequest]:
-      return lists.without_text(folder, stored, split=split, rows=rows)
+      return lists.without_text(
+        folder, stored, name=scenario.name, split=split, rows=rows
+      )
 
-  return _source(scenario, folder, path, len(rows), template, read)
+  return _source(scenario, folder, split, path, len(rows), template, read)
 
 
 def default_limit(scenario: Scenario) -> int | None:
@@ -208,12 +215,13 @@ class TemplateForms:
       )[1]
 
     count = min(total, limit or total)
-    return _source(scenario, self._folder, path, count, form.name, read)
+    return _source(scenario, self._folder, split, path, count, form.name, read)
 
 
 def _source(
   scenario: Scenario,
   folder: DatasetFolder,
+  split: str,
   path: pathlib.Path,
   count: int,
   template: str | None,
@@ -228,8 +236,18 @@ def _source(
     count,
     len(folder.items),
     template,
-    lambda: lists.with_catalogue(read(), folder, display_titles(folder.items)),
+    lambda: lists.with_catalogue(
+      read(), folder, display_titles(folder.items), split=split
+    ),
   )
+
+
+def _was_written(path: pathlib.Path, folder: DatasetFolder) -> bool:
+  manifest = folder.path / INSTRUCTIONS_FILE
+  if not manifest.exists():
+    return False
+  written = storage.read_json(manifest, BUILT)["requests"].get(path.stem)
+  return isinstance(written, dict)
 
 
 def _requests_path(

@@ -6,6 +6,7 @@ that nothing here needs TensorFlow.
 
 import contextlib
 import dataclasses
+import difflib
 import itertools
 import pathlib
 import shutil
@@ -197,6 +198,7 @@ def _build(
         "spiece.model (it comes with google/flan-t5-xl on Hugging Face), or "
         "--train-vocab SIZE to train a small one on these instructions."
       )
+  folder.check_candidates()
   templates = options.load_templates()
   families = _chosen_families(templates, options.families)
   annotations = Annotations.load(folder)
@@ -289,9 +291,11 @@ def _chosen_families(
   families = group_families(templates)
   for name in names:
     if name not in families:
+      close = difflib.get_close_matches(name, families) or families
       raise InputError(
         f"no template is of the family {name!r}; there are "
-        f"{', '.join(families)}."
+        f"{', '.join(list(close)[:5])} and others: `instructrec templates` "
+        "lists them."
       )
   return {n: f for n, f in families.items() if not names or n in names}
 

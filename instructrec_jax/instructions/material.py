@@ -88,7 +88,8 @@ class Material:
   Attributes:
     titles: of the items, as `render.display_titles` gives them.
     sequences: the users' items that histories are taken from.
-    owned: all of the users' items, which are never their negatives.
+    known_items: by split, the users' items that are not their negatives; see
+      `Splits.known_items`.
     cold_items: "paper" keeps the items of product search's validation and
       test splits in other tasks' training texts; "strict" removes them from
       all training texts.
@@ -104,7 +105,7 @@ class Material:
     """Reads the folder's tables."""
     self.titles = display_titles(folder.items)
     self.sequences = folder.sequences
-    self.owned = folder.owned
+    self.known_items = {split: folder.known_items(split) for split in SPLITS}
     self.cold_items = cold_items
     self._targets: dict[str, Targets] = {
       "train": folder.splits.training,
@@ -219,7 +220,7 @@ class Material:
       users = np.zeros(len(users), np.int32)
     if not self._hides(split):
       return draw_candidates(
-        owned=_NOBODY if is_anybody else self.owned,
+        owned=_NOBODY if is_anybody else self.known_items[split],
         title_groups=self._title_groups,
         users=users,
         targets=items,
@@ -266,13 +267,12 @@ class Material:
     """The warm items, and the users' own ones as indices into these."""
     pool = np.flatnonzero(self._warm).astype(np.int32)
     index = np.cumsum(self._warm, dtype=np.int32) - 1
-    keep = self._warm[self.owned.items]
-    users = np.repeat(
-      np.arange(len(self.owned), dtype=np.int32), self.owned.lengths
-    )
+    known = self.known_items["train"]
+    keep = self._warm[known.items]
+    users = np.repeat(np.arange(len(known), dtype=np.int32), known.lengths)
     owned = Sequences.from_columns(
       users=users[keep],
-      items=index[self.owned.items[keep]],
-      num_users=len(self.owned),
+      items=index[known.items[keep]],
+      num_users=len(known),
     )
     return pool, owned

@@ -58,6 +58,20 @@ class Scenario:
     return self.family.endswith("_t3")
 
   @property
+  def shows(self) -> tuple[str, ...]:
+    """What instructions show: of "history", "query" and "preference"."""
+    *aspects, _ = self.family.split("_")
+    # Without an intention, a preference is what is asked for (paper, Table 1).
+    asks = "i0" not in aspects
+    is_query = asks and not {"i1", "i2"} & {*aspects}
+    shown = {
+      "history": "p1" in aspects,
+      "query": asks,
+      "preference": "p2" in aspects and not is_query,
+    }
+    return tuple(name for name, is_shown in shown.items() if is_shown)
+
+  @property
   def history_alone(self) -> bool:
     """Whether instructions show the purchase history alone."""
     return self.family.startswith("p1_i0_")

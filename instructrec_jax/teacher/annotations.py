@@ -6,6 +6,7 @@ Nothing is ever replaced by filler: a text that fails a check is missing.
 import collections
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -47,7 +48,8 @@ class Annotations:
   @classmethod
   def load(cls, folder: DatasetFolder) -> "Annotations":
     """Reads a folder's store; of two usable answers the later one counts."""
-    if not (folder.path / ANNOTATIONS_FILE).exists():
+    # A link to nothing is no lack of annotations, but a loss of them.
+    if not os.path.lexists(folder.path / ANNOTATIONS_FILE):
       return cls.none()
     with open_store(folder) as store:
       return _collect(store, folder)
@@ -79,7 +81,7 @@ def open_store(
     InputError: the store is damaged, or belongs to another dataset.
   """
   path = folder.path / name
-  if to_read and not path.exists():
+  if to_read and not os.path.lexists(path):
     path = MEMORY
   return Store(path, dataset=sha256_of(folder.path / MANIFEST_FILE))
 

@@ -100,7 +100,13 @@ def test_a_row_knows_nothing_later_than_its_target(material, rows, split):
     sequence = material.sequences.user(row.user).tolist()
     position = sequence.index(row.item)
     assert split != "train" or position < len(sequence) - 2
-    assert not _things(text) & set(sequence[position + 1 :])
+    # But for negatives: only what is known in the split's phase is left out.
+    known = material.known_items[split].user(row.user).tolist()
+    later = set(sequence[position + 1 :])
+    assert not _things(text) & later & set(known)
+    form = FORMS[row.form]
+    if form.template.task_form not in rows_lib.NEGATIVES:
+      assert not _things(text) & later
     for user, place in re.findall(r"wish-(\d+)-(\d+)", text):
       assert (int(user), int(place)) == (row.user, position)
     for user, end in re.findall(r"taste-(\d+)-(\d+)", text):
@@ -209,7 +215,7 @@ def test_candidates_are_the_target_and_foreign_items(material, rows):
       continue
     own = {row.item}
     if row.user >= 0:
-      own |= set(material.owned.user(row.user).tolist())
+      own |= set(material.known_items["train"].user(row.user).tolist())
     foreign = _things(row.inputs) - own
     negatives = rows_lib.NEGATIVES[template.task_form]
     assert len(foreign) == negatives
@@ -225,12 +231,28 @@ def test_candidates_are_the_target_and_foreign_items(material, rows):
   assert np.abs(counts - tenth).max() < 5 * np.sqrt(0.9 * tenth)
 
 
+def test_negatives_do_not_tell_what_is_held_out(material, rows):
+  """Of a training row, what the user bought later is as likely as the rest."""
+  found, expected = 0, 0.0
+  for row in rows["train"]:
+    template = FORMS[row.form].template
+    if template.task_form != TaskForm.RERANKING or row.user < 0:
+      continue
+    known = set(material.known_items["train"].user(row.user).tolist())
+    held_out = set(material.sequences.user(row.user)[-2:].tolist()) - known
+    negatives = _things(row.inputs) - known
+    assert len(negatives) == 9
+    found += len(negatives & held_out)
+    expected += 9 * len(held_out) / (len(material.titles) - len(known))
+  assert abs(found - expected) < 5 * np.sqrt(expected)
+
+
 def test_pointwise_asks_for_the_target_or_a_foreign_item(material, rows):
   answers = []
   for row in rows["train"]:
     if FORMS[row.form].template.task_form != TaskForm.POINTWISE:
       continue
-    own = set(material.owned.user(row.user).tolist())
+    own = set(material.known_items["train"].user(row.user).tolist())
     foreign = _things(row.inputs) - own
     assert len(foreign) == (row.targets == "No")
     assert (row.item in _things(row.inputs)) == (row.targets == "Yes")
