@@ -131,6 +131,8 @@ def _text(found: "Recommendation", *, top: int) -> str:
     f"{composed.form.template.name}  {composed.label}  {operations}",
     composed.instruction,
   ]
+  if composed.denied:
+    lines.append(f"(not wanted: {', '.join(composed.denied)})")
   if composed.replaced:
     lines.append(f"(replaced or left out: {composed.replaced!r})")
   if composed.items_dropped:

@@ -97,6 +97,7 @@ def summary(manifest: dict[str, Any]) -> str:
     f"{cuts['answers_with_dropped_items']:,} of {cuts['answers']:,} answers "
     f"lost their oldest history ({cuts['answer_items_dropped']:,} items), "
     f"{cuts['answers_with_dropped_words']:,} their last words; "
-    f"{cuts['answers_over_budget']:,} titles are longer than an answer may be"
+    f"{cuts['answers_over_budget']:,} were left out, as a title alone is "
+    "longer than an answer may be"
   )
   return "\n".join(lines)

@@ -45,6 +45,9 @@ class Options:
   limit: opt.CountOrZero = 300
   """requests of each scenario, drawn at random; 0 for all, but for 200 of the
   whole catalogue"""
+  built_templates: bool = False
+  """word each scenario as it was built, not as is best on validation, which
+  ranks with every template"""
   rankers: opt.Rankers = ()
   """rankers, comma-separated (default: all that are available)"""
   vocab: opt.InputFile | None = None
@@ -91,11 +94,13 @@ def run(options: Options) -> tuple[Any, str]:
   caps = tuple(field.name for field in dataclasses.fields(Caps))
   asked = opt.words(options.chat, *caps)
   apart = ("recipe", "limit", "vocab", "chat", "force", "json")
+  apart += ("built_templates",)
   manifest = reproduce(
     Settings(
       **opt.arguments(options, *apart),
       recipe=recipe,
       limit=options.limit or None,
+      select_templates=not options.built_templates,
       chat=asked if options.chat.chat_model else (),
       chat_caps=opt.words(
         _caps(options), "chat_model", "chat_base_url", "chat_limit"

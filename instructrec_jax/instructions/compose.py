@@ -19,6 +19,7 @@ from instructrec_jax.instructions.templates import Form, Template
 from instructrec_jax.instructions.utterance import (
   AUTO,
   Reading,
+  denied_words,
   printable,
   readings,
   understand,
@@ -49,6 +50,7 @@ class Composed:
     query: the query that it quotes, "" if none.
     candidates: the distinct titles to choose from, as instructions show them.
     slots: the texts of the form's slots, with the whole history.
+    denied: words that the user said it must not be, in lower case.
   """
 
   form: Form
@@ -60,6 +62,7 @@ class Composed:
   query: str
   candidates: tuple[str, ...]
   slots: Slots
+  denied: tuple[str, ...] = ()
 
 
 def compose(
@@ -162,6 +165,7 @@ def compose(
       query=slots.query,
       candidates=tuple(offered),
       slots=slots,
+      denied=denied_words(words, preference, context),
     )
   if too_long:
     raise InputError(

@@ -31,7 +31,7 @@ _LITTLE = frozenset(
 )
 _LOWER, _TYPO = 0.4, 0.03
 # Of wordings, those that deny a word and those that have one.
-_DENIES, _HAS_WORD = 0.35, 0.06
+_DENIES, _HAS_WORD = 0.2, 0.12
 # How much likelier one is not to want a word for each purchase that had it.
 _AGAIN = 2
 # Of searches that could be worded, those that stay lists of categories.

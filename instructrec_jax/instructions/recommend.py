@@ -5,6 +5,7 @@ same function.
 """
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -23,11 +24,19 @@ from instructrec_jax.text.vocabulary import UNK_ID, Vocabulary
 
 # Titles scored per step of the progress bar.
 _CHUNK = 512
+# "Not orange" is said so much more often by those who want nothing orange: a
+# small model reads the word, but not the not.
+_ODDS_OF_DENIAL = 1000.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Ranked:
-  """A candidate's title, as instructions show it, and the model's scores."""
+  """A candidate's title, as instructions show it, and the model's scores.
+
+  Attributes:
+    log_likelihood: of the title as the answer and, if the user denied one of
+      its words, of that denial by somebody who wants it: 1 in 1,000.
+  """
 
   title: str
   log_likelihood: float
@@ -128,7 +137,9 @@ def recommend(
   for start in progress(starts, "rank", leave=False):
     request = ranking_request(composed, titles[start : start + _CHUNK])
     scores += ranker.score([request])[0].tolist()
-  return Recommendation(composed, ranked(titles, scores))
+  return Recommendation(
+    composed, ranked(titles, scores, denied=composed.denied)
+  )
 
 
 def ranking_request(
@@ -143,11 +154,23 @@ def ranking_request(
   )
 
 
+def denies(title: str, denied: Sequence[str]) -> bool:
+  """Whether a title has one of the words that a user denied."""
+  words = {w.removesuffix("s") for w in re.findall(r"\w+", title.casefold())}
+  return any(word.removesuffix("s") in words for word in denied)
+
+
 def ranked(
-  titles: Sequence[str], log_likelihoods: Sequence[float] | np.ndarray
+  titles: Sequence[str],
+  log_likelihoods: Sequence[float] | np.ndarray,
+  *,
+  denied: Sequence[str] = (),
 ) -> tuple[Ranked, ...]:
-  """Returns titles sorted by score, best first."""
+  """Returns titles sorted by score, best first; see `Ranked`."""
   scores = np.array(log_likelihoods, np.float64)
+  scores -= [
+    np.log(_ODDS_OF_DENIAL) * denies(title, denied) for title in titles
+  ]
   odds = np.exp(scores - scores.max()) if len(scores) else scores
   shares = odds / odds.sum()
   ranking = sorted(

@@ -16,6 +16,7 @@ MAX_TITLE_WORDS = 40
 SEPARATOR = "; "
 # The longest history that an answer lists.
 MAX_HISTORY = 20
+_NEXT = "Bought next: "
 YES = "Yes"
 NO = "No"
 
@@ -164,7 +165,7 @@ def response(
     case Response.QUERY_AND_ITEM:
       return f"The search: {_closed(query)} The product: {target}"
     case Response.HISTORY_AND_ITEM:
-      return f"Bought before: {_closed(history)} Bought next: {target}"
+      return f"Bought before: {_closed(history)} {_NEXT}{target}"
     case Response.REASONED_ITEM:
       # The paper's section 2.2.2: preferences, then the recommendation.
       return (
@@ -197,18 +198,25 @@ def fitted_response(
   told = ("preference" if kind.holds_preference else "query") * (
     kind.holds_preference or kind.holds_query
   )
+  # A history is the answer, but for one before an item, which may go whole.
+  least = 0 if kind == Response.HISTORY_AND_ITEM else 1
+  most = max(len(history) - least, 0) * kind.holds_history
   dropped = words = 0
   while True:
     shown = dataclasses.replace(slots, history=history[dropped:])
     if told and words:
       kept = " ".join(texts[told][:-words])
       shown = dataclasses.replace(shown, **{told: kept})
-    text = response(form, shown, target=target, positive=positive)
+    text = (
+      f"{_NEXT}{target}"
+      if history and dropped == len(history)
+      else response(form, shown, target=target, positive=positive)
+    )
     over = 0 if budget is None else count_tokens(text) + 1 - budget
     if over <= 0:
       return FittedResponse(text, dropped, words)
-    if kind.holds_history and dropped < len(history) - 1:
-      while over > 0 and dropped < len(history) - 1:
+    if dropped < most:
+      while over > 0 and dropped < most:
         over -= count_tokens(history[dropped] + SEPARATOR)
         dropped += 1
     elif told and words < len(texts[told]) - 1:

@@ -65,7 +65,7 @@ class Cuts:
   answer_items_dropped: int = 0
   # A preference or query lost its last words.
   answers_with_dropped_words: int = 0
-  # Too long with nothing left to drop: a title alone.
+  # Too long with nothing left to drop, a title alone: there is no such row.
   answers_over_budget: int = 0
 
 
@@ -93,7 +93,7 @@ class Renderer:
   def answer(
     self, form: Form, slots: Slots, *, target: str, positive: bool = True
   ) -> str:
-    """Returns a desired answer, truncated to its budget as `fit` can."""
+    """Returns a desired answer, truncated to the budget; "" if it cannot be."""
     fitted = fitted_response(
       form,
       slots,
@@ -102,11 +102,13 @@ class Renderer:
       count_tokens=self.count_tokens,
       budget=self.answer_budget,
     )
+    if not fitted.fits:
+      self.cuts.answers_over_budget += 1
+      return ""
     self.cuts.answers += 1
     self.cuts.answers_with_dropped_items += fitted.items_dropped > 0
     self.cuts.answer_items_dropped += fitted.items_dropped
     self.cuts.answers_with_dropped_words += fitted.words_dropped > 0
-    self.cuts.answers_over_budget += not fitted.fits
     return fitted.text
 
 
@@ -148,7 +150,9 @@ def instruction_rows(
   without any they are drawn. Those of searches without a user are
   `item_candidates`, whose keys are then the split's items.
 
-  With `paraphrases`, queries of training are worded as a crowd would type them.
+  An answer that does not fit its budget, as its title alone is too long, has no
+  row. With `paraphrases`, queries of training are worded as a crowd would type
+  them.
   """
   is_training = facts.split == "train"
   of_items = {n: forms for n, forms in families.items() if is_of_items(forms)}
@@ -267,15 +271,13 @@ def _rows(
         )
         slots = dataclasses.replace(slots, query=query)
       cuts = dataclasses.replace(renderer.cuts)
-      row = Row(
-        form=form.name,
-        inputs=renderer.text(form, slots),
-        targets=renderer.answer(
-          form, slots, target=material.titles[item], positive=positive
-        ),
-        user=user,
-        item=item,
+      targets = renderer.answer(
+        form, slots, target=material.titles[item], positive=positive
       )
+      if not targets:
+        continue
+      inputs = renderer.text(form, slots)
+      row = Row(form.name, inputs, targets, user, item)
       known = hash((row.form, row.inputs, row.targets))
       if seen is not None and known in seen:
         renderer.cuts = cuts

@@ -44,6 +44,24 @@ _CLAUSE = re.compile(
   re.IGNORECASE,
 )
 _LONGEST_LABEL = 6
+# What is denied comes after one of these, and after an article.
+_DENIAL = re.compile(
+  r"(?:\b(?:(?:don't|do not|doesn't|does not|didn't|did not|never) "
+  r"(?:want|like|need|enjoy|wear|use)s?|not|no|nothing|without|except(?: for)?|"
+  r"other than|anything but|hates?|dislikes?|avoids?) "
+  r"(?:(?:in|a|an|any|the|one|of|from|with|into|more|another|those|your) )*|"
+  r"(?<!\S)-(?=[a-z]))([\w'-]+(?: (?:or|nor) [\w'-]+)*)",
+  re.IGNORECASE,
+)
+# "Not sure", "not only", "no more than": nothing is denied.
+_NO_DENIAL = frozenset(
+  "sure too very only just so that this it them much many want wants like need "
+  "know have has had be been being am is are was really yet less than "
+  "necessarily mind care i my me you he she they we to for at on as if because "
+  "matter longer idea problem hurry later sooner even quite all always ever "
+  "exactly looking interested fussy picky certain afraid able enough else good "
+  "great new old best bad".split()
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -95,6 +113,23 @@ def kind_of(sentence: str) -> Query:
   if is_short and not _CLAUSE.search(plain):
     return Query.SPECIFIC
   return Query.VAGUE
+
+
+def denied_words(*texts: str) -> tuple[str, ...]:
+  """Returns what a user says it must not be, in lower case.
+
+  "A tent, not orange", "no orange or green", "I don't want an orange one",
+  "anything but orange", "-orange". English only.
+  """
+  found: dict[str, None] = {}
+  for text in texts:
+    for match in _DENIAL.finditer(text.replace("’", "'")):
+      if match[0].istitle() and " " in match[0]:
+        # A name: No Doubt.
+        continue
+      words = re.split(" (?:or|nor) ", match[1].lower())
+      found |= dict.fromkeys(w for w in words if w not in _NO_DENIAL)
+  return tuple(found)
 
 
 def understand(

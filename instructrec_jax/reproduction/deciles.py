@@ -3,7 +3,7 @@
 The requests are those of Table 6, with the same candidates.
 
   python -m instructrec_jax.reproduction.deciles --dataset data/games \\
-    --model runs/games --out deciles.json
+    --results results/games/results/table_6 --out deciles.json
 """
 
 import argparse
@@ -13,32 +13,29 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
+import polars as pl
 
-from instructrec_jax import storage
+from instructrec_jax import parquet, storage
 from instructrec_jax.baselines.popularity import training_counts
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.diagnostics import by_popularity
-from instructrec_jax.evaluation.metrics import ranking_metrics
-from instructrec_jax.evaluation.rankers import (
-  applies,
-  find_rankers,
-  load_ranker,
-)
 from instructrec_jax.evaluation.requests import find_requests
+from instructrec_jax.evaluation.scores import FOLDER
 from instructrec_jax.reproduction.experiments import SEQUENTIAL
+
+_COLUMNS = {"request_id": str, "ranker": str, "above": int, "tied": int}
 
 
 def deciles(
-  dataset: pathlib.Path,
-  *,
-  model: pathlib.Path,
-  rankers: Sequence[str],
-  limit: int | None,
-  seed: int,
+  dataset: pathlib.Path, *, results: pathlib.Path, seed: int
 ) -> list[dict[str, Any]]:
-  """Ranks the requests; the arguments are those of `evaluate`.
+  """Reads what `evaluate` has kept of each request.
+
+  Args:
+    dataset: the folder that was evaluated.
+    results: what `evaluate --out` wrote.
+    seed: of the bootstrap.
 
   Returns:
     An entry a ranker, with its means "by_decile" of the catalogue, 0 the least
@@ -46,31 +43,34 @@ def deciles(
   """
   folder = DatasetFolder.open(dataset)
   source = find_requests(
-    SEQUENTIAL,
-    folder=folder,
-    split="test",
-    need_text=True,
-    limit=limit,
-    seed=seed,
+    SEQUENTIAL, folder=folder, split="test", need_text=True
   )
-  requests = list(source.read())
-  targets = [request.target or 0 for request in requests]
-  items = np.array(
-    [r.candidate_items[t] for r, t in zip(requests, targets, strict=True)]
+  bought = {
+    request.request_id: request.candidate_items[request.target or 0]
+    for request in source.read()
+  }
+  labels = storage.read_json(results / "results.json", {"labels": dict})
+  scores = parquet.read(
+    results / FOLDER / f"{SEQUENTIAL.name}.parquet",
+    _COLUMNS,
+    remedy="evaluate again",
+  )
+  # Equal scores count as their expected value over random orders.
+  hit = pl.when(pl.col("above") == 0).then(1 / pl.col("tied")).otherwise(0.0)
+  scores = scores.with_columns(
+    hit=hit, item=pl.col("request_id").replace_strict(bought)
   )
   counts = training_counts(folder)
   entries = []
-  for name in find_rankers(rankers, folder=folder, model=model):
-    if not applies(name, SEQUENTIAL):
-      continue
-    ranker = load_ranker(name, folder=folder, model=model)
-    hits = ranking_metrics(ranker.score(requests), targets)["hr@1"]
-    means = by_popularity(hits, items, counts, seed=seed)
+  for (name,), own in scores.group_by("ranker", maintain_order=True):
+    means = by_popularity(
+      own["hit"].to_numpy(), own["item"].to_numpy(), counts, seed=seed
+    )
     entries.append(
       {
         "scenario": SEQUENTIAL.name,
         "ranker": name,
-        "label": ranker.name,
+        "label": labels["labels"].get(name, name),
         "by_decile": [dataclasses.asdict(mean) for mean in means],
       }
     )
@@ -81,9 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   """Writes a JSON file; returns the exit status."""
   parser = argparse.ArgumentParser(description=__doc__)
   parser.add_argument("--dataset", type=pathlib.Path, required=True)
-  parser.add_argument("--model", type=pathlib.Path, required=True)
-  parser.add_argument("--rankers", type=lambda s: s.split(","), default=["all"])
-  parser.add_argument("--limit", type=int)
+  parser.add_argument("--results", type=pathlib.Path, required=True)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("--out", type=pathlib.Path, required=True)
   options = vars(parser.parse_args(argv))

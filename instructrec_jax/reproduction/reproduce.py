@@ -195,20 +195,19 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
     ranked["table_11"] = "Table 11"
 
   # HR@1 by popularity, of Table 6's requests.
-  names = [name for name in settings.ranker_names if name != "zero_shot"]
-  names = applicable(names, [SEQUENTIAL])
-  if names and not missing_data(dataset, SEQUENTIAL):
+  table_6 = next((e for e in tables if SEQUENTIAL in e.scenarios), None)
+  if table_6:
     run.step(
       "deciles",
       "HR@1 by the popularity of what was bought",
       [
         *("instructrec_jax.reproduction.deciles", "--dataset", dataset),
-        *("--model", model, "--rankers", ",".join(names)),
-        *(*_limit(settings), *seed, "--out", out / "deciles.json"),
+        *("--results", out / "results" / table_6.name),
+        *(*seed, "--out", out / "deciles.json"),
       ],
       makes=out / "deciles.json",
       reads=_built(dataset),
-      after=["train"],
+      after=[table_6.name],
     )
 
   # Figure 3.
@@ -304,6 +303,12 @@ def _evaluate(
   rankers = applicable([*rankers, *(["chat"] if chat else [])], scenarios)
   names = [scenario.name for scenario in scenarios]
   options = [*_limit(settings), *chat]
+  # As the paper does, in the words that are best on validation; not in another
+  # domain, whose validation would tell the model of it.
+  selects = settings.select_templates and dataset == settings.dataset
+  flags = ["--force"]
+  if selects and not {"all", "model"}.isdisjoint(rankers):
+    flags.insert(0, "--select-template")
   if settings.zero_shot and not {"all", "zero_shot"}.isdisjoint(rankers):
     options += ["--zero-shot", settings.zero_shot]
   run.step(
@@ -313,7 +318,7 @@ def _evaluate(
       *(CLI, "evaluate", "--dataset", dataset),
       *("--model", model or settings.model),
       *("--scenarios", ",".join(names), "--rankers", ",".join(rankers)),
-      *(*options, "--seed", settings.seed, "--out", out, "--force"),
+      *(*options, "--seed", settings.seed, "--out", out, *flags),
     ],
     makes=out / "results.json",
     clear=out,

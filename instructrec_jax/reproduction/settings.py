@@ -25,6 +25,8 @@ class Settings:
     steps: of the main model; the recipe's if None.
     ladder_steps: of each model of Figure 3's ladder.
     limit: requests of each scenario; all if None.
+    select_templates: whether each scenario is worded as is best for the model
+      on validation (paper section 3.1.2), or as it was built.
     rankers: names from `evaluation.rankers.RANKERS`; empty: all that are
       available, those that are trained among them.
     unseen: a dataset folder of another domain, for Table 11.
@@ -43,6 +45,7 @@ class Settings:
   steps: int | None = None
   ladder_steps: int = 200
   limit: int | None = 300
+  select_templates: bool = True
   rankers: tuple[str, ...] = ()
   unseen: pathlib.Path | None = None
   zero_shot: pathlib.Path | None = None

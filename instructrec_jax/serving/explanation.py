@@ -104,13 +104,14 @@ def explain(
     without.append(dataclasses.replace(composed, instruction=rendered.text))
   requests = [ranking_request(each, titles) for each in (composed, *without)]
   scores, *others = ranker.score(requests)
-  best = int(np.argmax(scores))
+  ranking = ranked(titles, scores, denied=composed.denied)
+  best = titles.index(ranking[0].title)
   weights = [
     Weight(part.slot, part.text, _log_odds(scores, best) - _log_odds(o, best))
     for part, o in zip(parts, others, strict=True)
   ]
   weights.sort(key=lambda each: -abs(each.weight))
-  recommendation = Recommendation(composed, ranked(titles, scores))
+  recommendation = Recommendation(composed, ranking)
   return Explanation(recommendation, tuple(weights[:words]))
 
 

@@ -1,5 +1,6 @@
 """A model that is loaded once and answers many requests."""
 
+import dataclasses
 import functools
 import pathlib
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from instructrec_jax.instructions.compose import Composed, shown_titles
 from instructrec_jax.instructions.recommend import (
   Ranked,
   Recommendation,
+  denies,
   ranked,
   ranking_request,
   recommend,
@@ -194,7 +196,8 @@ class Recommender:
     composed = self.compose(instruction, candidates=candidates, **said)
     request = self.request(composed, composed.candidates)
     (scores,) = self.ranker.score([request])
-    return Recommendation(composed, self.ranking(composed.candidates, scores))
+    ranking = self.ranking(composed.candidates, scores, denied=composed.denied)
+    return Recommendation(composed, ranking)
 
   def recommend(
     self,
@@ -222,10 +225,26 @@ class Recommender:
     check_counts(k=k)
     composed = self.compose(instruction, history=history, **said)
     had = shown_titles(history, name="history")
-    numbers = [self.index[title] for title in had if title in self.index]
-    (found,) = self._search.top([composed.instruction], k, excluded=[numbers])
-    titles = [self.titles[number] for number in found.titles]
-    return Recommendation(composed, self.ranking(titles, found.scores))
+    numbers = {self.index[title] for title in had if title in self.index}
+    # A denied title is among the best of all, or not among the best k.
+    excluded = [numbers]
+    if denied := {
+      number
+      for number, title in enumerate(self.titles)
+      if denies(title, composed.denied)
+    }:
+      excluded.append(numbers | denied)
+    scores: dict[int, float] = {}
+    instructions = [composed.instruction] * len(excluded)
+    for found in self._search.top(instructions, k, excluded=excluded):
+      pairs = zip(found.titles, found.scores, strict=True)
+      scores |= {int(number): float(score) for number, score in pairs}
+    ranking = ranked(
+      [self.titles[number] for number in scores],
+      [*scores.values()],
+      denied=composed.denied,
+    )
+    return Recommendation(composed, _shared(ranking[:k]))
 
   def explain(
     self,
@@ -259,10 +278,17 @@ class Recommender:
     return ranking_request(composed, candidates)
 
   def ranking(
-    self, candidates: Sequence[str], scores: Sequence[float] | np.ndarray
+    self,
+    candidates: Sequence[str],
+    scores: Sequence[float] | np.ndarray,
+    *,
+    denied: Sequence[str] = (),
   ) -> tuple[Ranked, ...]:
-    """Returns candidates in the order of their scores, the best first."""
-    return ranked(candidates, scores)
+    """Returns candidates in the order of their scores, the best first.
+
+    `denied` are the words that `compose` found not to be wanted.
+    """
+    return ranked(candidates, scores, denied=denied)
 
   @functools.cached_property
   def _search(self) -> CatalogueSearch:
@@ -272,3 +298,12 @@ class Recommender:
   def index(self) -> dict[str, int]:
     """Each title's index in `titles`."""
     return {title: number for number, title in enumerate(self.titles)}
+
+
+def _shared(ranking: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
+  """Normalises probabilities over what is left of a ranking."""
+  total = sum(each.probability for each in ranking)
+  return tuple(
+    dataclasses.replace(each, probability=each.probability / total)
+    for each in ranking
+  )

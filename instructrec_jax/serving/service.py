@@ -78,7 +78,9 @@ class Service:
       documents, composed = await self._compose(asked, asked.documents)
       request = self.recommender.request(composed, composed.candidates)
       scores = await self.batcher.score(request)
-    ranking = self.recommender.ranking(composed.candidates, scores)
+    ranking = self.recommender.ranking(
+      composed.candidates, scores, denied=composed.denied
+    )
     results = _results(
       ranking[: asked.top_n],
       _index(composed.candidates),

@@ -8,7 +8,7 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.compose import compose
 from instructrec_jax.instructions.render import SEPARATOR
 from instructrec_jax.instructions.templates import load_templates
-from instructrec_jax.instructions.utterance import kind_of
+from instructrec_jax.instructions.utterance import denied_words, kind_of
 from instructrec_jax.text.vocabulary import UNK_ID, Vocabulary
 
 HISTORY = ["Resident Evil 4", "Alien: Isolation"]
@@ -27,6 +27,36 @@ def composed(words="", **options):
 
 def _words(text):
   return len(text.split())
+
+
+@pytest.mark.parametrize(
+  ("said", "denied"),
+  [
+    ("a tent, not orange", ("orange",)),
+    ("Not orange", ("orange",)),
+    ("a tent but no orange or green please", ("orange", "green")),
+    ("I don't want an orange tent.", ("orange",)),
+    ("I’d like a tent, not the Alder one", ("alder",)),
+    ("anything but orange", ("orange",)),
+    ("nothing in orange, I'm not into grey", ("orange", "grey")),
+    ("tent without a porch -orange", ("porch", "orange")),
+    ("no more tents", ("tents",)),
+    ("I hate horror games", ("horror",)),
+    # These deny nothing.
+    ("I'm not sure what to get, but I need a tent", ()),
+    ("not too heavy, and not only for beginners", ()),
+    ("It doesn't have to be fancy, I just need a tent", ()),
+    ("I love No Doubt", ()),
+    ("a low-cost clip-on tuner", ()),
+    (WISH, ()),
+  ],
+)
+def test_what_a_user_does_not_want_is_heard(said, denied):
+  assert denied_words(said) == denied
+  made = composed(said, candidates=CANDIDATES)
+  assert made.denied == denied
+  # The model reads all of it.
+  assert said.rstrip(".") in made.instruction or "orange" not in denied
 
 
 @pytest.mark.parametrize(

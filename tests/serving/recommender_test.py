@@ -76,6 +76,34 @@ def test_the_top_of_the_catalogue_is_exact(recommender):
   assert left == set(recommender.titles) - set(history)
 
 
+def test_a_denied_word_is_a_thousand_times_less_likely(recommender):
+  """And the top of the catalogue is as exact as ever."""
+  word = recommender.titles[3].split()[-1]
+  wish = f"a tent, not {word.lower()}"
+  (has_word,) = {True} & {word in title.split() for title in recommender.titles}
+  assert has_word
+  said = {"history": recommender.titles[10:12], "instruction": wish}
+  (raw,) = recommender.ranker.score(
+    [recommender.request(recommender.compose(**said), recommender.titles)]
+  )
+  wanted = {
+    title: score - np.log(1000) * (word in title.split())
+    for title, score in zip(recommender.titles, raw, strict=True)
+    if title not in said["history"]
+  }
+  best = sorted(wanted, key=lambda title: -wanted[title])
+  for k in (1, 5, len(best)):
+    found = recommender.recommend(**said, k=k)
+    assert found.composed.denied == (word.lower(),)
+    assert [each.title for each in found.ranking] == best[:k]
+    assert sum(each.probability for each in found.ranking) == pytest.approx(1)
+  ranked = recommender.rank(wish, candidates=recommender.titles[:9])
+  np.testing.assert_allclose(
+    [each.log_likelihood for each in ranked.ranking],
+    sorted((each.log_likelihood for each in ranked.ranking), reverse=True),
+  )
+
+
 def test_composing_is_that_of_ask(recommender):
   said = {
     "history": recommender.titles[:2],
