@@ -159,16 +159,19 @@ def mix(parts: Sequence[str]) -> str:
     return parts[0]
   words = [re.sub("^instructrec_|_v1$", "", part) for part in parts]
   name = f"instructrec_{'_and_'.join(words)}_v1"
+  # Of tasks: SeqIO takes no function for the rate of a mixture in another.
+  tasks = dict.fromkeys(
+    task
+    for part in map(seqio.get_mixture_or_task, parts)
+    for task in (part.tasks if isinstance(part, seqio.Mixture) else [part])
+  )
+  if len({task.output_features["inputs"].vocabulary for task in tasks}) > 1:
+    raise InputError(
+      f"{' and '.join(parts)} have different vocabularies: build their "
+      "datasets with the same --vocab."
+    )
   if name not in known:
-    try:
-      seqio.MixtureRegistry.add(name, list(parts), default_rate=count_rows)
-    except ValueError as error:
-      if "vocabularies" not in str(error):
-        raise
-      raise InputError(
-        f"{' and '.join(parts)} have different vocabularies: build their "
-        "datasets with the same --vocab."
-      ) from None
+    seqio.MixtureRegistry.add(name, [*tasks], default_rate=count_rows)
   return name
 
 
