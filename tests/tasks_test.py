@@ -1,5 +1,6 @@
 """The registrations: names only, and nothing is read."""
 
+import os
 import subprocess
 import sys
 
@@ -37,3 +38,23 @@ def test_importing_tasks_registers_them_and_reads_no_data(root):
 def test_tasks_holds_no_logic(root):
   for file in (root / "tasks").rglob("*.py"):
     assert len(file.read_text().splitlines()) < 150
+
+
+def test_importing_tasks_takes_the_templates_of_the_folder_that_is_set(
+  root, tmp_path
+):
+  (tmp_path / "instructions.json").write_text("{}")
+  (tmp_path / "templates.yaml").write_text(
+    "- {name: Z01, preferences: [P1], task_form: T2, response: item, "
+    "text: 'Had: {history}. What comes next?'}"
+  )
+  done = subprocess.run(
+    [sys.executable, "-c", CODE],
+    cwd=root,
+    env={**os.environ, "TFDS_DATA_DIR": str(tmp_path)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert "instructrec_z01_v1" in done.stdout
+  assert "instructrec_a01_v1" not in done.stdout

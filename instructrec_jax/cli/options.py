@@ -90,7 +90,7 @@ def _requests_file(path: Path) -> str:
   return _existing_file(path) or kind
 
 
-def _existing(
+def existing(
   what: str, *holds: str, made_by: str = ""
 ) -> Callable[[Path], str]:
   """Returns a check for a folder that holds one of some files."""
@@ -191,7 +191,7 @@ RANKERS = (
 File = Annotated[Path, Arg(metavar="FILE")]
 Folder = Annotated[Path, Arg(metavar="DIR")]
 InputFile = Annotated[File, Arg(check=_existing_file)]
-InputFolder = Annotated[Folder, Arg(check=_existing("folder"))]
+InputFolder = Annotated[Folder, Arg(check=existing("folder"))]
 OutputFile = Annotated[File, Arg(check=_new_file())]
 OutputFolder = Annotated[Folder, Arg(check=_new_folder)]
 Count = Annotated[int, Arg(least=1)]
@@ -210,7 +210,7 @@ Dataset = Annotated[
   Folder,
   Arg(
     "dataset folder of `prepare`",
-    check=_existing(
+    check=existing(
       "dataset folder", "manifest.json", made_by="`instructrec prepare`"
     ),
   ),
@@ -219,15 +219,13 @@ Model = Annotated[
   Folder,
   Arg(
     "model folder of `train` or `export`",
-    check=_existing(
-      "model folder", "model.json", made_by="`instructrec train`"
-    ),
+    check=existing("model folder", "model.json", made_by="`instructrec train`"),
   ),
 ]
 Results = Annotated[
   Folder,
   Arg(
-    check=_existing(
+    check=existing(
       "folder of results", "scores", made_by="`instructrec evaluate`"
     )
   ),

@@ -8,7 +8,8 @@ the empty instruction), ghost_free (mean of tokens with P < 0.99).
 """
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 from instructrec_jax.cli import options as opt
 
@@ -18,11 +19,19 @@ EXAMPLE = (
 )
 
 
+def _model(path: Path) -> str:
+  t5x = ("checkpoint", "state", *(p.name for p in path.glob("checkpoint_*")))
+  return opt.existing(
+    "model folder", "model.json", *t5x, made_by="`instructrec train`"
+  )(path)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
   requests: opt.Requests
   """.parquet or .jsonl file of instruction and candidates"""
-  model: opt.Model
+  model: Annotated[opt.Folder, opt.Arg(check=_model)]
+  """model folder of `train` or `export`, or a checkpoint of T5X"""
   out: opt.Scores
   """.parquet or .jsonl file to write"""
   step: opt.Step | None = None
@@ -31,6 +40,9 @@ class Options:
   batch_tokens: opt.BatchTokens | None = None
   normalisation: Literal["sum", "mean", "byte", "pmi", "ghost_free"] = "sum"
   """of the scores"""
+  vocabulary: opt.InputFile | None = None
+  """SentencePiece model of a T5X checkpoint (default: of the dataset folder
+  that the requests are in)"""
   force: opt.Force = False
   json: opt.Json = False
 

@@ -11,10 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from flax import traverse_util
 from jax.sharding import Mesh
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
+from instructrec_jax.checkpoints.weights import Weights
+from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.arithmetic import scoring_flops
 from instructrec_jax.scoring.batching import Batch, Batcher
@@ -40,6 +43,26 @@ _IN_FLIGHT = 2
 _BIN_TOKENS = {"cpu": 5120}
 # Titles whose ids are cached: long ones take a KiB, and a server gets new ones.
 _TITLES = 1 << 16
+
+
+def find_t5x(model_dir: pathlib.Path, step: int | str | None) -> Weights | None:
+  """Opens a checkpoint of T5X; None if the folder holds no such one.
+
+  Raises:
+    InputError: as `t5x_checkpoint.open_t5x` does.
+  """
+  if (model_dir / model_folder.CONFIG_FILE).is_file():
+    return None
+  # Imported here, as exports are served without tensorstore.
+  from instructrec_jax.checkpoints import t5x_checkpoint
+
+  if not t5x_checkpoint.is_t5x(model_dir):
+    return None
+  if step is not None and not str(step).isdigit():
+    raise InputError(f"step is {step!r}: T5X's steps are numbers.")
+  return t5x_checkpoint.open_t5x(
+    model_dir, step=None if step is None else int(step)
+  )
 
 
 class T5Ranker:
@@ -138,19 +161,35 @@ class T5Ranker:
     batch_tokens: int | None = None,
     normalisation: str = Normalisation.SUM,
     ghost_threshold: float = GHOST_THRESHOLD,
+    vocabulary: pathlib.Path | None = None,
   ) -> "T5Ranker":
     """Loads a folder of `train`; see `model_folder.load_params`.
+
+    A checkpoint of T5X, or a folder of some, is read in place, for activations
+    in float32. It needs the `vocabulary` that it was trained with.
 
     Raises:
       InputError: the folder holds no model, or no such step of it, or there
         is no such normalisation.
     """
     normalisation = Normalisation.parse(normalisation)
-    config, params = model_folder.load_params(model_dir, step=step)
+    if foreign := find_t5x(model_dir, step):
+      if vocabulary is None:
+        raise InputError(
+          f"{model_dir}: a checkpoint of T5X has no vocabulary with it: name "
+          "the SentencePiece model that it was trained with (--vocabulary)."
+        )
+      config = foreign.config
+      leaves = {name: leaf.read() for name, leaf in foreign.leaves.items()}
+      params = traverse_util.unflatten_dict(leaves, sep="/")
+      words = Vocabulary.load(vocabulary)
+    else:
+      config, params = model_folder.load_params(model_dir, step=step)
+      words = model_folder.load_vocabulary(model_dir)
     return cls(
       config=config,
       params=params,
-      vocabulary=model_folder.load_vocabulary(model_dir),
+      vocabulary=words,
       mesh=mesh,
       batch_tokens=batch_tokens,
       normalisation=normalisation,

@@ -18,7 +18,7 @@ from instructrec_jax.progress import progress
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.normalisation import Normalisation
-from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.scoring.reranker import T5Ranker, find_t5x
 
 # Requests that are scored, and stored, together, unless they have so many
 # candidates that memory would not be bounded.
@@ -36,6 +36,7 @@ def score_file(
   batch_tokens: int | None = None,
   normalisation: str = Normalisation.SUM,
   chunk: int = CHUNK,
+  vocabulary: pathlib.Path | None = None,
   force: bool = False,
 ) -> int:
   """Scores every request of a file; returns how many.
@@ -46,7 +47,7 @@ def score_file(
 
   Args:
     requests: .parquet or .jsonl; see `requests.read_requests`.
-    model: a folder of `train`.
+    model: a folder of `train` or `export`, or a checkpoint of T5X.
     out: .parquet or .jsonl of request_id, scores, ranks and target_rank, in
       the order of the requests; scores are log-likelihoods, normalised. It
       names the normalisation: in Parquet's metadata, or on each line.
@@ -56,6 +57,8 @@ def score_file(
       suits the backend if None.
     normalisation: of the scores; see `normalisation.Normalisation`.
     chunk: requests between two savings; fewer where they are long.
+    vocabulary: of a checkpoint of T5X, which has none with it; that of the
+      dataset folder that the requests are in if None.
     force: replace `out` if it exists, and drop what an unfinished run with
       another normalisation has scored.
 
@@ -78,7 +81,9 @@ def score_file(
     leaves=(parts.with_suffix(".done"),),
   ):
     return _score_file(
-      requests, model, out, step, options, normalisation, force=force
+      *(requests, model, out, step, options, normalisation),
+      vocabulary=vocabulary or _beside(requests),
+      force=force,
     )
 
 
@@ -90,6 +95,7 @@ def _score_file(
   options: dict[str, Any],
   normalisation: Normalisation,
   *,
+  vocabulary: pathlib.Path | None,
   force: bool,
 ) -> int:
   limit, chunk = options["limit"], options["chunk"]
@@ -98,8 +104,12 @@ def _score_file(
   total = sum(1 for _ in progress(checked, "requests", unit="request"))
   if not total:
     raise InputError(f"{requests}: there is no request in it.")
-  model_folder.load_config(model)
-  step = model_folder.find_step(model, step)
+  if foreign := find_t5x(model, step):
+    identity = _identity_of_t5x(model, foreign.step, vocabulary)
+  else:
+    model_folder.load_config(model)
+    step = model_folder.find_step(model, step)
+    identity = _identity(model, step)
   parts = out.with_name(f".{out.name}.parts")
   done = parts.with_suffix(".done")
   if done.exists():
@@ -108,7 +118,7 @@ def _score_file(
     os.replace(done, parts)
   fingerprint = {
     "requests": storage.sha256_of(requests),
-    **_identity(model, step),
+    **identity,
     **options,
     "candidates_at_once": _CANDIDATES_AT_ONCE,
     "normalisation": normalisation,
@@ -121,6 +131,7 @@ def _score_file(
     mesh=mesh_lib.make_mesh(),
     batch_tokens=options["batch_tokens"],
     normalisation=normalisation,
+    vocabulary=vocabulary,
   )
   _open_parts(parts, fingerprint)
   chunks = _chunks(read_requests(requests, limit=limit), chunk)
@@ -192,6 +203,29 @@ def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
     "step": step,
     "files": [storage.sha256_of(path) for path in files],
   }
+
+
+def _identity_of_t5x(
+  model: pathlib.Path, step: int, vocabulary: pathlib.Path | None
+) -> dict[str, Any]:
+  folder = model / f"checkpoint_{step}"
+  folder = folder if folder.is_dir() else model
+  names = ("checkpoint", "_CHECKPOINT_METADATA", "state/_METADATA")
+  files = [folder / name for name in names if (folder / name).is_file()]
+  files += [vocabulary] if vocabulary and vocabulary.is_file() else []
+  return {
+    "model": str(folder.absolute()),
+    "step": step,
+    # Orbax's metadata has no time of its own.
+    "written": [path.stat().st_mtime_ns for path in files],
+    "files": [storage.sha256_of(path) for path in files],
+  }
+
+
+def _beside(requests: pathlib.Path) -> pathlib.Path | None:
+  """Returns the vocabulary of the dataset folder that requests lie in."""
+  path = requests.absolute().parent.parent / model_folder.VOCABULARY_FILE
+  return path if path.is_file() else None
 
 
 def _check_normalisation(

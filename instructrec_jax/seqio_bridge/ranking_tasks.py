@@ -29,7 +29,7 @@ from instructrec_jax.evaluation.metrics import (
 from instructrec_jax.instructions.scenarios import SCENARIOS, Scenario
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
-from instructrec_jax.seqio_bridge.registration import unregister
+from instructrec_jax.seqio_bridge.registration import qualified, replace
 from instructrec_jax.seqio_bridge.vocabulary import (
   dataset_in_use,
   text_features,
@@ -49,11 +49,11 @@ _PLACE = ("request", "candidate", "candidates", "target")
 class RequestSource(seqio.FunctionDataSource):
   """A scenario's requests; its splits are those that have been written."""
 
-  def __init__(self, scenario: str):
-    """Names the files and reads none."""
-    self._scenario = scenario
+  def __init__(self, scenario: str, dataset: pathlib.Path | None = None):
+    """Names the files and reads none; `dataset` is the one in use if None."""
+    self._find = functools.partial(_path, scenario, dataset)
     super().__init__(
-      functools.partial(_read, scenario=scenario),
+      functools.partial(_read, find=self._find),
       splits=_SPLITS,
       caching_permitted=False,
     )
@@ -61,28 +61,37 @@ class RequestSource(seqio.FunctionDataSource):
   @property
   def splits(self) -> Sequence[str]:
     """The splits with requests; SeqIO does not allow there to be none."""
-    found = tuple(s for s in _SPLITS if _path(self._scenario, s).exists())
+    found = tuple(s for s in _SPLITS if self._find(s).exists())
     return found or ("none",)
 
   def num_input_examples(self, split: str) -> int:
     """Returns the number of candidates of all requests of a split."""
-    requests = _labelled_requests(self._scenario, split)
+    requests = _labelled_requests(self._find(split))
     return sum(len(request.candidates) for request in requests)
 
 
-def task_name(scenario: str) -> str:
-  """Returns the name of a scenario's task."""
-  return f"{PREFIX}{scenario}_v1"
+def task_name(scenario: str, dataset: str = "") -> str:
+  """Returns the name of a scenario's task, with that of a dataset if any."""
+  return qualified(f"{PREFIX}{scenario}_v1", dataset)
 
 
-def register_ranking() -> None:
-  """Adds the tasks and their mixture, in place of earlier ones."""
-  unregister(PREFIX)
-  features = text_features()
-  for scenario in RANKED:
+def register_ranking(
+  *, dataset: pathlib.Path | None = None, name: str = ""
+) -> None:
+  """Adds the tasks and their mixture, in place of earlier ones.
+
+  Args:
+    dataset: the folder; the one in use if None.
+    name: of the dataset, in all names.
+  """
+  tasks = {scenario: task_name(scenario.name, name) for scenario in RANKED}
+  mixture = qualified(MIXTURE, name)
+  replace(f"rank {name}", [*tasks.values(), mixture])
+  features = text_features(dataset)
+  for scenario, task in tasks.items():
     seqio.TaskRegistry.add(
-      task_name(scenario.name),
-      source=RequestSource(scenario.name),
+      task,
+      source=RequestSource(scenario.name, dataset),
       preprocessors=[
         seqio.preprocessors.tokenize,
         seqio.preprocessors.append_eos_after_trim,
@@ -91,9 +100,7 @@ def register_ranking() -> None:
       postprocess_fn=place,
       metric_fns=[score_metric(scenario)],
     )
-  seqio.MixtureRegistry.add(
-    MIXTURE, [task_name(s.name) for s in RANKED], default_rate=1.0
-  )
+  seqio.MixtureRegistry.add(mixture, [*tasks.values()], default_rate=1.0)
 
 
 def place(
@@ -161,17 +168,22 @@ def group_scores(
   return [found[n] for n in complete], [right[n] for n in complete]
 
 
-def _path(scenario: str, split: str) -> pathlib.Path:
-  return dataset_in_use() / requests_file(scenario, split)
+def _path(
+  scenario: str, dataset: pathlib.Path | None, split: str
+) -> pathlib.Path:
+  return (dataset or dataset_in_use()) / requests_file(scenario, split)
 
 
-def _labelled_requests(scenario: str, split: str) -> list[RankingRequest]:
-  requests = read_requests(_path(scenario, split))
-  return [r for r in requests if r.target is not None]
+def _labelled_requests(path: pathlib.Path) -> list[RankingRequest]:
+  return [r for r in read_requests(path) if r.target is not None]
 
 
 def _read(
-  split: str, shuffle_files: bool, seed: int | None = None, *, scenario: str
+  split: str,
+  shuffle_files: bool,
+  seed: int | None = None,
+  *,
+  find: Callable[[str], pathlib.Path],
 ) -> tf.data.Dataset:
   """Returns the examples of a scenario; a request's candidates are adjacent.
 
@@ -180,7 +192,7 @@ def _read(
   candidates of one request at a time, to bound memory.
   """
   del shuffle_files, seed
-  requests = _labelled_requests(scenario, split)
+  requests = _labelled_requests(find(split))
   order = np.random.default_rng(0).permutation(len(requests))
   chosen = [requests[i] for i in order]
   columns: Any = {
