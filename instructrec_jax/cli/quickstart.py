@@ -49,9 +49,8 @@ OUTPUTS = {
 }
 # Two opposite wishes: kinds of product, and where the shop has them.
 WISHES = {"Rope": "Climbing", "Kayak": "Water Sports"}
-# A question of each kind; the model has not learned what the first one means.
+# A question of each kind of intention.
 QUESTIONS = {
-  "preference": "I like {department} and {kind}.",
   "vague": "a {kind} please",
   "specific": "{department}, {kind}",
 }
@@ -216,7 +215,7 @@ def _run(options: Options) -> None:
     ],
   )
 
-  _say("7/7 ask: a server, three kinds of question, and what people type")
+  _say("7/7 ask: a server, two kinds of question, and what people type")
   with _serving(model, shop) as url:
     answers, wishes = _ask(url, shop), _recommend(url, shop)
   _print_answers(answers)

@@ -16,6 +16,8 @@ _GROUPS = {
   "B": "product search",
   "C": "personalised search",
   "D": "pairwise",
+  "E": "a crowd's voices",
+  "F": "a crowd's voices, held out",
 }
 _PREFERENCE = "The user prefers horror games with a strong story."
 # By the value of {query}, as `aspects.Query` has it.
@@ -76,6 +78,8 @@ others have none |
 `reasoned_item`; the others: `preference`, `query`, `history`, \
 `query_and_item` or `history_and_item` |
 | `text` | the words, with the slots below |
+| `held_out` | `true` for evaluation alone: no row to train on is worded so; may \
+be missing |
 
 A slot stands where the table says so, once, and nowhere else. A history, query
 or preference that the answer holds is not shown; `queries` says which query.
@@ -101,6 +105,25 @@ punctuation. A mistake is refused in one sentence with the template's name.
 them; `mine.yaml` alone stands in for the package's. A template replaces an
 earlier one of its name. The word `pairwise` among the files brings the
 package's three of T1, D01 to D03.
+
+## A crowd's voices
+
+The templates below speak in one careful voice, and a specific intention is a
+list of categories. `build --paraphrases` trains on how a crowd would say the
+same, too: on 22 templates (E01 to E22; `instructrec templates --file crowd`
+shows them), in the first person, as notes, fragments and questions, in lower
+case and with a typo now and then; and on queries as people type them, from
+`instructions/paraphrases.yaml`, such as "need a tuner asap", "strings, not
+bronze" and "Do you know a good capo?". They are made of the target's category
+and of words of its title that at least two others share; three in four specific
+intentions are so worded, every other vague one, and those of training targets
+that no teacher was asked about. An item is then searched for in 16 wordings of
+each family of product search, in place of one.
+
+Seven templates (F01 to F07) and 17 wordings of queries are held out: `build`
+writes the requests of `sequential`, `sequential_p2`, `product_search_i1`,
+`product_search_i2`, `personalised_p2`, `personalised_i1` and `personalised_i2`
+once more, as `sequential_crowd` and so on, and no training row is worded so.
 """
 
 
@@ -108,7 +131,7 @@ package's three of T1, D01 to D03.
 class Options:
   file: opt.Templates = ()
   """templates to add to the package's, or to replace them by name; 'pairwise'
-  has the package's T1"""
+  has the package's T1, 'crowd' those of `build --paraphrases`"""
   json: Annotated[opt.Json, opt.Arg(either="form")] = False
   markdown: Annotated[bool, opt.Arg(either="form")] = False
   """a page of tables, such as docs/templates.md"""

@@ -25,7 +25,7 @@ from instructrec_jax.teacher.questions import (
 )
 
 TEACHER = "offline"
-MODEL = "offline-rules-2"
+MODEL = "offline-rules-3"
 
 _LATEST = 3
 _MOST_KINDS = 3
@@ -114,6 +114,10 @@ def _worded(form: str, kinds: list[str], rng: random.Random) -> str:
   wording = rng.choice(wordings()["preferences"][form])
   # A kind that is a list itself comes last: "picks as well as bags and cases".
   simple_first = sorted(kinds, key=lambda kind: " and " in kind)
-  by = "as well as" if " and " in simple_first[-1] else "and"
-  both = listed(simple_first, by=by)
+  *others, last = simple_first
+  both = listed(simple_first)
+  if " and " in last and others:
+    is_plain = not any(" and " in other for other in others)
+    before = listed(others) if is_plain else f"{', '.join(others)},"
+    both = f"{before} as well as {last}"
   return wording.format(all=both, a=kinds[0], b=kinds[-1])

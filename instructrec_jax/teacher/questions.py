@@ -111,7 +111,8 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
   check_counts(least=0, training_targets=training_targets)
   titles = [item.title for item in folder.items]
   roots = sorted(root_categories(folder.items))
-  labels = [with_roots(own, roots) for own in category_labels(folder.items)]
+  bare = category_labels(folder.items)
+  labels = [with_roots(own, roots) for own in bare]
   reviews = folder.interactions.select("summary", "text").rows()
   sequences = folder.sequences
   preferences, intentions = [], []
@@ -127,12 +128,16 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
     users_without_history += not ends
     for end in ends:
       items = sequences.user(user)[:end].tolist()
+      # Beside kinds of product, the department says nothing.
+      any_kind = any(bare[item] for item in items)
       preferences.append(
         PreferenceQuestion(
           user=user,
           position=end,
           titles=[titles[item] for item in items],
-          labels=[labels[item] for item in items],
+          labels=[
+            labels[item] if bare[item] or not any_kind else () for item in items
+          ],
         )
       )
     for position in targets:

@@ -171,7 +171,7 @@ def _purpose(cues: Cues, kind: Kind, rng: random.Random) -> list[str]:
       tails.append(tail)
     elif tail.startswith("for ") and not _is_gift(kind):
       tails.append(f", mostly {tail}")
-    elif not tail.startswith("for "):
+    elif not tail.startswith("for ") and not tails[0].endswith("minute"):
       tails.append(tail)
   return tails
 
@@ -223,6 +223,10 @@ def _fits(tail: str, kind: Kind) -> bool:
     _INSTRUMENTS.intersection(re.split("[ ,]+", text))
     for text in (tail, kind.noun)
   )
+  words = wordings()
+  of_devices = set(words["of_devices"])
+  if {*words["devices"]} & {*tail.split()} and kind is not _SOMETHING:
+    return bool(of_devices & {*kind.noun.split()})
   if not for_:
     return True
   if kind.head.noun in _INSTRUMENTS:
@@ -249,7 +253,9 @@ def _sentence(
     return ""
   frames = words["frames"]
   is_one = kind.number == "count" and " or " not in kind.noun
-  if tail.startswith(" for ") and rng.random() < 0.2:
+  is_short = tail.count(" for ") + tail.count(" to ") + tail.count(" at ") == 1
+  is_short &= kind is not _SOMETHING
+  if tail.startswith(" for ") and is_short and rng.random() < 0.2:
     frames = words["lead_frames"]
   if is_one and another and not adjectives and rng.random() < 0.6:
     frames = words["another_frames"][another]
@@ -260,6 +266,9 @@ def _sentence(
     rest = kind.noun.removeprefix("something")
     product = f"something {' and '.join(adjectives)}".rstrip() + rest
   elif kind.number == "count":
+    if adjectives and _is_gift(kind):
+      # Not "a handy nice gift".
+      kind = Kind(kind.noun.split()[-1], "count", kind.plural.split()[-1])
     product = with_article(" ".join(f"{before}{another} {kind.noun}".split()))
   else:
     extra = {"second": "extra"}.get(another, another)

@@ -28,7 +28,7 @@ def _run(capsys, *words) -> str:
 def test_offline_prints_statistics(shop, capsys):
   text = _run(capsys, shop)
   assert f"{USERS} users (0 without a history), {3 * USERS} targets" in text
-  assert f"answers of offline offline-rules-2: {6 * USERS}" in text
+  assert f"answers of offline offline-rules-3: {6 * USERS}" in text
   found = json.loads(_run(capsys, shop, "--json"))
   assert found["coverage"]["preferences"] == 1
   assert main(["statistics", "--dataset", shop]) == 0

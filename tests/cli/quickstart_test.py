@@ -7,16 +7,31 @@ import shutil
 import pytest
 
 from instructrec_jax.cli.main import main
-from instructrec_jax.cli.quickstart import QUESTIONS, WISHES, shift
+from instructrec_jax.cli.quickstart import PLAIN, QUESTIONS, WISHES, shift
 from instructrec_jax.data import prepare as prepare_module
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.synthetic import KINDS
 from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.serving.recommender import Recommender
+from instructrec_jax.teacher.kinds import kind_of, with_article
+
+# Of `paraphrases.yaml`'s held-out ones and others: no training row has them.
+WORDINGS = (
+  "{it}",
+  "{a} please",
+  "I'd like {a}",
+  "looking for {it}",
+  "got any {many}?",
+  "ready to purchase {a}",
+)
+DENIALS = ("{a}, not {not}", "I'd like {a}, not {not}.", "{it} -{not}")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   out = tmp_path_factory.mktemp("quickstart") / "run"
-  # So many steps as it takes to learn what a wish is.
-  arguments = ["--users", "300", "--steps", "250", "--test-users", "20"]
+  # All of its steps: that is what it takes to learn what people say.
+  arguments = ["--users", "1200", "--test-users", "20"]
   assert main(["quickstart", "--out", str(out), *arguments]) == 0
   return out
 
@@ -54,7 +69,6 @@ def test_what_is_asked_for_moves_the_ranking_that_way(run):
   assert kinds == list(itertools.product(QUESTIONS, WISHES))
   aspects = {answer["kind"]: answer["aspects"] for answer in answers}
   assert aspects == {
-    "preference": "<P1,P2,I0,T3>",
     "vague": "<P1,I1,T3>",
     "specific": "<P1,I2,T3>",
   }
@@ -65,6 +79,86 @@ def test_what_is_asked_for_moves_the_ranking_that_way(run):
     if answer["kind"] == "specific":
       first = answer["documents"][answer["results"][0]["index"]]
       assert answer["wish"] in first.split()
+
+
+@pytest.fixture(scope="module")
+def recommender(run):
+  return Recommender.load(run / "model", dataset=run / "shop")
+
+
+@pytest.fixture(scope="module")
+def histories(run):
+  """A shopper's first purchases, for each kind another shopper."""
+  folder = DatasetFolder.open(run / "shop")
+  return [
+    [folder.items[item].title for item in folder.sequences.user(user)[:4]]
+    for user in range(len(KINDS))
+  ]
+
+
+def _said(wording: str, kind: str, **more: str) -> str:
+  found = kind_of([kind])
+  assert found is not None
+  article = found.number == "count"
+  said = {"it": found.noun, "many": found.plural}
+  said["a"] = with_article(found.noun) if article else found.noun
+  return wording.format_map(said | more)
+
+
+def test_no_wording_of_the_tests_was_trained_on(run):
+  trained = DatasetFolder.open(run / "shop").path / "instructrec"
+  texts = b"".join(path.read_bytes() for path in trained.rglob("*_train*"))
+  texts = texts or b"".join(
+    p.read_bytes() for p in trained.rglob("*.tfrecord*")
+  )
+  assert b"a kayak" in texts
+  for wording in WORDINGS:
+    for kind in KINDS:
+      said = _said(wording, kind)
+      for quoted in (said, said.lower()):
+        assert f'"{quoted}"'.encode() not in texts, quoted
+
+
+@pytest.mark.parametrize("has_history", [False, True])
+def test_what_is_asked_for_comes_first_of_the_whole_shop(
+  recommender, histories, has_history
+):
+  """For all 16 kinds and six wordings that training has not seen."""
+  first = 0
+  for wording in WORDINGS:
+    for kind, history in zip(KINDS, histories, strict=True):
+      found = recommender.recommend(
+        _said(wording, kind), history=history if has_history else [], k=1
+      )
+      first += kind in found.ranking[0].title.split()
+  assert first >= 90
+
+
+@pytest.mark.parametrize("has_history", [False, True])
+def test_not_orange_moves_orange_down(recommender, histories, has_history):
+  down = []
+  for wording in DENIALS:
+    for kind, history in zip(KINDS, histories, strict=True):
+      shares = []
+      for words in ("{a}", wording):
+        found = recommender.recommend(
+          _said(words, kind, **{"not": "orange"}),
+          history=history if has_history else [],
+          k=len(recommender.titles),
+        )
+        own = [r for r in found.ranking if kind in r.title.split()]
+        orange = sum(r.probability for r in own if "Orange" in r.title)
+        shares.append(orange / sum(r.probability for r in own))
+      down.append(shares[1] < shares[0] and "Orange" not in own[0].title)
+  assert sum(down) >= 0.9 * len(down)
+
+
+def test_what_people_type_is_answered_and_kept(run):
+  wishes = json.loads((run / "wishes.json").read_text())
+  assert [wish["query"] for wish in wishes[::2]] == [*PLAIN]
+  assert all(len(wish["titles"]) == 3 for wish in wishes)
+  assert all(not wish["history"] for wish in wishes[::2])
+  assert all(wish["history"] for wish in wishes[1::2])
 
 
 def test_the_model_can_be_loaded_and_scores(run):

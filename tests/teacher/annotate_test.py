@@ -66,7 +66,7 @@ def test_offline_teacher_answers_everything_once(folder):
   found = annotate_offline(folder.path)
   assert found["users"] == USERS and found["targets"] == 3 * USERS
   assert found["coverage"]["preferences"] == 1
-  assert set(found["teachers"]) == {"offline offline-rules-2"}
+  assert set(found["teachers"]) == {"offline offline-rules-3"}
   with open_store(folder) as store:
     before = list(store.rows())
     assert sum(store.count().values()) <= 6 * USERS
@@ -243,7 +243,7 @@ def test_what_is_imported_counts_by_its_own_time(
   before = Annotations.load(folder)
   import_annotations(folder.path, path)
   after = Annotations.load(folder)
-  assert set(after.teachers) == {"test m", "offline offline-rules-2"}
+  assert set(after.teachers) == {"test m", "offline offline-rules-3"}
   assert after.preferences == before.preferences
   assert after.intentions == before.intentions
 

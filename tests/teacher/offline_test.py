@@ -50,7 +50,7 @@ def test_what_would_repeat_the_general_taste_is_left_empty():
 
 def test_a_kind_that_is_a_list_is_told_apart():
   found = _preference([["Bags & Cases"], ["Picks"], ["Capos"]])
-  assert "picks, capos as well as bags and cases" in found["general"]
+  assert "picks and capos as well as bags and cases" in found["general"]
 
 
 def test_a_kind_bought_far_more_often_comes_first():
