@@ -368,7 +368,7 @@ def test_two_datasets_and_a_user_s_template(t5x, dataset, tmp_path):
   prepare(out=second, format="synthetic", users=30, min_count=0, seed=1)
   (tmp_path / "mine.yaml").write_text(
     "- {name: Z01, preferences: [P1], task_form: T3, response: item, "
-    "text: 'Had: {history}. What comes next?'}"
+    "text: 'Had: {history}. Which of these is next? {candidates}'}"
   )
   build(
     second,
@@ -410,7 +410,7 @@ def test_two_datasets_and_a_user_s_template(t5x, dataset, tmp_path):
     MIXTURE_OR_TASK_NAME="instructrec_z01_v1",
   )
   assert own
-  (scored,) = (tmp_path / "infer").glob("instructrec_z01_v1-score.jsonl-*")
+  (scored,) = (tmp_path / "infer").glob("*-score.jsonl-*-of-00001")
   first = json.loads(scored.read_text().splitlines()[0])
   assert first["inputs"]["inputs_pretokenized"].startswith("Had: ")
 
