@@ -121,7 +121,7 @@ def test_what_is_ours_exists(path):
 def test_macros_are_bound_and_used(path):
   found = _parse(path)
   # Sizes are in the files of gin/model, one of which goes with each.
-  sizes = {"VOCAB_SIZE"}
+  sizes = {"VOCAB_SIZE", "NUM_HEADS"}
   assert found.used.macros - found.macros - OF_T5X - sizes == set()
   assert found.macros - found.used.macros - OF_T5X == set()
 

@@ -35,6 +35,12 @@ if checkout := os.environ.get("INSTRUCTREC_T5X"):
 try:
   from t5x import train_state, trainer, utils
 except ImportError as error:
+  if checkout:
+    # Asked for: a run without it must not look as if it had passed.
+    raise RuntimeError(
+      f"INSTRUCTREC_T5X is set, and T5X does not import ({error}): `python "
+      "tools/t5x_missing.py` tells what is missing"
+    ) from error
   pytest.skip(
     f"T5X is absent ({error}): install it as docs/t5x.md says, or name a "
     "checkout in INSTRUCTREC_T5X",
@@ -64,15 +70,23 @@ def t5x(dataset, tmp_path_factory):
   """Returns a function that runs one of T5X's scripts as a user does."""
   runs = tmp_path_factory.mktemp("runs")
 
-  def run(script: str, *files: str, **macros) -> str:
+  def run(
+    script: str,
+    *files: str,
+    data: pathlib.Path = dataset,
+    devices: int = 1,
+    fails: bool = False,
+    **macros,
+  ) -> str:
     # Not the simulated devices of the other tests.
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
     env["PYTHONPATH"] = os.pathsep.join([str(ROOT), *PATHS])
+    env["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
     macros = {"VOCAB_SIZE": 512} | macros
     done = subprocess.run(
       [
         sys.executable,
-        *("-m", f"t5x.{script}", f"--tfds_data_dir={dataset}"),
+        *("-m", f"t5x.{script}", f"--tfds_data_dir={data}"),
         *(f"--gin_file={name}" for name in files),
         *(f"--gin.{name}={value!r}" for name, value in macros.items()),
         "--alsologtostderr",
@@ -82,22 +96,20 @@ def t5x(dataset, tmp_path_factory):
       capture_output=True,
       text=True,
     )
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert bool(done.returncode) == fails, done.stderr[-3000:]
     return done.stderr
 
   run.folder = runs
   return run
 
 
-def _train(t5x, **macros) -> str:
-  return t5x(
-    "train",
-    "gin/t5x/tiny.gin",
-    MODEL_DIR=str(t5x.folder / "tiny"),
-    TASK_FEATURE_LENGTHS=LENGTHS,
-    RANKED_EXAMPLES=100,
-    **macros,
-  )
+def _train(t5x, more: tuple[str, ...] = (), **macros) -> str:
+  usual = {
+    "MODEL_DIR": str(t5x.folder / "tiny"),
+    "TASK_FEATURE_LENGTHS": LENGTHS,
+    "RANKED_EXAMPLES": 100,
+  }
+  return t5x("train", "gin/t5x/tiny.gin", *more, **(usual | macros))
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +217,21 @@ def test_it_scores_as_our_scorer(t5x, trained, dataset, bound):
     for place, value in enumerate(values)
   }
   assert found == pytest.approx(expected, abs=1e-4)
+  # And as `tools/score_batch.py` does, on T5X's checkpoint in place.
+  out = t5x.folder / "scores.jsonl"
+  command = [
+    *(sys.executable, "tools/score_batch.py", "--model", trained),
+    *("--step", str(STEPS), "--out", out, "--requests"),
+    dataset / "requests" / "sequential_test.parquet",
+  ]
+  subprocess.run(command, cwd=ROOT, check=True)
+  rows = map(json.loads, out.read_text().splitlines())
+  in_place = {
+    (row["request_id"], place): value
+    for row in rows
+    for place, value in enumerate(row["scores"])
+  }
+  assert in_place == pytest.approx(found, abs=1e-4)
 
 
 def test_checkpoints_go_there_and_back(t5x, trained, dataset, bound, tmp_path):
@@ -323,3 +350,84 @@ def _our_losses(path, params, config, model):
   for batch in _batches(path):
     current, metrics = run(current, batch, jax.random.key(0))
     yield metrics["loss"]
+
+
+def test_the_same_data_seed_gives_the_same_model(t5x, trained):
+  _train(t5x, MODEL_DIR=str(t5x.folder / "again"))
+  assert _metrics(t5x.folder / "again") == _metrics(trained)[:1]
+  jax.tree.map(
+    np.testing.assert_array_equal,
+    _params(t5x.folder / "again" / "checkpoint_50"),
+    _params(trained / "checkpoint_50"),
+  )
+
+
+def test_two_datasets_and_a_user_s_template(t5x, dataset, tmp_path):
+  """Trained on a mixture of both, by gin; ranked and scored on the second."""
+  second = tmp_path / "second"
+  prepare(out=second, format="synthetic", users=30, min_count=0, seed=1)
+  (tmp_path / "mine.yaml").write_text(
+    "- {name: Z01, preferences: [P1], task_form: T3, response: item, "
+    "text: 'Had: {history}. Which of these is next? {candidates}'}"
+  )
+  build(
+    second,
+    vocabulary=dataset / "vocabulary.model",
+    options=Options(
+      templates=(str(tmp_path / "mine.yaml"),), families=("p1_i0_t3",)
+    ),
+  )
+  parts = ["instructrec_one_p1_i0_t3_v1", "instructrec_two_z01_v1"]
+  (tmp_path / "both.gin").write_text(
+    "from __gin__ import dynamic_registration\n"
+    "from instructrec_jax import tasks\n"
+    "MIXTURE_OR_TASK_NAME = @tasks.mix()\n"
+    f"tasks.mix.parts = {parts}\n"
+    f"tasks.mix.datasets = {{'one': '{dataset}', 'two': '{second}'}}\n"
+    "LOSS_MIXTURE = 'instructrec_two_z01_v1'\n"
+    "RANKING = 'instructrec_two_rank_sequential_v1'\n"
+  )
+  ranking = "instructrec_two_rank_sequential_v1"
+  _train(
+    t5x,
+    more=(str(tmp_path / "both.gin"),),
+    MODEL_DIR=str(tmp_path / "both"),
+    TRAIN_STEPS=4,
+    EVAL_PERIOD=4,
+    CHECKPOINT_PERIOD=4,
+    RANKED_EXAMPLES=None,
+  )
+  path = tmp_path / "both" / "inference_eval" / f"{ranking}-metrics.jsonl"
+  assert json.loads(path.read_text())["requests"] == 30
+  # What has no name is of --tfds_data_dir; here its own templates.
+  own = t5x(
+    "infer",
+    "gin/model/mini.gin",
+    "gin/t5x/infer.gin",
+    data=second,
+    CHECKPOINT_PATH=str(tmp_path / "both" / "checkpoint_4"),
+    INFER_OUTPUT_DIR=str(tmp_path / "infer"),
+    MIXTURE_OR_TASK_NAME="instructrec_z01_v1",
+  )
+  assert own
+  (scored,) = (tmp_path / "infer").glob("*-score.jsonl-*-of-00001")
+  first = json.loads(scored.read_text().splitlines()[0])
+  assert first["inputs"]["inputs_pretokenized"].startswith("Had: ")
+
+
+def test_what_t5x_would_fail_on_is_one_sentence(t5x):
+  told = _train(t5x, MODEL_DIR="/nowhere/x", devices=8, fails=True)
+  assert "which do not divide its 4 heads: pass" in told
+  assert "IndivisibleError" not in told
+  told = t5x(
+    "train",
+    "gin/model/mini.gin",
+    "gin/t5x/finetune.gin",
+    "gin/t5x/fresh_optimizer.gin",
+    fails=True,
+    MODEL_DIR=str(t5x.folder / "absent"),
+    INITIAL_CHECKPOINT_PATH=str(t5x.folder / "nothing" / "checkpoint_3"),
+    TRAIN_STEPS=52,
+  )
+  assert "no checkpoint of T5X; name a folder" in told
+  assert "AssertionError" not in told

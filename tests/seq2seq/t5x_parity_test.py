@@ -29,7 +29,10 @@ SIZES = {
 
 def _t5x_folder() -> pathlib.Path | None:
   if checkout := os.environ.get("INSTRUCTREC_T5X"):
-    return pathlib.Path(checkout) / "t5x"
+    folder = pathlib.Path(checkout) / "t5x"
+    # Asked for: its absence is no reason to skip.
+    assert folder.is_dir(), f"INSTRUCTREC_T5X: there is no {folder}"
+    return folder
   spec = importlib.util.find_spec("t5x")
   return spec and pathlib.Path(spec.submodule_search_locations[0])
 
