@@ -135,7 +135,11 @@ def hard_candidates(
 
 
 def write_hard_candidates(
-  folder: DatasetFolder, *, matcher: str, seed: int
+  folder: DatasetFolder,
+  *,
+  matcher: str,
+  text_encoder: str | None = None,
+  seed: int,
 ) -> None:
   """Retrieves and stores the hard candidates of both splits.
 
@@ -145,13 +149,24 @@ def write_hard_candidates(
   Args:
     folder: the dataset.
     matcher: one of `instructions.build.MATCHERS`.
+    text_encoder: see `instructions.build.Options`.
     seed: of the order in lists.
+
+  Raises:
+    InputError: there is no such text encoder.
   """
+  encoder = ""
+  if text_encoder is not None:
+    from instructrec_jax.baselines.text_reader import SentenceReader
+
+    encoder = SentenceReader(text_encoder).sha256
   fitted = None
   for split in ("validation", "test"):
-    if has_hard_candidates(folder, split=split, matcher=matcher):
+    if has_hard_candidates(
+      folder, split=split, matcher=matcher, text_encoder=encoder
+    ):
       continue
-    fitted = fitted or _fit(matcher, folder)
+    fitted = fitted or _fit(matcher, folder, text_encoder)
     try:
       drawn, ranks = hard_candidates(
         fitted,
@@ -171,6 +186,7 @@ def write_hard_candidates(
       split=split,
       matcher=matcher,
       recall=recall(ranks),
+      text_encoder=encoder,
       seed=seed,
     )
 
@@ -244,12 +260,13 @@ def _force_targets(
   )
 
 
-def _fit(name: str, folder: DatasetFolder) -> Matcher:
+def _fit(name: str, folder: DatasetFolder, text_encoder: str | None) -> Matcher:
   # Imported here, as both import `top_items`, and the second also jax.
   if name == "two_tower":
+    from instructrec_jax.baselines.tower_ranker import TowerOptions
     from instructrec_jax.baselines.towers import TwoTowerRanker
 
-    return TwoTowerRanker.fit(folder)
+    return TwoTowerRanker.fit(folder, TowerOptions(text_encoder=text_encoder))
   from instructrec_jax.baselines.lexical import LexicalRanker
 
   return LexicalRanker.fit(

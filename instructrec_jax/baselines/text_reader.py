@@ -1,12 +1,14 @@
 """Texts -> the inputs of towers: word numbers, or vectors of a given model."""
 
 import hashlib
+import pathlib
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int32
 
+from instructrec_jax.baselines import bert
 from instructrec_jax.baselines.lexical import tokenize
 from instructrec_jax.errors import InputError
 
@@ -27,8 +29,22 @@ class TextReader(Protocol):
     """How many weights it has of its own."""
     ...
 
+  @property
+  def flops(self) -> float:
+    """Of all that was read so far."""
+    ...
+
+  @property
+  def sha256(self) -> str:
+    """What tells it from other readers of the same texts."""
+    ...
+
   def read(self, texts: Sequence[str]) -> np.ndarray:
     """Returns a row a text."""
+    ...
+
+  def forget(self) -> None:
+    """Keeps no texts from here on."""
     ...
 
 
@@ -36,6 +52,8 @@ class WordReader:
   """Numbers a text's words; unknown words are dropped."""
 
   num_parameters = 0
+  flops = 0.0
+  sha256 = ""
 
   def __init__(self, texts: Sequence[str]):
     """Learns the words of all texts."""
@@ -63,50 +81,86 @@ class WordReader:
       row[: len(known)] = known
     return rows
 
+  def forget(self) -> None:
+    """Keeps no texts anyway."""
+
 
 class SentenceReader:
-  """Vectors of a sentence-transformers model, which stays frozen."""
+  """Vectors of a given model, which stays frozen.
+
+  Attributes:
+    keeps: each text is encoded once, as training reads searches in every epoch;
+      where time is measured, it is not kept.
+    num_parameters: of the model.
+    sha256: of a BERT's weights; of another model its name.
+  """
 
   words = 0
-  num_parameters = 0
 
   def __init__(self, name: str):
     """Loads a model.
 
     Args:
-      name: a folder, or a name on the Hugging Face hub.
+      name: a folder with a BERT (see `bert`); any other model is read by the
+        package sentence-transformers, as a folder or a name on the Hugging
+        Face hub.
 
     Raises:
-      InputError: the package is not installed, or there is no such model.
+      InputError: there is no such model, or the package is not installed.
     """
-    try:
-      import sentence_transformers
-    except ImportError as error:
-      raise InputError(
-        f"the text encoder {name!r} needs a package that is not here: pip "
-        "install sentence-transformers."
-      ) from error
-    try:
-      self._model: Any = sentence_transformers.SentenceTransformer(
-        name, device="cpu"
-      )
-    except (OSError, ValueError) as error:
-      raise InputError(
-        f"{name}: no sentence-transformers model, neither as a folder nor on "
-        f"the Hugging Face hub ({str(error).splitlines()[0]})."
-      ) from error
-    # Searches are read again in every epoch.
+    self.keeps = True
     self._vectors: dict[str, np.ndarray] = {}
+    self._model: Any
+    if bert.is_bert(pathlib.Path(name)):
+      self._model = bert.BertEncoder(pathlib.Path(name))
+      self.sha256 = self._model.sha256
+      self.num_parameters = self._model.num_parameters
+      return
+    self._model = _sentence_transformer(name)
+    self.sha256 = name
+    self.num_parameters = sum(p.numel() for p in self._model.parameters())
+
+  @property
+  def flops(self) -> float:
+    """Of all that was encoded so far; of another model than BERT unknown."""
+    return getattr(self._model, "flops", 0.0)
 
   def read(self, texts: Sequence[str]) -> Float32[np.ndarray, "n width"]:
-    """Returns vectors of length one; the model reads each text once."""
-    new = list(dict.fromkeys(t for t in texts if t not in self._vectors))
+    """Returns vectors of length one; the model reads equal texts once."""
+    known = self._vectors
+    new = [text for text in dict.fromkeys(texts) if text not in known]
     if new:
-      vectors = self._model.encode(new, normalize_embeddings=True)
-      self._vectors.update(
-        zip(new, np.asarray(vectors, np.float32), strict=True)
-      )
-    return np.stack([self._vectors[text] for text in texts])
+      if isinstance(self._model, bert.BertEncoder):
+        vectors = self._model.encode(new)
+      else:
+        vectors = self._model.encode(new, normalize_embeddings=True)
+      vectors = np.asarray(vectors, np.float32)
+      known = known | dict(zip(new, vectors, strict=True))
+      if self.keeps:
+        self._vectors = known
+    return np.stack([known[text] for text in texts])
+
+  def forget(self) -> None:
+    """Keeps no texts from here on."""
+    self.keeps, self._vectors = False, {}
+
+
+def _sentence_transformer(name: str) -> Any:
+  try:
+    import sentence_transformers
+  except ImportError as error:
+    raise InputError(
+      f"the text encoder {name!r} is no folder with a BERT (config.json, "
+      "model.safetensors, tokenizer.json), and for others a package is needed "
+      "that is not here: pip install sentence-transformers."
+    ) from error
+  try:
+    return sentence_transformers.SentenceTransformer(name, device="cpu")
+  except (OSError, ValueError) as error:
+    raise InputError(
+      f"{name}: no sentence-transformers model, neither as a folder nor on "
+      f"the Hugging Face hub ({str(error).splitlines()[0]})."
+    ) from error
 
 
 def texts_hash(*groups: Sequence[str]) -> str:

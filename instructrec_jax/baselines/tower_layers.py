@@ -1,6 +1,7 @@
 """The layers of towers: encoders of texts and items.
 
-B: rows, L: words of a text or the width of its given vector, D: width.
+B: rows, L: words of a text or the width of its given vector, H: items of a
+history, D: width.
 """
 
 from typing import NamedTuple
@@ -8,7 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Float, Int, Num
+from jaxtyping import Array, Bool, Float, Int, Num
+
+from instructrec_jax.baselines.sequence_encoder import Block, EncoderConfig
 
 INIT = nn.initializers.normal(0.02)
 
@@ -134,6 +137,51 @@ class ItemEncoder(nn.Module):
     self, text_NxL: Num[Array, "N L"], training: bool
   ) -> Float[Array, "N D"]:
     return self.said(self.text(text_NxL), training=training)
+
+
+class SequenceTower(nn.Module):
+  """A transformer over a row's vectors; the state of the last one.
+
+  Attributes:
+    length: of rows, padding included.
+    width: D.
+    layers: of attention and feed-forward.
+    dropout: in training.
+  """
+
+  length: int
+  width: int
+  layers: int
+  dropout: float
+
+  def setup(self):
+    """Declares the parameters."""
+    self.places = self.param("places", INIT, (self.length, self.width))
+    config = EncoderConfig(
+      tokens=0,
+      max_length=self.length,
+      causal=False,
+      width=self.width,
+      layers=self.layers,
+      dropout=self.dropout,
+    )
+    self.blocks = [Block(config) for _ in range(self.layers)]
+    self.first_norm = nn.LayerNorm()
+    self.last_norm = nn.LayerNorm()
+
+  def __call__(
+    self,
+    x_BxLxD: Float[Array, "B L D"],
+    mask_BxL: Bool[Array, "B L"],
+    *,
+    training: bool,
+  ) -> Float[Array, "B D"]:
+    """Returns the last position's state; the mask is of what is no padding."""
+    x_BxLxD = self.first_norm(x_BxLxD + self.places)
+    mask_Bx1x1xL = mask_BxL[:, None, None, :]
+    for block in self.blocks:
+      x_BxLxD = block(x_BxLxD, mask_Bx1x1xL, fixed=not training)
+    return self.last_norm(x_BxLxD[:, -1])
 
 
 def unit(x_BxD: Float[Array, "B D"]) -> Float[Array, "B D"]:

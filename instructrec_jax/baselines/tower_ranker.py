@@ -62,14 +62,16 @@ class TowerOptions:
     negatives: uniform items a step, shared by its searches; all items if there
       are no more.
     searches_per_epoch: at most.
-    text_encoder: a sentence-transformers model, a folder or a name, whose
-      vectors represent texts; None learns word vectors.
+    layers: of the transformer over a history's items.
+    text_encoder: a model whose vectors represent texts (see
+      `text_reader.SentenceReader`); None learns word vectors.
     training: how long to train, and the learning rate.
   """
 
   width: int = 64
   dropout: float = 0.5
   history: int = 20
+  layers: int = 2
   batch: int = 256
   negatives: int = 1024
   searches_per_epoch: int = 100_000
@@ -114,7 +116,7 @@ class TowerRanker:
   def __init__(
     self,
     *,
-    titles: Sequence[str],
+    item_text: np.ndarray,
     reader: TextReader,
     towers: nn.Module,
     options: TowerOptions,
@@ -124,12 +126,12 @@ class TowerRanker:
     self.report: dict[str, Any] = {}
     # Of all that was scored so far, and of one query; the catalogue is encoded
     # once for all requests.
-    self.flops = 0.0
+    self._flops = 0.0
     self._query_flops: float | None = None
     self.options = options
     self._reader = reader
     self._towers = towers
-    self._item_text = jnp.asarray(reader.read(titles))
+    self._item_text = jnp.asarray(item_text)
 
   @classmethod
   def fit_searches(
@@ -172,7 +174,7 @@ class TowerRanker:
     )
     sizes = Sizes(len(titles), len(folder.sequences), reader.words)
     ranker = cls(
-      titles=titles,
+      item_text=_read_titles(reader, titles, folder),
       reader=reader,
       towers=cls.towers(sizes, options),
       options=options,
@@ -182,13 +184,20 @@ class TowerRanker:
       cls.name,
       options={
         **dataclasses.asdict(options),
+        "text_encoder": reader.sha256,
         "texts_sha256": texts_hash(texts, validation.queries),
       },
       fit=functools.partial(
         ranker._train, folder.sequences, training, validation
       ),
     )
+    reader.forget()
     return ranker
+
+  @property
+  def flops(self) -> float:
+    """Of all that was scored so far, its text encoder's among them."""
+    return self._flops + self._reader.flops
 
   @property
   def num_parameters(self) -> int:
@@ -211,7 +220,7 @@ class TowerRanker:
     )
     table_IxD, bias_I = self._catalogue
     candidates = sum(len(request.candidate_items) for request in requests)
-    self.flops += 2.0 * candidates * self.options.width
+    self._flops += 2.0 * candidates * self.options.width
     return [
       # Not a matrix product, whose sums would depend on a candidate's position.
       np.einsum("cd,d->c", table_IxD[items], vector) + bias_I[items]
@@ -291,7 +300,7 @@ class TowerRanker:
         )
         self._query_flops = program_flops(lowered) / _ROWS
       vectors.append(np.asarray(encoded))
-    self.flops += count * (self._query_flops or 0.0)
+    self._flops += count * (self._query_flops or 0.0)
     return np.concatenate(vectors)[:count]
 
   def _train(
@@ -436,6 +445,21 @@ def _first_params(
     module.items(jnp.zeros(1, jnp.int32), item_text)
 
   return dict(towers.init(key, method=both)["params"])
+
+
+def _read_titles(
+  reader: TextReader, titles: Sequence[str], folder: DatasetFolder
+) -> np.ndarray:
+  """Returns titles as a reader reads them; what takes minutes is kept."""
+  if isinstance(reader, WordReader):
+    return reader.read(titles)
+  kept, _ = kept_weights.load_or_fit(
+    folder,
+    "titles",
+    options={"encoder": reader.sha256, "texts_sha256": texts_hash(titles)},
+    fit=lambda: ({"vectors": reader.read(titles)}, {}),
+  )
+  return kept["vectors"]
 
 
 @functools.partial(jax.jit, static_argnames="towers")

@@ -9,12 +9,12 @@ from flax import linen as nn
 from jaxtyping import Array, Float, Int, Num
 
 from instructrec_jax.baselines.searches import Searches
-from instructrec_jax.baselines.sequence_encoder import Block, EncoderConfig
 from instructrec_jax.baselines.tower_layers import (
   INIT,
   ItemEncoder,
   Perceptron,
   Queries,
+  SequenceTower,
   Sizes,
   TextEncoder,
   unit,
@@ -81,17 +81,9 @@ class TEMTowers(nn.Module):
     self.text = TextEncoder(sizes.words, width)
     self.asked = Perceptron(width, options.dropout)
     self.offered = ItemEncoder(self.text, sizes.items, width, options.dropout)
-    self.places = self.param("places", INIT, (options.history + 1, width))
-    config = EncoderConfig(
-      tokens=sizes.items + 1,
-      max_length=options.history + 1,
-      causal=False,
-      width=width,
-      dropout=options.dropout,
+    self.ordered = SequenceTower(
+      options.history + 1, width, options.layers, options.dropout
     )
-    self.blocks = [Block(config) for _ in range(config.layers)]
-    self.first_norm = nn.LayerNorm()
-    self.last_norm = nn.LayerNorm()
 
   def queries(
     self, queries: Queries, item_text: Num[Array, "I L"], training: bool = False
@@ -105,11 +97,7 @@ class TEMTowers(nn.Module):
     bought_BxHxD = bought.reshape(*history_BxH.shape, -1)
     x_BxLxD = jnp.concatenate([bought_BxHxD, asked_BxD[:, None]], axis=1)
     mask_BxL = jnp.pad(history_BxH > 0, ((0, 0), (0, 1)), constant_values=True)
-    x_BxLxD = self.first_norm(x_BxLxD + self.places)
-    mask_Bx1x1xL = mask_BxL[:, None, None, :]
-    for block in self.blocks:
-      x_BxLxD = block(x_BxLxD, mask_Bx1x1xL, fixed=not training)
-    return self.last_norm(x_BxLxD[:, -1])
+    return self.ordered(x_BxLxD, mask_BxL, training=training)
 
   def items(
     self,
@@ -136,7 +124,8 @@ class TEMRanker(TowerRanker):
 class TwoTowers(nn.Module):
   """User and history against item and title.
 
-  A history is the mean of its items, weighted by their recency.
+  A history is what a transformer makes of its items' numbers, and the mean of
+  the items with their titles, weighted by recency (paper section 3.3.1).
   """
 
   sizes: Sizes
@@ -148,6 +137,9 @@ class TwoTowers(nn.Module):
     width = options.width
     self.offered = ItemEncoder(
       TextEncoder(sizes.words, width), sizes.items, width, options.dropout
+    )
+    self.ordered = SequenceTower(
+      options.history, width, options.layers, options.dropout
     )
     self.joined = nn.Dense(width)
     self.asked = Perceptron(width, options.dropout)
@@ -171,6 +163,9 @@ class TwoTowers(nn.Module):
       jnp.concatenate(
         [
           self.user_ids[queries.user],
+          self.ordered(
+            self.offered.ids[history_BxH], mask_BxH, training=training
+          ),
           jnp.einsum("bh,bhd->bd", weights_BxH, bought_BxHxD),
           bought_BxHxD[:, -1],
         ],

@@ -21,6 +21,8 @@ _DTYPES: dict[str, Any] = {
   "F32": np.float32,
   "F16": np.float16,
   "BF16": ml_dtypes.bfloat16,
+  # No weights, but older files of BERT have the numbers of places beside them.
+  "I64": np.int64,
 }
 # Longer than any model's; a larger number means another file format.
 _MAX_HEADER_BYTES = 100 << 20

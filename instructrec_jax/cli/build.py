@@ -34,6 +34,8 @@ class Options:
   matcher: Literal["tfidf", "bm25", "two_tower"] = "tfidf"
   """ranker whose best items are the hard negatives; two_tower, the paper's, is
   trained first"""
+  text_encoder: opt.TextEncoder | None = None
+  """that two_tower reads titles with (default: word vectors of its own)"""
   rows_per_target: Annotated[opt.Count, opt.Arg(most=1000)] = 1
   """instructions of each target and family"""
   paraphrases: bool = False

@@ -27,9 +27,9 @@ class Options:
   """a model folder; without it, only the baselines are ranked"""
   zero_shot: opt.Model | None = None
   """another model folder, not tuned, for a row beside --model"""
-  text_encoder: Annotated[str | None, opt.Arg(metavar="MODEL")] = None
-  """a sentence-transformers model, a folder or a name, that dssm, tem and
-  two_tower read texts with (default: word vectors of their own)"""
+  text_encoder: opt.TextEncoder | None = None
+  """that dssm, tem and two_tower read texts with (default: word vectors of
+  their own): a folder with a BERT, or a sentence-transformers model"""
   scenarios: opt.Names = ("all",)
   """scenarios, comma-separated"""
   rankers: opt.RankersOrRuns = ("all",)
@@ -55,6 +55,11 @@ class Options:
   """seed of the sample and the bootstrap"""
   trec: bool = False
   """also write TREC qrels and runs into trec/, for other tools"""
+  probe: bool = False
+  """also ask the models whether they have seen the data before"""
+  cutoff: Annotated[str | None, opt.Arg(metavar="YYYY-MM-DD")] = None
+  """last day of the models' training data, which --probe compares purchases
+  of before and after (default: training targets and held-out ones)"""
   force: opt.Force = False
   multi_process: opt.MultiProcess = False
   json: opt.Json = False

@@ -204,6 +204,7 @@ Names = Annotated[
     is_set=True,
   ),
 ]
+TextEncoder = Annotated[str, Arg(metavar="MODEL")]
 Rankers = Annotated[Names, Arg(check=_known("ranker", RANKERS))]
 RankersOrRuns = Annotated[Names, Arg(check=_ranker_or_run)]
 Dataset = Annotated[

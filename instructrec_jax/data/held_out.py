@@ -120,15 +120,18 @@ def store_hard_candidates(
   split: str,
   matcher: str,
   recall: dict[int, float],
+  text_encoder: str = "",
   seed: int,
 ) -> None:
   """Writes a split's hard candidates.
 
   `ranks` are the targets' from 0 in the matcher's own list, -1 beyond it;
-  `recall` is the matcher's by K, `seed` of the order in lists.
+  `recall` is the matcher's by K, `text_encoder` the hash of the weights that it
+  reads titles with, if any, `seed` of the order in lists.
   """
   path = folder.path / candidates_file(split, HARD_NEGATIVES, "hard")
   metadata = {"seed": str(seed), "matcher": matcher, "reads": "titles"}
+  metadata |= {"text_encoder": text_encoder}
   with storage.staged_file(path) as partial:
     _frame("user", drawn).with_columns(matched_at=ranks).write_parquet(
       partial, metadata=metadata | {"recall": json.dumps(recall)}
@@ -136,14 +139,20 @@ def store_hard_candidates(
 
 
 def has_hard_candidates(
-  folder: DatasetFolder, *, split: str, matcher: str
+  folder: DatasetFolder, *, split: str, matcher: str, text_encoder: str = ""
 ) -> bool:
   """Whether a split's hard candidates are this matcher's, with its recall."""
   path = folder.path / candidates_file(split, HARD_NEGATIVES, "hard")
   if not path.exists():
     return False
   metadata = parquet.metadata(path, remedy=_REMEDY)
-  return "recall" in metadata and _matcher_name(metadata) == matcher
+  # Older builds did not write down what they read, and two towers had no
+  # transformer then.
+  return (
+    {"recall", "reads"} <= metadata.keys()
+    and metadata["matcher"] == matcher
+    and metadata.get("text_encoder", "") == text_encoder
+  )
 
 
 def candidates_path(

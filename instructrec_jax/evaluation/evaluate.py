@@ -31,6 +31,7 @@ from instructrec_jax.evaluation import (
   selection,
   summaries,
 )
+from instructrec_jax.evaluation import probe as probe_lib
 from instructrec_jax.evaluation import runs as runs_lib
 from instructrec_jax.evaluation.costs import Metered, device
 from instructrec_jax.evaluation.diagnostics import (
@@ -88,6 +89,7 @@ _LISTS = (
   "temperatures",
   "templates",
   "normalisations",
+  "probe",
 )
 
 Block = dict[str, list[dict[str, Any]]]
@@ -112,6 +114,8 @@ def evaluate(
   resamples: int = RESAMPLES,
   seed: int = 0,
   trec: bool = False,
+  probe: bool = False,
+  cutoff: str | None = None,
   force: bool = False,
 ) -> dict[str, Any]:
   """Ranks a dataset folder's requests and writes a folder of results.
@@ -132,9 +136,9 @@ def evaluate(
       `zero_shot`.
     chat: of the ranker `chat`, which is asked first: a cap that is reached
       then costs no time.
-    text_encoder: a sentence-transformers model, a folder or a name, that
-      encodes texts for DSSM, TEM and the two-tower matcher, in place of their
-      own word vectors.
+    text_encoder: a model that encodes texts for DSSM, TEM and the two-tower
+      matcher, in place of their own word vectors: a folder with a BERT, or a
+      sentence-transformers model (see `text_reader.SentenceReader`).
     scenarios: names from `scenarios.SCENARIOS`; "all" is every one that the
       folder has requests for.
     rankers: names from `rankers.RANKERS`; "all" is every one that is
@@ -153,6 +157,8 @@ def evaluate(
     seed: of that sample, of the orders and of the bootstrap.
     trec: also write trec/SCENARIO.qrels and trec/SCENARIO.RANKER.run, for
       other tools (see `runs`).
+    probe: also ask the models whether they have seen the data; see `probe`.
+    cutoff: of the probe, the last day of the models' training data.
     force: replace `out` if it exists.
 
   Returns:
@@ -163,10 +169,10 @@ def evaluate(
     rankers on its sample; `positions`, HR@1 by the target's place in the
     prompt, unless that is permuted; `popularity`, what is recommended, and
     HR@1 on head and tail; `temperatures` of pointwise rankers; `templates` and
-    `normalisations`, what was chosen among them; `scenarios` with the hash of
-    their candidates; `labels`, how tables call the rankers; `impossible`,
-    sentences on inconsistent metrics, which are internal errors; the
-    arguments.
+    `normalisations`, what was chosen among them; `probe`, see there;
+    `scenarios` with the hash of their candidates; `labels`, how tables call
+    the rankers; `impossible`, sentences on inconsistent metrics, which are
+    internal errors; the arguments.
 
   Raises:
     InputError: an argument is unknown or something is missing, a folder's
@@ -195,6 +201,14 @@ def evaluate(
     normalisation,
     has_model=any(entry_of(name).is_selected for name in names),
   )
+  probed = {"model": model, "zero_shot": zero_shot} if probe else {}
+  probed = {name: path for name, path in probed.items() if path is not None}
+  if probe and not probed:
+    raise InputError("--probe asks a model: add --model or --zero-shot.")
+  if cutoff is not None:
+    if not probe:
+      raise InputError("--cutoff is of --probe: add it.")
+    probe_lib.parse_cutoff(cutoff)
   need_text = any(entry_of(name).reads_prompt for name in names)
   chosen, sources = _find(
     scenarios,
@@ -250,6 +264,7 @@ def evaluate(
       | {name: Metered(run) for name, run in runs.items()},
       runs=runs,
       covered=covered,
+      text_encoder=text_encoder,
       chat=samples,
       counts=training_counts(folder),
       forms=forms,
@@ -275,6 +290,7 @@ def evaluate(
       "normalisation": str(normalisation),
       "resamples": resamples,
       "seed": seed,
+      "cutoff": cutoff,
       "device": device(),
       "labels": _labels(run),
       **{name: [] for name in _LISTS},
@@ -283,6 +299,20 @@ def evaluate(
       block = _evaluate_scenario(run, scenario, source)
       for name, entries in block.items():
         results[name] += entries
+    if probed:
+      results["probe"] = probe_lib.probe(
+        {
+          name: run.rankers.get(name)
+          or load_ranker(name, folder=folder, model=model, zero_shot=zero_shot)
+          for name in probed
+        },
+        folder,
+        split=split,
+        cutoff=cutoff,
+        limit=limit,
+        resamples=resamples,
+        seed=seed,
+      )
     sizes = {s["name"]: s["candidate_count"] for s in results["scenarios"]}
     results["impossible"] = [
       sentence
@@ -358,6 +388,7 @@ class _Run:
   normalisation: str
   resamples: int
   seed: int
+  text_encoder: str | None
   runs: Mapping[str, RunRanker]
   covered: Mapping[str, frozenset[str]]
   scores: pathlib.Path | None
@@ -640,6 +671,8 @@ def _labels(run: _Run) -> dict[str, str]:
   labels = {}
   for name, ranker in run.rankers.items():
     labels[name] = entry_of(name).label or ranker.name
+    if run.text_encoder is not None and name in TEXT_READERS:
+      labels[name] += f" ({pathlib.PurePath(run.text_encoder).name})"
     if entry_of(name).is_selected and run.normalisation != Normalisation.SUM:
       labels[_second_row(name, run)] = f"{name} ({run.normalisation})"
   for sample in run.chat.values():

@@ -61,6 +61,8 @@ def write_html_report(
     ],
     end_to_end=report.END_TO_END,
     costs=report.cost_caption(results),
+    probe_title=report.PROBE,
+    probe=report.probe_table(results) if results["probe"] else None,
     inconsistencies=report.inconsistencies(results),
     training=training_curves(training_log) if training_log else [],
     examples=[_example(example) for example in examples],

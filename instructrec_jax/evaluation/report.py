@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from instructrec_jax.evaluation.costs import amount
+from instructrec_jax.evaluation.probe import to_table
 from instructrec_jax.instructions.scenarios import POINTWISE
 from instructrec_jax.tables import Cell, Row, Table
 
@@ -13,6 +14,7 @@ CAPTION = (
   "count as their expected value over random orders; p is of the paired "
   "bootstrap, corrected for the comparisons with one ranker by Holm's method."
 )
+PROBE = "Contamination probe"
 COSTS = ("ms", "FLOPs", "parameters")
 END_TO_END = (
   "End to end, where a target that the matcher did not retrieve is not found:"
@@ -47,8 +49,15 @@ def markdown(results: Mapping[str, Any]) -> str:
           f"{choice['validation_requests']:,} validation requests:",
           _template_table(choice, split=results["split"]).markdown(),
         ]
+  if results["probe"]:
+    blocks += [f"### {PROBE}", probe_table(results).markdown()]
   blocks += [CAPTION, cost_caption(results), *inconsistencies(results)]
   return "\n\n".join(blocks) + "\n"
+
+
+def probe_table(results: Mapping[str, Any]) -> Table:
+  """Returns what models know of the data beforehand; see `probe`."""
+  return to_table(results["probe"], results["labels"])
 
 
 def cost_caption(results: Mapping[str, Any]) -> str:

@@ -65,7 +65,7 @@ _SIZE_SAMPLE = 300
 WriteRows = Callable[..., dict[str, int]]
 """`seqio_bridge.tfds_writer.write_tfds`, or another with its arguments."""
 WriteHardCandidates = Callable[..., None]
-"""Writes candidates/hard_*, for a folder, `matcher` and `seed`."""
+"""`hard_negatives.write_hard_candidates`, or another with its arguments."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +82,8 @@ class Options:
     target_length: the decoder's, which answers are fitted to.
     cold_items: one of `material.COLD_ITEMS`.
     matcher: retrieves the hard negatives; one of `MATCHERS`.
+    text_encoder: of the matcher "two_tower", a folder (see
+      `baselines.text_reader.SentenceReader`); None learns word vectors.
   """
 
   templates: tuple[str, ...] = ("package",)
@@ -92,6 +94,7 @@ class Options:
   target_length: int = 64
   cold_items: str = "paper"
   matcher: str = MATCHERS[0]
+  text_encoder: str | None = None
   seed: int = 0
 
   def check(self) -> None:
@@ -107,6 +110,11 @@ class Options:
     ):
       if value not in allowed:
         raise InputError(f"{name} {value!r}, not one of {', '.join(allowed)}.")
+    if self.text_encoder is not None and self.matcher != "two_tower":
+      raise InputError(
+        "--text-encoder is of the matcher that reads titles with it: add "
+        "--matcher two_tower."
+      )
     _chosen_families(self.load_templates(), self.families)
 
   def load_templates(self) -> list[Template]:
@@ -234,7 +242,12 @@ def _build(
       assert vocabulary is not None
       Vocabulary.load(vocabulary)
       shutil.copyfile(vocabulary, vocabulary_path)
-    write_hard_candidates(folder, matcher=options.matcher, seed=options.seed)
+    write_hard_candidates(
+      folder,
+      matcher=options.matcher,
+      text_encoder=options.text_encoder,
+      seed=options.seed,
+    )
     words = Vocabulary.load(vocabulary_path)
     renderer = Renderer(
       count_tokens=words.count_tokens,

@@ -82,6 +82,11 @@ class Facts:
     return usable
 
 
+def is_date(seconds: int) -> bool:
+  """Whether a time is one in seconds since 1970, as dates of purchases are."""
+  return seconds in _TIMES
+
+
 class Material:
   """A dataset folder and its annotations, as instructions need them.
 
@@ -194,7 +199,7 @@ class Material:
     if user < 0:
       return None
     seconds = int(self._timestamps[self.sequences.offsets[user] + position])
-    if seconds not in _TIMES:
+    if not is_date(seconds):
       return None
     moment = datetime.datetime.fromtimestamp(seconds, datetime.UTC)
     return f"{calendar.month_name[moment.month]} {moment.year}"

@@ -1,8 +1,10 @@
 """Tests for instructrec_jax/baselines/hard_negatives.py."""
 
 import collections
+import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 
 from instructrec_jax.baselines import hard_negatives
@@ -11,9 +13,15 @@ from instructrec_jax.baselines.hard_negatives import (
   hard_candidates,
   recall,
   top_items,
+  write_hard_candidates,
 )
+from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.prepare import prepare
 from instructrec_jax.data.splits import Sequences, Targets, leave_one_out
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.build import Options
+
+from .bert_folder import write_bert
 
 ITEMS = 40
 
@@ -129,6 +137,31 @@ def test_recall_counts_what_is_above_k():
 def test_too_small_a_catalogue_is_one_sentence(shop):
   with pytest.raises(InputError, match="ask for fewer"):
     draw(shop, count=36)
+
+
+def test_a_text_encoder_makes_other_lists(tmp_path):
+  path = tmp_path / "shop"
+  prepare(format="synthetic", users=250, out=path)
+  folder = DatasetFolder.open(path)
+  encoder = write_bert(tmp_path / "bert")
+
+  def lists(text_encoder, name="two_tower"):
+    write_hard_candidates(
+      folder, matcher=name, text_encoder=text_encoder, seed=0
+    )
+    file = path / "candidates/hard_test_9.parquet"
+    return file.read_bytes(), pl.read_parquet_metadata(file)
+
+  words, _ = lists(None)
+  titles, metadata = lists(str(encoder))
+  assert words != titles and len(metadata["text_encoder"]) == 64
+  # The same weights elsewhere are the same encoder: nothing is written anew.
+  moved = shutil.copytree(encoder, tmp_path / "moved")
+  shutil.rmtree(path / "baselines")
+  assert lists(str(moved))[0] == titles
+  assert not (path / "baselines").exists()
+  with pytest.raises(InputError, match="add --matcher two_tower"):
+    Options(text_encoder=str(encoder)).check()
 
 
 def test_no_targets_give_no_lists(shop):

@@ -12,6 +12,8 @@ from instructrec_jax.baselines.text_reader import (
 )
 from instructrec_jax.errors import InputError
 
+from .bert_folder import WORDS, write_bert
+
 
 def test_words_have_one_number_everywhere():
   reader = WordReader(["a green tent", "Tent, green"])
@@ -35,30 +37,33 @@ def test_a_hash_tells_groups_apart():
   assert texts_hash(["a"], []) == texts_hash(["a"], [])
 
 
-@pytest.fixture(scope="module")
-def sentence_model(tmp_path_factory):
-  """A folder with a sentence encoder of random weights."""
+@pytest.fixture(scope="module", params=["bert", "roberta"])
+def sentence_model(request, tmp_path_factory):
+  """A folder with a text encoder of random weights."""
+  path = tmp_path_factory.mktemp("sentences") / "model"
+  if request.param == "bert":
+    return str(write_bert(path))
   pytest.importorskip("sentence_transformers")
   import transformers
 
-  path = tmp_path_factory.mktemp("sentences")
-  words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "tent", "rope"]
-  vocabulary = path / "vocab.txt"
-  vocabulary.write_text("\n".join(words))
-  config = transformers.BertConfig(
-    vocab_size=len(words),
+  write_bert(path)
+  config = transformers.RobertaConfig(
+    vocab_size=len(WORDS),
     hidden_size=8,
     num_hidden_layers=1,
     num_attention_heads=2,
     intermediate_size=16,
   )
-  transformers.BertModel(config).save_pretrained(path)
-  transformers.BertTokenizer(str(vocabulary)).save_pretrained(path)
+  transformers.RobertaModel(config).save_pretrained(path)
+  transformers.PreTrainedTokenizerFast(
+    tokenizer_file=str(path / "tokenizer.json"), pad_token="[PAD]"
+  ).save_pretrained(path)
   return str(path)
 
 
 def test_a_sentence_model_gives_vectors_of_length_one(sentence_model):
   reader = SentenceReader(sentence_model)
+  assert reader.num_parameters > 100
   vectors = reader.read(["tent", "rope", "tent"])
   assert vectors.shape == (3, 8)
   assert vectors.dtype == np.float32
@@ -66,6 +71,18 @@ def test_a_sentence_model_gives_vectors_of_length_one(sentence_model):
   np.testing.assert_array_equal(vectors[0], vectors[2])
   assert not np.allclose(vectors[0], vectors[1])
   np.testing.assert_array_equal(reader.read(["rope"])[0], vectors[1])
+
+
+def test_where_time_is_measured_no_text_is_kept(tmp_path):
+  reader = SentenceReader(str(write_bert(tmp_path / "model")))
+  reader.read(["tent", "tent"])
+  once = reader.flops
+  reader.read(["tent"])
+  assert reader.flops == once > 0
+  reader.forget()
+  reader.read(["tent"])
+  reader.read(["tent"])
+  assert reader.flops == 3 * once
 
 
 def test_no_such_sentence_model_is_one_sentence(tmp_path):

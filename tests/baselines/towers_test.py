@@ -70,6 +70,16 @@ def test_ranks_titles_that_no_search_was_for(tmp_path):
     assert int(scores.argmax()) == kind
 
 
+def test_the_matcher_reads_the_order_of_a_history(folder):
+  """Of items before the last too, which a mean by recency learns to weigh."""
+  ranker = fitted(TwoTowerRanker, folder)
+  ranker.params["ages"] = np.zeros_like(ranker.params["ages"])
+  one, other = ranker.score(
+    [request("", [1, 2, 7], user=0), request("", [2, 1, 7], user=0)]
+  )
+  assert not np.allclose(one, other, atol=1e-5)
+
+
 def test_knows_nothing_of_users(dssm):
   one, other = dssm.score(
     [request("light", [1, 2], user=3), request("light", [20], user=5)]
@@ -101,11 +111,9 @@ def test_padding_is_not_read(folder, tem, tmp_path):
     ),
   )
   # Places are counted to the query, which is last.
-  places = tem.params["places"]
-  padded.params = {
-    **tem.params,
-    "places": np.pad(places, ((OPTIONS.history, 0), (0, 0))),
-  }
+  ordered = tem.params["ordered"]
+  places = np.pad(ordered["places"], ((OPTIONS.history, 0), (0, 0)))
+  padded.params = {**tem.params, "ordered": {**ordered, "places": places}}
   asked = [request("light", [8]), request("light", [1, 2, 3, 4])]
   for scores, expected in zip(
     padded.score(asked), tem.score(asked), strict=True

@@ -229,5 +229,6 @@ def small_results():
     "templates": [],
     "normalisations": [],
     "chat": [],
+    "probe": [],
     "impossible": [],
   }
