@@ -173,7 +173,16 @@ def _template_file(source: str) -> str:
 
 # As `evaluation.rankers.RANKERS`, which takes time to import.
 RANKERS = (
-  *("all", "random", "popularity", "bm25", "tfidf", "cooccurrence", "sasrec"),
+  *(
+    "all",
+    "random",
+    "popularity",
+    "bm25",
+    "tfidf",
+    "cooccurrence",
+    "svd",
+    "sasrec",
+  ),
   *("bert4rec", "dssm", "tem", "two_tower", "zero_shot", "chat", "model"),
   *("catalogue", "labels", "planted"),
 )

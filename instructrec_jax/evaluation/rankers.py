@@ -18,6 +18,7 @@ from instructrec_jax.baselines.lexical import LexicalRanker
 from instructrec_jax.baselines.planted import PlantedRanker
 from instructrec_jax.baselines.popularity import PopularityRanker, RandomRanker
 from instructrec_jax.baselines.searches import Searches
+from instructrec_jax.baselines.svd import SvdRanker
 from instructrec_jax.data.folder import (
   BUILT,
   INSTRUCTIONS_FILE,
@@ -97,7 +98,7 @@ class RankerEntry:
 
 
 def _fit_counts(
-  kind: type[PopularityRanker] | type[CooccurrenceRanker],
+  kind: type[PopularityRanker] | type[CooccurrenceRanker] | type[SvdRanker],
 ) -> Callable[[Resources], Ranker]:
   return lambda resources: kind.fit(
     resources.folder.sequences,
@@ -176,6 +177,9 @@ RANKERS: Mapping[str, RankerEntry] = {
   ),
   "cooccurrence": RankerEntry(
     load=_fit_counts(CooccurrenceRanker), in_all=True, is_baseline=True
+  ),
+  "svd": RankerEntry(
+    load=_fit_counts(SvdRanker), in_all=True, is_baseline=True
   ),
   "sasrec": RankerEntry(load=_fit_sasrec, cost="trained", is_baseline=True),
   "bert4rec": RankerEntry(load=_fit_bert4rec, cost="trained", is_baseline=True),
