@@ -82,7 +82,7 @@ class SvdRanker:
 
 
 def piece_vectors(
-  folder: DatasetFolder, vocabulary: Vocabulary, *, width: int
+  folder: DatasetFolder, vocabulary: Vocabulary, *, rows: int, width: int
 ) -> tuple[Float32[np.ndarray, "pieces width"], Int64[np.ndarray, " pieces"]]:
   """Returns vectors of a vocabulary's pieces, and how often they are bought.
 
@@ -93,12 +93,12 @@ def piece_vectors(
   Args:
     folder: whose training interactions and titles count.
     vocabulary: of the pieces.
+    rows: of the result, at least the vocabulary's ids.
     width: of the vectors.
   """
   titles = display_titles(folder.items)
-  rows = [sorted(set(vocabulary.encode_one(title))) for title in titles]
-  size = vocabulary.model_vocab_size
-  pieces = _indicator(rows, size)
+  ids = [sorted(set(vocabulary.encode_one(title))) for title in titles]
+  pieces = _indicator(ids, rows)
   bought = _purchases(folder.sequences, len(titles), folder.splits)
   purchases = np.asarray(bought.sum(0)).ravel()
   of_users = bought @ pieces

@@ -25,8 +25,9 @@ from instructrec_jax.data.folder import (
   DatasetFolder,
   requests_file,
 )
-from instructrec_jax.data.splits import SPLITS
+from instructrec_jax.data.splits import SPLITS, Targets
 from instructrec_jax.errors import InputError, check_counts, check_seed
+from instructrec_jax.instructions import sequences
 from instructrec_jax.instructions.aspects import TaskForm
 from instructrec_jax.instructions.material import COLD_ITEMS, Material
 from instructrec_jax.instructions.requests import ScenarioWriter
@@ -39,7 +40,7 @@ from instructrec_jax.instructions.rows import (
   group_families,
   instruction_rows,
 )
-from instructrec_jax.instructions.scenarios import SCENARIOS
+from instructrec_jax.instructions.scenarios import SCENARIOS, SEQUENCES
 from instructrec_jax.instructions.templates import (
   Form,
   Template,
@@ -52,6 +53,10 @@ from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.text.vocabulary import Vocabulary, train_vocabulary
 
 MATCHERS = ("tfidf", "bm25", "two_tower")
+PIECES = ("words", "titles")
+# The most that a title counts among those that pieces of titles are learnt of:
+# beyond it, one that everybody buys is a piece already.
+_MOST_REPEATS = 60
 # Rows of each family that a vocabulary is trained on.
 _CORPUS_ROWS = 2000
 # Rows that the size of the dataset is estimated from.
@@ -71,6 +76,10 @@ class Options:
     templates: files of templates, or the words that `load_templates` knows.
     families: only rows of these <P,I,T>, as in names of mixtures; all if empty.
     rows_per_target: of each family.
+    sequences: write rows and requests of `instructions.sequences` too.
+    pieces: of a vocabulary that is trained, one of `PIECES`: within words, or
+      across the words of a title, up to whole titles that many buy.
+    fold_case: whether that vocabulary reads capital letters as small ones.
     input_length: the encoder's maximum of tokens, EOS included.
     cold_items: one of `material.COLD_ITEMS`.
     matcher: retrieves the hard negatives; one of `MATCHERS`.
@@ -79,6 +88,9 @@ class Options:
   templates: tuple[str, ...] = ("package",)
   families: tuple[str, ...] = ()
   rows_per_target: int = 1
+  sequences: bool = False
+  pieces: str = PIECES[0]
+  fold_case: bool = False
   input_length: int = 512
   cold_items: str = "paper"
   matcher: str = MATCHERS[0]
@@ -91,6 +103,7 @@ class Options:
     check_seed(self.seed)
     for name, value, allowed in (
       ("matcher is", self.matcher, MATCHERS),
+      ("pieces are", self.pieces, PIECES),
       ("cold items are", self.cold_items, COLD_ITEMS),
     ):
       if value not in allowed:
@@ -200,9 +213,11 @@ def _build(
     vocabulary_path = partial / VOCABULARY_FILE
     if train_vocabulary_size is not None:
       train_vocabulary(
-        _corpus(material, families, options.seed),
+        _corpus(folder, material, families, options),
         vocabulary_path,
         size=train_vocabulary_size,
+        across_words=options.pieces == "titles",
+        fold_case=options.fold_case,
         seed=options.seed,
       )
     else:
@@ -225,7 +240,11 @@ def _build(
       "vocabulary_sha256": words.sha256,
       "families": planned,
       "rows": counts,
-      "requests": _write_requests(writer, families, partial / REQUESTS),
+      "requests": _write_requests(
+        writer,
+        families | ({SEQUENCES: [sequences.FORM]} if options.sequences else {}),
+        partial / REQUESTS,
+      ),
       "cuts": dataclasses.asdict(renderer.cuts),
       "annotations": annotations.as_json(),
       "templates": {t.name: t.label for t in templates},
@@ -256,20 +275,36 @@ def _chosen_families(
 
 
 def _corpus(
-  material: Material, families: dict[str, list[Form]], seed: int
+  folder: DatasetFolder,
+  material: Material,
+  families: dict[str, list[Form]],
+  options: Options,
 ) -> Iterator[str]:
-  """Yields the texts that a vocabulary is trained on."""
+  """Yields the texts that a vocabulary is trained on.
+
+  For pieces of titles, a title comes as often as it is bought in training, and
+  all other texts word by word, so that no piece spans a title and the words
+  around it.
+  """
+  of_titles = options.pieces == "titles"
   rows = instruction_rows(
     material,
     Renderer(count_tokens=lambda text: 0, budget=1),
     facts=material.facts("train"),
     families=families,
-    seed=seed,
+    seed=options.seed,
   )
-  yield from material.titles
+  if not of_titles:
+    yield from material.titles
+  else:
+    users, positions = material.purchases("train")
+    items = Targets(users, positions).items(material.sequences)
+    counts = np.bincount(items, minlength=len(material.titles))
+    for title, count in zip(material.titles, counts.tolist(), strict=True):
+      yield from itertools.repeat(title, 1 + min(count, _MOST_REPEATS))
   for row in itertools.islice(rows, _CORPUS_ROWS * len(families)):
-    yield row.inputs
-    yield row.targets
+    for text in (row.inputs, row.targets):
+      yield from text.split() if of_titles else (text,)
 
 
 def _write_rows(
@@ -288,6 +323,9 @@ def _write_rows(
     )
     for split in SPLITS
   }
+  if options.sequences:
+    for split in SPLITS:
+      planned[split][SEQUENCES] = sequences.count_sequences(material, split)
   total = sum(sum(of_split.values()) for of_split in planned.values())
 
   def rows() -> Iterator[tuple[str, Row]]:
@@ -305,6 +343,11 @@ def _write_rows(
         seed=options.seed,
       ):
         yield f"{row.form}_{split}", row
+      if options.sequences:
+        for row in sequences.sequence_rows(
+          material, renderer, split=split, seed=options.seed
+        ):
+          yield f"{row.form}_{split}", row
 
   sample = list(itertools.islice(rows(), _SIZE_SAMPLE))
   size = np.mean([len(row.inputs) + len(row.targets) + 60 for _, row in sample])
@@ -318,9 +361,11 @@ def _write_rows(
     progress(rows(), total=total, desc="instructions", unit="row"),
     folder=out,
     splits=[
-      f"{form.name}_{split}"
-      for forms in families.values()
-      for form in forms
+      f"{name}_{split}"
+      for name in (
+        *(form.name for forms in families.values() for form in forms),
+        *((SEQUENCES,) if options.sequences else ()),
+      )
       for split in SPLITS
     ],
   )

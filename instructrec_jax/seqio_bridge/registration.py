@@ -17,10 +17,17 @@ import tensorflow as tf
 from instructrec_jax.data.folder import INSTRUCTIONS_FILE, TEMPLATES_FILE
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions import sequences
 from instructrec_jax.instructions.mixtures import mixtures
 from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.seqio_bridge.tfds_writer import SHARDS, TFDS_NAME
 from instructrec_jax.seqio_bridge.vocabulary import text_features
+
+_PREPROCESSORS = (
+  seqio.preprocessors.tokenize,
+  seqio.CacheDatasetPlaceholder(),
+  seqio.preprocessors.append_eos_after_trim,
+)
 
 
 class InstructionSource(seqio.TfdsDataSource):
@@ -109,13 +116,15 @@ def register(templates: Sequence[Template]) -> None:
       seqio.TaskRegistry.add(
         form.task_name,
         source=InstructionSource(form.name),
-        preprocessors=[
-          seqio.preprocessors.tokenize,
-          seqio.CacheDatasetPlaceholder(),
-          seqio.preprocessors.append_eos_after_trim,
-        ],
+        preprocessors=_PREPROCESSORS,
         output_features=features,
       )
+  seqio.TaskRegistry.add(
+    sequences.TASK,
+    source=InstructionSource(sequences.SEQUENCES),
+    preprocessors=_PREPROCESSORS,
+    output_features=features,
+  )
   for name, forms in mixtures(templates).items():
     tasks = [form.task_name for form in forms]
     seqio.MixtureRegistry.add(name, tasks, default_rate=count_rows)

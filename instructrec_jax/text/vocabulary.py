@@ -23,6 +23,13 @@ _CACHE_WORDS = 1 << 18
 _LONGEST_WORD = 64
 # Float32 sums up to this size are rounded by at most half of `_SPACING`.
 _LARGEST_SUM = 2.0**13
+# SentencePiece's options for pieces that may be several words.
+_ACROSS_WORDS = dict(
+  split_by_whitespace=False,
+  split_by_unicode_script=False,
+  split_by_number=False,
+  max_sentencepiece_length=64,
+)
 _SPACING = 2.0**-11
 
 
@@ -162,7 +169,13 @@ class Vocabulary:
 
 
 def train_vocabulary(
-  texts: Iterable[str], out: pathlib.Path, *, size: int, seed: int = 0
+  texts: Iterable[str],
+  out: pathlib.Path,
+  *,
+  size: int,
+  across_words: bool = False,
+  fold_case: bool = False,
+  seed: int = 0,
 ) -> Vocabulary:
   """Trains a small SentencePiece model with T5's ids and normalisation.
 
@@ -173,6 +186,8 @@ def train_vocabulary(
   Args:
     texts: the corpus, line by line.
     size: pieces, at most; a small corpus gives fewer.
+    across_words: whether a piece may span words, up to a whole text.
+    fold_case: whether capital letters are read as small ones.
     seed: for sampling lines of a corpus that is too large.
 
   Raises:
@@ -194,13 +209,14 @@ def train_vocabulary(
       eos_id=EOS_ID,
       unk_id=UNK_ID,
       bos_id=-1,
-      normalization_rule_name="nmt_nfkc",
+      normalization_rule_name="nmt_nfkc_cf" if fold_case else "nmt_nfkc",
       input_sentence_size=1_000_000,
       # Or rare characters, such as an apostrophe, would become unknown.
       character_coverage=1.0,
       # With more threads the result would depend on their timing.
       num_threads=1,
       minloglevel=2,
+      **(_ACROSS_WORDS if across_words else {}),
     )
   except RuntimeError as error:
     # SentencePiece's words are of its own files and options.

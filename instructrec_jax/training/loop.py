@@ -46,6 +46,7 @@ _FIRST_FILES = {
   CONFIG_FILE,
   model_folder.CONFIG_FILE,
   model_folder.VOCABULARY_FILE,
+  model_folder.TITLE_COUNTS_FILE,
 }
 ARGUMENTS = (
   *("model_dir", "steps", "batch_size", "checkpoint_period", "log_period"),
@@ -72,6 +73,7 @@ def train(
   mesh: Mesh | None = None,
   zero: bool = False,
   initial_params: Any = None,
+  make_params: Callable[[], Any] | None = None,
   validate: Callable[[Any], Mapping[str, float]] | None = None,
   config_text: str | None = None,
 ) -> dict[str, float]:
@@ -98,6 +100,7 @@ def train(
     mesh: of `mesh.make_mesh`; one device if None.
     zero: split parameters and optimizer over the data axis too.
     initial_params: weights to start from; random if None.
+    make_params: makes such weights, called where a run begins anew.
     validate: from parameters to metrics; the checkpoint with the largest
       `model_folder.BEST_METRIC` is kept.
     config_text: what configured the run, to be kept as config.gin.
@@ -154,6 +157,8 @@ def train(
       _write_run(model_dir, config, data, run, config_text)
     checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
     start = checkpoints.latest_step() or 0
+    if not start and make_params is not None:
+      initial_params = make_params()
     if start:
       state = checkpoints.restore(shapes, shardings)
     elif initial_params is None:
@@ -336,12 +341,19 @@ def _write_run(
     shutil.copyfile(
       data.vocabulary.path, model_dir / model_folder.VOCABULARY_FILE
     )
+    if data.title_counts:
+      storage.write_json(
+        model_dir / model_folder.TITLE_COUNTS_FILE, data.title_counts
+      )
     if config_text is not None:
       (model_dir / CONFIG_FILE).write_text(config_text, encoding="utf-8")
     storage.write_json(model_dir / RUN_FILE, run)
     checksums.add(
       model_dir,
-      (RUN_FILE, model_folder.CONFIG_FILE, model_folder.VOCABULARY_FILE),
+      (
+        *(RUN_FILE, model_folder.CONFIG_FILE, model_folder.VOCABULARY_FILE),
+        *((model_folder.TITLE_COUNTS_FILE,) if data.title_counts else ()),
+      ),
     )
   processes.wait("the run is written")
 

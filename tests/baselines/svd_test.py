@@ -94,8 +94,8 @@ def test_pieces_have_vectors_of_other_purchases(tmp_path):
   folder = shelf_folder(tmp_path)
   texts = [item.title for item in folder.items]
   vocabulary = train_vocabulary(texts, tmp_path / "vocabulary.model", size=99)
-  vectors, counts = svd.piece_vectors(folder, vocabulary, width=16)
-  assert vectors.shape == (vocabulary.model_vocab_size, 16)
+  vectors, counts = svd.piece_vectors(folder, vocabulary, rows=256, width=16)
+  assert vectors.shape == (256, 16)
   training = folder.splits.training_mask(folder.sequences)
   assert counts[EOS_ID] == training.sum()
   titles = [texts[i] for i in folder.sequences.items[training]]
