@@ -29,7 +29,9 @@ class Options:
   limit: opt.Count | None = None
   """only the first so many requests"""
   batch_tokens: opt.BatchTokens | None = None
-  normalisation: Literal["sum", "mean", "byte", "pmi", "ghost_free"] = "sum"
+  normalisation: Literal[
+    "sum", "mean", "byte", "pmi", "catalogue_prior", "ghost_free"
+  ] = "sum"
   """of the scores"""
   force: opt.Force = False
   json: opt.Json = False

@@ -59,7 +59,7 @@ from instructrec_jax.evaluation.selection import SELECT
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker
-from instructrec_jax.scoring.normalisation import Normalisation
+from instructrec_jax.scoring.normalisation import BOUNDED, Normalisation
 from instructrec_jax.teacher.budget import Estimate
 
 # The lists in results.json.
@@ -183,6 +183,8 @@ def evaluate(
     limit=limit,
     seed=seed,
   )
+  # What has no bound is left to the row of the model.
+  searched = normalisation if normalisation in BOUNDED else Normalisation.SUM
   forms = TemplateForms(folder, seed=seed) if select_template else None
   staged = contextlib.nullcontext()
   if out is not None:
@@ -210,6 +212,7 @@ def evaluate(
           model=model,
           zero_shot=zero_shot,
           text_encoder=text_encoder,
+          normalisation=searched,
         )
         for name in names
         if name != chat_sample.NAME

@@ -32,6 +32,7 @@ from instructrec_jax.instructions.aspects import Query
 from instructrec_jax.instructions.material import COLD_ITEMS, Facts, Material
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import Ranker
+from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.teacher.annotations import Annotations
 
 
@@ -44,12 +45,14 @@ class Resources:
     model: a folder of `train` or `export`.
     zero_shot: another such folder, of a model that was not tuned.
     text_encoder: see `tower_ranker.TowerOptions`.
+    normalisation: that the catalogue is searched by, where a bound is known.
   """
 
   folder: DatasetFolder
   model: pathlib.Path | None = None
   zero_shot: pathlib.Path | None = None
   text_encoder: str | None = None
+  normalisation: str = Normalisation.SUM
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,7 +159,11 @@ def _load_catalogue(resources: Resources) -> Ranker:
   from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
 
   assert resources.model is not None
-  return CatalogueRanker.load(resources.model, mesh=mesh_lib.make_mesh())
+  return CatalogueRanker.load(
+    resources.model,
+    mesh=mesh_lib.make_mesh(),
+    normalisation=resources.normalisation,
+  )
 
 
 # In the table's order.
@@ -321,6 +328,7 @@ def load_ranker(
   model: pathlib.Path | None = None,
   zero_shot: pathlib.Path | None = None,
   text_encoder: str | None = None,
+  normalisation: str = Normalisation.SUM,
 ) -> Ranker:
   """Loads or fits one of `RANKERS`; baselines see training items alone.
 
@@ -331,7 +339,7 @@ def load_ranker(
   """
   load = RANKERS[name].load
   assert load is not None
-  return load(Resources(folder, model, zero_shot, text_encoder))
+  return load(Resources(folder, model, zero_shot, text_encoder, normalisation))
 
 
 def applies(name: str, scenario: Scenario) -> bool:

@@ -24,6 +24,7 @@ from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.progress import progress
 from instructrec_jax.scoring.normalisation import (
+  BOUNDED,
   Normalisation,
   check_counted,
   check_finite,
@@ -51,11 +52,6 @@ from instructrec_jax.xla_options import compiler_options, exact_products
 _LENGTHS = (128, 256, 512, 1024, 2048)
 # Nodes that the cache holds at first.
 _CAPACITY = 256
-_BOUNDED = (
-  Normalisation.SUM,
-  Normalisation.MEAN,
-  Normalisation.CATALOGUE_PRIOR,
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,10 +104,10 @@ class CatalogueSearch:
     """
     self.normalisation = Normalisation.parse(normalisation)
     check_counts(batch=batch, nodes=nodes)
-    if self.normalisation not in _BOUNDED:
+    if self.normalisation not in BOUNDED:
       raise InputError(
         f"a catalogue cannot be searched by {self.normalisation}: only of "
-        f"{', '.join(_BOUNDED)} is it known what a title's beginning bounds; "
+        f"{', '.join(BOUNDED)} is it known what a title's beginning bounds; "
         "score all candidates instead."
       )
     check_counted(self.normalisation, title_counts)

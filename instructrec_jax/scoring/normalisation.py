@@ -63,6 +63,14 @@ class Normalisation(enum.StrEnum):
     return self if self in by_token else Normalisation.SUM
 
 
+BOUNDED = (
+  Normalisation.SUM,
+  Normalisation.MEAN,
+  Normalisation.CATALOGUE_PRIOR,
+)
+"""Those of which it is known what a title's beginning bounds."""
+
+
 def check_counted(
   normalisation: Normalisation, title_counts: Mapping[str, int] | None
 ) -> None:
