@@ -21,6 +21,7 @@ class CooccurrenceRanker:
   """
 
   name = "cooccurrence"
+  flops = 0.0
 
   def __init__(
     self, *, pairs: np.ndarray, users: np.ndarray, popularity: np.ndarray
@@ -36,6 +37,7 @@ class CooccurrenceRanker:
     self._pairs = np.append(pairs, np.iinfo(np.int64).max)
     self._users = np.append(users, 0)
     self._popularity = popularity
+    self.num_parameters = len(users) + len(popularity)
 
   @classmethod
   def fit(

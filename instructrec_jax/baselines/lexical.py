@@ -12,6 +12,7 @@ import scipy.sparse
 from jaxtyping import Int32
 
 from instructrec_jax.baselines.hard_negatives import top_items
+from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.records import Item, RankingRequest
 
 Kind = Literal["bm25", "tfidf"]
@@ -31,15 +32,18 @@ _WORD = re.compile(r"\w+")
 class LexicalRanker:
   """Ranks by BM25 or by the cosine of TF-IDF vectors.
 
-  A document is an item's title and categories. The search words are the
-  request's query if it has one, without the history, whose words would
-  dominate it; else the titles of the last 20 history items, taken as one text.
-  It is a `records.Ranker`, and by the history a `hard_negatives.Matcher`.
+  A document is an item's title, which is what a model reads of it; with its
+  categories the ranker sees more, as queries of categories (I2) are made of
+  them. The search words are the request's query if it has one, without the
+  history, whose words would dominate it; else the titles of the last 20 history
+  items, taken as one text. It is a `records.Ranker`, and by the history a
+  `hard_negatives.Matcher`.
   """
 
   def __init__(
     self,
     *,
+    name: str,
     kind: Kind,
     words: dict[str, int],
     documents: scipy.sparse.csr_array,
@@ -49,20 +53,27 @@ class LexicalRanker:
     """Takes the index.
 
     Args:
-      kind: the ranker's name in tables.
+      name: the ranker's in tables.
+      kind: see `fit`.
       words: a number for each word of the catalogue.
       documents: [I, V], term weights of each item, without `word_weights`.
       titles: [I, V], how often each word is in each title.
       word_weights: [V], of the search words.
     """
-    self.name = kind
+    self.name = name
+    self._kind = kind
     self._words = words
     self._documents_IxV = documents
     self._titles_IxV = titles
     self._word_weights_V = word_weights
+    self.num_parameters = documents.nnz + len(word_weights)
+    # Of all that was scored so far.
+    self.flops = 0.0
 
   @classmethod
-  def fit(cls, items: Sequence[Item], *, kind: Kind) -> "LexicalRanker":
+  def fit(
+    cls, items: Sequence[Item], *, kind: Kind, categories: bool = False
+  ) -> "LexicalRanker":
     """Indexes a catalogue.
 
     Args:
@@ -70,11 +81,17 @@ class LexicalRanker:
       kind: "bm25" is Okapi's with Lucene's idf, log(1 + (I - df + .5) /
         (df + .5)), k1 = 1.2 and b = .75; "tfidf" weighs a word by its count
         times log((1 + I) / (1 + df)) + 1, as scikit-learn does.
+      categories: index the categories beside the title, which no model reads;
+        the name then says so.
     """
     words: dict[str, int] = {}
-    documents = [
-      tokenize(" ".join((item.title, *item.categories))) for item in items
-    ]
+    titles = [tokenize(title) for title in display_titles(items)]
+    documents = titles
+    if categories:
+      documents = [
+        title + tokenize(" ".join(item.categories))
+        for title, item in zip(titles, items, strict=True)
+      ]
     for document in documents:
       for word in document:
         words.setdefault(word, len(words))
@@ -88,10 +105,11 @@ class LexicalRanker:
       word_weights_V = np.log((1 + len(items)) / (1 + in_items_V)) + 1
       weights_IxV = _unit_rows(_scale(counts_IxV, word_weights_V))
     return cls(
+      name=f"{kind}_categories" if categories else kind,
       kind=kind,
       words=words,
       documents=weights_IxV,
-      titles=_count((tokenize(item.title) for item in items), words),
+      titles=_count(titles, words),
       word_weights=word_weights_V,
     )
 
@@ -142,8 +160,11 @@ class LexicalRanker:
     pairs_PxV = self._documents_IxV[np.array(candidates, np.int64)]
     row_P = np.repeat(np.arange(len(requests)), lengths)
     row = np.repeat(row_P, np.diff(pairs_PxV.indptr))
+    self.flops += 2.0 * pairs_PxV.nnz
     pairs_PxV.data *= search_NxV[row, pairs_PxV.indices]
-    return np.split(pairs_PxV.sum(axis=1), np.cumsum(lengths)[:-1])
+    # Titles of the same words in another order tie, but for their last digits.
+    scores_P = pairs_PxV.sum(axis=1).round(9)
+    return np.split(scores_P, np.cumsum(lengths)[:-1])
 
   def _history_words(
     self, histories: Sequence[Sequence[int] | np.ndarray]
@@ -154,7 +175,7 @@ class LexicalRanker:
 
   def _weigh(self, counts: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
     search = _scale(counts, self._word_weights_V)
-    return _unit_rows(search) if self.name == "tfidf" else search
+    return _unit_rows(search) if self._kind == "tfidf" else search
 
 
 def tokenize(text: str) -> list[str]:

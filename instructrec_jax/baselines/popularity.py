@@ -18,6 +18,8 @@ class RandomRanker:
   """
 
   name = "random"
+  num_parameters = 0
+  flops = 0.0
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns zeros for each request."""
@@ -28,10 +30,12 @@ class PopularityRanker:
   """Ranks by how often an item was bought, in training interactions only."""
 
   name = "popularity"
+  flops = 0.0
 
   def __init__(self, counts: np.ndarray):
     """Takes the number of purchases of each item, indexed by item number."""
     self.counts = counts
+    self.num_parameters = len(counts)
 
   @classmethod
   def fit(

@@ -33,7 +33,9 @@ from instructrec_jax.baselines.trainer import (
   FitOptions,
   Params,
   catalogue_ndcg,
+  count_parameters,
   fit,
+  program_flops,
 )
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
@@ -105,6 +107,9 @@ class SequenceRanker(abc.ABC):
     """
     self.params: Params = {}
     self.report: dict[str, Any] = {}
+    # Of all that was scored so far, and of a history by the length of its row.
+    self.flops = 0.0
+    self._flops: dict[int, float] = {}
     self.num_items = num_items
     self.length = length
     self.options = options
@@ -177,12 +182,23 @@ class SequenceRanker(abc.ABC):
           [inputs[n] for n in block], rows=_ROWS, length=length
         )
         encoded = _encode_last(params, tokens, config=self.config)
+        if length not in self._flops:
+          lowered = _encode_last.lower(params, tokens, config=self.config)
+          self._flops[length] = program_flops(lowered) / _ROWS
+        self.flops += len(block) * self._flops[length]
         vectors_NxD[block] = np.asarray(encoded)[: len(block)]
     return vectors_NxD
+
+  @property
+  def num_parameters(self) -> int:
+    """How many numbers its weights are."""
+    return count_parameters(self.params)
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns one score a candidate for each request."""
     vectors = self.encode(self.params, [r.history_items for r in requests])
+    candidates = sum(len(request.candidate_items) for request in requests)
+    self.flops += 2.0 * candidates * self.options.width
     return [
       self._score(request, vector)
       for request, vector in zip(requests, vectors, strict=True)

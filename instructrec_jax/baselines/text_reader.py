@@ -22,6 +22,11 @@ class TextReader(Protocol):
     """Size of the vocabulary; 0 if texts become vectors."""
     ...
 
+  @property
+  def num_parameters(self) -> int:
+    """How many weights it has of its own."""
+    ...
+
   def read(self, texts: Sequence[str]) -> np.ndarray:
     """Returns a row a text."""
     ...
@@ -29,6 +34,8 @@ class TextReader(Protocol):
 
 class WordReader:
   """Numbers a text's words; unknown words are dropped."""
+
+  num_parameters = 0
 
   def __init__(self, texts: Sequence[str]):
     """Learns the words of all texts."""
@@ -61,6 +68,7 @@ class SentenceReader:
   """Vectors of a sentence-transformers model, which stays frozen."""
 
   words = 0
+  num_parameters = 0
 
   def __init__(self, name: str):
     """Loads a model.

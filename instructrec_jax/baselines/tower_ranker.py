@@ -36,11 +36,14 @@ from instructrec_jax.baselines.trainer import (
   FitOptions,
   Params,
   catalogue_ndcg,
+  count_parameters,
   fit,
+  program_flops,
 )
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import Sequences
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.records import RankingRequest
 
 # Queries or items that are encoded at once.
@@ -119,6 +122,10 @@ class TowerRanker:
     """Makes a ranker without weights; see `fit_searches`."""
     self.params: Params = {}
     self.report: dict[str, Any] = {}
+    # Of all that was scored so far, and of one query; the catalogue is encoded
+    # once for all requests.
+    self.flops = 0.0
+    self._query_flops: float | None = None
     self.options = options
     self._reader = reader
     self._towers = towers
@@ -156,7 +163,7 @@ class TowerRanker:
           "from searches, which are made of items' categories and of what "
           "`instructrec annotate` writes."
         )
-    titles = [item.title for item in folder.items]
+    titles = display_titles(folder.items)
     texts = [*titles, *training.queries]
     reader = (
       WordReader(texts)
@@ -183,6 +190,11 @@ class TowerRanker:
     )
     return ranker
 
+  @property
+  def num_parameters(self) -> int:
+    """How many numbers its weights are, and its text encoder's."""
+    return count_parameters(self.params) + self._reader.num_parameters
+
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns one score a candidate for each request."""
     vectors_NxD = self._encode(
@@ -198,6 +210,8 @@ class TowerRanker:
       ),
     )
     table_IxD, bias_I = self._catalogue
+    candidates = sum(len(request.candidate_items) for request in requests)
+    self.flops += 2.0 * candidates * self.options.width
     return [
       # Not a matrix product, whose sums would depend on a candidate's position.
       np.einsum("cd,d->c", table_IxD[items], vector) + bias_I[items]
@@ -271,7 +285,13 @@ class TowerRanker:
       encoded = _encode_queries(
         params, block, self._item_text, towers=self._towers
       )
+      if self._query_flops is None:
+        lowered = _encode_queries.lower(
+          params, block, self._item_text, towers=self._towers
+        )
+        self._query_flops = program_flops(lowered) / _ROWS
       vectors.append(np.asarray(encoded))
+    self.flops += count * (self._query_flops or 0.0)
     return np.concatenate(vectors)[:count]
 
   def _train(

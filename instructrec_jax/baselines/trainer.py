@@ -126,6 +126,19 @@ def fit(
   return best._replace(seconds=time.perf_counter() - start)
 
 
+def count_parameters(params: Params) -> int:
+  """Returns how many numbers weights are."""
+  return sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+def program_flops(lowered: jax.stages.Lowered) -> float:
+  """Returns the FLOPs of a program without loops, as XLA counts them."""
+  found = lowered.cost_analysis()
+  # Of older versions, for each device.
+  found = found[0] if isinstance(found, list) else found
+  return float((found or {}).get("flops", 0.0))
+
+
 def catalogue_ndcg(
   vectors: Float[np.ndarray, "n D"],
   table: Float[np.ndarray, "items D"],

@@ -24,7 +24,7 @@ class Options:
   """rankers of A and of B (default: those of both)"""
   scenarios: opt.Names = ()
   """scenarios to compare, comma-separated (default: those of both)"""
-  resamples: Annotated[opt.Count, opt.Arg(most=1_000_000)] = 1000
+  resamples: Annotated[opt.Count, opt.Arg(most=1_000_000)] = 10_000
   """resamples of the bootstrap"""
   seed: opt.Seed = 0
   """seed of the bootstrap"""

@@ -32,8 +32,9 @@ class Options:
   two_tower read texts with (default: word vectors of their own)"""
   scenarios: opt.Names = ("all",)
   """scenarios, comma-separated"""
-  rankers: opt.Rankers = ("all",)
-  """rankers, comma-separated; all is every one that is available"""
+  rankers: opt.RankersOrRuns = ("all",)
+  """rankers, comma-separated; all is every one that is available, a file
+  (.run, .trec, .txt, .parquet) another tool's run"""
   split: Literal["validation", "test"] = "test"
   """requests to rank"""
   limit: opt.Count | None = None
@@ -48,8 +49,12 @@ class Options:
   ] = "sum"
   """add a row with the model's scores normalised; select takes each scenario's
   best on validation (default: the row of sums alone)"""
+  resamples: Annotated[opt.Count, opt.Arg(most=1_000_000)] = 10_000
+  """resamples of the bootstrap"""
   seed: opt.Seed = 0
   """seed of the sample and the bootstrap"""
+  trec: bool = False
+  """also write TREC qrels and runs into trec/, for other tools"""
   force: opt.Force = False
   multi_process: opt.MultiProcess = False
   json: opt.Json = False

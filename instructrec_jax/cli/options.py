@@ -79,7 +79,9 @@ class Arg:
 def _existing_file(path: Path) -> str:
   if path.is_dir():
     return "it is a folder, where a file is needed"
-  return "" if path.exists() else "no such file"
+  if path.is_file():
+    return ""
+  return "it is a pipe or a device" if path.exists() else "no such file"
 
 
 def _requests_file(path: Path) -> str:
@@ -160,6 +162,12 @@ def _known(what: str, names: Sequence[str]) -> Callable[[str], str]:
   return check
 
 
+def _ranker_or_run(name: str) -> str:
+  if Path(name).suffix in (".run", ".trec", ".txt", ".parquet"):
+    return _existing_file(Path(name))
+  return _known("ranker", RANKERS)(name)
+
+
 def _size(name: str) -> str:
   sizes = model_sizes()
   return "" if name in sizes else f"one of {', '.join(sizes)} is known"
@@ -167,24 +175,16 @@ def _size(name: str) -> str:
 
 def _template_file(source: str) -> str:
   # The words that `load_templates` knows.
-  named = source in ("package", "pairwise")
+  named = source in ("package", "pairwise", "crowd")
   return "" if named else _existing_file(Path(source))
 
 
 # As `evaluation.rankers.RANKERS`, which takes time to import.
 RANKERS = (
-  *(
-    "all",
-    "random",
-    "popularity",
-    "bm25",
-    "tfidf",
-    "cooccurrence",
-    "svd",
-    "sasrec",
-  ),
-  *("bert4rec", "dssm", "tem", "two_tower", "zero_shot", "chat", "model"),
-  *("catalogue", "labels", "planted"),
+  *("all", "random", "popularity", "bm25", "tfidf", "bm25_categories"),
+  *("tfidf_categories", "cooccurrence", "svd", "sasrec", "bert4rec", "dssm"),
+  *("tem", "two_tower", "zero_shot", "chat", "model", "catalogue", "labels"),
+  "planted",
 )
 
 # Options that several commands share.
@@ -205,6 +205,7 @@ Names = Annotated[
   ),
 ]
 Rankers = Annotated[Names, Arg(check=_known("ranker", RANKERS))]
+RankersOrRuns = Annotated[Names, Arg(check=_ranker_or_run)]
 Dataset = Annotated[
   Folder,
   Arg(
@@ -253,8 +254,8 @@ Step = Annotated[
 Templates = Annotated[
   tuple[str, ...],
   Arg(
-    "files of templates, or the words package and pairwise; a later file's "
-    "template replaces an earlier one of the same name",
+    "files of templates, or the words package, pairwise and crowd; a later "
+    "file's template replaces an earlier one of the same name",
     metavar="YAML",
     check=_template_file,
     is_set=True,

@@ -8,7 +8,7 @@ import dataclasses
 import itertools
 import json
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -65,8 +65,9 @@ def write_candidates(
   searched = np.array([bool(text) for text in specific_intentions(items)], bool)
 
   def draw(kind: str, split: str, count: int) -> Candidates:
-    seeds, owners = [seed, count, split == "test"], owned
+    seeds = [seed, count, split == "test"]
     if kind == "users":
+      owners = splits.known_items(split, sequences=sequences, owned=owned)
       users = getattr(splits, split).users
       wanted = getattr(splits, split).items(sequences)
     else:
@@ -127,7 +128,7 @@ def store_hard_candidates(
   `recall` is the matcher's by K, `seed` of the order in lists.
   """
   path = folder.path / candidates_file(split, HARD_NEGATIVES, "hard")
-  metadata = {"seed": str(seed), "matcher": matcher}
+  metadata = {"seed": str(seed), "matcher": matcher, "reads": "titles"}
   with storage.staged_file(path) as partial:
     _frame("user", drawn).with_columns(matched_at=ranks).write_parquet(
       partial, metadata=metadata | {"recall": json.dumps(recall)}
@@ -142,7 +143,7 @@ def has_hard_candidates(
   if not path.exists():
     return False
   metadata = parquet.metadata(path, remedy=_REMEDY)
-  return "recall" in metadata and metadata["matcher"] == matcher
+  return "recall" in metadata and _matcher_name(metadata) == matcher
 
 
 def candidates_path(
@@ -181,7 +182,10 @@ def matcher(
   if scenario.candidates != "hard":
     return None
   metadata = _matched(scenario, folder=folder, split=split)[1]
-  return {"name": metadata["matcher"], "recall": json.loads(metadata["recall"])}
+  return {
+    "name": _matcher_name(metadata),
+    "recall": json.loads(metadata["recall"]),
+  }
 
 
 def retrieved(
@@ -217,19 +221,22 @@ def with_catalogue(
   requests: Iterator[RankingRequest],
   folder: DatasetFolder,
   titles: Sequence[str],
+  *,
+  split: str,
 ) -> Iterator[RankingRequest]:
   """Replaces candidates by the catalogue.
 
-  Left out are the user's own items and those with the target's title. `titles`
-  are the items', as candidates are shown.
+  Left out are the user's own items that the split's phase knows, and those with
+  the target's title. `titles` are the items', as candidates are shown.
   """
+  known = folder.known_items(split)
   shown = np.array(titles, object)
   groups = folder.title_groups
   for request in requests:
     assert request.user is not None and request.target is not None
     target = request.candidate_items[request.target]
     keep = groups != groups[target]
-    keep[folder.owned.user(request.user)] = False
+    keep[known.user(request.user)] = False
     keep[target] = True
     items = np.flatnonzero(keep)
     yield dataclasses.replace(
@@ -275,17 +282,21 @@ def without_text(
   folder: DatasetFolder,
   stored: Candidates,
   *,
+  name: str,
   split: str,
   rows: np.ndarray,
 ) -> Iterator[RankingRequest]:
-  """Yields requests with an empty instruction, for rankers that read none."""
+  """Yields requests with an empty instruction, for rankers that read none.
+
+  Their ids begin with the scenario's `name`, as those that `build` writes.
+  """
   titles = [item.title for item in folder.items]
   targets = getattr(folder.splits, split)
   for row in rows:
     user, position = int(targets.users[row]), int(targets.positions[row])
     items = stored.candidates[row].tolist()
     yield RankingRequest(
-      request_id=str(row),
+      request_id=f"{name}-{user}",
       instruction="",
       candidates=tuple(titles[item] for item in items),
       target=int(stored.target[row]),
@@ -300,6 +311,14 @@ def _frame(key: str, lists: Candidates) -> pl.DataFrame:
   return pl.DataFrame(
     {key: lists.keys, "candidates": rows, "target": lists.target}
   )
+
+
+def _matcher_name(metadata: Mapping[str, str]) -> str:
+  """Returns whose the hard negatives are, as the row of a table is called."""
+  name = metadata["matcher"]
+  # Before it was written down what they read, they also read categories.
+  is_older = "reads" not in metadata and name in ("bm25", "tfidf")
+  return f"{name}_categories" if is_older else name
 
 
 def _matched(

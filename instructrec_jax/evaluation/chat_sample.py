@@ -75,6 +75,7 @@ def summarise(
   requests: int,
   log: ScoreLog,
   seed: int,
+  resamples: int,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """Returns the chat model's rows, and its entry for "chat" in results.json.
 
@@ -92,7 +93,7 @@ def summarise(
   ranks = log.add_ranks(NAME, chat.requests, chat.scores)
   metrics[NAME] = metrics_of_ranks(*ranks)
   rows, comparisons = summaries.summarise_ranking(
-    scenario, metrics, seed=seed, against=NAME
+    scenario, metrics, seed=seed, resamples=resamples, against=NAME
   )
   return [row for row in rows if row["ranker"] == NAME], {
     "scenario": scenario.name,

@@ -14,8 +14,11 @@ import polars as pl
 from instructrec_jax import parquet, storage
 from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation.metrics import (
+  RESAMPLES,
   auc,
+  bootstrap_counts,
   bootstrap_means,
+  bootstrap_pointwise,
   holm,
   metrics_of_ranks,
   paired_difference,
@@ -29,7 +32,7 @@ def compare(
   *,
   rankers: tuple[str, str] | None = None,
   scenarios: Sequence[str] = (),
-  resamples: int = 1000,
+  resamples: int = RESAMPLES,
   seed: int = 0,
 ) -> list[dict[str, Any]]:
   """Tests whether rankers differ on the same requests, by paired bootstrap.
@@ -219,18 +222,17 @@ def _differences(
     # AUC alone: calibration is of models whose margins are log odds.
     labels = (pairs["target"] == 0).cast(int).to_numpy()
     margins = pairs["margin"].to_numpy(), pairs["margin_b"].to_numpy()
-    rng = np.random.default_rng(seed)
-    drawn = (
-      rng.integers(len(pairs), size=len(pairs)) for _ in range(resamples)
-    )
-    draws = [
-      auc(margins[1][rows], labels[rows]) - auc(margins[0][rows], labels[rows])
-      for rows in drawn
-      # A resample of one label alone has no AUC.
-      if 0 < labels[rows].sum() < len(rows)
-    ]
     value = auc(margins[1], labels) - auc(margins[0], labels)
-    yield "auc", value, np.array(draws)
+    draws = np.concatenate(
+      [
+        np.subtract(
+          *(bootstrap_pointwise(m, labels, c)["auc"] for m in margins[::-1])
+        )
+        for c in bootstrap_counts(len(pairs), seed=seed, resamples=resamples)
+      ]
+    )
+    # A resample of one label alone has no AUC.
+    yield "auc", value, draws[~np.isnan(draws)]
     return
   first, second = (
     metrics_of_ranks(

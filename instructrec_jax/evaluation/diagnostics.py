@@ -1,4 +1,4 @@
-"""What lies behind a metric: positions in the prompt, and item popularity.
+"""What lies behind a metric: positions, popularity, and the requests' limits.
 
 Position bias: stored candidate lists put the target into a uniformly drawn
 slot, so a ranker that ignores positions hits equally often in all of them.
@@ -10,8 +10,12 @@ recommended half a time. Popularity is an item's percentile by training
 purchases: the share of the catalogue that is bought less, items bought equally
 often counted by half. Its mean over the catalogue is one half, whatever the
 shop.
+
+Limits: no ranker can tell a target from a negative that answers the same query,
+nor know the order of purchases of one time.
 """
 
+import collections
 import dataclasses
 from collections.abc import Sequence
 
@@ -19,6 +23,7 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int
 
+from instructrec_jax.data.splits import Sequences, Targets
 from instructrec_jax.evaluation.metrics import (
   bootstrap_means,
   percentile_interval,
@@ -113,6 +118,56 @@ def group_means(
       )
     )
   return means
+
+
+def tied_times(
+  targets: Targets,
+  sequences: Sequences,
+  timestamps: Int[np.ndarray, " interactions"],
+) -> Bool[np.ndarray, " targets"]:
+  """Returns which targets have the time of the purchase beside them.
+
+  Where times are dates, the order of such purchases is not known, and neither
+  is which of them was the last.
+  """
+  places = sequences.offsets[targets.users] + targets.positions
+  users = np.repeat(np.arange(len(sequences)), sequences.lengths)
+  # Whether an interaction has the user and the time of the one before it.
+  as_before = np.zeros(len(users) + 1, bool)
+  as_before[1:-1] = (users[1:] == users[:-1]) & (
+    timestamps[1:] == timestamps[:-1]
+  )
+  return as_before[places] | as_before[places + 1]
+
+
+def same_query(
+  queries: Sequence[str],
+  targets: Sequence[int],
+  negatives: Sequence[Sequence[int] | Int[np.ndarray, " negatives"]],
+  *,
+  item_queries: Sequence[str],
+) -> Bool[np.ndarray, " requests"]:
+  """Returns which requests have a negative that their own query asks for, too.
+
+  Args:
+    queries: of each request.
+    targets: the item number that each is for.
+    negatives: the other candidates' item numbers.
+    item_queries: a query of each item of the catalogue, or "".
+  """
+  asks_for: dict[str, set[int]] = collections.defaultdict(set)
+  for query, item in zip(queries, targets, strict=True):
+    asks_for[query].add(int(item))
+  for item, query in enumerate(item_queries):
+    if query in asks_for:
+      asks_for[query].add(item)
+  return np.array(
+    [
+      bool(query) and not asks_for[query].isdisjoint(map(int, others))
+      for query, others in zip(queries, negatives, strict=True)
+    ],
+    bool,
+  )
 
 
 class Exposure:

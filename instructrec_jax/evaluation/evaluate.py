@@ -19,6 +19,7 @@ import numpy as np
 from instructrec_jax import storage
 from instructrec_jax.baselines.chat import ChatOptions, ChatRanker
 from instructrec_jax.baselines.popularity import training_counts
+from instructrec_jax.data.cleaning import specific_intentions
 from instructrec_jax.data.folder import MANIFEST_FILE, DatasetFolder
 from instructrec_jax.data.held_out import matcher, retrieved
 from instructrec_jax.errors import InputError, check_counts, check_seed
@@ -29,8 +30,18 @@ from instructrec_jax.evaluation import (
   selection,
   summaries,
 )
-from instructrec_jax.evaluation.diagnostics import Exposure
-from instructrec_jax.evaluation.metrics import fit_temperature, metrics_of_ranks
+from instructrec_jax.evaluation import runs as runs_lib
+from instructrec_jax.evaluation.costs import Metered, device
+from instructrec_jax.evaluation.diagnostics import (
+  Exposure,
+  same_query,
+  tied_times,
+)
+from instructrec_jax.evaluation.metrics import (
+  RESAMPLES,
+  fit_temperature,
+  metrics_of_ranks,
+)
 from instructrec_jax.evaluation.prompt_rankers import (
   PermutedRanker,
   SharedScores,
@@ -39,6 +50,7 @@ from instructrec_jax.evaluation.prompt_rankers import (
 from instructrec_jax.evaluation.rankers import (
   RANKERS,
   TEXT_READERS,
+  entry_of,
   find_rankers,
   load_ranker,
   with_rankers,
@@ -49,6 +61,7 @@ from instructrec_jax.evaluation.requests import (
   find_available,
   find_requests,
 )
+from instructrec_jax.evaluation.runs import RunRanker, RunWriter, is_run
 from instructrec_jax.evaluation.scores import (
   FOLDER,
   ScoreLog,
@@ -66,6 +79,7 @@ from instructrec_jax.teacher.budget import Estimate
 _LISTS = (
   "scenarios",
   "rows",
+  "costs",
   "end_to_end",
   "comparisons",
   "chat",
@@ -95,7 +109,9 @@ def evaluate(
   permutations: int = 1,
   select_template: bool = False,
   normalisation: str = Normalisation.SUM,
+  resamples: int = RESAMPLES,
   seed: int = 0,
+  trec: bool = False,
   force: bool = False,
 ) -> dict[str, Any]:
   """Ranks a dataset folder's requests and writes a folder of results.
@@ -121,7 +137,8 @@ def evaluate(
       own word vectors.
     scenarios: names from `scenarios.SCENARIOS`; "all" is every one that the
       folder has requests for.
-    rankers: names from `rankers.RANKERS`; "all" is every one that is available.
+    rankers: names from `rankers.RANKERS`; "all" is every one that is
+      available. The path of a file is another tool's run (see `runs`).
     split: "validation" or "test".
     limit: only a random sample of so many requests of each scenario.
     permutations: orders of the candidates in the prompt that the model's
@@ -132,12 +149,16 @@ def evaluate(
     normalisation: one of `scoring.normalisation.Normalisation`, or "select":
       the best on validation, chosen for each scenario. The row `model` is
       always of the sum; another normalisation gets a row of its own.
+    resamples: of the bootstrap.
     seed: of that sample, of the orders and of the bootstrap.
+    trec: also write trec/SCENARIO.qrels and trec/SCENARIO.RANKER.run, for
+      other tools (see `runs`).
     force: replace `out` if it exists.
 
   Returns:
     What results.json holds: `rows` of scenario, ranker, metric, value, low,
-    high (the 95% interval) and n; `comparisons` of every ranker with the best
+    high (the 95% interval) and n; `costs`, what a request costs each of them
+    (see `costs`) on the `device`; `comparisons` of every ranker with the best
     baseline; `chat`, how well-formed a chat model's answers were, and all
     rankers on its sample; `positions`, HR@1 by the target's place in the
     prompt, unless that is permuted; `popularity`, what is recommended, and
@@ -161,19 +182,20 @@ def evaluate(
     chat=chat is not None,
   )
   _check(split, limit, permutations, seed)
+  check_counts(most=1_000_000, resamples=resamples)
   if text_encoder is not None and not set(TEXT_READERS) & set(names):
     raise InputError(
       "--text-encoder is used by none of the rankers chosen: name one of "
       f"{', '.join(TEXT_READERS)} in --rankers."
     )
-  if permutations > 1 and not any(RANKERS[n].is_language_model for n in names):
+  if permutations > 1 and not any(entry_of(n).is_language_model for n in names):
     raise InputError("--permutations is of a model's prompt: add --model.")
   _check_choices(
     select_template,
     normalisation,
-    has_model=any(RANKERS[name].is_selected for name in names),
+    has_model=any(entry_of(name).is_selected for name in names),
   )
-  need_text = any(RANKERS[name].reads_prompt for name in names)
+  need_text = any(entry_of(name).reads_prompt for name in names)
   chosen, sources = _find(
     scenarios,
     names,
@@ -186,13 +208,21 @@ def evaluate(
   # What has no bound is left to the row of the model.
   searched = normalisation if normalisation in BOUNDED else Normalisation.SUM
   forms = TemplateForms(folder, seed=seed) if select_template else None
+  runs = {
+    pathlib.PurePath(name).name: RunRanker(pathlib.Path(name), folder.items)
+    for name in names
+    if is_run(name)
+  }
+  covered = {
+    name: _covered(run, chosen, sources, split) for name, run in runs.items()
+  }
   staged = contextlib.nullcontext()
   if out is not None:
     staged = storage.staged_folder(
       pathlib.Path(out),
       force=force,
       made_by="evaluate",
-      inputs=(dataset, model, zero_shot),
+      inputs=(dataset, model, zero_shot, *(run.path for run in runs.values())),
     )
   with staged as partial:
     samples = {}
@@ -201,22 +231,28 @@ def evaluate(
       samples = {
         scenario.name: chat_sample.ask(asked, source, seed=seed)
         for scenario, source in zip(chosen, sources, strict=True)
-        if RANKERS[chat_sample.NAME].applies(scenario)
+        if entry_of(chat_sample.NAME).applies(scenario)
       }
     run = _Run(
       folder=folder,
       rankers={
-        name: load_ranker(
-          name,
-          folder=folder,
-          model=model,
-          zero_shot=zero_shot,
-          text_encoder=text_encoder,
-          normalisation=searched,
+        name: Metered(
+          load_ranker(
+            name,
+            folder=folder,
+            model=model,
+            zero_shot=zero_shot,
+            text_encoder=text_encoder,
+            normalisation=searched,
+          ),
+          warm_up=entry_of(name).warm_up,
         )
         for name in names
-        if name != chat_sample.NAME
-      },
+        if name != chat_sample.NAME and not is_run(name)
+      }
+      | {name: Metered(run) for name, run in runs.items()},
+      runs=runs,
+      covered=covered,
       chat=samples,
       counts=training_counts(folder),
       forms=forms,
@@ -225,8 +261,10 @@ def evaluate(
       limit=limit,
       permutations=permutations,
       normalisation=str(normalisation),
+      resamples=resamples,
       seed=seed,
       scores=None if partial is None else partial / FOLDER,
+      trec=partial / runs_lib.FOLDER if trec and partial else None,
     )
     results: dict[str, Any] = {
       "dataset": str(dataset),
@@ -238,7 +276,9 @@ def evaluate(
       "limit": limit,
       "permutations": permutations,
       "normalisation": str(normalisation),
+      "resamples": resamples,
       "seed": seed,
+      "device": device(),
       "labels": _labels(run),
       **{name: [] for name in _LISTS},
     }
@@ -296,18 +336,21 @@ class _Run:
   """What all scenarios of an evaluation share.
 
   Attributes:
-    rankers: by name, in the table's order; those that `is_selected` are
-      `NormalisingRanker`s.
+    rankers: by name, in the table's order, metered; those that `is_selected`
+      are `NormalisingRanker`s.
     chat: a chat model's samples, by scenario, where one was asked.
     counts: training purchases of each item.
     forms: to select templates from; None ranks what was built.
     need_text: some ranker reads instructions.
+    runs: those of the rankers that are other tools' runs.
+    covered: for each of these, the names of the scenarios that it ranks.
     normalisation: of the model's second row, if it is not the sum; or "select".
     scores: the folder that keeps each request's scores, if any.
+    trec: the folder of runs for other tools, if any.
   """
 
   folder: DatasetFolder
-  rankers: Mapping[str, Any]
+  rankers: Mapping[str, Metered]
   chat: Mapping[str, chat_sample.ChatSample]
   counts: np.ndarray
   forms: TemplateForms | None
@@ -316,13 +359,17 @@ class _Run:
   limit: int | None
   permutations: int
   normalisation: str
+  resamples: int
   seed: int
+  runs: Mapping[str, RunRanker]
+  covered: Mapping[str, frozenset[str]]
   scores: pathlib.Path | None
+  trec: pathlib.Path | None
 
   @property
   def selected(self) -> str | None:
     """Name of the ranker that templates and normalisations are chosen for."""
-    return next((n for n in self.rankers if RANKERS[n].is_selected), None)
+    return next((n for n in self.rankers if entry_of(n).is_selected), None)
 
   def orders(self, scenario: Scenario) -> int:
     """Returns how many orders of the candidates the model reads."""
@@ -349,6 +396,19 @@ class _Run:
       seed=self.seed,
     )
 
+  def applies(self, name: str, scenario: Scenario) -> bool:
+    """Whether a ranker can rank the scenario's requests."""
+    if name in self.covered:
+      return scenario.name in self.covered[name]
+    return entry_of(name).applies(scenario)
+
+  def log(self, scenario: Scenario) -> ScoreLog:
+    """Returns what keeps a scenario's scores."""
+    writer = None
+    if self.trec is not None:
+      writer = RunWriter(self.trec, scenario, self.folder.items)
+    return ScoreLog(scenario, folder=self.scores, runs=writer)
+
   def wrap(self, ranker: Ranker, scenario: Scenario) -> Ranker:
     """Lets a model permute candidates and play tournaments, where due."""
     if self.orders(scenario) > 1:
@@ -365,7 +425,8 @@ def _evaluate_scenario(
 ) -> Block:
   """Returns what a scenario adds to the results."""
   evaluate_block = _judge_items if scenario.pointwise else _rank_candidates
-  if run.forms is None:
+  # A crowd's wordings are held out, and not chosen among.
+  if run.forms is None or scenario.crowd:
     return evaluate_block(run, scenario, source, form=None)
   assert run.selected
   model = run.wrap(run.rankers[run.selected], scenario)
@@ -412,18 +473,23 @@ def _rank_candidates(
     )
     second, choices = choice["chosen"], [choice]
   rankers = _rows(run, scenario, second)
+  for ranker in (*run.rankers.values(), *run.runs.values()):
+    ranker.start()
 
   ranks: dict[str, list] = {name: [] for name in rankers}
   exposures = {name: Exposure(run.counts) for name in rankers}
-  slots, target_items, users = [], [], []
-  with ScoreLog(scenario, folder=run.scores) as log:
+  slots, target_items = [], []
+  queries, negatives = [], []
+  with run.log(scenario) as log:
     for batch, score in score_batches(source, rankers, label=scenario.name):
       log.add_requests(batch)
       for request in batch:
         target = request.target or 0
         slots.append(target)
         target_items.append(request.candidate_items[target])
-        users.append(request.user)
+        if "query" in scenario.shows:
+          queries.append(request.query)
+          negatives.append(np.delete(request.candidate_items, target))
       for name in rankers:
         scores = score(name)
         ranks[name].append(log.add_ranks(name, batch, scores))
@@ -434,8 +500,9 @@ def _rank_candidates(
       )
       for name, of_batches in ranks.items()
     }
+    costs = _costs(run, scenario, [*rankers], requests=source.count)
     rows, comparisons = summaries.summarise_ranking(
-      scenario, metrics, seed=run.seed
+      scenario, metrics, seed=run.seed, resamples=run.resamples
     )
     chat = []
     if scenario.name in run.chat:
@@ -446,28 +513,42 @@ def _rank_candidates(
         requests=source.count,
         log=log,
         seed=run.seed,
+        resamples=run.resamples,
       )
       rows, chat = rows + chat_rows, [entry]
 
   end_to_end = []
   found = retrieved(scenario, folder=run.folder, split=run.split)
   if found is not None:
-    is_found = np.array([found[user] for user in users], float)
+    is_found = np.array(
+      [found[user] for user in log.users if user is not None], float
+    )
     behind_matcher = {
       name: {metric: values * is_found for metric, values in by_metric.items()}
       for name, by_metric in metrics.items()
     }
     end_to_end, _ = summaries.summarise_ranking(
-      scenario, behind_matcher, seed=run.seed
+      scenario, behind_matcher, seed=run.seed, resamples=run.resamples
     )
   positions = []
   if scenario.lists_candidates and run.orders(scenario) == 1:
     positions = summaries.summarise_positions(
       scenario, metrics, slots=np.array(slots), seed=run.seed
     )
+  names = [*rankers, *(entry["ranker"] for entry in chat)]
+  description = _description(run, scenario, source, log, names)
+  if queries:
+    asked_alike = same_query(
+      queries,
+      target_items,
+      negatives,
+      item_queries=specific_intentions(run.folder.items),
+    )
+    description["same_query"] = float(asked_alike.mean())
   return {
-    "scenarios": [_description(run, scenario, source, log)],
+    "scenarios": [description],
     "rows": rows,
+    "costs": costs,
     "end_to_end": end_to_end,
     "comparisons": comparisons,
     "chat": chat,
@@ -491,12 +572,15 @@ def _judge_items(
   rankers = {
     name: ranker
     for name, ranker in run.rankers.items()
-    if RANKERS[name].applies(scenario)
+    if run.applies(name, scenario)
   }
-  with ScoreLog(scenario, folder=run.scores) as log:
+  for ranker in (*rankers.values(), *run.runs.values()):
+    ranker.start()
+  with run.log(scenario) as log:
     margins, labels = score_margins(
       source, rankers, label=scenario.name, log=log
     )
+  costs = _costs(run, scenario, [*rankers], requests=source.count)
   temperatures = {}
   if name := run.selected:
     on_validation, answers = score_margins(
@@ -506,14 +590,16 @@ def _judge_items(
     )
     temperatures[name] = fit_temperature(on_validation[name], answers)
   return {
-    "scenarios": [_description(run, scenario, source, log)],
+    "scenarios": [_description(run, scenario, source, log, [*rankers])],
     "rows": summaries.summarise_pointwise(
       scenario,
       margins=margins,
       labels=labels,
       temperatures=temperatures,
       seed=run.seed,
+      resamples=run.resamples,
     ),
+    "costs": costs,
     "temperatures": [
       {"scenario": scenario.name, "ranker": name, "value": value}
       for name, value in temperatures.items()
@@ -525,8 +611,8 @@ def _rows(run: _Run, scenario: Scenario, second: str) -> dict[str, Ranker]:
   """Returns the rankers by row; the model's second row has a normalisation."""
   rows: dict[str, Ranker] = {}
   for name, ranker in run.rankers.items():
-    entry = RANKERS[name]
-    if not entry.applies(scenario):
+    entry = entry_of(name)
+    if not run.applies(name, scenario):
       continue
     if entry.is_ceiling and not scenario.history_alone and rows:
       continue
@@ -547,21 +633,53 @@ def _second_row(name: str, run: _Run) -> str:
   return f"{name}_{run.normalisation}"
 
 
+def _ranker_of(row: str, run: _Run) -> str:
+  """Returns the ranker of a row; the inverse of `_second_row`."""
+  return row if row in RANKERS else row.removesuffix(f"_{run.normalisation}")
+
+
 def _labels(run: _Run) -> dict[str, str]:
   """Returns how tables call the rows."""
   labels = {}
   for name, ranker in run.rankers.items():
-    labels[name] = RANKERS[name].label or ranker.name
-    if RANKERS[name].is_selected and run.normalisation != Normalisation.SUM:
+    labels[name] = entry_of(name).label or ranker.name
+    if entry_of(name).is_selected and run.normalisation != Normalisation.SUM:
       labels[_second_row(name, run)] = f"{name} ({run.normalisation})"
   for sample in run.chat.values():
     labels[chat_sample.NAME] = sample.model
   return labels
 
 
+def _costs(
+  run: _Run, scenario: Scenario, rows: Sequence[str], *, requests: int
+) -> list[dict[str, Any]]:
+  """Returns what a request took since the rankers' `start`.
+
+  Rows of two normalisations share what was computed once, and its cost.
+  """
+  return [
+    {
+      "scenario": scenario.name,
+      "ranker": row,
+      **run.rankers[_ranker_of(row, run)].cost(requests),
+      # What another tool took is not known.
+      **(dict.fromkeys(["ms", "flops"]) if row in run.runs else {}),
+    }
+    for row in rows
+  ]
+
+
 def _description(
-  run: _Run, scenario: Scenario, source: RequestSource, log: ScoreLog
+  run: _Run,
+  scenario: Scenario,
+  source: RequestSource,
+  log: ScoreLog,
+  rows: Sequence[str],
 ) -> dict[str, Any]:
+  """Returns what must be known of a scenario's requests, and of its rows."""
+  entries = {row: entry_of(_ranker_of(row, run)) for row in rows}
+  tied = _tied_users(run, scenario)
+  of_users = [tied[user] for user in log.users if user in tied]
   return {
     **dataclasses.asdict(scenario),
     "aspects": scenario.label,
@@ -572,7 +690,35 @@ def _description(
     "template": source.template,
     "permutations": run.orders(scenario),
     "matcher": matcher(scenario, folder=run.folder, split=run.split),
+    # Nobody says what another tool saw.
+    "sees": {
+      row: None if row in run.runs else entry.sees(scenario)
+      for row, entry in entries.items()
+    },
+    "sees_beside": {
+      row: entry.sees_beside(scenario) for row, entry in entries.items()
+    },
+    "tied_times": float(np.mean(of_users)) if of_users else None,
+    # Folders of before do not say; they kept the order of their files.
+    "tied_order": run.folder.manifest.get("ties", {}).get(
+      "order", "as the file has them"
+    ),
+    "same_query": None,
+    "runs": {
+      name: {"missing": ranker.missing, "of": ranker.candidates}
+      for name, ranker in run.runs.items()
+      if name in rows
+    },
   }
+
+
+def _tied_users(run: _Run, scenario: Scenario) -> dict[int | None, bool]:
+  """Returns by user whether the target's time is another purchase's, too."""
+  if scenario.candidates == "items":
+    return {}
+  targets = getattr(run.folder.splits, run.split)
+  tied = tied_times(targets, run.folder.sequences, run.folder.timestamps)
+  return dict(zip(targets.users.tolist(), tied.tolist(), strict=True))
 
 
 def _find(
@@ -605,6 +751,32 @@ def _find(
     if not source.count:
       raise InputError(f"{source.path}: there are no requests to rank.")
   return chosen, sources
+
+
+def _covered(
+  run: RunRanker,
+  scenarios: Sequence[Scenario],
+  sources: Sequence[RequestSource],
+  split: str,
+) -> frozenset[str]:
+  """Returns the names of the scenarios that a run ranks.
+
+  Raises:
+    InputError: it ranks none of them, or some requests of one.
+  """
+  found = frozenset(
+    scenario.name
+    for scenario, source in zip(scenarios, sources, strict=True)
+    if run.covers(source.read())
+  )
+  if not found:
+    first = next(iter(sources[0].read())).request_id
+    raise InputError(
+      f"{run.path}: it ranks no {split} request of "
+      f"{', '.join(s.name for s in scenarios)}, whose ids are such as "
+      f"{first!r}."
+    )
+  return found
 
 
 def _check(split: str, limit: int | None, permutations: int, seed: int) -> None:

@@ -60,6 +60,7 @@ def write_html_report(
       for scenario in results["scenarios"]
     ],
     end_to_end=report.END_TO_END,
+    costs=report.cost_caption(results),
     inconsistencies=report.inconsistencies(results),
     training=training_curves(training_log) if training_log else [],
     examples=[_example(example) for example in examples],
@@ -89,7 +90,8 @@ def with_intervals(
   table: Table, results: Mapping[str, Any], scenario: Mapping[str, Any]
 ) -> Table:
   """Adds a plot of a scenario's first metric, ranker by ranker."""
-  labels, metric = results["labels"], scenario["metrics"][0]
+  labels = report.labels_in(results, scenario)
+  metric = scenario["metrics"][0]
   rankers = report.by_ranker(results["rows"], scenario=scenario["name"])
   figure = plots.interval_plot(
     {

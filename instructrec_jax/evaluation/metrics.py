@@ -15,7 +15,7 @@ difference of two columns is a paired difference.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import scipy.special
@@ -24,8 +24,12 @@ from jaxtyping import Float, Int
 from instructrec_jax.errors import InputError
 
 KS = (1, 3, 5, 10)
+# Of a bootstrap: p-values down to 2 / 10,001.
+RESAMPLES = 10_000
 # Resamples drawn at once: 32 x 50,000 users are 13 MB of counts.
 _CHUNK = 32
+# Of P(Yes), in a calibration error.
+_BINS = 15
 # Bounds: separable labels would want zero, useless margins infinity.
 _TEMPERATURES = (0.01, 100.0)
 
@@ -130,25 +134,40 @@ def bootstrap_means(
   values_UxM: Float[np.ndarray, "users columns"],
   *,
   seed: int,
-  resamples: int = 1000,
+  resamples: int = RESAMPLES,
 ) -> Float[np.ndarray, "resamples columns"]:
   """Returns the column means of `resamples` draws of U users with replacement.
 
   Efron (1979). Memory stays at a few chunks of counts, whatever `resamples`.
   """
-  users = len(values_UxM)
+  users, columns = values_UxM.shape
+  if columns == 1:
+    # Users of one value are drawn together: seconds become milliseconds.
+    distinct_D, counts_D = np.unique(values_UxM, return_counts=True)
+    if len(distinct_D) <= users / 8:
+      rng = np.random.default_rng(seed)
+      drawn = rng.multinomial(users, counts_D / users, size=resamples)
+      return (drawn @ distinct_D / users)[:, None]
+  means = [
+    counts_RxU @ values_UxM / users
+    for counts_RxU in bootstrap_counts(users, seed=seed, resamples=resamples)
+  ]
+  return np.concatenate(means)
+
+
+def bootstrap_counts(
+  users: int, *, seed: int, resamples: int = RESAMPLES
+) -> Iterator[Float[np.ndarray, "some users"]]:
+  """Yields how often each user is drawn, a chunk of resamples at a time."""
   rng = np.random.default_rng(seed)
-  means_RxM = np.empty((resamples, values_UxM.shape[1]))
   for start in range(0, resamples, _CHUNK):
-    size = min(_CHUNK, resamples - start)
-    counts_RxU = np.stack(
+    yield np.stack(
       [
         np.bincount(rng.integers(users, size=users), minlength=users)
-        for _ in range(size)
+        for _ in range(min(_CHUNK, resamples - start))
       ]
-    )
-    means_RxM[start : start + size] = counts_RxU @ values_UxM / users
-  return means_RxM
+      # A product of floats is twice as fast as one of whole numbers.
+    ).astype(np.float64)
 
 
 def percentile_interval(
@@ -170,7 +189,8 @@ def paired_difference(
   `differences_R` is one column of `bootstrap_means` minus another.
   """
   low, high = percentile_interval(differences_R[:, None])
-  smaller = min((differences_R <= 0).sum(), (differences_R >= 0).sum())
+  # What is equal may differ in the last bit of a sum.
+  smaller = min((sign * differences_R <= 1e-12).sum() for sign in (1, -1))
   p = min(1.0, 2 * (1 + smaller) / (1 + len(differences_R)))
   return Difference(float(value), float(low[0]), float(high[0]), float(p))
 
@@ -242,6 +262,45 @@ def auc(
   return float(twice / (2 * yes.sum() * no.sum()))
 
 
+def bootstrap_pointwise(
+  margins: Float[np.ndarray, " n"],
+  labels: Int[np.ndarray, " n"],
+  counts_RxN: Float[np.ndarray, "resamples n"],
+  *,
+  temperature: float | None = None,
+) -> dict[str, Float[np.ndarray, " resamples"]]:
+  """Returns the figures of `pointwise_metrics` of each resample.
+
+  Args:
+    margins: as of `pointwise_metrics`.
+    labels: 1 or 0.
+    counts_RxN: of `bootstrap_counts`.
+    temperature: None if margins are no log odds: AUC alone is returned. It is
+      NaN where a resample has one label alone.
+  """
+  _check(margins, labels)
+  order = np.argsort(margins, kind="stable")
+  # The first of each run of equal margins.
+  starts = np.flatnonzero(np.diff(margins[order], prepend=-np.inf))
+  sorted_RxN = counts_RxN[:, order]
+  yes = np.add.reduceat(sorted_RxN * labels[order], starts, axis=1)
+  no = np.add.reduceat(sorted_RxN, starts, axis=1) - yes
+  twice = (yes * (2 * (no.cumsum(axis=1) - no) + no)).sum(axis=1)
+  with np.errstate(invalid="ignore"):
+    figures = {"auc": twice / (2 * yes.sum(axis=1) * no.sum(axis=1))}
+  if temperature is None:
+    return figures
+  for suffix, scaled in (("", margins), ("_scaled", margins / temperature)):
+    losses = np.logaddexp(0, np.where(labels, -scaled, scaled))
+    figures[f"log_loss{suffix}"] = counts_RxN @ losses / len(margins)
+    chances = scipy.special.expit(scaled)
+    place = np.minimum((chances * _BINS).astype(int), _BINS - 1)
+    gaps_NxB = (chances - labels)[:, None] * (place[:, None] == range(_BINS))
+    gaps = np.abs(counts_RxN @ gaps_NxB).sum(axis=1)
+    figures[f"ece{suffix}"] = gaps / len(margins)
+  return figures
+
+
 def log_loss(
   margins: Float[np.ndarray, " n"], labels: Int[np.ndarray, " n"]
 ) -> float:
@@ -259,7 +318,7 @@ def expected_calibration_error(
   margins: Float[np.ndarray, " n"],
   labels: Int[np.ndarray, " n"],
   *,
-  bins: int = 15,
+  bins: int = _BINS,
 ) -> float:
   """Returns the mean distance between P(Yes) and the share of Yes in a bin.
 

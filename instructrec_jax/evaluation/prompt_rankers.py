@@ -213,7 +213,7 @@ class LabelRanker:
   def __init__(self, ranker: Ranker):
     """Takes the ranker that scores letters, as `T5Ranker`."""
     self.name = f"{ranker.name} (labels)"
-    self._ranker = ranker
+    self.ranker = ranker
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns the log-likelihood of each candidate's letter.
@@ -222,7 +222,7 @@ class LabelRanker:
       InputError: a request's instruction does not list its candidates, or has
         more of them than there are letters.
     """
-    return self._ranker.score(list(map(lettered, requests)))
+    return self.ranker.score(list(map(lettered, requests)))
 
 
 class NormalisingRanker(Ranker, Protocol):

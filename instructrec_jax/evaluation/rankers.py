@@ -28,12 +28,21 @@ from instructrec_jax.data.folder import (
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.prompt_rankers import LabelRanker
+from instructrec_jax.evaluation.runs import SUFFIXES, is_run
 from instructrec_jax.instructions.aspects import Query
 from instructrec_jax.instructions.material import COLD_ITEMS, Facts, Material
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import Ranker
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.teacher.annotations import Annotations
+
+# What can be seen of a request: the user's items, what the user asks for and
+# likes in words; of items the titles, the categories, and who bought them in
+# training, by their numbers.
+READINGS = (
+  *("history", "query", "preference"),
+  *("titles", "categories", "purchases"),
+)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -61,10 +70,11 @@ class RankerEntry:
 
   Attributes:
     load: loads or fits it; None for a chat model (see `chat_sample`).
-    needs: the resource without which it cannot be: "" for none, "planted" for
-      a synthetic shop's folder.
+    needs: the resource without which it cannot be: "" for none, "categories"
+      for items that have some, "planted" for a synthetic shop's folder.
     cost: "fitted" anew in seconds; "trained" once, in minutes, and kept in the
-      dataset folder; "model" for the inference of a language model; "paid".
+      dataset folder; "model" for the inference of a language model; "paid";
+      "" for another tool's.
     is_baseline: a model must beat the best of these. Chance is none.
     in_all: part of "all" where what it needs is there.
     reads_prompt: needs the instructions of a built folder.
@@ -77,11 +87,14 @@ class RankerEntry:
     ranks: which scenarios' requests it can rank, queries apart.
     scenarios: those, in words.
     label: how tables call it, if not by the name of what `load` returns.
+    reads: some of `READINGS`: what it sees of a request, if it has that. Those
+      that read the prompt see what is in it.
+    query_for_history: reads the query in place of the history.
   """
 
   load: Callable[[Resources], Ranker] | None
-  needs: Literal["", "planted", "model", "zero_shot", "chat"] = ""
-  cost: Literal["fitted", "trained", "model", "paid"] = "fitted"
+  needs: Literal["", "categories", "planted", "model", "zero_shot", "chat"] = ""
+  cost: Literal["fitted", "trained", "model", "paid", ""] = "fitted"
   is_baseline: bool = False
   in_all: bool = False
   reads_prompt: bool = False
@@ -92,12 +105,44 @@ class RankerEntry:
   ranks: Callable[[Scenario], bool] = lambda scenario: True
   scenarios: str = "that search"
   label: str = ""
+  reads: tuple[str, ...] = ()
+  query_for_history: bool = False
+
+  @property
+  def warm_up(self) -> int:
+    """How many requests are scored before its clock starts; `costs.Metered`.
+
+    A `T5Ranker` tells by itself how long it compiled.
+    """
+    if self.is_language_model or not self.cost:
+      return 0
+    return 4 if self.cost == "model" else 2000
 
   def applies(self, scenario: Scenario) -> bool:
     """Whether it can rank a scenario's requests."""
     if self.needs_query and scenario.history_alone:
       return False
     return self.ranks(scenario)
+
+  def sees(self, scenario: Scenario) -> tuple[str, ...]:
+    """Returns which of `READINGS` it sees of a scenario's requests."""
+    if self.reads_prompt:
+      return (*scenario.shows, "titles")
+    hidden = {"query"} - {*scenario.shows}
+    # Items are searched by nobody in particular.
+    if (
+      self.query_for_history and not hidden
+    ) or scenario.candidates == "items":
+      hidden |= {"history"}
+    return tuple(reading for reading in self.reads if reading not in hidden)
+
+  def sees_beside(self, scenario: Scenario) -> tuple[str, ...]:
+    """Returns what it sees of users and items that no prompt shows.
+
+    What all rankers learn from, the training purchases, is not of that.
+    """
+    shown = (*scenario.shows, "titles", "purchases")
+    return tuple(r for r in self.sees(scenario) if r not in shown)
 
 
 def _fit_counts(
@@ -107,6 +152,22 @@ def _fit_counts(
     resources.folder.sequences,
     num_items=len(resources.folder.items),
     splits=resources.folder.splits,
+  )
+
+
+def _lexical(
+  kind: Literal["bm25", "tfidf"], *, categories: bool = False
+) -> RankerEntry:
+  return RankerEntry(
+    load=lambda r: LexicalRanker.fit(
+      r.folder.items, kind=kind, categories=categories
+    ),
+    needs="categories" if categories else "",
+    # One row that reads more is enough to see what categories are worth.
+    in_all=not categories or kind == "bm25",
+    is_baseline=not categories,
+    reads=("history", "query", "titles", *(["categories"] * categories)),
+    query_for_history=True,
   )
 
 
@@ -170,40 +231,59 @@ def _load_catalogue(resources: Resources) -> Ranker:
 RANKERS: Mapping[str, RankerEntry] = {
   "random": RankerEntry(load=lambda resources: RandomRanker(), in_all=True),
   "popularity": RankerEntry(
-    load=_fit_counts(PopularityRanker), in_all=True, is_baseline=True
-  ),
-  "bm25": RankerEntry(
-    load=lambda r: LexicalRanker.fit(r.folder.items, kind="bm25"),
+    load=_fit_counts(PopularityRanker),
     in_all=True,
     is_baseline=True,
+    reads=("purchases",),
   ),
-  "tfidf": RankerEntry(
-    load=lambda r: LexicalRanker.fit(r.folder.items, kind="tfidf"),
-    in_all=True,
-    is_baseline=True,
-  ),
+  "bm25": _lexical("bm25"),
+  "tfidf": _lexical("tfidf"),
+  # No baselines: they read what no model is shown.
+  "bm25_categories": _lexical("bm25", categories=True),
+  "tfidf_categories": _lexical("tfidf", categories=True),
   "cooccurrence": RankerEntry(
-    load=_fit_counts(CooccurrenceRanker), in_all=True, is_baseline=True
+    load=_fit_counts(CooccurrenceRanker),
+    in_all=True,
+    is_baseline=True,
+    reads=("history", "purchases"),
   ),
   "svd": RankerEntry(
-    load=_fit_counts(SvdRanker), in_all=True, is_baseline=True
+    load=_fit_counts(SvdRanker),
+    in_all=True,
+    is_baseline=True,
+    reads=("history", "purchases"),
   ),
-  "sasrec": RankerEntry(load=_fit_sasrec, cost="trained", is_baseline=True),
-  "bert4rec": RankerEntry(load=_fit_bert4rec, cost="trained", is_baseline=True),
+  "sasrec": RankerEntry(
+    load=_fit_sasrec,
+    cost="trained",
+    is_baseline=True,
+    reads=("history", "purchases"),
+  ),
+  "bert4rec": RankerEntry(
+    load=_fit_bert4rec,
+    cost="trained",
+    is_baseline=True,
+    reads=("history", "purchases"),
+  ),
   "dssm": RankerEntry(
     load=lambda resources: _fit_searches(resources, personal=False),
     cost="trained",
     is_baseline=True,
+    reads=("query", "titles"),
     needs_query=True,
   ),
   "tem": RankerEntry(
     load=lambda resources: _fit_searches(resources, personal=True),
     cost="trained",
     is_baseline=True,
+    reads=("history", "query", "titles", "purchases"),
     needs_query=True,
   ),
   "two_tower": RankerEntry(
-    load=_fit_two_tower, cost="trained", is_baseline=True
+    load=_fit_two_tower,
+    cost="trained",
+    is_baseline=True,
+    reads=("history", "titles", "purchases"),
   ),
   # A model that was not tuned.
   "zero_shot": RankerEntry(
@@ -256,13 +336,21 @@ RANKERS: Mapping[str, RankerEntry] = {
     needs="planted",
     in_all=True,
     is_ceiling=True,
+    reads=("history", "purchases"),
   ),
 }
+# Another tool's scores; see `runs`.
+_RUN = RankerEntry(load=None, cost="")
 BASELINES = tuple(n for n, r in RANKERS.items() if r.in_all and not r.needs)
 TRAINED = tuple(n for n, r in RANKERS.items() if r.cost == "trained")
 READERS = tuple(n for n, r in RANKERS.items() if r.reads_prompt)
 # Those that `Resources.text_encoder` is for.
 TEXT_READERS = ("dssm", "tem", "two_tower")
+
+
+def entry_of(name: str) -> RankerEntry:
+  """Returns the entry of a ranker, or of another tool's run, of any name."""
+  return RANKERS.get(name, _RUN)
 
 
 def find_rankers(
@@ -276,15 +364,23 @@ def find_rankers(
   """Checks names; "all" becomes those that the folder and models allow.
 
   It leaves out those that take minutes or money, or are the model in another
-  way.
+  way. Files of other tools' runs come last.
 
   Raises:
     InputError: a name is unknown, or the model it needs is missing.
   """
+  runs = [name for name in names if is_run(name)]
   for name in names:
-    if name not in ("all", *RANKERS):
+    if name not in ("all", *RANKERS, *runs):
       raise InputError(
-        f"there is no ranker {name!r}: name some of all, {', '.join(RANKERS)}."
+        f"there is no ranker {name!r}: name some of all, {', '.join(RANKERS)}, "
+        f"or a file ({', '.join(SUFFIXES)})."
+      )
+  titles = [pathlib.PurePath(run).name for run in runs]
+  for title in titles:
+    if titles.count(title) > 1:
+      raise InputError(
+        f"two runs are called {title}, and so would their rows be: rename one."
       )
   named = [(name, entry) for name, entry in RANKERS.items() if name in names]
   for name, entry in named:
@@ -309,6 +405,7 @@ def find_rankers(
       )
   available = {
     "": True,
+    "categories": any(item.categories for item in folder.items),
     "planted": (folder.path / PLANTED_FILE).exists(),
     "model": model is not None,
     "zero_shot": zero_shot is not None,
@@ -318,7 +415,7 @@ def find_rankers(
     for name, entry in RANKERS.items()
     if name in names
     or ("all" in names and entry.in_all and available[entry.needs])
-  ]
+  ] + runs
 
 
 def load_ranker(
@@ -344,7 +441,7 @@ def load_ranker(
 
 def applies(name: str, scenario: Scenario) -> bool:
   """Whether a ranker can rank the scenario's requests."""
-  return RANKERS[name].applies(scenario)
+  return entry_of(name).applies(scenario)
 
 
 def with_rankers(
@@ -358,7 +455,7 @@ def with_rankers(
   for name in names:
     if not any(applies(name, scenario) for scenario in scenarios):
       raise InputError(
-        f"the ranker {name!r} is for scenarios {RANKERS[name].scenarios}, "
+        f"the ranker {name!r} is for scenarios {entry_of(name).scenarios}, "
         f"not for {', '.join(s.name for s in scenarios)}."
       )
   return [s for s in scenarios if any(applies(name, s) for name in names)]
@@ -394,7 +491,7 @@ class SearchData:
     """
     facts = self._material.facts(split)
     facts = facts.take(np.flatnonzero(facts.in_item_split))
-    facts = dataclasses.replace(facts, preferences=[()] * len(facts.items))
+    facts = dataclasses.replace(facts, preferences=[{}] * len(facts.items))
     items = np.flatnonzero(self._folder.item_split == SPLITS.index(split))
     of_items = self._material.item_facts(items.astype(np.int32), split=split)
     return Searches.concatenate([_searches(facts), _searches(of_items)])
@@ -408,7 +505,7 @@ def _searches(facts: Facts) -> Searches:
   searches = [
     (row, text)
     for row, preferences in enumerate(facts.preferences)
-    for text in (*preferences, vague[row], specific[row])
+    for text in (*preferences.values(), vague[row], specific[row])
     if text
   ]
   rows = np.array([row for row, _ in searches], np.int64)

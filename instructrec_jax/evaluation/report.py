@@ -1,9 +1,10 @@
 """`evaluate`'s results for people: tables, and remarks in sentences."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from instructrec_jax.evaluation.costs import amount
 from instructrec_jax.instructions.scenarios import POINTWISE
 from instructrec_jax.tables import Cell, Row, Table
 
@@ -12,6 +13,7 @@ CAPTION = (
   "count as their expected value over random orders; p is of the paired "
   "bootstrap, corrected for the comparisons with one ranker by Holm's method."
 )
+COSTS = ("ms", "FLOPs", "parameters")
 END_TO_END = (
   "End to end, where a target that the matcher did not retrieve is not found:"
 )
@@ -33,7 +35,7 @@ def markdown(results: Mapping[str, Any]) -> str:
       blocks += [END_TO_END, table.markdown()]
     for entry in _of(results["chat"], name):
       if entry["n"] < entry["of"]:
-        table = _table(results["labels"], entry["rows"], scenario)
+        table = _table(labels_in(results, scenario), entry["rows"], scenario)
         blocks += [
           f"All of them on the same {entry['n']:,} requests:",
           table.markdown(),
@@ -45,21 +47,47 @@ def markdown(results: Mapping[str, Any]) -> str:
           f"{choice['validation_requests']:,} validation requests:",
           _template_table(choice, split=results["split"]).markdown(),
         ]
-  return "\n\n".join([*blocks, CAPTION, *inconsistencies(results)]) + "\n"
+  blocks += [CAPTION, cost_caption(results), *inconsistencies(results)]
+  return "\n\n".join(blocks) + "\n"
+
+
+def cost_caption(results: Mapping[str, Any]) -> str:
+  """Returns what the columns of costs are."""
+  return (
+    "ms: wall time of a request, of many in a batch, on "
+    f"{results['device']}, without what is compiled or fitted; FLOPs: of a "
+    "request's matrix products; parameters: weights, counts or an index, all "
+    "that is kept of training; - is not known."
+  )
 
 
 def scenario_table(
-  results: Mapping[str, Any], scenario: Mapping[str, Any], *, ends: bool = False
+  results: Mapping[str, Any],
+  scenario: Mapping[str, Any],
+  *,
+  ends: bool = False,
+  costs: bool = True,
 ) -> Table:
   """Returns a scenario's rankers by its metrics, with remarks as notes.
 
-  `ends` shows the two ends of intervals, not half their width.
+  `ends` shows the two ends of intervals, not half their width; `costs` what a
+  request costs.
   """
-  labels = dict(results["labels"])
+  labels = labels_in(results, scenario)
   for entry in _of(results["chat"], scenario["name"]):
     if entry["n"] < entry["of"]:
       labels[entry["ranker"]] += f" (of {entry['n']:,})"
   table = _table(labels, results["rows"], scenario, ends=ends)
+  if costs:
+    cost_of = {e["ranker"]: e for e in _of(results["costs"], scenario["name"])}
+    names = by_ranker(results["rows"], scenario=scenario["name"])
+    rows = [
+      Row([*row.cells, *_cost_cells(cost_of.get(name, {}))], row.kind)
+      for name, row in zip(names, table.rows, strict=True)
+    ]
+    table = dataclasses.replace(
+      table, columns=[*table.columns, *COSTS], rows=rows
+    )
   return dataclasses.replace(table, notes=remarks(results, scenario))
 
 
@@ -67,7 +95,22 @@ def end_to_end_table(
   results: Mapping[str, Any], scenario: Mapping[str, Any]
 ) -> Table:
   """Returns end-to-end accuracy: unretrieved targets count as misses."""
-  return _table(results["labels"], results["end_to_end"], scenario)
+  return _table(labels_in(results, scenario), results["end_to_end"], scenario)
+
+
+def labels_in(
+  results: Mapping[str, Any], scenario: Mapping[str, Any]
+) -> dict[str, str]:
+  """Returns how a scenario's table calls the rankers.
+
+  One that sees more of users than the prompt shows is named so.
+  """
+  labels = dict(results["labels"])
+  for name, more in scenario["sees_beside"].items():
+    # The name itself tells of categories.
+    told = [what for what in more if what not in name]
+    labels[name] += "".join(f" +{what}" for what in told)
+  return labels
 
 
 def inconsistencies(results: Mapping[str, Any]) -> list[str]:
@@ -135,16 +178,30 @@ def remarks(
   results: Mapping[str, Any], scenario: Mapping[str, Any]
 ) -> list[str]:
   """Returns what must be known to read a scenario's table, in sentences."""
-  name, labels = scenario["name"], results["labels"]
+  name, labels = scenario["name"], labels_in(results, scenario)
   return [
-    *_differences(_of(results["comparisons"], name), labels),
+    *_differences(
+      _of(results["comparisons"], name), labels, results["resamples"]
+    ),
     *_prompt(scenario, asked="model" in labels),
     *map(_normalisation, _of(results["normalisations"], name)),
     *map(_position_bias, _of_model(results["positions"], name)),
     *map(_popularity, _of_model(results["popularity"], name)),
     *(_calibration(results, e) for e in _of(results["temperatures"], name)),
     *_hard_negatives(scenario, labels),
-    *(line for e in _of(results["chat"], name) for line in _chat(e, labels)),
+    *_limits(scenario),
+    *(
+      f"{labels[run]} lists {missing['of'] - missing['missing']:,} of the "
+      f"{missing['of']:,} candidates; the others are tied behind those"
+      for run, missing in scenario["runs"].items()
+      if missing["missing"]
+    ),
+    _seen(scenario, labels),
+    *(
+      line
+      for e in _of(results["chat"], name)
+      for line in _chat(e, labels, results["resamples"])
+    ),
   ]
 
 
@@ -196,8 +253,19 @@ def _template_table(choice: Mapping[str, Any], *, split: str) -> Table:
   return Table(["template", f"validation {metric}", f"{split} {metric}"], rows)
 
 
+def _cost_cells(cost: Mapping[str, Any]) -> list[str]:
+  ms = cost.get("ms")
+  return [
+    "-" if ms is None else f"{ms:.2g}" if ms < 10 else f"{ms:,.0f}",
+    amount(cost.get("flops")),
+    amount(cost.get("parameters")),
+  ]
+
+
 def _differences(
-  comparisons: Iterable[Mapping[str, Any]], labels: Mapping[str, str]
+  comparisons: Iterable[Mapping[str, Any]],
+  labels: Mapping[str, str],
+  resamples: int,
 ) -> list[str]:
   """Returns how each ranker differs from the best baseline in HR@1.
 
@@ -207,13 +275,15 @@ def _differences(
     f"{labels[c['ranker']]} - {labels[c['against']]}: "
     f"{c['metric'].upper()} {_signed(c['value'])} "
     f"[{_signed(c['low'])}, {_signed(c['high'])}], "
-    f"p {_p_value(c['p_holm'], least=c['p'] < 0.002)}"
+    f"p {_p_value(c['p_holm'], least=c['p'] * (resamples + 1) < 2.5)}"
     for c in comparisons
     if c["metric"] == "hr@1" and c["ranker"] not in ("random", "planted")
   ]
 
 
-def _chat(entry: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
+def _chat(
+  entry: Mapping[str, Any], labels: Mapping[str, str], resamples: int
+) -> list[str]:
   """Returns what a chat model was asked and answered, and how it compares."""
   asked = f"all {entry['n']:,} requests"
   if entry["n"] < entry["of"]:
@@ -228,7 +298,7 @@ def _chat(entry: Mapping[str, Any], labels: Mapping[str, str]) -> list[str]:
     "is tied behind what it names",
     *(
       f"{sentence}, on these {entry['n']:,}"
-      for sentence in _differences(entry["comparisons"], labels)
+      for sentence in _differences(entry["comparisons"], labels, resamples)
     ),
   ]
 
@@ -298,12 +368,49 @@ def _hard_negatives(
   ]
 
 
+def _limits(scenario: Mapping[str, Any]) -> list[str]:
+  """Returns what no ranker can know of these requests."""
+  lines = []
+  if scenario["tied_times"] is not None:
+    lines.append(
+      f"{scenario['tied_times']:.1%} of the targets have the time of another "
+      "of the user's purchases, and which of them came last is not known: "
+      f"they are ordered {scenario['tied_order']}"
+    )
+  if scenario["same_query"] is not None:
+    lines.append(
+      f"{scenario['same_query']:.1%} of the requests have a negative that the "
+      "very same query asks for"
+    )
+  return lines
+
+
+def _seen(scenario: Mapping[str, Any], labels: Mapping[str, str]) -> str:
+  """Returns what each row's ranker saw, those that saw the same together."""
+  rankers: dict[tuple[str, ...], list[str]] = {}
+  for name, seen in scenario["sees"].items():
+    seen = ["what its maker knows"] if seen is None else seen
+    rankers.setdefault(tuple(seen), []).append(labels[name])
+  groups = (
+    f"{', '.join(names)} saw {_listed(seen)}" for seen, names in rankers.items()
+  )
+  return (
+    f"{'; '.join(groups)} (of items the model reads titles alone; purchases "
+    "are those of training, by item)"
+  )
+
+
+def _listed(seen: Sequence[str]) -> str:
+  *others, last = seen or ("nothing",)
+  return f"{', '.join(others)} and {last}" if others else last
+
+
 def _signed(value: float) -> str:
   return f"{value:+.3f}".replace("0.", ".", 1)
 
 
 def _p_value(p: float, *, least: bool = False) -> str:
-  """Returns "= .031"; of 1000 resamples, the least p is only a bound."""
-  if least:
-    return f"< {share(p)}"
-  return "< .002" if p < 0.002 else f"= {share(p)}"
+  """Returns "= .031"; the least p of some resamples is only a bound."""
+  if p < 0.001:
+    return "< .001"
+  return f"{'<' if least else '='} {share(p)}"

@@ -29,8 +29,9 @@ from jaxtyping import Float, Int
 from instructrec_jax.data.held_out import candidate_bytes
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.metrics import target_ranks
-from instructrec_jax.evaluation.rankers import RANKERS
+from instructrec_jax.evaluation.rankers import entry_of
 from instructrec_jax.evaluation.requests import RequestSource
+from instructrec_jax.evaluation.runs import RunWriter
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.progress import progress
 from instructrec_jax.records import Ranker, RankingRequest
@@ -94,7 +95,7 @@ def score_margins(
     for name in rankers:
       scores = score(name)
       of_batch = [
-        float(yes - no if RANKERS[name].is_language_model else yes)
+        float(yes - no if entry_of(name).is_language_model else yes)
         for yes, no in scores
       ]
       margins[name] += of_batch
@@ -106,8 +107,20 @@ def score_margins(
 class ScoreLog:
   """Writes a scenario's scores, and hashes the candidates of its requests."""
 
-  def __init__(self, scenario: Scenario, *, folder: pathlib.Path | None):
-    """Starts FOLDER/SCENARIO.parquet; without a folder it only hashes."""
+  def __init__(
+    self,
+    scenario: Scenario,
+    *,
+    folder: pathlib.Path | None,
+    runs: RunWriter | None = None,
+  ):
+    """Starts FOLDER/SCENARIO.parquet; without a folder it only hashes.
+
+    `users` are those of all requests added so far; `runs` also gets requests
+    and scores, unless single items are judged.
+    """
+    self._runs = None if scenario.pointwise else runs
+    self.users: list[int | None] = []
     self._scenario = scenario
     self._digest = hashlib.sha256()
     self._requests = 0
@@ -123,6 +136,8 @@ class ScoreLog:
     return self
 
   def __exit__(self, *error: Any) -> None:
+    if self._runs:
+      self._runs.close()
     if self._writer:
       self._writer.add_key_value_metadata(
         {
@@ -142,7 +157,10 @@ class ScoreLog:
   def add_requests(self, requests: Sequence[RankingRequest]) -> None:
     """Hashes a batch of requests; call it once, whatever the rankers."""
     self._digest.update(candidate_bytes(requests))
+    self.users += [request.user for request in requests]
     self._requests += len(requests)
+    if self._runs:
+      self._runs.add_requests(requests)
 
   def add(
     self,
@@ -152,6 +170,8 @@ class ScoreLog:
     **columns: np.ndarray,
   ) -> None:
     """Keeps a batch's scores, and "above" and "tied", or "margin"."""
+    if self._runs:
+      self._runs.add(ranker, requests, scores)
     if not self._writer or not requests:
       return
     if self._scenario.candidates == "catalogue":

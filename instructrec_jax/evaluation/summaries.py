@@ -9,21 +9,21 @@ from jaxtyping import Float, Int
 
 from instructrec_jax.evaluation import diagnostics
 from instructrec_jax.evaluation.metrics import (
+  RESAMPLES,
   auc,
+  bootstrap_counts,
   bootstrap_means,
+  bootstrap_pointwise,
   holm,
   paired_difference,
   percentile_interval,
   pointwise_metrics,
 )
-from instructrec_jax.evaluation.rankers import RANKERS
+from instructrec_jax.evaluation.rankers import entry_of
 from instructrec_jax.instructions.scenarios import Scenario
 
 Metrics = Mapping[str, Mapping[str, Float[np.ndarray, " requests"]]]
 """By ranker and metric."""
-
-# AUC has no closed-form bootstrap: fewer resamples than for means.
-_AUC_RESAMPLES = 200
 
 
 def summarise_ranking(
@@ -31,6 +31,7 @@ def summarise_ranking(
   metrics: Metrics,
   *,
   seed: int,
+  resamples: int = RESAMPLES,
   against: str | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
   """Means, intervals, and paired differences from the best baseline.
@@ -45,7 +46,7 @@ def summarise_ranking(
     return [], []
   columns = [(name, metric) for name in metrics for metric in metrics[name]]
   values_UxM = np.stack([metrics[n][m] for n, m in columns], axis=1)
-  means_RxM = bootstrap_means(values_UxM, seed=seed)
+  means_RxM = bootstrap_means(values_UxM, seed=seed, resamples=resamples)
   low, high = percentile_interval(means_RxM)
   means = dict(zip(columns, values_UxM.mean(0), strict=True))
   draws = dict(zip(columns, means_RxM.T, strict=True))
@@ -53,7 +54,10 @@ def summarise_ranking(
     _row(scenario, name, metric, means[name, metric], ends, len(values_UxM))
     for (name, metric), *ends in zip(columns, low, high, strict=True)
   ]
-  baselines = [n for n in metrics if n in RANKERS and RANKERS[n].is_baseline]
+  baselines = [name for name in metrics if entry_of(name).is_baseline]
+  # One that sees more than a model is shown is no measure of it.
+  fair = [n for n in baselines if not entry_of(n).sees_beside(scenario)]
+  baselines = fair or baselines
   if against is None and baselines:
     first = scenario.metrics[0]
     against = max(baselines, key=lambda name: means[name, first])
@@ -92,36 +96,35 @@ def summarise_pointwise(
   labels: Int[np.ndarray, " requests"],
   temperatures: Mapping[str, float],
   seed: int,
+  resamples: int = RESAMPLES,
 ) -> list[dict[str, Any]]:
   """AUC of every ranker, and the calibration of those with a temperature.
 
   `temperatures` are of rankers whose margins are log odds; a label is 1 where
   the item was bought.
   """
-  rng = np.random.default_rng(seed)
-  draws = rng.integers(len(labels), size=(_AUC_RESAMPLES, len(labels)))
-  # A resample of one label alone has no AUC.
-  draws = [d for d in draws if 0 < labels[d].sum() < len(d)] or [
-    np.arange(len(labels))
-  ]
+  drawn: dict[str, list[Mapping[str, np.ndarray]]] = {n: [] for n in margins}
+  for counts in bootstrap_counts(len(labels), seed=seed, resamples=resamples):
+    for name, of_ranker in margins.items():
+      temperature = temperatures.get(name)
+      drawn[name].append(
+        bootstrap_pointwise(of_ranker, labels, counts, temperature=temperature)
+      )
   rows = []
   for name, of_ranker in margins.items():
-
-    def figures(
-      chosen: np.ndarray, name: str = name, values: np.ndarray = of_ranker
-    ) -> dict[str, float]:
-      if name not in temperatures:
-        return {"auc": auc(values[chosen], labels[chosen])}
-      return pointwise_metrics(
-        values[chosen], labels[chosen], temperature=temperatures[name]
+    figures = {"auc": auc(of_ranker, labels)}
+    if name in temperatures:
+      figures = pointwise_metrics(
+        of_ranker, labels, temperature=temperatures[name]
       )
-
-    resampled = [figures(chosen) for chosen in draws]
-    for metric, value in figures(np.arange(len(of_ranker))).items():
-      ends = np.quantile([r[metric] for r in resampled], [0.025, 0.975])
-      rows.append(
-        _row(scenario, name, metric, value, ends.tolist(), len(labels))
-      )
+    for metric, value in figures.items():
+      resampled = np.concatenate([chunk[metric] for chunk in drawn[name]])
+      # A resample of one label alone has no AUC.
+      resampled = resampled[~np.isnan(resampled)]
+      ends = [value, value]
+      if len(resampled):
+        ends = np.quantile(resampled, [0.025, 0.975]).tolist()
+      rows.append(_row(scenario, name, metric, value, ends, len(labels)))
   return rows
 
 

@@ -30,6 +30,8 @@ class Scenario:
       "catalogue" for all items that the user does not have.
     tournament: rank in groups of ten, then the winners (paper Table 10).
     metrics: the table's columns, the one that decides between rankers first.
+    crowd: the same requests in wordings that are held out from training; only
+      `build --paraphrases` writes them.
   """
 
   name: str
@@ -39,6 +41,7 @@ class Scenario:
   tournament: bool = False
   metrics: tuple[str, ...] = OF_TEN
   table: str = ""
+  crowd: bool = False
 
   @property
   def label(self) -> str:
@@ -56,6 +59,20 @@ class Scenario:
   def reranks(self) -> bool:
     """Whether a prompt lists the candidates it ranks (T3)."""
     return self.family.endswith("_t3")
+
+  @property
+  def shows(self) -> tuple[str, ...]:
+    """What instructions show: of "history", "query" and "preference"."""
+    *aspects, _ = self.family.split("_")
+    # Without an intention, a preference is what is asked for (paper, Table 1).
+    asks = "i0" not in aspects
+    is_query = asks and not {"i1", "i2"} & {*aspects}
+    shown = {
+      "history": "p1" in aspects,
+      "query": asks,
+      "preference": "p2" in aspects and not is_query,
+    }
+    return tuple(name for name, is_shown in shown.items() if is_shown)
 
   @property
   def history_alone(self) -> bool:
@@ -109,17 +126,36 @@ SCENARIOS = (
   ),
 )
 
+CROWD = tuple(
+  dataclasses.replace(
+    scenario, name=f"{scenario.name}_crowd", table="", crowd=True
+  )
+  for scenario in SCENARIOS
+  if scenario.lists_candidates
+  and scenario.candidates != "hard"
+  and "p2_i" not in scenario.family
+)
 
-def find_scenarios(names: Sequence[str]) -> list[Scenario]:
+
+def find_scenarios(
+  names: Sequence[str], *, crowd: bool = False
+) -> list[Scenario]:
   """Returns the named scenarios in the table's order; "all" means all.
+
+  Those of a `crowd` are among all only if that is said; by name they are known.
 
   Raises:
     InputError: there is no scenario of such a name.
   """
-  known = [scenario.name for scenario in SCENARIOS]
+  known = [scenario.name for scenario in (*SCENARIOS, *CROWD)]
   for name in names:
     if name not in ("all", *known):
       raise InputError(
         f"there is no scenario {name!r}: name some of all, {', '.join(known)}."
       )
-  return [s for s in SCENARIOS if s.name in names or "all" in names]
+  return [
+    scenario
+    for scenario in (*SCENARIOS, *CROWD)
+    if scenario.name in names
+    or ("all" in names and (crowd or not scenario.crowd))
+  ]

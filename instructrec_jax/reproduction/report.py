@@ -440,7 +440,7 @@ def _beside_paper(
     ]
     return Row([f"{names[name]} ({where})", *cells], "paper")
 
-  ours = scenario_table(results, scenario)
+  ours = scenario_table(results, scenario, costs=False)
   rankers = by_ranker(results["rows"], scenario=scenario["name"])
   missing = [name for name in printed if name not in rankers]
   rows = []

@@ -4,6 +4,7 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
 
 from instructrec_jax.checkpoints import model_folder
@@ -31,6 +32,9 @@ class CatalogueRanker:
     self._numbers: dict[str, int] = {}
     self._search: CatalogueSearch | None = None
     self.nodes: list[int] = []
+    self.num_parameters = sum(
+      leaf.size for leaf in jax.tree.leaves(options.get("params"))
+    )
 
   @classmethod
   def load(

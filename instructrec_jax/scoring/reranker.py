@@ -2,8 +2,10 @@
 
 import collections
 import functools
+import math
 import pathlib
 import threading
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +16,7 @@ from jax.sharding import Mesh
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.records import RankingRequest
+from instructrec_jax.scoring.arithmetic import scoring_flops
 from instructrec_jax.scoring.batching import Batch, Batcher
 from instructrec_jax.scoring.log_likelihood import edge_log_likelihoods
 from instructrec_jax.scoring.normalisation import (
@@ -53,6 +56,9 @@ class T5Ranker:
   Attributes:
     normalisation: of what `score` returns; may be set to another's name.
     compiled_shapes: how many there are; at most `shapes.MAX_SHAPES`.
+    compile_seconds: what they took so far.
+    flops: of all that was scored so far; see `arithmetic.scoring_flops`.
+    num_parameters: of the model.
   """
 
   def __init__(
@@ -108,6 +114,12 @@ class T5Ranker:
     self.set_params(params)
     self._by_shard = mesh_lib.batch_sharding(self._mesh)
     self.compiled_shapes = 0
+    self.compile_seconds = 0.0
+    self.flops = 0.0
+    self._config = config
+    self.num_parameters = sum(
+      math.prod(leaf.shape) for leaf in jax.tree.leaves(axes["params"])
+    )
 
     def score_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
       # Only tracing runs this line: once for each new shape.
@@ -214,6 +226,7 @@ class T5Ranker:
     for name in wanted:
       check_counted(name, self._title_counts)
     tokenized = self._tokenize(requests)
+    self.flops += scoring_flops(tokenized, self._config)
     reduced = Reduced(
       requests,
       {name.of_tokens for name in wanted},
@@ -301,6 +314,8 @@ class T5Ranker:
     if shape in self._compiled:
       return self._score_batch(self._params, features)
     with self._lock:
+      start = time.perf_counter()
       result = self._score_batch(self._params, features)
+      self.compile_seconds += time.perf_counter() - start
       self._compiled.add(shape)
     return result

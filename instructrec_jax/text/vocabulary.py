@@ -187,7 +187,7 @@ def train_vocabulary(
     texts: the corpus, line by line.
     size: pieces, at most; a small corpus gives fewer.
     across_words: whether a piece may span words, up to a whole text.
-    fold_case: whether capital letters are read as small ones.
+    fold_case: whether "Tent" and "tent" are the same pieces.
     seed: for sampling lines of a corpus that is too large.
 
   Raises:

@@ -1,6 +1,7 @@
 """Tests for instructrec_jax/baselines/lexical.py."""
 
 import collections
+import itertools
 import math
 
 import hypothesis
@@ -65,14 +66,19 @@ def cosine(documents, search, document):
   return dot and dot / math.hypot(*a.values()) / math.hypot(*b.values())
 
 
+@pytest.mark.parametrize("categories", [False, True])
 @pytest.mark.parametrize("kind, formula", [("bm25", bm25), ("tfidf", cosine)])
 @hypothesis.settings(max_examples=60, deadline=None)
 @hypothesis.given(items=catalogues, query=texts, data=st.data())
-def test_scores_are_the_formulas(kind, formula, items, query, data):
+def test_scores_are_the_formulas(kind, formula, categories, items, query, data):
   history = data.draw(st.lists(st.integers(0, len(items) - 1), max_size=4))
-  documents = [tokenize(" ".join((i.title, *i.categories))) for i in items]
+  documents = [
+    tokenize(" ".join((i.title, *(i.categories if categories else ()))))
+    for i in items
+  ]
   search = tokenize(query or " ".join(items[h].title for h in history))
-  (scores,) = LexicalRanker.fit(items, kind=kind).score(
+  ranker = LexicalRanker.fit(items, kind=kind, categories=categories)
+  (scores,) = ranker.score(
     [request(range(len(items)), history=history, query=query)]
   )
   expected = [formula(documents, search, d) for d in documents]
@@ -89,8 +95,28 @@ ITEMS = [
 
 
 @pytest.mark.parametrize("kind", ["bm25", "tfidf"])
+def test_titles_alone_are_read_unless_the_name_says_more(kind):
+  search = request([0, 2], query="Games, Accessories")
+  fair = LexicalRanker.fit(ITEMS, kind=kind)
+  more = LexicalRanker.fit(ITEMS, kind=kind, categories=True)
+  assert (fair.name, more.name) == (kind, f"{kind}_categories")
+  assert fair.score([search])[0].tolist() == [0, 0]
+  assert (more.score([search])[0] > 0).all()
+
+
+@pytest.mark.parametrize("kind", ["bm25", "tfidf"])
+def test_no_word_is_read_that_a_model_is_not_shown(kind):
+  words = " ".join(f"w{n}" for n in range(50))
+  ranker = LexicalRanker.fit([Item("0", words), Item("1", "w9")], kind=kind)
+  (shown,), (cut,) = ranker.score(
+    [request([0], query="w39"), request([0], query="w40")]
+  )
+  assert shown > 0 == cut
+
+
+@pytest.mark.parametrize("kind", ["bm25", "tfidf"])
 def test_what_is_asked_silences_the_history(kind):
-  ranker = LexicalRanker.fit(ITEMS, kind=kind)
+  ranker = LexicalRanker.fit(ITEMS, kind=kind, categories=True)
   asked = request([0, 2], history=[0], query="an ACCESSORIES shop")
   bought = request([1, 2], history=[0])
   unknown = request([0, 2, 4], history=[0], query="zzz")
@@ -174,7 +200,17 @@ def test_the_papers_data_meets_the_measured_figures(shared, tmp_path):
     request(row, history=folder.sequences.user(user)[:-1])
     for user, row in zip(stored.keys, stored.candidates, strict=True)
   ]
-  for kind, expected in [("bm25", 0.489), ("tfidf", 0.499)]:
-    scores = LexicalRanker.fit(folder.items, kind=kind).score(requests)
-    metrics = ranking_metrics(scores, stored.target)
-    assert np.mean(metrics["hr@1"]) == pytest.approx(expected, abs=0.01)
+  found = {}
+  for kind, categories in itertools.product(["bm25", "tfidf"], [False, True]):
+    ranker = LexicalRanker.fit(folder.items, kind=kind, categories=categories)
+    metrics = ranking_metrics(ranker.score(requests), stored.target)
+    found[ranker.name] = np.mean(metrics["hr@1"])
+  assert found == pytest.approx(
+    {
+      "bm25": 0.470,
+      "bm25_categories": 0.489,
+      "tfidf": 0.473,
+      "tfidf_categories": 0.499,
+    },
+    abs=0.01,
+  )

@@ -112,8 +112,9 @@ REFUSED = {
     **{"--dataset": FOLDERS, "--model": FOLDERS, "--zero-shot": FOLDERS},
     **{"--out": ("file", "file/x", ""), "--limit": COUNTS, "--seed": SEEDS},
     **{"--permutations": COUNTS, "--text-encoder": NAMES, **RANKER},
-    "--rankers": ("", "nope", "random,random", "random,"),
+    "--rankers": ("", "nope", "random,random", "random,", "nope.run"),
     "--scenarios": ("", "nope", "sequential,sequential"),
+    "--resamples": COUNTS,
   },
   "compare": {
     **{"--resamples": COUNTS, "--seed": SEEDS, "--scenarios": ("", "a,a")},

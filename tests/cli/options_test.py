@@ -54,7 +54,8 @@ PROMISED = {
   "--normalisation --force --json",
   "evaluate": "--dataset --out --model --zero-shot --text-encoder --scenarios "
   "--rankers --split --limit --permutations --select-template "
-  f"--normalisation --seed --force --multi_process --json --dry-run {_CHAT}",
+  "--normalisation --resamples --seed --trec --force --multi_process --json "
+  f"--dry-run {_CHAT}",
   "compare": "a b --rankers --scenarios --resamples --seed --json",
   "reproduce": "--dataset --out --unseen --recipe --steps --ladder-steps "
   f"--limit --rankers --vocab --zero-shot --seed --force --json {_CHAT}",

@@ -101,7 +101,7 @@ def test_two_rankers_of_a_run_are_compared_as_in_its_table(runs):
   rows = compare(
     folder / "a",
     folder / "a",
-    rankers=("popularity", "model"),
+    rankers=("tfidf", "model"),
     scenarios=["sequential"],
     seed=5,
   )
@@ -116,7 +116,7 @@ def test_two_rankers_of_a_run_are_compared_as_in_its_table(runs):
       metric=row["metric"],
       ranker="model",
     )
-    assert other["against"] == "popularity"
+    assert other["against"] == "tfidf"
     for key, expected in (("difference", "value"), ("low", "low"), ("p", "p")):
       assert row[key] == pytest.approx(other[expected])
 

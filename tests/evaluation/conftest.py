@@ -137,7 +137,9 @@ def small_results():
   return {
     "dataset": "data/shop",
     "split": "test",
+    "resamples": 1000,
     "seed": 0,
+    "device": "2 CPU cores",
     "labels": {"popularity": "popularity", "model": "model"},
     "scenarios": [
       {
@@ -153,6 +155,12 @@ def small_results():
         "permutations": 1,
         "matcher": None,
         "candidates_sha256": "ab" * 32,
+        "sees": {"popularity": ["purchases"], "model": ["history", "titles"]},
+        "sees_beside": {"popularity": [], "model": []},
+        "tied_times": 0.4375,
+        "tied_order": "by a hash",
+        "same_query": None,
+        "runs": {},
       }
     ],
     "rows": [
@@ -167,6 +175,19 @@ def small_results():
       }
       for ranker, value in (("popularity", 0.4), ("model", 0.6254))
       for metric in metrics
+    ],
+    "costs": [
+      {
+        "scenario": "sequential",
+        "ranker": ranker,
+        "ms": ms,
+        "flops": flops,
+        "parameters": parameters,
+      }
+      for ranker, ms, flops, parameters in (
+        ("popularity", 0.0123, 0.0, 900),
+        ("model", 1234.5, 3.4567e9, None),
+      )
     ],
     "end_to_end": [],
     "comparisons": [

@@ -6,14 +6,16 @@ import math
 import shutil
 
 import numpy as np
+import polars as pl
 import pytest
 
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.held_out import has_hard_candidates, matcher
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.evaluate import evaluate
 from instructrec_jax.evaluation.metrics import fit_temperature, metrics_of_ranks
-from instructrec_jax.evaluation.rankers import BASELINES
+from instructrec_jax.evaluation.rankers import BASELINES, RANKERS
 from instructrec_jax.evaluation.requests import find_requests
 from instructrec_jax.instructions.scenarios import (
   OF_TEN,
@@ -71,6 +73,7 @@ def test_baselines_need_no_built_instructions(prepared, tmp_path):
     "popularity",
     "bm25",
     "tfidf",
+    "bm25_categories",
     "cooccurrence",
     "svd",
     "planted",
@@ -85,7 +88,9 @@ def test_baselines_need_no_built_instructions(prepared, tmp_path):
   for c in results["comparisons"]:
     best, metric, scenario = c["against"], c["metric"], c["scenario"]
     assert value(results, best, "hr@1", scenario) == max(
-      value(results, baseline, "hr@1", scenario) for baseline in BASELINES
+      value(results, name, "hr@1", scenario)
+      for name in BASELINES
+      if RANKERS[name].is_baseline
     )
     assert c["value"] == pytest.approx(
       value(results, c["ranker"], metric, scenario)
@@ -345,6 +350,38 @@ def test_hard_negatives_are_footnoted(everything):
   assert text.count("the row tfidf is judged on its own") == 1
   # It was asked for what is most like the history, so it prefers those.
   assert value(results, "tfidf", "hr@1", "sequential_hard") < 0.1
+
+
+def test_what_a_table_cannot_show_is_told(everything):
+  results, _, text = everything
+  (of_items,) = pick(results, "scenarios", name="product_search_i2")
+  (of_users,) = pick(results, "scenarios", name="personalised_i2")
+  (history,) = pick(results, "scenarios", name="sequential")
+  # A kind of the shop has several items, which one query asks for.
+  assert 0 < of_items["same_query"] < 1 and 0 < of_users["same_query"] < 1
+  assert history["same_query"] is None is of_items["tied_times"]
+  # The shop's times are all different.
+  assert history["tied_times"] == 0
+  assert history["sees"]["bm25"] == ("history", "titles")
+  assert of_users["sees"]["model"] == ("history", "query", "titles")
+  assert of_users["sees_beside"]["bm25_categories"] == ("categories",)
+  assert " bm25, tfidf saw history and titles;" in text
+  assert "| cooccurrence +history " in text
+
+
+def test_hard_negatives_of_before_read_categories(built, tmp_path):
+  # Older builds indexed categories, and did not write down what they read.
+  shop = shutil.copytree(built, tmp_path / "shop")
+  path = shop / "candidates/hard_test_9.parquet"
+  metadata = pl.read_parquet_metadata(path)
+  old = {k: metadata[k] for k in ("seed", "matcher", "recall")}
+  pl.read_parquet(path).write_parquet(path, metadata=old)
+  folder = DatasetFolder.open(shop)
+  (scenario,) = find_scenarios(["sequential_hard"])
+  found = matcher(scenario, folder=folder, split="test")
+  assert found and found["name"] == "tfidf_categories"
+  assert not has_hard_candidates(folder, split="test", matcher="tfidf")
+  assert has_hard_candidates(folder, split="validation", matcher="tfidf")
 
 
 def test_behind_a_matcher_targets_are_lost(everything):

@@ -74,8 +74,9 @@ def test_untrusted_text_is_escaped_and_nothing_is_loaded(write, training_log):
   text = write(training_log=training_log, examples=[example(1)], notes=[EVIL])
   page = _Page(text)
   assert "script" not in page.tags
-  # Title twice, note, chart, table, verdict, instruction, candidate, footer.
-  assert "".join(page.words).count(EVIL) == 9
+  # Title twice, note, chart, table, verdict, what it saw, instruction,
+  # candidate, footer.
+  assert "".join(page.words).count(EVIL) == 10
   assert page.outside == []
   assert "https:" not in text and "@import" not in text
 

@@ -17,7 +17,9 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.metrics import (
   KS,
   auc,
+  bootstrap_counts,
   bootstrap_means,
+  bootstrap_pointwise,
   expected_calibration_error,
   fit_temperature,
   holm,
@@ -421,3 +423,48 @@ def test_scikit_learn_agrees_on_pointwise_metrics():
   assert log_loss(margins, labels) == pytest.approx(
     theirs.log_loss(labels, 1 / (1 + np.exp(-margins)))
   )
+
+
+@hypothesis.settings(max_examples=60, deadline=None)
+@hypothesis.given(data=st.data(), size=st.integers(2, 12))
+def test_resampled_figures_are_those_of_the_resample(data, size):
+  """Counting how often each is drawn is drawing it so often."""
+  margins = (
+    np.array(
+      data.draw(st.lists(st.integers(-3, 3), min_size=size, max_size=size))
+    )
+    / 2
+  )
+  labels = np.array(
+    [
+      1,
+      0,
+      *data.draw(
+        st.lists(st.integers(0, 1), min_size=size - 2, max_size=size - 2)
+      ),
+    ]
+  )
+  (counts,) = bootstrap_counts(size, seed=size, resamples=5)
+  assert (counts.sum(1) == size).all()
+  found = bootstrap_pointwise(margins, labels, counts, temperature=2.0)
+  assert bootstrap_pointwise(margins, labels, counts).keys() == {"auc"}
+  for number, of_one in enumerate(counts.astype(int)):
+    rows = np.repeat(np.arange(size), of_one)
+    if not 0 < labels[rows].sum() < size:
+      assert np.isnan(found["auc"][number])
+      continue
+    expected = pointwise_metrics(margins[rows], labels[rows], temperature=2.0)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+      assert found[name][number] == pytest.approx(value, abs=1e-12)
+
+
+def test_drawing_equal_users_together_changes_no_distribution():
+  values = np.repeat([0.0, 0.25, 1.0], [400, 200, 300])[:, None]
+  together = bootstrap_means(values, seed=0)
+  one_by_one = bootstrap_means(np.repeat(values, 2, axis=1), seed=0)
+  assert together.shape == (10_000, 1) and one_by_one.shape == (10_000, 2)
+  result = scipy.stats.ks_2samp(together[:, 0], one_by_one[:, 0])
+  assert result.pvalue > 0.01
+  spread = values.std() / 30
+  assert together.std() == pytest.approx(spread, rel=0.03)

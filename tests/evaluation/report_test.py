@@ -18,6 +18,8 @@ def test_the_table_lines_up_and_says_what_it_shows():
     "### sequential <P1,I0,T3>: 10 candidates, 1,200 test requests "
     "(the paper's Table 6)\n"
   ) in text
+  assert "| .400 ±.010 | 0.012 |     0 |        900 |" in text
+  assert "| .625 ±.010 | 1,234 | 3.46B |          - |" in text
   assert ".400 ±.010" in text and ".625 ±.010" in text
   assert "HR@1 +.225 [+.200, +.250], p < .002" in text
   table = [line for line in text.splitlines() if line.startswith("|")]
@@ -74,6 +76,32 @@ def test_hard_negatives_tell_whose_they_are():
     "history, so the row tfidf is judged on its own, and"
     in report.markdown(results)
   )
+
+
+def test_what_each_row_saw_stands_below_the_table():
+  results = changed(
+    sees={
+      "popularity": ["purchases"],
+      "cooccurrence": ["history", "purchases"],
+      "bm25": ["query", "titles"],
+      "model": ["query", "titles"],
+    },
+    sees_beside={"popularity": [], "cooccurrence": ["history"], "model": []},
+    same_query=0.171,
+  )
+  results["labels"] |= {"cooccurrence": "cooccurrence", "bm25": "bm25"}
+  results["rows"] += [
+    row | {"ranker": "cooccurrence"} for row in results["rows"][:2]
+  ]
+  text = report.markdown(results)
+  assert "| cooccurrence +history " in text
+  assert (
+    "- popularity saw purchases; cooccurrence +history saw history and "
+    "purchases; bm25, model saw query and titles ("
+  ) in text
+  assert "- 43.8% of the targets have the time of another" in text
+  assert "not known: they are ordered by a hash\n" in text
+  assert "- 17.1% of the requests have a negative that the very" in text
 
 
 def test_all_forms_stand_below_the_block():

@@ -6,9 +6,9 @@ from instructrec_jax.evaluation.summaries import summarise_ranking
 from instructrec_jax.instructions.scenarios import find_scenarios
 
 
-def compared(**hits):
+def compared(name="sequential", **hits):
   """Returns whom the others are compared with, of shares of hits."""
-  (scenario,) = find_scenarios(["sequential"])
+  (scenario,) = find_scenarios([name])
   metrics = {
     name: {
       metric: (np.arange(100) < share * 100).astype(float)
@@ -39,3 +39,22 @@ def test_neither_chance_nor_ceiling_nor_a_model_is_a_baseline():
     "popularity"
   }
   assert compared(model=0.6, **others) == set()
+
+
+def test_no_baseline_sees_more_than_the_model():
+  # Of the history where the prompt shows none, or of categories at all.
+  seen = {"cooccurrence": 0.6, "tem": 0.7, "bm25_categories": 0.9}
+  hits = {"popularity": 0.1, "bm25": 0.2, **seen}
+
+  def against(name, **others):
+    return {of for _, of in compared(name, **others)}
+
+  assert against("product_search_i1", **hits) == {"bm25"}
+  # Nobody has a history there.
+  assert against("product_search_i2", **hits) == {"tem"}
+  assert against("personalised_i2", **hits) == {"tem"}
+  assert against("sequential", popularity=0.1, **seen) == {"tem"}
+  # Where there is no other, the best of them is better than none.
+  assert against("product_search_i1", cooccurrence=0.6, model=0.5) == {
+    "cooccurrence"
+  }
