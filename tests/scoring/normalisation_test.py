@@ -122,12 +122,17 @@ def token_log_p(config, params, vocabulary):
   return of
 
 
-def test_each_equals_a_slow_reference(requests, scores, sizes, token_log_p):
+def test_each_equals_a_slow_reference(
+  requests, scores, sizes, token_log_p, title_counts
+):
   of_one = {
     "sum": lambda v, _, __: v.sum(),
     "mean": lambda v, _, __: v.mean(),
     "byte": lambda v, text, _: v.sum() / len(text.encode()),
     "pmi": lambda v, _, prior: v.sum() - prior.sum(),
+    "catalogue_prior": lambda v, text, prior: (
+      v.sum() - prior.sum() + np.log(1 + title_counts.get(text, 0))
+    ),
     "ghost_free": lambda v, _, __: v[np.exp(v) < GHOST].mean(),
   }
   assert tuple(of_one) == ALL
