@@ -121,7 +121,7 @@ def _check(macros: dict[str, Any]) -> None:
   from instructrec_jax.cli import gin_config
   from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.errors import check_counts
-  from instructrec_jax.training import loop
+  from instructrec_jax.training import loop, svd_start
   from instructrec_jax.training.step import check_batch
 
   for name in _TEXTS:
@@ -152,6 +152,8 @@ def _check(macros: dict[str, Any]) -> None:
     **{name: bound[name] for name in loop.ARGUMENTS if name in bound}
   )
   bound["config"].validate()
+  if macros["INITIAL_SVD"]:
+    svd_start.check_config(bound["config"])
   if mesh := bound.get("mesh"):
     check_batch(bound["batch_size"], mesh, bound.get("microbatches", 1))
 

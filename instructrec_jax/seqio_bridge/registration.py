@@ -23,6 +23,9 @@ from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.seqio_bridge.tfds_writer import SHARDS, TFDS_NAME
 from instructrec_jax.seqio_bridge.vocabulary import text_features
 
+ALL = "instructrec_all_v1"
+# Instructions, and the sequences of `build --sequences` among them.
+ALL_AND_SEQUENCES = "instructrec_all_and_sequences_v1"
 _PREPROCESSORS = (
   seqio.preprocessors.tokenize,
   seqio.CacheDatasetPlaceholder(),
@@ -129,6 +132,10 @@ def register(templates: Sequence[Template]) -> None:
   for name, forms in mixtures(templates).items():
     tasks = [form.task_name for form in forms]
     seqio.MixtureRegistry.add(name, tasks, default_rate=count_rows)
+    if name == ALL:
+      seqio.MixtureRegistry.add(
+        ALL_AND_SEQUENCES, [*tasks, sequences.TASK], default_rate=count_rows
+      )
 
 
 def unregister(prefix: str) -> None:

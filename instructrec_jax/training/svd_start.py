@@ -51,15 +51,10 @@ def svd_start(
     seed: of the random weights.
 
   Raises:
-    InputError: the config's heads are too few, or its embeddings tied.
+    InputError: see `check_config`.
   """
+  check_config(config)
   width, inner = config.emb_dim, config.num_heads * config.head_dim
-  if inner < width or config.logits_via_embedding:
-    raise InputError(
-      f"a start from an SVD needs an output layer of its own and heads as wide "
-      f"as the model together: NUM_HEADS x HEAD_DIM of at least {width}, not "
-      f"{inner}."
-    )
   params = jax.tree.map(
     lambda x: np.array(x), parameters.initial_variables(config, seed=seed)
   )["params"]
@@ -97,3 +92,18 @@ def svd_start(
     attention["value"]["kernel"][:] = gain * np.eye(width, inner)
     attention["out"]["kernel"][:] = gain * np.eye(inner, width)
   return params
+
+
+def check_config(config: T5Config) -> None:
+  """Checks that a model of these sizes can start so.
+
+  Raises:
+    InputError: its heads are too few, its embeddings tied, or it is LoRA's.
+  """
+  width, inner = config.emb_dim, config.num_heads * config.head_dim
+  if inner < width or config.logits_via_embedding or config.lora_rank:
+    raise InputError(
+      "a start from an SVD is of all weights, with an output layer of its own "
+      "and heads that are together as wide as the model: NUM_HEADS x HEAD_DIM "
+      f"of at least {width}, not {inner}."
+    )
