@@ -2,6 +2,7 @@
 
 model.json         the T5Config
 vocabulary.model   the SentencePiece model
+title_counts.json  the catalogue's titles, with their training purchases
 checkpoints/STEP/  orbax: items `params` and `optimizer`, and their `metrics`
 lora.json          where STEP/params are adapters: what they adapt (`lora_file`)
 checksums.txt      of the files here, and one in each STEP (see `checksums`)
@@ -35,6 +36,7 @@ from instructrec_jax.text.vocabulary import Vocabulary
 
 CONFIG_FILE = "model.json"
 VOCABULARY_FILE = "vocabulary.model"
+TITLE_COUNTS_FILE = "title_counts.json"
 CHECKPOINTS = "checkpoints"
 BEST_METRIC = "validation/hr@1"
 
@@ -264,6 +266,18 @@ def load_vocabulary(model_dir: pathlib.Path) -> Vocabulary:
   vocabulary = Vocabulary.load(pathlib.Path(model_dir) / VOCABULARY_FILE)
   check_vocabulary(load_config(model_dir), vocabulary)
   return vocabulary
+
+
+def load_title_counts(model_dir: pathlib.Path) -> dict[str, int]:
+  """Loads how often each title of the model's catalogue is bought.
+
+  There are none in folders of before, or of a model that knows no catalogue.
+
+  Raises:
+    InputError: the file is damaged.
+  """
+  path = pathlib.Path(model_dir) / TITLE_COUNTS_FILE
+  return storage.read_json(path, {str: int}) if path.is_file() else {}
 
 
 def check_vocabulary(config: T5Config, vocabulary: Vocabulary) -> None:

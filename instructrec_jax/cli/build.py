@@ -25,6 +25,14 @@ class Options:
     opt.Arg(metavar="SIZE", either="vocabulary", least=4, most=1_000_000),
   ] = None
   """train a vocabulary of SIZE pieces on these instructions instead"""
+  pieces: Literal["words", "titles"] = "words"
+  """of --train-vocab: titles lets a piece be several words, up to a whole title
+  that many buy"""
+  fold_case: bool = False
+  """of --train-vocab: read capital letters as small ones"""
+  sequences: bool = False
+  """write instructrec_sequences_v1 too: each purchase after the titles before
+  it"""
   templates: opt.Templates = ("package",)
   families: opt.Names = ()
   """such as p1_i0_t3,p1_i1_t3, comma-separated (default: all)"""
@@ -54,7 +62,7 @@ def run(options: Options) -> tuple[Any, str]:
   from instructrec_jax.instructions.build import Options as BuildOptions
   from instructrec_jax.text.vocabulary import Vocabulary
 
-  apart = ("dataset", "vocab", "train_vocab", "force", "json")
+  apart = ("dataset", "vocab", "train_vocab", "fold_case", "force", "json")
   asked = BuildOptions(**opt.arguments(options, *apart))
   # What is wrong is refused before TensorFlow is imported.
   asked.check()
@@ -67,6 +75,7 @@ def run(options: Options) -> tuple[Any, str]:
     options.dataset,
     vocabulary=options.vocab,
     train_vocabulary_size=options.train_vocab,
+    fold_case=options.fold_case,
     options=asked,
     force=options.force,
   )

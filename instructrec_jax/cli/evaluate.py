@@ -45,7 +45,7 @@ class Options:
   """word each scenario as is best for the model on validation, and report all
   its templates"""
   normalisation: Literal[
-    "sum", "mean", "byte", "pmi", "ghost_free", "select"
+    "sum", "mean", "byte", "pmi", "catalogue_prior", "ghost_free", "select"
   ] = "sum"
   """add a row with the model's scores normalised; select takes each scenario's
   best on validation (default: the row of sums alone)"""

@@ -182,8 +182,8 @@ def _template_file(source: str) -> str:
 # As `evaluation.rankers.RANKERS`, which takes time to import.
 RANKERS = (
   *("all", "random", "popularity", "bm25", "tfidf", "bm25_categories"),
-  *("tfidf_categories", "cooccurrence", "sasrec", "bert4rec", "dssm", "tem"),
-  *("two_tower", "zero_shot", "chat", "model", "catalogue", "labels"),
+  *("tfidf_categories", "cooccurrence", "svd", "sasrec", "bert4rec", "dssm"),
+  *("tem", "two_tower", "zero_shot", "chat", "model", "catalogue", "labels"),
   "planted",
 )
 

@@ -38,7 +38,9 @@ class Options:
   limit: opt.Count | None = None
   """only the first so many requests"""
   batch_tokens: opt.BatchTokens | None = None
-  normalisation: Literal["sum", "mean", "byte", "pmi", "ghost_free"] = "sum"
+  normalisation: Literal[
+    "sum", "mean", "byte", "pmi", "catalogue_prior", "ghost_free"
+  ] = "sum"
   """of the scores"""
   vocabulary: opt.InputFile | None = None
   """SentencePiece model of a T5X checkpoint (default: of the dataset folder

@@ -21,10 +21,11 @@ EXAMPLE = (
 _MACROS = (
   *("PACKED", "MIXTURE", "DATASET", "INPUT_LENGTH", "TARGET_LENGTH"),
   *("MODEL_DIR", "TRAIN_STEPS", "SEED", "INITIAL_CHECKPOINT"),
-  *("VALIDATION_REQUESTS", "VALIDATION_LIMIT"),
+  *("INITIAL_SVD", "VALIDATION_REQUESTS", "VALIDATION_LIMIT"),
+  "VALIDATION_NORMALISATION",
 )
 _TEXTS = ("PACKED", "MIXTURE", "DATASET", "MODEL_DIR")
-_TEXTS += ("INITIAL_CHECKPOINT", "VALIDATION_REQUESTS")
+_TEXTS += ("INITIAL_CHECKPOINT", "INITIAL_SVD", "VALIDATION_REQUESTS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +80,17 @@ def run(options: Options) -> tuple[Any, str] | None:
     )
     if config.lora_rank:
       optional["base"] = model_folder.base_of(initial, config)
+  if macros["INITIAL_SVD"]:
+    optional["make_params"] = functools.partial(
+      _svd_params, Path(macros["INITIAL_SVD"]), data, config, macros["SEED"]
+    )
   if macros["VALIDATION_REQUESTS"]:
     validate = make_validator(
       Path(macros["VALIDATION_REQUESTS"]),
       limit=macros["VALIDATION_LIMIT"],
       vocabulary=data.vocabulary,
+      normalisation=macros["VALIDATION_NORMALISATION"],
+      title_counts=data.title_counts,
       seed=macros["SEED"],
     )
     optional["validate"] = functools.partial(
@@ -112,8 +119,9 @@ def _check(macros: dict[str, Any]) -> None:
 
   from instructrec_jax.checkpoints import model_folder
   from instructrec_jax.cli import gin_config
+  from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.errors import check_counts
-  from instructrec_jax.training import loop
+  from instructrec_jax.training import loop, svd_start
   from instructrec_jax.training.step import check_batch
 
   for name in _TEXTS:
@@ -131,14 +139,41 @@ def _check(macros: dict[str, Any]) -> None:
       raise InputError(f"VALIDATION_REQUESTS is {requests}: no such file.")
   if initial := macros["INITIAL_CHECKPOINT"]:
     model_folder.load_config(Path(initial))
+  if svd := macros["INITIAL_SVD"]:
+    if initial:
+      raise InputError(
+        "bind INITIAL_CHECKPOINT or INITIAL_SVD, not both: a run starts from "
+        "an earlier run's weights or from a dataset's purchases."
+      )
+    DatasetFolder.open(Path(svd))
   # Makes the schedule, the optimizer and the mesh, which check their own.
   bound = gin_config.call(lambda: gin.get_bindings(loop.train))
   loop.check_arguments(
     **{name: bound[name] for name in loop.ARGUMENTS if name in bound}
   )
   bound["config"].validate()
+  if macros["INITIAL_SVD"]:
+    svd_start.check_config(bound["config"])
   if mesh := bound.get("mesh"):
     check_batch(bound["batch_size"], mesh, bound.get("microbatches", 1))
+
+
+def _svd_params(folder: Path, data: Any, config: Any, seed: int) -> Any:
+  """Returns weights that start from which words of titles are bought together.
+
+  Only training purchases of the dataset folder count.
+  """
+  from instructrec_jax.baselines.svd import piece_vectors
+  from instructrec_jax.data.folder import DatasetFolder
+  from instructrec_jax.training.svd_start import svd_start
+
+  vectors, counts = piece_vectors(
+    DatasetFolder.open(folder),
+    data.vocabulary,
+    rows=config.vocab_size,
+    width=config.emb_dim - 1,
+  )
+  return svd_start(config, vectors, counts, seed=seed)
 
 
 def _packed_data(macros: dict[str, Any]) -> Any:

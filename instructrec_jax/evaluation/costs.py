@@ -38,6 +38,11 @@ class Metered:
     self._seconds, self._flops = 0.0, 0.0
     self._start = (0.0, 0.0)
 
+  @property
+  def normalisations(self) -> Sequence[str]:
+    """See `NormalisingRanker`."""
+    return self._ranker.normalisations
+
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns what the ranker returns."""
     if not self._is_warm:

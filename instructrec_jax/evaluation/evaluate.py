@@ -73,7 +73,7 @@ from instructrec_jax.evaluation.selection import SELECT
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker
-from instructrec_jax.scoring.normalisation import Normalisation
+from instructrec_jax.scoring.normalisation import BOUNDED, Normalisation
 from instructrec_jax.teacher.budget import Estimate
 
 # The lists in results.json.
@@ -219,6 +219,8 @@ def evaluate(
     limit=limit,
     seed=seed,
   )
+  # What has no bound is left to the row of the model.
+  searched = normalisation if normalisation in BOUNDED else Normalisation.SUM
   forms = TemplateForms(folder, seed=seed) if select_template else None
   runs = {
     pathlib.PurePath(name).name: RunRanker(pathlib.Path(name), folder.items)
@@ -255,6 +257,7 @@ def evaluate(
             model=model,
             zero_shot=zero_shot,
             text_encoder=text_encoder,
+            normalisation=searched,
           ),
           warm_up=entry_of(name).warm_up,
         )

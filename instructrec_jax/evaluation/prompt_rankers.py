@@ -228,6 +228,11 @@ class LabelRanker:
 class NormalisingRanker(Ranker, Protocol):
   """Computes several normalisations in one pass, as `T5Ranker`."""
 
+  @property
+  def normalisations(self) -> Sequence[str]:
+    """Those that it can compute."""
+    ...
+
   def score_all(
     self, requests: Sequence[RankingRequest], normalisations: Iterable[str]
   ) -> dict[str, list[np.ndarray]]:

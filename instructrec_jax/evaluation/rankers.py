@@ -18,6 +18,7 @@ from instructrec_jax.baselines.lexical import LexicalRanker
 from instructrec_jax.baselines.planted import PlantedRanker
 from instructrec_jax.baselines.popularity import PopularityRanker, RandomRanker
 from instructrec_jax.baselines.searches import Searches
+from instructrec_jax.baselines.svd import SvdRanker
 from instructrec_jax.data.folder import (
   BUILT,
   INSTRUCTIONS_FILE,
@@ -32,6 +33,7 @@ from instructrec_jax.instructions.aspects import Query
 from instructrec_jax.instructions.material import COLD_ITEMS, Facts, Material
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import Ranker
+from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.teacher.annotations import Annotations
 
 # What can be seen of a request: the user's items, what the user asks for and
@@ -52,12 +54,14 @@ class Resources:
     model: a folder of `train` or `export`.
     zero_shot: another such folder, of a model that was not tuned.
     text_encoder: see `tower_ranker.TowerOptions`.
+    normalisation: that the catalogue is searched by, where a bound is known.
   """
 
   folder: DatasetFolder
   model: pathlib.Path | None = None
   zero_shot: pathlib.Path | None = None
   text_encoder: str | None = None
+  normalisation: str = Normalisation.SUM
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,7 +146,7 @@ class RankerEntry:
 
 
 def _fit_counts(
-  kind: type[PopularityRanker] | type[CooccurrenceRanker],
+  kind: type[PopularityRanker] | type[CooccurrenceRanker] | type[SvdRanker],
 ) -> Callable[[Resources], Ranker]:
   return lambda resources: kind.fit(
     resources.folder.sequences,
@@ -216,7 +220,11 @@ def _load_catalogue(resources: Resources) -> Ranker:
   from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
 
   assert resources.model is not None
-  return CatalogueRanker.load(resources.model, mesh=mesh_lib.make_mesh())
+  return CatalogueRanker.load(
+    resources.model,
+    mesh=mesh_lib.make_mesh(),
+    normalisation=resources.normalisation,
+  )
 
 
 # In the table's order.
@@ -235,6 +243,12 @@ RANKERS: Mapping[str, RankerEntry] = {
   "tfidf_categories": _lexical("tfidf", categories=True),
   "cooccurrence": RankerEntry(
     load=_fit_counts(CooccurrenceRanker),
+    in_all=True,
+    is_baseline=True,
+    reads=("history", "purchases"),
+  ),
+  "svd": RankerEntry(
+    load=_fit_counts(SvdRanker),
     in_all=True,
     is_baseline=True,
     reads=("history", "purchases"),
@@ -411,6 +425,7 @@ def load_ranker(
   model: pathlib.Path | None = None,
   zero_shot: pathlib.Path | None = None,
   text_encoder: str | None = None,
+  normalisation: str = Normalisation.SUM,
 ) -> Ranker:
   """Loads or fits one of `RANKERS`; baselines see training items alone.
 
@@ -421,7 +436,7 @@ def load_ranker(
   """
   load = RANKERS[name].load
   assert load is not None
-  return load(Resources(folder, model, zero_shot, text_encoder))
+  return load(Resources(folder, model, zero_shot, text_encoder, normalisation))
 
 
 def applies(name: str, scenario: Scenario) -> bool:

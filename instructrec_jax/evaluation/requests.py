@@ -18,11 +18,16 @@ from instructrec_jax.data.folder import (
   requests_file,
 )
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions import sequences
 from instructrec_jax.instructions.material import Material
 from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.instructions.requests import ScenarioWriter, sample
 from instructrec_jax.instructions.rows import Renderer, group_families
-from instructrec_jax.instructions.scenarios import Scenario, find_scenarios
+from instructrec_jax.instructions.scenarios import (
+  SEQUENCES,
+  Scenario,
+  find_scenarios,
+)
 from instructrec_jax.instructions.templates import Form, load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
@@ -163,7 +168,7 @@ class TemplateForms:
     vocabulary = Vocabulary.load(folder.vocabulary_path)
     self._families = group_families(
       load_templates(folder.path / TEMPLATES_FILE)
-    )
+    ) | {SEQUENCES: [sequences.FORM]}
     self._folder = folder
     self._seed = seed
     self._writer = ScenarioWriter(

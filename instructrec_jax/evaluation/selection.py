@@ -20,7 +20,6 @@ from instructrec_jax.evaluation.scores import score_batches, score_margins
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker
-from instructrec_jax.scoring.normalisation import Normalisation
 
 # The value of `normalisation` that selects each scenario's best.
 SELECT = "select"
@@ -111,7 +110,9 @@ def choose_normalisation(
   wrap: Callable[[Ranker], Ranker],
   source: RequestSource,
 ) -> dict[str, Any]:
-  """Ranks validation requests under every normalisation, scored once.
+  """Ranks validation requests under each of its normalisations.
+
+  They are scored once.
 
   `wrap` makes a ranker permute, or play tournaments, as in the table.
 
@@ -119,12 +120,12 @@ def choose_normalisation(
     "scenario", "metric", "chosen" (of equally good ones the first, so the sum
     before all), "validation_requests" and "validation", by normalisation.
   """
-  shared = SharedScores(model, tuple(Normalisation))
+  shared = SharedScores(model, model.normalisations)
   values = {
     str(name): _first_metric(
       scenario, source, wrap(shared.ranker(name)), label=name
     )
-    for name in Normalisation
+    for name in model.normalisations
   }
   return {
     "scenario": scenario.name,

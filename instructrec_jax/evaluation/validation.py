@@ -1,7 +1,7 @@
 """HR and NDCG while a model trains, on a sample of validation requests."""
 
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,6 +11,10 @@ from jax.sharding import Mesh
 from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.requests import read_requests
+from instructrec_jax.scoring.normalisation import (
+  Normalisation,
+  check_counted,
+)
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -23,6 +27,8 @@ def make_validator(
   *,
   limit: int,
   vocabulary: Vocabulary,
+  normalisation: str = Normalisation.SUM,
+  title_counts: Mapping[str, int] | None = None,
   seed: int = 0,
 ) -> Callable[[T5Config, Any], dict[str, float]]:
   """Returns what `training.loop.train` calls at each checkpoint.
@@ -32,6 +38,8 @@ def make_validator(
     limit: how many of them, drawn at random: the first ones need not be like
       the rest.
     vocabulary: the model's.
+    normalisation: of the scores.
+    title_counts: for `catalogue_prior`; see `T5Ranker`.
     seed: of the draw.
 
   Returns:
@@ -44,6 +52,7 @@ def make_validator(
   """
   check_counts(**{"validation limit": limit})
   check_seed(seed)
+  check_counted(Normalisation.parse(normalisation), title_counts)
   found = list(read_requests(requests))
   rng = np.random.default_rng(seed)
   chosen = rng.permutation(len(found))[:limit]
@@ -64,6 +73,8 @@ def make_validator(
           config=config,
           params=params,
           vocabulary=vocabulary,
+          normalisation=normalisation,
+          title_counts=title_counts,
           mesh=mesh if isinstance(mesh, Mesh) else None,
         )
       )

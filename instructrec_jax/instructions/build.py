@@ -9,6 +9,7 @@ import dataclasses
 import difflib
 import itertools
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -27,8 +28,9 @@ from instructrec_jax.data.folder import (
   DatasetFolder,
   requests_file,
 )
-from instructrec_jax.data.splits import SPLITS
+from instructrec_jax.data.splits import SPLITS, Targets
 from instructrec_jax.errors import InputError, check_counts, check_seed
+from instructrec_jax.instructions import sequences
 from instructrec_jax.instructions.aspects import TaskForm
 from instructrec_jax.instructions.material import COLD_ITEMS, Material
 from instructrec_jax.instructions.paraphrases import Paraphrases
@@ -44,7 +46,7 @@ from instructrec_jax.instructions.rows import (
   is_of_items,
   usable_targets,
 )
-from instructrec_jax.instructions.scenarios import CROWD, SCENARIOS
+from instructrec_jax.instructions.scenarios import CROWD, SCENARIOS, SEQUENCES
 from instructrec_jax.instructions.templates import (
   Form,
   Template,
@@ -57,6 +59,11 @@ from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.text.vocabulary import Vocabulary, train_vocabulary
 
 MATCHERS = ("tfidf", "bm25", "two_tower")
+PIECES = ("words", "titles")
+# The most that a title counts among those that pieces of titles are learnt of:
+# beyond it, one that everybody buys is a piece already.
+_MOST_REPEATS = 60
+_WORD = re.compile(r"\w+|[^\w\s]")
 # Rows of each family that a vocabulary is trained on.
 _CORPUS_ROWS = 2000
 # Rows that the size of the dataset is estimated from.
@@ -78,6 +85,9 @@ class Options:
     rows_per_target: of each family.
     paraphrases: whether to train on a crowd's wordings, too, and to write
       evaluation requests in wordings that are held out.
+    sequences: write rows and requests of `instructions.sequences` too.
+    pieces: of a vocabulary that is trained, one of `PIECES`: within words, or
+      across the words of a title, up to whole titles that many buy.
     input_length: the encoder's maximum of tokens, EOS included.
     target_length: the decoder's, which answers are fitted to.
     cold_items: one of `material.COLD_ITEMS`.
@@ -90,6 +100,8 @@ class Options:
   families: tuple[str, ...] = ()
   rows_per_target: int = 1
   paraphrases: bool = False
+  sequences: bool = False
+  pieces: str = PIECES[0]
   input_length: int = 512
   target_length: int = 64
   cold_items: str = "paper"
@@ -106,6 +118,7 @@ class Options:
     check_seed(self.seed)
     for name, value, allowed in (
       ("matcher is", self.matcher, MATCHERS),
+      ("pieces are", self.pieces, PIECES),
       ("cold items are", self.cold_items, COLD_ITEMS),
     ):
       if value not in allowed:
@@ -232,9 +245,10 @@ def _build(
     vocabulary_path = partial / VOCABULARY_FILE
     if train_vocabulary_size is not None:
       train_vocabulary(
-        _corpus(material, families, paraphrases, options.seed),
+        _corpus(material, families, paraphrases, options),
         vocabulary_path,
         size=train_vocabulary_size,
+        across_words=options.pieces == "titles",
         fold_case=fold_case,
         seed=options.seed,
       )
@@ -276,11 +290,19 @@ def _build(
           name: sum(counts[f"{form.name}_{split}"] for form in forms)
           for name, forms in families.items()
         }
+        | (
+          {SEQUENCES: counts[f"{SEQUENCES}_{split}"]}
+          if options.sequences
+          else {}
+        )
         for split in SPLITS
       },
       "rows": counts,
       "requests": _write_requests(
-        writer, families, held_out, partial / REQUESTS
+        writer,
+        families | ({SEQUENCES: [sequences.FORM]} if options.sequences else {}),
+        held_out,
+        partial / REQUESTS,
       ),
       "cuts": dataclasses.asdict(renderer.cuts),
       "annotations": annotations.as_json(),
@@ -317,10 +339,22 @@ def _corpus(
   material: Material,
   families: dict[str, list[Form]],
   paraphrases: Paraphrases | None,
-  seed: int,
+  options: Options,
 ) -> Iterator[str]:
-  """Yields the texts that a vocabulary is trained on."""
-  yield from material.titles
+  """Yields the texts that a vocabulary is trained on.
+
+  For pieces of titles, a title comes as often as it is bought in training, and
+  all other texts word by word, so that no piece spans a title and the words
+  around it.
+  """
+  of_titles = options.pieces == "titles"
+  repeats = np.ones(len(material.titles), int)
+  if of_titles:
+    users, positions = material.purchases("train")
+    items = Targets(users, positions).items(material.sequences)
+    repeats += np.bincount(items, minlength=len(repeats)).clip(0, _MOST_REPEATS)
+  for title, count in zip(material.titles, repeats.tolist(), strict=True):
+    yield from itertools.repeat(title, count)
   parts = {name: is_of_items(forms) for name, forms in families.items()}
   for of_items in (False, True):
     part = {n: families[n] for n, is_so in parts.items() if is_so == of_items}
@@ -330,11 +364,12 @@ def _corpus(
       facts=material.facts("train"),
       families=part,
       paraphrases=paraphrases,
-      seed=seed,
+      seed=options.seed,
     )
     for row in itertools.islice(rows, _CORPUS_ROWS * len(part)):
-      yield row.inputs
-      yield row.targets
+      for text in (row.inputs, row.targets):
+        # Marks apart: "Grey;" would keep a list's titles from their pieces.
+        yield from _WORD.findall(text) if of_titles else (text,)
 
 
 def _write_rows(
@@ -370,6 +405,11 @@ def _write_rows(
         seed=options.seed,
       ):
         yield f"{row.form}_{split}", row
+      if options.sequences:
+        for row in sequences.sequence_rows(
+          material, renderer, split=split, seed=options.seed
+        ):
+          yield f"{row.form}_{split}", row
 
   # At most: none is there twice.
   total = sum(
@@ -379,6 +419,8 @@ def _write_rows(
     for split in SPLITS
     for forms in families.values()
   )
+  if options.sequences:
+    total += sum(sequences.count_sequences(material, s) for s in SPLITS)
   sample = list(itertools.islice(rows(), _SIZE_SAMPLE))
   size = np.mean([len(row.inputs) + len(row.targets) + 60 for _, row in sample])
   tqdm.tqdm.write(
@@ -391,9 +433,11 @@ def _write_rows(
     progress(rows(), total=int(total), desc="instructions", unit="row"),
     folder=out,
     splits=[
-      f"{form.name}_{split}"
-      for forms in families.values()
-      for form in forms
+      f"{name}_{split}"
+      for name in (
+        *(form.name for forms in families.values() for form in forms),
+        *((SEQUENCES,) if options.sequences else ()),
+      )
       for split in SPLITS
     ],
   )

@@ -1,6 +1,7 @@
 """The inputs of instructions: histories, preferences, queries, candidates."""
 
 import calendar
+import collections
 import dataclasses
 import datetime
 import functools
@@ -117,6 +118,7 @@ class Material:
       "validation": folder.splits.validation,
       "test": folder.splits.test,
     }
+    self._training_lengths = folder.splits.training_lengths
     self._title_groups = folder.title_groups
     self._item_split: Int8[np.ndarray, " items"] = folder.item_split
     self._annotations = annotations or Annotations.none()
@@ -173,6 +175,26 @@ class Material:
       preferences=[{}] * len(items),
       queries={Query.SPECIFIC: [self._specific[item] for item in items]},
     )
+
+  def purchases(
+    self, split: str
+  ) -> tuple[Int[np.ndarray, " n"], Int[np.ndarray, " n"]]:
+    """Returns users and positions of a split's targets.
+
+    Those of training include each user's first item, before which there is
+    nothing, and with strict cold items no cold one.
+    """
+    targets = self._targets[split]
+    users, positions = targets.users, targets.positions
+    if split != "train":
+      return users, positions
+    first = np.flatnonzero(self._training_lengths > 0).astype(users.dtype)
+    users = np.concatenate([users, first])
+    positions = np.concatenate([positions, np.zeros_like(first)])
+    if self._hides(split):
+      warm = self._warm[Targets(users, positions).items(self.sequences)]
+      users, positions = users[warm], positions[warm]
+    return users, positions
 
   def searchable_items(self, split: str) -> Int32[np.ndarray, " n"]:
     """Returns the items of a split of product search that have categories."""
@@ -281,3 +303,21 @@ class Material:
       num_users=len(known),
     )
     return pool, owned
+
+
+def title_counts(folder: DatasetFolder) -> dict[str, int]:
+  """Returns how often each title is bought in training interactions.
+
+  Titles are as instructions show them; those that several items share have the
+  sum of their purchases.
+  """
+  mask = folder.splits.training_mask(folder.sequences)
+  bought = np.bincount(
+    folder.sequences.items[mask], minlength=len(folder.items)
+  )
+  counts: dict[str, int] = collections.defaultdict(int)
+  for title, count in zip(
+    display_titles(folder.items), bought.tolist(), strict=True
+  ):
+    counts[title] += count
+  return dict(counts)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 from instructrec_jax.errors import InputError
 
+SEQUENCES = "sequences"
 OF_TEN = ("hr@1", "hr@3", "hr@5", "ndcg@3", "ndcg@5")
 OF_MANY = ("hr@1", "hr@3", "hr@5", "hr@10", "ndcg@3", "ndcg@5", "ndcg@10")
 POINTWISE = ("auc", "log_loss", "ece")
@@ -45,6 +46,8 @@ class Scenario:
   @property
   def label(self) -> str:
     """The paper's notation of the family."""
+    if self.family == SEQUENCES:
+      return "<P1,I0,T2>, titles alone"
     return f"<{','.join(self.family.upper().split('_'))}>"
 
   @property
@@ -74,7 +77,7 @@ class Scenario:
   @property
   def history_alone(self) -> bool:
     """Whether instructions show the purchase history alone."""
-    return self.family.startswith("p1_i0_")
+    return self.family.startswith("p1_i0_") or self.family == SEQUENCES
 
   @property
   def pointwise(self) -> bool:
@@ -84,7 +87,7 @@ class Scenario:
   @property
   def needs_no_text(self) -> bool:
     """Whether candidate lists and histories alone make its requests."""
-    return self.history_alone and not self.pointwise
+    return self.family.startswith("p1_i0_") and not self.pointwise
 
 
 SCENARIOS = (
@@ -115,6 +118,11 @@ SCENARIOS = (
   ),
   Scenario(
     "sequential_full", "p1_i0_t2", "catalogue", negatives=0, metrics=OF_MANY
+  ),
+  # Of `build --sequences`: no words but the history's titles.
+  Scenario(SEQUENCES, SEQUENCES),
+  Scenario(
+    "sequences_full", SEQUENCES, "catalogue", negatives=0, metrics=OF_MANY
   ),
 )
 

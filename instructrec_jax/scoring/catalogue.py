@@ -1,14 +1,16 @@
 """The exact top of a whole catalogue, without scoring all of it.
 
 What a title begins with bounds its score from above: its log-likelihood only
-falls with each further token. Nodes of the trie of all titles are read in the
+falls with each further token, and what the catalogue's prior adds to it is
+known of each title beforehand: a beginning adds the most of any title below it.
+Nodes of the trie of all titles are read in the
 order of their bounds, until no bound reaches the K-th best title found. No
 title is missed, and none is invented, as beam search may do.
 """
 
 import dataclasses
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -21,7 +23,13 @@ from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.progress import progress
-from instructrec_jax.scoring.normalisation import Normalisation, check_finite
+from instructrec_jax.scoring.normalisation import (
+  BOUNDED,
+  Normalisation,
+  check_counted,
+  check_finite,
+)
+from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.attention import project_memory
@@ -44,7 +52,6 @@ from instructrec_jax.xla_options import compiler_options, exact_products
 _LENGTHS = (128, 256, 512, 1024, 2048)
 # Nodes that the cache holds at first.
 _CAPACITY = 256
-_BOUNDED = (Normalisation.SUM, Normalisation.MEAN)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +81,7 @@ class CatalogueSearch:
     vocabulary: Vocabulary,
     mesh: Mesh | None = None,
     normalisation: str = Normalisation.SUM,
+    title_counts: Mapping[str, int] | None = None,
     batch: int = 16,
     nodes: int = 16,
   ):
@@ -85,7 +93,8 @@ class CatalogueSearch:
       params: its parameters.
       vocabulary: tokenises titles and instructions.
       mesh: of `mesh.make_mesh`; one device if None.
-      normalisation: "sum" or "mean".
+      normalisation: "sum", "mean" or "catalogue_prior".
+      title_counts: training purchases, for "catalogue_prior".
       batch: instructions that are searched for at the same time.
       nodes: of each instruction, that are read in a step.
 
@@ -95,12 +104,13 @@ class CatalogueSearch:
     """
     self.normalisation = Normalisation.parse(normalisation)
     check_counts(batch=batch, nodes=nodes)
-    if self.normalisation not in _BOUNDED:
+    if self.normalisation not in BOUNDED:
       raise InputError(
-        f"a catalogue cannot be searched by {self.normalisation}: only of sum "
-        "and mean is it known what a title's beginning bounds; score all "
-        "candidates instead."
+        f"a catalogue cannot be searched by {self.normalisation}: only of "
+        f"{', '.join(BOUNDED)} is it known what a title's beginning bounds; "
+        "score all candidates instead."
       )
+    check_counted(self.normalisation, title_counts)
     if not titles:
       raise InputError("there is no title to search.")
     model_folder.check_vocabulary(config, vocabulary)
@@ -111,9 +121,20 @@ class CatalogueSearch:
       numbers.setdefault(ids, []).append(number)
     self._numbers = list(numbers.values())
     self.trie = TitleTrie(list(numbers))
-    self._lengths = np.array(list(map(len, numbers)))
     self._batch, self._nodes = batch, nodes
     mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
+    self._scale = _Scale(self.trie, len(titles))
+    if self.normalisation is Normalisation.MEAN:
+      self._scale.divide(np.array(list(map(len, numbers))), self._numbers)
+    elif self.normalisation is Normalisation.CATALOGUE_PRIOR:
+      ranker = T5Ranker(
+        config=config,
+        params=params,
+        vocabulary=vocabulary,
+        mesh=mesh,
+        title_counts=title_counts,
+      )
+      self._scale.add(ranker.prior_offsets(titles), self._numbers)
     variables = jax.eval_shape(lambda: parameters.initial_variables(config))
     shardings = mesh_lib.parameter_shardings(
       variables["params_axes"], mesh, shapes=variables["params"]
@@ -173,7 +194,7 @@ class CatalogueSearch:
           k,
           self._numbers,
           frozenset(excluded[number] if excluded else ()),
-          self._lengths if self.normalisation is Normalisation.MEAN else None,
+          self._scale,
         )
         for number in members
       ]
@@ -292,6 +313,41 @@ def empty_cache(
   return ((zeros, zeros),) * config.num_decoder_layers
 
 
+class _Scale:
+  """What a title's score is of its sum, and the bound of a beginning's.
+
+  A score is the sum of a title, divided and added to; a sum is negative, so
+  the largest divisor and the largest addition of the titles below make a bound.
+  """
+
+  def __init__(self, trie: TitleTrie, titles: int):
+    """Leaves sums as they are."""
+    self._trie = trie
+    self._divisors, self._added = np.ones(titles), np.zeros(titles)
+    nodes = len(trie.tokens)
+    self._most_divisors, self._most_added = np.ones(nodes), np.zeros(nodes)
+
+  def divide(self, lengths: np.ndarray, numbers: list[list[int]]) -> None:
+    """Divides by the lengths of distinct titles, which have these numbers."""
+    for length, of_title in zip(lengths, numbers, strict=True):
+      self._divisors[of_title] = length
+    self._most_divisors = self._trie.largest(lengths)
+
+  def add(self, offsets: np.ndarray, numbers: list[list[int]]) -> None:
+    """Adds an offset to each title, by its number."""
+    self._added = offsets
+    most = np.array([offsets[of_title].max() for of_title in numbers])
+    self._most_added = self._trie.largest(most)
+
+  def score(self, log_p: float, number: int) -> float:
+    """Returns a title's score."""
+    return log_p / self._divisors[number] + self._added[number]
+
+  def bounds(self, log_p: np.ndarray, nodes: np.ndarray) -> np.ndarray:
+    """Returns what no title behind a node exceeds."""
+    return log_p / self._most_divisors[nodes] + self._most_added[nodes]
+
+
 class _Search:
   """What is known of the catalogue for one instruction."""
 
@@ -301,10 +357,10 @@ class _Search:
     k: int,
     numbers: list[list[int]],
     excluded: frozenset[int],
-    lengths: np.ndarray | None,
+    scale: "_Scale",
   ):
     self._trie, self._k, self._numbers = trie, k, numbers
-    self._excluded, self._lengths = excluded, lengths
+    self._excluded, self._scale = excluded, scale
     self._sums = np.zeros(len(trie.tokens))
     # Nodes that may be read next, and what no title behind them exceeds.
     self._nodes = np.zeros(1, int)
@@ -337,19 +393,14 @@ class _Search:
     sums = self._sums[nodes[of]] + log_p
     inner = trie.children[edges] >= 0
     children = trie.children[edges[inner]]
-    self._sums[children] = bounds = sums[inner]
-    if self._lengths is not None:
-      # A sum is negative: the longest title makes the most of it.
-      bounds = bounds / trie.longest[children]
+    self._sums[children] = sums[inner]
+    bounds = self._scale.bounds(sums[inner], children)
     self._nodes = np.concatenate([self._nodes, children])
     self._bounds = np.concatenate([self._bounds, bounds])
     for edge, score in zip(edges[~inner], sums[~inner], strict=True):
-      title = trie.titles[edge]
-      if self._lengths is not None:
-        score /= self._lengths[title]
       self._titles += [
-        (-score, number)
-        for number in self._numbers[title]
+        (-self._scale.score(score, number), number)
+        for number in self._numbers[trie.titles[edge]]
         if number not in self._excluded
       ]
     self._titles = sorted(self._titles)[: self._k]

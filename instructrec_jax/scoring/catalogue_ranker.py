@@ -53,7 +53,12 @@ class CatalogueRanker:
     config, params = model_folder.load_params(model_dir, step=step)
     vocabulary = model_folder.load_vocabulary(model_dir)
     return cls(
-      k=k, config=config, params=params, vocabulary=vocabulary, **options
+      k=k,
+      config=config,
+      params=params,
+      vocabulary=vocabulary,
+      title_counts=model_folder.load_title_counts(model_dir),
+      **options,
     )
 
   @property

@@ -5,7 +5,8 @@ remedy favours something else, so which one is best is for validation to say.
 """
 
 import enum
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,10 @@ class Normalisation(enum.StrEnum):
   """`SUM` per UTF-8 byte of the candidate as given; the end has none."""
   PMI = "pmi"
   """`SUM` less log P(candidate | the empty instruction), its prior."""
+  CATALOGUE_PRIOR = "catalogue_prior"
+  """`PMI` plus the log of one and the title's purchases in training: Bayes'
+  rule with the catalogue's own prior in place of the model's. Needs their
+  counts, which the model folder keeps; a title without any has none."""
   GHOST_FREE = "ghost_free"
   """The mean over tokens with P < 0.99, so that a title whose rest follows
   from its beginning gains nothing by it (D3, arXiv 2406.14900). Without such
@@ -56,6 +61,31 @@ class Normalisation(enum.StrEnum):
     """What must be known of the tokens to compute it."""
     by_token = (Normalisation.MEAN, Normalisation.GHOST_FREE)
     return self if self in by_token else Normalisation.SUM
+
+
+BOUNDED = (
+  Normalisation.SUM,
+  Normalisation.MEAN,
+  Normalisation.CATALOGUE_PRIOR,
+)
+"""Those of which it is known what a title's beginning bounds."""
+
+
+def check_counted(
+  normalisation: Normalisation, title_counts: Mapping[str, int] | None
+) -> None:
+  """Raises InputError if counts of titles are needed and missing."""
+  if normalisation is Normalisation.CATALOGUE_PRIOR and not title_counts:
+    raise InputError(
+      "the normalisation catalogue_prior needs the titles' purchases, which "
+      "`instructrec pack` writes and `train` keeps in the model folder "
+      "(title_counts.json): pack the dataset again, or choose another one."
+    )
+
+
+def log_prior(title: str, title_counts: Mapping[str, int]) -> float:
+  """Returns the log of one and a title's purchases."""
+  return math.log1p(title_counts.get(title, 0))
 
 
 def check_ghost_threshold(threshold: float) -> None:

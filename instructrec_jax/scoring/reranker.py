@@ -6,7 +6,7 @@ import math
 import pathlib
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -28,7 +28,9 @@ from instructrec_jax.scoring.normalisation import (
   Normalisation,
   Reduced,
   byte_lengths,
+  check_counted,
   check_ghost_threshold,
+  log_prior,
 )
 from instructrec_jax.scoring.shapes import Shape
 from instructrec_jax.scoring.tokenization import TokenizedRequest, tokenize
@@ -41,6 +43,7 @@ from instructrec_jax.xla_options import compiler_options
 _IN_FLIGHT = 2
 # A device's tokens at a time: a processor's caches hold a few thousand.
 _BIN_TOKENS = {"cpu": 5120}
+_WITH_PRIOR = (Normalisation.PMI, Normalisation.CATALOGUE_PRIOR)
 # Titles whose ids are cached: long ones take a KiB, and a server gets new ones.
 _TITLES = 1 << 16
 
@@ -91,6 +94,7 @@ class T5Ranker:
     batch_tokens: int | None = None,
     normalisation: str = Normalisation.SUM,
     ghost_threshold: float = GHOST_THRESHOLD,
+    title_counts: Mapping[str, int] | None = None,
   ):
     """Lays the parameters out on the mesh.
 
@@ -103,12 +107,17 @@ class T5Ranker:
         default what suits the backend.
       normalisation: one of `normalisation.Normalisation`.
       ghost_threshold: `ghost_free` leaves out tokens at least so probable.
+      title_counts: training purchases of the catalogue's titles, for
+        `catalogue_prior`.
 
     Raises:
       InputError: the vocabulary or the mesh does not fit the model, there is
-        no such normalisation, or the threshold is not in (0, 1].
+        no such normalisation or what it needs, or the threshold is not in
+        (0, 1].
     """
     self.normalisation: str = Normalisation.parse(normalisation)
+    self._title_counts = dict(title_counts or {})
+    check_counted(Normalisation(self.normalisation), self._title_counts)
     check_ghost_threshold(ghost_threshold)
     self._ghost_threshold = ghost_threshold
     model_folder.check_vocabulary(config, vocabulary)
@@ -190,6 +199,7 @@ class T5Ranker:
       config=config,
       params=params,
       vocabulary=words,
+      title_counts=model_folder.load_title_counts(model_dir),
       mesh=mesh,
       batch_tokens=batch_tokens,
       normalisation=normalisation,
@@ -217,7 +227,7 @@ class T5Ranker:
     """
     tokenized = self._tokenize(requests)
     self._batcher.bins(tokenized)
-    if self.normalisation == Normalisation.PMI:
+    if self.normalisation in _WITH_PRIOR:
       self._prior_scores(tokenized, requests)
 
   def add_shape(
@@ -252,6 +262,8 @@ class T5Ranker:
         normalisation, or the model's weights make no numbers.
     """
     wanted = list(map(Normalisation.parse, normalisations))
+    for name in wanted:
+      check_counted(name, self._title_counts)
     tokenized = self._tokenize(requests)
     self.flops += scoring_flops(tokenized, self._config)
     reduced = Reduced(
@@ -271,11 +283,33 @@ class T5Ranker:
       column = reduced.columns[name.of_tokens]
       if name is Normalisation.BYTE:
         column = map(np.divide, column, map(byte_lengths, requests))
-      elif name is Normalisation.PMI:
+      elif name in _WITH_PRIOR:
         priors = self._prior_scores(tokenized, requests)
         column = map(np.subtract, column, priors)
+        if name is Normalisation.CATALOGUE_PRIOR:
+          column = map(np.add, column, self._log_priors(requests))
       scores[str(name)] = [values.astype(np.float32) for values in column]
     return scores
+
+  @property
+  def normalisations(self) -> tuple[Normalisation, ...]:
+    """Those that it can compute."""
+    left_out = () if self._title_counts else (Normalisation.CATALOGUE_PRIOR,)
+    return tuple(name for name in Normalisation if name not in left_out)
+
+  def prior_offsets(self, titles: Sequence[str]) -> np.ndarray:
+    """Returns [titles]: what `catalogue_prior` adds to each one's sum."""
+    request = RankingRequest("titles", NULL_INSTRUCTION, tuple(titles))
+    (log_priors,) = self._log_priors([request])
+    (of_model,) = self._prior_scores(self._tokenize([request]), [request])
+    return log_priors - of_model
+
+  def _log_priors(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
+    """Returns each candidate's `normalisation.log_prior`."""
+    return [
+      np.array([log_prior(t, self._title_counts) for t in request.candidates])
+      for request in requests
+    ]
 
   def _prior_scores(
     self,

@@ -14,7 +14,6 @@ class TitleTrie:
     tokens: [nodes] what is read last at each node; the root is node 0.
     depths: [nodes] how many tokens are read before it.
     parents: [nodes] the node before, the root's is itself.
-    longest: [nodes] tokens of the longest title that begins so.
     first_edges: [nodes + 1] where the edges of each node begin.
     targets: [edges] the token of each edge.
     children: [edges] the node behind it, -1 where a title ends.
@@ -57,13 +56,19 @@ class TitleTrie:
         self.titles[place[edge]] = ends[edge]
       else:
         self.children[place[edge]] = behind[node, target]
-    self.longest = np.zeros_like(self.tokens)
+    self._last_nodes = np.zeros(len(titles), int)
     for number, path in zip(row.candidates, row.paths, strict=True):
-      last = nodes[path[-1]]
-      self.longest[last] = max(self.longest[last], len(titles[number]))
-    for node in range(len(row.tokens) - 1, 0, -1):
+      self._last_nodes[number] = nodes[path[-1]]
+
+  def largest(self, values: np.ndarray) -> np.ndarray:
+    """Returns [nodes]: the largest value of the titles that begin so."""
+    found = np.full(len(self.tokens), -np.inf)
+    np.maximum.at(found, self._last_nodes, values)
+    # Children stand behind their parents.
+    for node in range(len(self.tokens) - 1, 0, -1):
       parent = self.parents[node]
-      self.longest[parent] = max(self.longest[parent], self.longest[node])
+      found[parent] = max(found[parent], found[node])
+    return found
 
   def paths(self, nodes: np.ndarray) -> np.ndarray:
     """Returns [..., depth]: the nodes from the root to each of these.

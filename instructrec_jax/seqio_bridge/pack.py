@@ -18,6 +18,7 @@ from jaxtyping import Int
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError, check_counts, check_seed
+from instructrec_jax.instructions.material import title_counts
 from instructrec_jax.seqio_bridge.registration import (
   count_rows,
   told_damage,
@@ -139,6 +140,7 @@ def pack_mixture(
     total=total,
     force=force,
     inputs=(dataset,),
+    title_counts=title_counts(folder),
   )
 
 

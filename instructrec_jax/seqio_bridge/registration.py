@@ -25,6 +25,7 @@ import tensorflow as tf
 from instructrec_jax.data.folder import INSTRUCTIONS_FILE, TEMPLATES_FILE
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError, check_tree
+from instructrec_jax.instructions import sequences
 from instructrec_jax.instructions.mixtures import mixtures
 from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.seqio_bridge.tfds_writer import SHARDS, TFDS_NAME
@@ -39,6 +40,15 @@ from instructrec_jax.storage import sha256_of
 _BUILD = "build"
 # What was registered, by the dataset's name.
 _REGISTERED: dict[str, tuple[str, ...]] = {}
+
+ALL = "instructrec_all_v1"
+# Instructions, and the sequences of `build --sequences` among them.
+ALL_AND_SEQUENCES = "instructrec_all_and_sequences_v1"
+_PREPROCESSORS = (
+  seqio.preprocessors.tokenize,
+  seqio.CacheDatasetPlaceholder(),
+  seqio.preprocessors.append_eos_after_trim,
+)
 
 
 class InstructionSource(seqio.TfdsDataSource):
@@ -253,31 +263,43 @@ def register(
     name: of the dataset, in all names.
   """
   names = {
-    form.task_name: qualified(form.task_name, name)
+    form.task_name: (form.name, qualified(form.task_name, name))
     for template in templates
     for form in template.forms
   }
-  mixed = mixtures(templates)
-  replace(name, [*names.values(), *(qualified(m, name) for m in mixed)])
+  names[sequences.TASK] = (
+    sequences.SEQUENCES,
+    qualified(sequences.TASK, name),
+  )
+  mixed = {
+    mixture: [form.task_name for form in forms]
+    for mixture, forms in mixtures(templates).items()
+  }
+  mixed[ALL_AND_SEQUENCES] = [*mixed[ALL], sequences.TASK]
+  replace(
+    name,
+    [
+      *(task for _, task in names.values()),
+      *(qualified(mixture, name) for mixture in mixed),
+    ],
+  )
   features = text_features(dataset)
-  for template in templates:
-    for form in template.forms:
-      seqio.TaskRegistry.add(
-        names[form.task_name],
-        source=InstructionSource(form.name, dataset),
-        preprocessors=[
-          functools.partial(_mark, dataset=dataset),
-          seqio.preprocessors.tokenize,
-          seqio.CacheDatasetPlaceholder(),
-          seqio.preprocessors.append_eos_after_trim,
-        ],
-        output_features=features,
-        task_cls=InstructionTask,
-      )
-  for mixture, forms in mixed.items():
-    tasks = [names[form.task_name] for form in forms]
+  for source, task in names.values():
+    seqio.TaskRegistry.add(
+      task,
+      source=InstructionSource(source, dataset),
+      preprocessors=[
+        functools.partial(_mark, dataset=dataset),
+        *_PREPROCESSORS,
+      ],
+      output_features=features,
+      task_cls=InstructionTask,
+    )
+  for mixture, tasks in mixed.items():
     seqio.MixtureRegistry.add(
-      qualified(mixture, name), tasks, default_rate=count_rows
+      qualified(mixture, name),
+      [names[task][1] for task in tasks],
+      default_rate=count_rows,
     )
 
 

@@ -4,6 +4,7 @@ export.json         model name, training step, the SHA-256 of every file
 model.json          the T5Config
 model.safetensors   the parameters, in the dtype of training
 vocabulary.model    the SentencePiece model
+title_counts.json   its catalogue's training purchases, if it knows them
 templates.yaml      the templates to choose from
 items.jsonl         the catalogue, a JSON object a line: `title`, as
                     instructions show it, and `item_ids`, of all items with it
@@ -70,6 +71,8 @@ def export(
     model_folder.save_config(partial, config)
     export_folder.write_params(partial, params)
     shutil.copyfile(vocabulary.path, partial / model_folder.VOCABULARY_FILE)
+    if counts := model_folder.load_title_counts(model):
+      storage.write_json(partial / model_folder.TITLE_COUNTS_FILE, counts)
     (partial / TEMPLATES_FILE).write_text(
       dump_templates(load_templates(*templates)), encoding="utf-8"
     )

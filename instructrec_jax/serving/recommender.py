@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from instructrec_jax.instructions.recommend import (
 from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.catalogue import CatalogueSearch
+from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.explanation import Explanation, explain
@@ -66,6 +67,8 @@ class Recommender:
     name: str = "model",
     input_length: int = 512,
     batch_tokens: int | None = None,
+    normalisation: str = Normalisation.SUM,
+    title_counts: Mapping[str, int] | None = None,
   ):
     """Takes a model in memory; `load` reads one from disk.
 
@@ -78,6 +81,8 @@ class Recommender:
       name: of the model, for display.
       input_length: tokens that an instruction may have.
       batch_tokens: tokens in a batch of the ranker, about.
+      normalisation: of the scores: "sum", "mean" or "catalogue_prior".
+      title_counts: training purchases of titles, for "catalogue_prior".
 
     Raises:
       InputError: the vocabulary does not fit the model, or a title is empty.
@@ -92,6 +97,8 @@ class Recommender:
       params=params,
       vocabulary=vocabulary,
       batch_tokens=batch_tokens,
+      normalisation=normalisation,
+      title_counts=title_counts,
     )
     self.vocabulary = vocabulary
     self.templates = load_templates() if templates is None else [*templates]
@@ -105,6 +112,8 @@ class Recommender:
       config=config,
       params=params,
       vocabulary=vocabulary,
+      normalisation=normalisation,
+      title_counts=title_counts,
       batch=1,
     )
 
@@ -118,6 +127,7 @@ class Recommender:
     step: int | str | None = None,
     input_length: int = 512,
     batch_tokens: int | None = None,
+    normalisation: str = Normalisation.SUM,
   ) -> "Recommender":
     """Loads a folder of `train` or of `export`.
 
@@ -130,6 +140,8 @@ class Recommender:
       step: of a folder of `train`: a number, "best", or None for the latest.
       input_length: tokens that an instruction may have.
       batch_tokens: tokens in a batch of the ranker, about.
+      normalisation: of the scores, see `Recommender`; the folder has the
+        titles' purchases if it was trained on packed rows that had them.
 
     Raises:
       InputError: there is no model, or one of its files is damaged.
@@ -154,6 +166,8 @@ class Recommender:
       name=name,
       input_length=input_length,
       batch_tokens=batch_tokens,
+      normalisation=normalisation,
+      title_counts=model_folder.load_title_counts(folder),
     )
 
   def compose(

@@ -2,13 +2,13 @@
 
 A folder of manifest.json, vocabulary.model and four .npy arrays of shape
 [rows, length], from which `features.expand_packed` derives the other features,
-with checksums.txt of them all.
+title_counts.json (see `PackedDataset`), and checksums.txt of them all.
 """
 
 import itertools
 import pathlib
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from instructrec_jax.text.vocabulary import Vocabulary
 
 MANIFEST_FILE = "manifest.json"
 VOCABULARY_FILE = "vocabulary.model"
+TITLE_COUNTS_FILE = "title_counts.json"
 ARRAYS = (
   "encoder_tokens",
   "encoder_segments",
@@ -47,6 +48,8 @@ class PackedDataset:
     path: the folder.
     manifest: mixture, seed, counts, row fill, hash of the vocabulary, ...
     feature_lengths: {"inputs": encoder length, "targets": decoder length}.
+    title_counts: how often each title of the catalogue is bought in training;
+      none where the rows were packed without.
   """
 
   def __init__(self, path: pathlib.Path):
@@ -60,6 +63,10 @@ class PackedDataset:
     self.manifest: dict[str, Any] = storage.read_json(manifest, _MANIFEST)
     self.feature_lengths: dict[str, int] = self.manifest["feature_lengths"]
     self._arrays = [self._map(name) for name in ARRAYS]
+    counts = self.path / TITLE_COUNTS_FILE
+    self.title_counts: dict[str, int] = (
+      storage.read_json(counts, {str: int}) if counts.exists() else {}
+    )
 
   @classmethod
   def open(cls, path: pathlib.Path) -> "PackedDataset":
@@ -121,6 +128,7 @@ def pack_pairs(
   total: int | None = None,
   force: bool = False,
   inputs: Sequence[pathlib.Path] = (),
+  title_counts: Mapping[str, int] | None = None,
 ) -> PackedDataset:
   """Tokenises and packs (input, target) texts into a folder.
 
@@ -136,6 +144,7 @@ def pack_pairs(
     total: number of pairs, for the progress bar.
     force: replace `out` if it exists.
     inputs: folders that are read, and may not be replaced.
+    title_counts: of the catalogue, to be kept with the rows.
 
   Raises:
     InputError: `out` exists, a length is below 2, or there is nothing to pack.
@@ -171,6 +180,8 @@ def pack_pairs(
       raise InputError("there is nothing to pack: no example fits a row.")
     writer.close()
     shutil.copyfile(vocabulary.path, partial / VOCABULARY_FILE)
+    if title_counts:
+      storage.write_json(partial / TITLE_COUNTS_FILE, dict(title_counts))
     lengths = {"inputs": encoder_length, "targets": decoder_length}
     storage.write_json(
       partial / MANIFEST_FILE,

@@ -23,6 +23,13 @@ _CACHE_WORDS = 1 << 18
 _LONGEST_WORD = 64
 # Float32 sums up to this size are rounded by at most half of `_SPACING`.
 _LARGEST_SUM = 2.0**13
+# SentencePiece's options for pieces that may be several words.
+_ACROSS_WORDS = dict(
+  split_by_whitespace=False,
+  split_by_unicode_script=False,
+  split_by_number=False,
+  max_sentencepiece_length=64,
+)
 _SPACING = 2.0**-11
 
 
@@ -166,6 +173,7 @@ def train_vocabulary(
   out: pathlib.Path,
   *,
   size: int,
+  across_words: bool = False,
   fold_case: bool = False,
   seed: int = 0,
 ) -> Vocabulary:
@@ -178,6 +186,7 @@ def train_vocabulary(
   Args:
     texts: the corpus, line by line.
     size: pieces, at most; a small corpus gives fewer.
+    across_words: whether a piece may span words, up to a whole text.
     fold_case: whether "Tent" and "tent" are the same pieces.
     seed: for sampling lines of a corpus that is too large.
 
@@ -207,6 +216,7 @@ def train_vocabulary(
       # With more threads the result would depend on their timing.
       num_threads=1,
       minloglevel=2,
+      **(_ACROSS_WORDS if across_words else {}),
     )
   except RuntimeError as error:
     # SentencePiece's words are of its own files and options.

@@ -48,6 +48,7 @@ _FIRST_FILES = {
   CONFIG_FILE,
   model_folder.CONFIG_FILE,
   model_folder.VOCABULARY_FILE,
+  model_folder.TITLE_COUNTS_FILE,
   lora_file.FILE,
 }
 ARGUMENTS = (
@@ -75,6 +76,7 @@ def train(
   mesh: Mesh | None = None,
   zero: bool = False,
   initial_params: Any = None,
+  make_params: Callable[[], Any] | None = None,
   base: lora_file.LoraSettings | None = None,
   validate: Callable[[Any], Mapping[str, float]] | None = None,
   config_text: str | None = None,
@@ -103,6 +105,7 @@ def train(
     zero: split parameters and optimizer over the data axis too.
     initial_params: weights to start from; random if None. With the config's
       LoRA they are what is adapted, needed at each start.
+    make_params: makes such weights, called where a run begins anew.
     base: says where they are, with LoRA; of `model_folder.base_of`.
     validate: from parameters to metrics; the checkpoint with the largest
       `model_folder.BEST_METRIC` is kept.
@@ -167,6 +170,8 @@ def train(
       _write_run(model_dir, config, data, run, config_text)
     checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
     start = checkpoints.latest_step() or 0
+    if not start and make_params is not None:
+      initial_params = make_params()
     if config.lora_rank:
       initial_params = mesh_lib.to_devices(
         lora.freeze(config, initial_params), shardings.frozen
@@ -367,9 +372,15 @@ def _write_run(
     shutil.copyfile(
       data.vocabulary.path, model_dir / model_folder.VOCABULARY_FILE
     )
+    if data.title_counts:
+      storage.write_json(
+        model_dir / model_folder.TITLE_COUNTS_FILE, data.title_counts
+      )
     if config_text is not None:
       (model_dir / CONFIG_FILE).write_text(config_text, encoding="utf-8")
     storage.write_json(model_dir / RUN_FILE, run)
+    if data.title_counts:
+      files.append(model_folder.TITLE_COUNTS_FILE)
     checksums.add(model_dir, files)
   processes.wait("the run is written")
 

@@ -90,6 +90,8 @@ class FakeModel:
     self.loads += 1
     return self
 
+  normalisations = ("sum", "mean", "byte", "pmi", "ghost_free")
+
   def score(self, requests):
     """Returns scores by the sum."""
     return self.score_all(requests, ["sum"])["sum"]

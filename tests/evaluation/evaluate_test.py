@@ -75,6 +75,7 @@ def test_baselines_need_no_built_instructions(prepared, tmp_path):
     "tfidf",
     "bm25_categories",
     "cooccurrence",
+    "svd",
     "planted",
   ]
   assert value(results, "random", "hr@1") == pytest.approx(0.1)
@@ -82,7 +83,7 @@ def test_baselines_need_no_built_instructions(prepared, tmp_path):
     0.1
   )
   ceiling = value(results, "planted", "hr@1")
-  for baseline in ("popularity", "bm25", "tfidf", "cooccurrence"):
+  for baseline in ("popularity", "bm25", "tfidf", "cooccurrence", "svd"):
     assert 0.1 < value(results, baseline, "hr@1") < ceiling
   for c in results["comparisons"]:
     best, metric, scenario = c["against"], c["metric"], c["scenario"]

@@ -44,6 +44,13 @@ def params(config):
 
 
 @pytest.fixture(scope="session")
+def title_counts(requests):
+  """Purchases of some of the candidates; the others have none."""
+  titles = sorted({title for r in requests for title in r.candidates})
+  return {title: 3 * n**2 for n, title in enumerate(titles) if n % 3}
+
+
+@pytest.fixture(scope="session")
 def requests():
   """40 requests of 1 to 7 candidates, lengths mixed."""
   rng = np.random.default_rng(1)

@@ -31,9 +31,10 @@ GHOST = 0.005
 
 
 @pytest.fixture(scope="module")
-def make(config, params, vocabulary):
+def make(config, params, vocabulary, title_counts):
   def make(**options):
-    options = {"params": params, "ghost_threshold": GHOST, **options}
+    known = {"params": params, "title_counts": title_counts}
+    options = {**known, "ghost_threshold": GHOST, **options}
     return T5Ranker(config=config, vocabulary=vocabulary, **options)
 
   return make
@@ -68,7 +69,8 @@ def assert_same(found, expected, sizes):
     for one, other, size in zip(
       found[name], expected[name], sizes, strict=False
     ):
-      scale = size if name == "pmi" else np.abs(other)
+      has_prior = name in ("pmi", "catalogue_prior")
+      scale = size if has_prior else np.abs(other)
       np.testing.assert_array_less(np.abs(one - other), 1e-5 * scale + 1e-9)
 
 
@@ -120,12 +122,17 @@ def token_log_p(config, params, vocabulary):
   return of
 
 
-def test_each_equals_a_slow_reference(requests, scores, sizes, token_log_p):
+def test_each_equals_a_slow_reference(
+  requests, scores, sizes, token_log_p, title_counts
+):
   of_one = {
     "sum": lambda v, _, __: v.sum(),
     "mean": lambda v, _, __: v.mean(),
     "byte": lambda v, text, _: v.sum() / len(text.encode()),
     "pmi": lambda v, _, prior: v.sum() - prior.sum(),
+    "catalogue_prior": lambda v, text, prior: (
+      v.sum() - prior.sum() + np.log(1 + title_counts.get(text, 0))
+    ),
     "ghost_free": lambda v, _, __: v[np.exp(v) < GHOST].mean(),
   }
   assert tuple(of_one) == ALL
@@ -343,3 +350,20 @@ def test_bad_options(make, ranker, requests):
 def test_bytes_are_those_of_utf_8():
   request = RankingRequest("a", "pick", ("tent", "é", ""))
   assert normalisation.byte_lengths(request) == [4, 2, 1]
+
+
+def test_the_catalogue_prior_is_bayes_rule(scores, requests, title_counts):
+  for request, prior, pmi in zip(
+    requests, scores["catalogue_prior"], scores["pmi"], strict=True
+  ):
+    counts = np.array([title_counts.get(t, 0) for t in request.candidates])
+    np.testing.assert_allclose(prior, pmi + np.log(counts + 1), atol=1e-5)
+
+
+def test_without_counts_there_is_no_catalogue_prior(make, requests):
+  bare = make(title_counts=None)
+  assert set(bare.normalisations) == set(ALL) - {"catalogue_prior"}
+  with pytest.raises(InputError, match="title_counts.json"):
+    bare.score_all(requests, ["sum", "catalogue_prior"])
+  with pytest.raises(InputError, match="pack the dataset again"):
+    make(title_counts={}, normalisation="catalogue_prior")
