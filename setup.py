@@ -102,6 +102,7 @@ setuptools.setup(
     ],
     # Apart from `test`: torch's plain name brings gigabytes of CUDA on Linux.
     "parity": [
+      "peft>=0.17",
       "sentence-transformers>=5.2",
       "torch==2.13.0",
       "transformers==5.23.0",

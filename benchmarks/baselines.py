@@ -2,12 +2,15 @@
 
   .venv/bin/python benchmarks/baselines.py --dataset DIR \\
       [--rankers popularity cooccurrence sasrec bert4rec] [--negatives 99] \\
-      [--catalogue] [--loss full] [--split test] [--limit N] [--seed 0]
+      [--catalogue] [--loss full] [--split test] [--limit N] [--seed 0] \\
+      [--published]
 
 DIR is a folder of `instructrec prepare`. Every ranker gets the same stored
 candidates, whose hash is printed; --catalogue adds a table of all items but
 the user's own. What is trained is kept in DIR and not trained again. Brackets
-hold 95% intervals, bootstrapped over users.
+hold 95% intervals, bootstrapped over users. --published sets what S3-Rec (Zhou
+et al., 2020) printed for toys_2014 and 99 negatives beside them, and ends with
+status 1 where ours is worse by more than the interval of both.
 """
 
 import argparse
@@ -15,12 +18,18 @@ import dataclasses
 import hashlib
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Iterator
 
 import numpy as np
 
 COLUMNS = ("hr@1", "hr@5", "hr@10", "ndcg@5", "ndcg@10", "mrr")
+# S3-Rec's tables of Toys: 99 uniform negatives, each user's last item.
+PUBLISHED = {
+  "sasrec": {"hr@1": 0.1878, "hr@10": 0.4663, "ndcg@10": 0.3136, "mrr": 0.2842},
+  "bert4rec": {"hr@10": 0.4493},
+}
 # As long lists of candidates are, few users are held at once.
 _CANDIDATES_AT_ONCE = 2_000_000
 
@@ -48,6 +57,7 @@ def main() -> None:
   parser.add_argument("--split", choices=["validation", "test"], default="test")
   parser.add_argument("--limit", type=int, help="a random sample of users")
   parser.add_argument("--seed", type=int, default=0)
+  parser.add_argument("--published", action="store_true")
   args = parser.parse_args()
   os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
@@ -63,8 +73,35 @@ def main() -> None:
     rankers[name] = ranker
     seconds[name] = report.get("seconds", time.perf_counter() - start)
     print(f"{name}: fitted in {seconds[name]:.0f} s {report or ''}", flush=True)
-  for negatives in (args.negatives, *([None] if args.catalogue else [])):
-    _print_table(args, folder, rankers, seconds, negatives)
+  tables = {
+    negatives: _print_table(args, folder, rankers, seconds, negatives)
+    for negatives in (args.negatives, *([None] if args.catalogue else []))
+  }
+  if args.published and not _compare(tables[args.negatives]):
+    sys.exit(1)
+
+
+def _compare(intervals: dict[str, np.ndarray]) -> bool:
+  """Prints published figures beside ours; returns whether none is worse."""
+  is_good = True
+  print("\n| ranker | metric | S3-Rec | ours | ours is |")
+  print("| --- " * 5 + "|")
+  for ranker, figures in PUBLISHED.items():
+    for metric, theirs in figures.items():
+      if ranker not in intervals:
+        continue
+      mean, low, high = intervals[ranker][:, COLUMNS.index(metric)]
+      # Theirs has an interval as wide.
+      wide = np.sqrt(2) * (high - low) / 2
+      verdict = "within the interval of both"
+      if abs(mean - theirs) > wide:
+        verdict = "better" if mean > theirs else "worse"
+        is_good &= mean > theirs
+      print(
+        f"| {ranker} | {metric} | {theirs:.4f} | {mean:.4f} ±{wide:.4f} | "
+        f"{verdict} |"
+      )
+  return bool(is_good)
 
 
 def _fit(name: str, folder, *, loss, seed: int):
@@ -84,7 +121,10 @@ def _fit(name: str, folder, *, loss, seed: int):
   )
 
 
-def _print_table(args, folder, rankers, seconds, negatives: int | None) -> None:
+def _print_table(
+  args, folder, rankers, seconds, negatives: int | None
+) -> dict[str, np.ndarray]:
+  """Returns means, lows and highs of `COLUMNS`, by ranker."""
   from instructrec_jax.data.held_out import candidate_bytes
   from instructrec_jax.evaluation.metrics import (
     bootstrap_means,
@@ -108,6 +148,7 @@ def _print_table(args, folder, rankers, seconds, negatives: int | None) -> None:
   )
   print(f"| ranker | {' | '.join(c.upper() for c in COLUMNS)} | training s |")
   print("| --- " * (len(COLUMNS) + 2) + "|")
+  intervals = {}
   for name, blocks in values.items():
     values_UxM = np.concatenate(blocks)
     low, high = percentile_interval(bootstrap_means(values_UxM, seed=args.seed))
@@ -116,6 +157,8 @@ def _print_table(args, folder, rankers, seconds, negatives: int | None) -> None:
       for mean, a, b in zip(values_UxM.mean(0), low, high, strict=True)
     ]
     print(f"| {name} | {' | '.join(cells)} | {seconds[name]:.0f} |", flush=True)
+    intervals[name] = np.stack([values_UxM.mean(0), low, high])
+  return intervals
 
 
 def _batches(args, folder, negatives: int | None) -> Iterator[list]:
@@ -134,7 +177,7 @@ def _batches(args, folder, negatives: int | None) -> Iterator[list]:
     )
     if negatives is None:
       requests = held_out.with_catalogue(
-        requests, folder, display_titles(folder.items)
+        requests, folder, display_titles(folder.items), split=args.split
       )
     yield list(requests)
 

@@ -60,6 +60,19 @@ def _check_range(name: str, number: Any, least: float, most: float) -> None:
     raise InputError(f"{name} is {shown}: at most {most} is possible.")
 
 
+def check_tree(folder: pathlib.Path) -> None:
+  """Raises an InputError if a pipe, a socket or a device lies below a folder.
+
+  For folders that a library reads, which would wait for a pipe for ever.
+  """
+  for parent, _, names in os.walk(folder):
+    for name in names:
+      path = pathlib.Path(parent, name)
+      # A link to nothing is for the reader to refuse.
+      if path.exists() and not path.is_file():
+        check_file(path)
+
+
 def check_file(path: pathlib.Path) -> None:
   """Raises an InputError unless it is a file that may be read.
 

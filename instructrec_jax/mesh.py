@@ -38,6 +38,7 @@ LOGICAL_AXIS_RULES = (
   ("kv", None),
   ("length", None),
   ("relpos_buckets", None),
+  ("unmodeled", None),
   ("layers", None),
   ("stack", None),
 )

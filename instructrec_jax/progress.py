@@ -52,10 +52,17 @@ def progress(
 class _Lines:
   """Turns what tqdm draws again and again into lines of stderr."""
 
+  def __init__(self):
+    """Nothing is printed yet."""
+    self._last = ""
+
   def write(self, text: str) -> None:
-    """Prints a line, unless it is blank."""
-    if text := text.strip("\r\n "):
+    """Prints a line, unless it is blank or its count was told before."""
+    text = text.strip("\r\n ")
+    count = text.rpartition(" in ")[0]
+    if text and count != self._last:
       print(text, file=sys.stderr)
+      self._last = count
 
   def flush(self) -> None:
     """Flushes stderr."""

@@ -27,7 +27,9 @@ _NAMES = {
 
 
 def sha256_of(path: pathlib.Path) -> str:
-  """Returns the hex SHA-256 of a file."""
+  """Returns the hex SHA-256 of a file; InputError if it is a pipe."""
+  if path.exists():
+    check_file(path)
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 

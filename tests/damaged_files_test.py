@@ -15,6 +15,8 @@ from instructrec_jax.cli.main import disk_trouble
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation.requests import find_requests
+from instructrec_jax.instructions.scenarios import find_scenarios
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.teacher.store import Store
@@ -186,3 +188,20 @@ def test_what_a_disk_refuses_is_told_alike():
   hidden = KeyError("x")
   hidden.__context__ = FileNotFoundError(errno.ENOENT, "no such file", "/a")
   assert disk_trouble(hidden) is None
+
+
+def test_requests_that_were_built_are_missed(tmp_path):
+  folder = prepare(out=tmp_path / "d", format="synthetic", users=200)
+  built = {
+    "options": {"cold_items": "paper", "input_length": 99},
+    "vocabulary_sha256": "",
+    "annotations": {},
+    "requests": {"sequential_test": {"rows": 40}},
+  }
+  (scenario,) = find_scenarios(["sequential"])
+  asked = {"folder": folder, "need_text": False}
+  storage.write_json(folder.path / "instructions.json", built)
+  with pytest.raises(InputError, match="sequential_test.parquet: no such file"):
+    find_requests(scenario, split="test", **asked)
+  # Of what was never built the bare candidates will do.
+  assert find_requests(scenario, split="validation", **asked).count

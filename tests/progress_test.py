@@ -44,3 +44,13 @@ def test_a_terminal_gets_a_bar(capsys, monkeypatch):
   )
   list(progress(range(3), "short"))
   assert "3/3" in capsys.readouterr().err
+
+
+def test_a_count_is_told_once(capsys, clock):
+  bar = progress(total=2, desc="train", unit="step")
+  bar._time = time.time
+  bar.start_t = bar.last_print_t = time.time()
+  bar.update(2)
+  bar.refresh()
+  bar.close()
+  assert capsys.readouterr().err.count("train: 2 of 2 in ") == 1

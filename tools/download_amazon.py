@@ -7,6 +7,14 @@ A run that was cut goes on where it stopped. Then, for Games:
   instructrec prepare --format amazon2018 --expect games --out data/games \\
     --reviews data/raw/Video_Games_5.json.gz \\
     --metadata data/raw/meta_Video_Games.json.gz
+
+With --official, the files of Amazon 2023 with one of its own splits:
+
+  python tools/download_amazon.py Video_Games --official timestamp \\
+    --out data/raw
+  instructrec prepare --format amazon2023 --split official \\
+    --official data/raw/timestamp/Video_Games.train.csv.gz \\
+    --metadata data/raw/meta_Video_Games.jsonl.gz --out data/games2023
 """
 
 import argparse
@@ -43,13 +51,24 @@ def main(arguments: list[str]) -> int:
     "categories",
     nargs="+",
     metavar="CATEGORY",
-    help=f"{', '.join(download.CATEGORIES)}, or any other of Amazon 2018",
+    help=f"{', '.join(download.CATEGORIES)}, or any other of the release",
   )
   parser.add_argument("--out", type=pathlib.Path, required=True)
   parser.add_argument(
+    "--official",
+    choices=download.OFFICIAL_SPLITS,
+    help="of Amazon 2023, this split of its 5-core; goes to a folder of its "
+    "name, since both splits' files are called alike",
+  )
+  parser.add_argument(
+    "--texts",
+    action="store_true",
+    help="with --official: the reviews, too, which are by far the largest",
+  )
+  parser.add_argument(
     "--base-url",
-    default=download.AMAZON_2018,
-    help="where the files are published (default: %(default)s; others: "
+    help=f"where the files are published (default: {download.AMAZON_2018}, or "
+    f"{download.AMAZON_2023} with --official; others of 2018: "
     f"{', '.join(download.MIRRORS)})",
   )
   parser.add_argument(
@@ -61,16 +80,31 @@ def main(arguments: list[str]) -> int:
   )
   args = parser.parse_args(arguments)
   hashes = dict(pair.rpartition("=")[::2] for pair in args.sha256)
-  files = [f for c in args.categories for f in download.amazon_files(c)]
+  if args.texts and not args.official:
+    parser.error("--texts is of --official: the files of 2018 have texts")
+  files = [
+    file
+    for category in args.categories
+    for file in (
+      download.official_files(category, args.official, texts=args.texts)
+      if args.official
+      else download.amazon_files(category)
+    )
+  ]
+  base = args.base_url or (
+    download.AMAZON_2023 if args.official else download.AMAZON_2018
+  )
   names = {file.rpartition("/")[2] for file in files}
   if unknown := sorted(hashes.keys() - names):
     parser.error(f"--sha256 of {unknown[0]!r}, which is not fetched")
   try:
     _check(args.categories, args.out, hashes)
     for file in files:
-      path = args.out / file.rpartition("/")[2]
+      folder, _, name = file.rpartition("/")
+      is_of_split = folder.startswith("benchmark/")
+      path = args.out / (args.official if is_of_split else "") / name
       digest = download.download(
-        f"{args.base_url.rstrip('/')}/{file}",
+        f"{base.rstrip('/')}/{file}",
         path,
         sha256=hashes.get(path.name),
       )

@@ -66,14 +66,14 @@ def hard_candidates(
 ) -> tuple[Candidates, Int32[np.ndarray, " n"]]:
   """Puts each target among the matcher's best items for what came before it.
 
-  As with random negatives, the user's own items, later ones too, and items that
-  share the target's title are left out. Each list is shuffled: the matcher's
-  order would reveal the negatives' ranks.
+  As with random negatives, the user's own items, as far as the targets' split
+  knows them, and items that share the target's title are left out. Each list is
+  shuffled: the matcher's order would reveal the negatives' ranks.
 
   Args:
     matcher: sees the items before the target.
     sequences: what the targets' positions refer to.
-    owned: all items of every user.
+    owned: the items that are not retrieved for each user.
     title_groups: a number for each item; items with equal titles share it.
     targets: the items to rank.
     count: negatives for each target.
@@ -171,7 +171,7 @@ def write_hard_candidates(
       drawn, ranks = hard_candidates(
         fitted,
         sequences=folder.sequences,
-        owned=folder.owned,
+        owned=folder.known_items(split),
         title_groups=folder.title_groups,
         targets=getattr(folder.splits, split),
         count=HARD_NEGATIVES,

@@ -162,7 +162,9 @@ class LexicalRanker:
     row = np.repeat(row_P, np.diff(pairs_PxV.indptr))
     self.flops += 2.0 * pairs_PxV.nnz
     pairs_PxV.data *= search_NxV[row, pairs_PxV.indices]
-    return np.split(pairs_PxV.sum(axis=1), np.cumsum(lengths)[:-1])
+    # Titles of the same words in another order tie, but for their last digits.
+    scores_P = pairs_PxV.sum(axis=1).round(9)
+    return np.split(scores_P, np.cumsum(lengths)[:-1])
 
   def _history_words(
     self, histories: Sequence[Sequence[int] | np.ndarray]

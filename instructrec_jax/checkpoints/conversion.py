@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 import shutil
+from typing import Any
 
 import tqdm
 
@@ -10,7 +11,9 @@ from instructrec_jax import storage
 from instructrec_jax.checkpoints import (
   export_folder,
   hugging_face,
+  lora_file,
   model_folder,
+  peft,
   t5x_checkpoint,
   zarr_tree,
 )
@@ -19,13 +22,16 @@ from instructrec_jax.checkpoints.weights import (
   Weights,
   check_shapes,
   flat_shapes,
+  flatten,
+  leaves_of,
 )
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_tree
 from instructrec_jax.progress import progress
+from instructrec_jax.seq2seq import lora
 from instructrec_jax.seq2seq.config import DTYPES, T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
 
-FORMATS = ("ours", "hf", "t5x")
+FORMATS = ("ours", "hf", "t5x", "peft")
 
 
 def convert(
@@ -38,15 +44,18 @@ def convert(
   vocabulary: pathlib.Path | None = None,
   size: T5Config | None = None,
   step: int | str | None = None,
+  base: pathlib.Path | None = None,
   force: bool = False,
 ) -> Weights:
   """Converts a checkpoint; holds one array in memory at a time.
 
   Args:
     source: a MODEL_DIR or export of ours, a T5X checkpoint_STEP or the folder
-      above it, or a Hugging Face folder; the format is detected.
+      above it, a Hugging Face folder, or adapters of PEFT; the format is
+      detected. Adapters, of PEFT or of a run of LoRA, are merged.
     dest: the folder to write.
-    to: "ours" (an export folder), "hf" or "t5x".
+    to: "ours" (an export folder), "hf" or "t5x"; or "peft", of a run of LoRA:
+      its adapters alone.
     dtype: that the arrays are stored in, "float32" or "bfloat16".
     activation_dtype: that our model.json will say; None leaves what the source
       says, float32 for other formats.
@@ -54,6 +63,7 @@ def convert(
       folder has none.
     size: refuses a source of other sizes.
     step: of the source, where it has several; "best" for ours.
+    base: the model that adapters of PEFT adapt, of any other format.
     force: replaces `dest`.
 
   Returns:
@@ -66,7 +76,18 @@ def convert(
   source, dest = pathlib.Path(source), pathlib.Path(dest)
   _check_choice("to", to, FORMATS)
   _check_choice("dtype", dtype, DTYPES)
-  weights = open_weights(source, step=step)
+  if to == "peft":
+    return _convert_to_peft(source, dest, step=step, size=size, force=force)
+  if (base is not None) != peft.is_peft(source):
+    raise InputError(
+      f"{source}: adapters of PEFT are merged into the model that --base names."
+      if base is None
+      else f"{source}: --base is of adapters of PEFT, which this is not."
+    )
+  if base is not None:
+    weights = _open_peft(source, base, step=step)
+  else:
+    weights = open_weights(source, step=step)
   config = weights.config
   if activation_dtype is not None:
     _check_choice("activation_dtype", activation_dtype, DTYPES)
@@ -109,6 +130,61 @@ def convert(
   return weights
 
 
+def _convert_to_peft(
+  source: pathlib.Path,
+  dest: pathlib.Path,
+  *,
+  step: int | str | None,
+  size: T5Config | None,
+  force: bool,
+) -> Weights:
+  """Writes the adapters of a run of LoRA; returns them as weights."""
+  config = model_folder.load_config(source)
+  adapters, settings = model_folder.load_adapters(source, step=step)
+  weights = Weights(
+    where=source,
+    config=config,
+    leaves=leaves_of(adapters),
+    step=model_folder.find_step(source, step),
+  )
+  if size is not None:
+    _check_size(weights, size)
+  with storage.staged_folder(
+    dest, force=force, made_by="convert", inputs=(source,)
+  ) as partial:
+    peft.write_peft(
+      partial,
+      adapters,
+      rank=settings.rank,
+      alpha=settings.alpha,
+      base=settings.base,
+    )
+  return weights
+
+
+def _open_peft(
+  source: pathlib.Path, base: pathlib.Path, *, step: int | str | None
+) -> Weights:
+  weights = open_weights(base, step=step)
+  adapters, scale = peft.read_peft(source, weights.config)
+  return _merged(weights, adapters, scale)
+
+
+def _merged(weights: Weights, adapters: Any, scale: float) -> Weights:
+  """Returns weights whose kernels are merged as they are read."""
+  pairs = flatten(adapters)
+
+  def leaf(name: str, leaf: Leaf) -> Leaf:
+    path = name.removesuffix("/kernel")
+    a, b = pairs.get(f"{path}/lora_a"), pairs.get(f"{path}/lora_b")
+    if a is None or b is None:
+      return leaf
+    return Leaf(leaf.shape, lambda: lora.merge_kernel(leaf.read(), a, b, scale))
+
+  leaves = {name: leaf(name, each) for name, each in weights.leaves.items()}
+  return dataclasses.replace(weights, leaves=leaves)
+
+
 def open_weights(
   source: pathlib.Path, *, step: int | str | None = None
 ) -> Weights:
@@ -124,6 +200,7 @@ def open_weights(
     )
   if (source / model_folder.CONFIG_FILE).is_file():
     return _open_ours(source, step)
+  check_tree(source)
   if t5x_checkpoint.is_t5x(source):
     if step is not None and not str(step).isdigit():
       raise InputError(f"step is {step!r}: T5X's steps are numbers.")
@@ -152,6 +229,18 @@ def _open_ours(source: pathlib.Path, step: int | str | None) -> Weights:
       "untied output layer, and mlp_activations gelu and linear."
     )
   step = model_folder.find_step(source, step)
+  if lora_file.is_lora(source):
+    adapters, settings = model_folder.load_adapters(source, step=step)
+    base = open_weights(pathlib.Path(settings.base), step=settings.base_step)
+    merged = _merged(base, adapters, settings.scale)
+    vocabulary = source / model_folder.VOCABULARY_FILE
+    return dataclasses.replace(
+      merged,
+      where=source,
+      config=config,
+      step=step,
+      vocabulary=vocabulary if vocabulary.is_file() else None,
+    )
   if export_folder.is_export(source):
     folder, leaves = source, export_folder.open_leaves(source)
   else:

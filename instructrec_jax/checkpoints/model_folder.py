@@ -3,6 +3,7 @@
 model.json         the T5Config
 vocabulary.model   the SentencePiece model
 checkpoints/STEP/  orbax: items `params` and `optimizer`, and their `metrics`
+lora.json          where STEP/params are adapters: what they adapt (`lora_file`)
 checksums.txt      of the files here, and one in each STEP (see `checksums`)
 
 An export folder (of `instructrec export` or `convert --to ours`), which has
@@ -10,6 +11,7 @@ safetensors instead of checkpoints, loads alike.
 """
 
 import contextlib
+import dataclasses
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -18,13 +20,15 @@ import jax
 import numpy as np
 
 from instructrec_jax import checksums, storage
-from instructrec_jax.checkpoints import export_folder
+from instructrec_jax.checkpoints import export_folder, lora_file
+from instructrec_jax.checkpoints.lora_file import LoraSettings
 from instructrec_jax.checkpoints.weights import (
   check_shapes,
   flat_shapes,
   flatten,
 )
 from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import lora
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.parameters import parameter_shapes
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -89,9 +93,90 @@ def load_params(
     return config, export_folder.load_params(
       model_dir, config, shardings=shardings, dtype=dtype
     )
+  if lora_file.is_lora(model_dir):
+    adapters, settings = load_adapters(model_dir, step=step)
+    _, params = load_params(
+      pathlib.Path(settings.base),
+      step=settings.base_step,
+      shardings=shardings,
+      dtype=dtype,
+    )
+    return config, lora.merge(params, adapters, scale=settings.scale)
   with verified(model_dir, step):
     return config, _load_orbax(
-      model_dir / CHECKPOINTS / str(step) / "params", config, shardings, dtype
+      model_dir / CHECKPOINTS / str(step) / "params",
+      parameter_shapes(config),
+      shardings,
+      dtype,
+    )
+
+
+def load_adapters(
+  model_dir: pathlib.Path, *, step: int | str | None = None
+) -> tuple[Any, LoraSettings]:
+  """Loads what a run of LoRA has trained.
+
+  Returns:
+    The tree of float32 numpy arrays, as `lora.split` gives it, and what they
+    adapt.
+
+  Raises:
+    InputError: it is no such run, it is damaged, or the adapted model is not
+      where it was, or another one.
+  """
+  model_dir = pathlib.Path(model_dir).absolute()
+  if not lora_file.is_lora(model_dir):
+    raise InputError(
+      f"{model_dir}: not a run of LoRA, it has no {lora_file.FILE}: train with "
+      "LORA_RANK to make one."
+    )
+  step = find_step(model_dir, step)
+  with verified(model_dir, step):
+    settings = lora_file.read(model_dir)
+    _check_base(model_dir, settings)
+    shapes = parameter_shapes(settings.to_config(load_config(model_dir)))
+    adapters = _load_orbax(
+      model_dir / CHECKPOINTS / str(step) / "params",
+      lora.split(shapes)[0],
+      None,
+      np.float32,
+    )
+  return adapters, settings
+
+
+def base_of(folder: pathlib.Path, config: T5Config) -> LoraSettings:
+  """Returns what lora.json says of adapters of a model, by its latest step.
+
+  Args:
+    folder: of the model to be adapted.
+    config: of the network with adapters.
+
+  Raises:
+    InputError: there is no model.
+  """
+  folder = pathlib.Path(folder).absolute()
+  step = find_step(folder, None)
+  return LoraSettings(
+    rank=config.lora_rank,
+    alpha=float(config.lora_alpha),
+    base=str(folder),
+    base_step=step,
+    base_sha256=storage.sha256_of(identity_file(folder, step)),
+  )
+
+
+def _check_base(model_dir: pathlib.Path, settings: LoraSettings) -> None:
+  base = pathlib.Path(settings.base)
+  identity = identity_file(base, settings.base_step)
+  if not identity.is_file():
+    raise InputError(
+      f"{model_dir} holds adapters of the model {base}, step "
+      f"{settings.base_step}, which is not there: put it back."
+    )
+  if storage.sha256_of(identity) != settings.base_sha256:
+    raise InputError(
+      f"{model_dir} holds adapters of another model than the one that is in "
+      f"{base} now: put the one back that they were trained on."
     )
 
 
@@ -125,11 +210,10 @@ def verify_run(model_dir: pathlib.Path) -> None:
   checksums.verify(model_dir, remedy="restore it from a copy", is_told=False)
 
 
-def _load_orbax(path: Any, config: T5Config, shardings: Any, dtype: Any) -> Any:
+def _load_orbax(path: Any, shapes: Any, shardings: Any, dtype: Any) -> Any:
   # Imported here: exports are served without orbax.
   import orbax.checkpoint as ocp
 
-  shapes = parameter_shapes(config)
   if shardings is None:
     restore_args = jax.tree.map(
       lambda _: ocp.RestoreArgs(restore_type=np.ndarray, dtype=dtype), shapes
@@ -158,12 +242,15 @@ def load_initial_params(model_dir: pathlib.Path, config: T5Config) -> Any:
   """Loads the weights of an earlier run for a new one of the same size.
 
   They are cast to float32, also where a converted checkpoint has bfloat16, in
-  which small updates would vanish.
+  which small updates would vanish; as they are where LoRA leaves them alone.
 
   Raises:
     InputError: there are none, or they are of another size.
   """
-  _, params = load_params(model_dir, dtype=np.float32)
+  _, params = load_params(
+    model_dir, dtype=None if config.lora_rank else np.float32
+  )
+  config = dataclasses.replace(config, lora_rank=0)
   check_shapes(model_dir, flatten(params), flat_shapes(config))
   return params
 

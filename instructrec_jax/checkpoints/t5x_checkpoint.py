@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from flax import serialization, traverse_util
 
+from instructrec_jax import checksums
 from instructrec_jax.checkpoints import zarr_tree
 from instructrec_jax.checkpoints.weights import (
   Leaf,
@@ -41,7 +42,8 @@ def open_t5x(folder: pathlib.Path, *, step: int | None = None) -> Weights:
     step: which of MODEL_DIR's, the latest if None.
 
   Raises:
-    InputError: there is none, it is damaged, or it is not of a T5 1.1.
+    InputError: there is none, it is damaged (which is seen in what `write_t5x`
+      wrote, and else as far as T5X's format tells), or it is not of a T5 1.1.
   """
   if _kind(folder) is None:
     steps = _steps(folder)
@@ -55,6 +57,9 @@ def open_t5x(folder: pathlib.Path, *, step: int | None = None) -> Weights:
     raise InputError(
       f"{folder} is one checkpoint: a step chooses among those of a MODEL_DIR."
     )
+  # What T5X wrote has none.
+  if (folder / checksums.FILE).exists():
+    checksums.verify(folder, remedy="convert or copy it again")
   match = _STEP_FOLDER.fullmatch(folder.absolute().name)
   leaves = _leaves(folder)
   if not leaves:
@@ -68,6 +73,8 @@ def open_t5x(folder: pathlib.Path, *, step: int | None = None) -> Weights:
 
 def write_t5x(folder: pathlib.Path, weights: Weights, *, dtype: str) -> None:
   """Writes folder/checkpoint_STEP in the legacy format, parameters only.
+
+  checksums.txt is ours: T5X lets it be, and `open_t5x` verifies it.
 
   T5X restores it for evaluation and inference as it is, and for training with
   a fresh optimizer: `docs/checkpoints.md` has the bindings.
@@ -88,6 +95,7 @@ def write_t5x(folder: pathlib.Path, weights: Weights, *, dtype: str) -> None:
     },
   }
   (folder / _FILE).write_bytes(serialization.msgpack_serialize(tree))
+  checksums.write(folder)
 
 
 def _kind(folder: pathlib.Path) -> str | None:

@@ -12,6 +12,7 @@ import dataclasses
 import logging
 import pathlib
 import shutil
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -29,6 +30,20 @@ logging.getLogger("absl").addFilter(
     record.levelno < logging.ERROR or "orbax" not in record.pathname
   )
 )
+_report = sys.unraisablehook
+
+
+def _report_others(unraisable: Any) -> None:
+  """Keeps quiet of the writes that a failed one has left without a loop.
+
+  tensorstore reports each to Python once the disk is full; the failure itself
+  is raised.
+  """
+  if str(unraisable.exc_value) != "Event loop is closed":
+    _report(unraisable)
+
+
+sys.unraisablehook = _report_others
 
 
 class State(Protocol):

@@ -58,7 +58,7 @@ class Money(Caps):
   """Limits of the chat model's rate and price."""
 
   dry_run: bool = False
-  """only estimate tokens and price"""
+  """only count questions, beside the paper's, and estimate tokens and price"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +135,8 @@ def run(options: Options) -> tuple[Any, str]:
     )
   if quality.read_sheet:
     rows = review.read_sheet(quality.read_sheet)
-    return rows, review.format_table(rows)
+    text = review.format_table(rows) if rows else "no answer is filled in yet"
+    return rows, text
   if quality.gate and not quality.judge:
     raise InputError("--gate goes with --judge, whose verdicts it applies.")
   if quality.show:
@@ -147,6 +148,8 @@ def run(options: Options) -> tuple[Any, str]:
       f"{path}: {len(samples)} annotations; fill in yes or no, then run "
       f"`instructrec annotate --dataset {dataset} --read-sheet {path}`"
     )
+  if options.money.dry_run and options.teacher == "offline":
+    return annotate.counted(dataset, training_targets=options.training_targets)
   if options.teacher == "offline":
     found = annotate.annotate_offline(
       dataset, training_targets=options.training_targets, seed=options.seed
@@ -195,7 +198,9 @@ def _refuse_chat_options(options: Options) -> None:
   """Raises InputError if an option is of a chat model."""
   for group in (options.chat, options.money, options.quality):
     for field in dataclasses.fields(group):
-      is_chats = group is not options.quality or field.name == "judge"
+      is_chats = field.name != "dry_run" and (
+        group is not options.quality or field.name == "judge"
+      )
       if is_chats and getattr(group, field.name) != field.default:
         raise InputError(
           f"--{field.name.replace('_', '-')} is of a chat model, and the "
@@ -257,7 +262,7 @@ def _transport(options: Options) -> Callable[..., Any]:
 def _estimate(options: Options) -> tuple[Any, str]:
   """Returns what the open requests would cost."""
   from instructrec_jax.data.folder import DatasetFolder
-  from instructrec_jax.teacher.annotate import open_requests
+  from instructrec_jax.teacher.annotate import counted, open_requests
   from instructrec_jax.teacher.annotations import open_store
   from instructrec_jax.teacher.budget import estimate
   from instructrec_jax.teacher.jsonl import unanswered
@@ -270,7 +275,12 @@ def _estimate(options: Options) -> tuple[Any, str]:
     requests = open_requests(options.dataset, **_asked(options))
   prices = options.money.paid_prices(share=options.chat.price_share)
   found = estimate(requests, prices)
-  return dataclasses.asdict(found), found.sentence
+  if options.quality.judge:
+    return dataclasses.asdict(found), found.sentence
+  counts, table = counted(
+    options.dataset, training_targets=options.training_targets
+  )
+  return dataclasses.asdict(found) | counts, f"{table}\n{found.sentence}"
 
 
 def _asked(options: Options) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from instructrec_jax.cli import options as opt
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 
 if TYPE_CHECKING:
   from instructrec_jax.instructions.recommend import Recommendation
@@ -105,8 +105,7 @@ def run(options: Options) -> tuple[Any, str]:
 
 
 def _read_titles(path: Path) -> list[str]:
-  if not path.is_file():
-    raise InputError(f"{path}: no such file of titles.")
+  check_file(path)
   try:
     if path.suffix == ".parquet":
       import pyarrow.parquet as pq

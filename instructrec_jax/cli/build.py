@@ -1,9 +1,10 @@
 """Writes a dataset folder's instructions and ranking requests.
 
-One form of one template is drawn for each target and family <P,I,T>.
-Instructions become a TFDS dataset that SeqIO and T5X read; requests of every
-evaluation scenario become Parquet. What needs a preference or an intention is
-written for those users and targets that have one: run `annotate` before.
+One form of one template is drawn for each target and family <P,I,T>; searches
+by categories alone have an item for a target, each once. Instructions become a
+TFDS dataset that SeqIO and T5X read; requests of every evaluation scenario
+become Parquet. What needs a preference or an intention is written for those
+users and targets that have one: run `annotate` before.
 """
 
 from dataclasses import dataclass
@@ -37,7 +38,11 @@ class Options:
   """that two_tower reads titles with (default: word vectors of its own)"""
   rows_per_target: Annotated[opt.Count, opt.Arg(most=1000)] = 1
   """instructions of each target and family"""
+  paraphrases: bool = False
+  """train on a crowd's wordings, too, and write the requests of evaluation once
+  more in wordings that are held out"""
   input_length: opt.InputLength = 512
+  target_length: opt.TargetLength = 64
   seed: opt.Seed = 0
   force: opt.Force = False
   """build it again"""
@@ -89,5 +94,11 @@ def summary(manifest: dict[str, Any]) -> str:
     f"{cuts['rows_with_dropped_items']:,} of {cuts['rows']:,} instructions "
     f"lost their oldest history ({cuts['items_dropped']:,} items); "
     f"{cuts['rows_over_budget']:,} are longer than the encoder takes"
+  )
+  lines.append(
+    f"{cuts['answers_with_dropped_items']:,} of {cuts['answers']:,} answers "
+    f"lost their oldest history ({cuts['answer_items_dropped']:,} items), "
+    f"{cuts['answers_with_dropped_words']:,} their last words; "
+    f"{cuts['answers_over_budget']:,} titles are longer than an answer may be"
   )
   return "\n".join(lines)

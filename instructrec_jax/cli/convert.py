@@ -3,7 +3,8 @@
 SOURCE is a MODEL_DIR or an export of ours, a T5X checkpoint_STEP (legacy or
 orbax) or the folder above it, or a Hugging Face folder with safetensors; the
 format is detected. Only parameters are converted, no optimizer. One array is in
-memory at a time.
+memory at a time. Adapters, of a run with LORA_RANK or a folder of PEFT, are
+merged into their model.
 """
 
 import math
@@ -24,9 +25,10 @@ class Options:
   """checkpoint to read"""
   dest: Annotated[opt.OutputFolder, opt.Arg(is_positional=True)]
   """folder to write"""
-  to: Literal["ours", "hf", "t5x"]
+  to: Literal["ours", "hf", "t5x", "peft"]
   """ours: an export for score, ask, evaluate and INITIAL_CHECKPOINT; hf:
-  config.json and safetensors; t5x: DEST/checkpoint_STEP"""
+  config.json and safetensors; t5x: DEST/checkpoint_STEP; peft: the adapters of
+  a run with LORA_RANK"""
   dtype: Literal["float32", "bfloat16"] = "float32"
   """of the arrays on disk"""
   activations: Literal["float32", "bfloat16"] | None = None
@@ -36,6 +38,8 @@ class Options:
   size: opt.Size | None = None
   """of gin/model (small, xl, ...): refuse a source of another size"""
   step: opt.Step | None = None
+  base: opt.InputFolder | None = None
+  """the model that a folder of PEFT adapts"""
   force: opt.Force = False
   """replace DEST"""
   json: opt.Json = False

@@ -83,7 +83,8 @@ def parse(
       raise InputError(f"--gin.{binding:.100}: {reason}") from None
   _value(
     "config.T5Config.emb_dim",
-    "there is no model: add --gin_file gin/model/mini.gin, say.",
+    f"there is no model in {', '.join(files)}: one of gin/model/ is included, "
+    "or given by another --gin_file.",
   )
 
 
@@ -134,4 +135,5 @@ def _first_lines(error: BaseException) -> str:
     said = f"{error.filename}: {error.strerror}"
   lines = [line.strip() for line in said.splitlines() if line.strip()]
   text = " ".join(lines[:3])[:300] if lines else type(error).__name__
+  text = re.sub(r": <[\w.]+ object at 0x\w+>", "", text)
   return text if text.endswith(".") else f"{text}."

@@ -79,7 +79,9 @@ class Arg:
 def _existing_file(path: Path) -> str:
   if path.is_dir():
     return "it is a folder, where a file is needed"
-  return "" if path.exists() else "no such file"
+  if path.is_file():
+    return ""
+  return "it is a pipe or a device" if path.exists() else "no such file"
 
 
 def _requests_file(path: Path) -> str:
@@ -173,7 +175,7 @@ def _size(name: str) -> str:
 
 def _template_file(source: str) -> str:
   # The words that `load_templates` knows.
-  named = source in ("package", "pairwise")
+  named = source in ("package", "pairwise", "crowd")
   return "" if named else _existing_file(Path(source))
 
 
@@ -253,8 +255,8 @@ Step = Annotated[
 Templates = Annotated[
   tuple[str, ...],
   Arg(
-    "files of templates, or the words package and pairwise; a later file's "
-    "template replaces an earlier one of the same name",
+    "files of templates, or the words package, pairwise and crowd; a later "
+    "file's template replaces an earlier one of the same name",
     metavar="YAML",
     check=_template_file,
     is_set=True,

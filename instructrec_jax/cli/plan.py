@@ -48,6 +48,8 @@ class Options:
   """shard the state over the data axis too"""
   optimizer: Literal["adafactor", "adamw"] = "adafactor"
   """whose state is counted"""
+  lora_rank: opt.Count | None = None
+  """train adapters of this rank, and freeze the model (default: the model's)"""
   dtype: Literal["float32", "bfloat16"] | None = None
   """of activations (default: the model's)"""
   memory: Annotated[str | None, opt.Arg(metavar="SIZE")] = None
@@ -87,6 +89,8 @@ def run(options: Options) -> tuple[Any, str]:
     config = gin_config.configured_model(options.gin_file)
   if options.dtype is not None:
     config = config.replace(dtype=options.dtype)
+  if options.lora_rank is not None:
+    config = config.replace(lora_rank=options.lora_rank)
   config.validate()
   transform = getattr(optimizer, options.optimizer)()
   names = ("input_length", "target_length", "microbatches", "zero")
@@ -105,7 +109,7 @@ def run(options: Options) -> tuple[Any, str]:
       )
       row["planned"] = {name: getattr(plan, name) for name in row["compiled"]}
     plans.append(row)
-  return plans, "\n".join(_table(plans, options))
+  return plans, "\n".join(_table(plans, options, config.lora_rank))
 
 
 def parse_memory(text: str) -> int:
@@ -142,7 +146,9 @@ def _simulated_devices(count: int) -> list[Any]:
   return devices[:count]
 
 
-def _table(plans: list[dict[str, Any]], options: Options) -> list[str]:
+def _table(
+  plans: list[dict[str, Any]], options: Options, rank: int
+) -> list[str]:
   data, model = map(int, options.mesh.split("x"))
   columns = ("parameters", "optimizer", "gradients", "activations")
   columns += ("batch", "working", "total")
@@ -151,7 +157,8 @@ def _table(plans: list[dict[str, Any]], options: Options) -> list[str]:
     f"{options.batch} rows of {options.input_length} + "
     f"{options.target_length} tokens in {options.microbatches} "
     f"part{'s' * (options.microbatches > 1)}, {options.optimizer}"
-    f"{', zero' if options.zero else ''}\n",
+    f"{', zero' if options.zero else ''}"
+    f"{f', LoRA of rank {rank}' if rank else ''}\n",
     f"{'remat':<8}" + "".join(f"{name:>13}" for name in columns),
   ]
   for plan in plans:

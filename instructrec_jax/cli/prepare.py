@@ -64,13 +64,21 @@ class Options:
   """interactions that every user and item must have; 0 for any"""
   max_items: opt.CountOrZero = 20
   """last items of each user that are kept; 0 for all"""
-  split: Literal["leave-one-out", "global-time"] = "leave-one-out"
-  """what is held out: each user's last two items, or what happened after two
-  moments"""
+  split: Literal["leave-one-out", "global-time", "official"] = "leave-one-out"
+  """what is held out: each user's last two items, what happened after two
+  moments, or what Amazon 2023's own files hold out"""
+  validation_from: Annotated[str | None, opt.Arg(metavar="DATE")] = None
+  """the first moment of global-time, such as 2021-08-11 (UTC); by default a
+  tenth of the interactions is between the two, a tenth after them"""
+  test_from: Annotated[str | None, opt.Arg(metavar="DATE")] = None
+  """the second moment of global-time"""
+  official: opt.InputFile | None = None
+  """CATEGORY.train.csv of Amazon 2023's benchmark/5core, valid and test beside
+  it; --reviews then only adds texts"""
   expect: Literal["games", "cds"] | None = None
   """fail unless the counts are those of the paper's Table 5"""
   seed: opt.Seed = 0
-  """seed of the negatives"""
+  """seed of the negatives and of the order of equal times"""
   strict: bool = False
   """stop at the first broken line"""
   force: opt.Force = False
@@ -99,9 +107,11 @@ def run(options: Options) -> None:
   for note in manifest["notes"]:
     print(note, file=sys.stderr)
   if options.json:
-    print(json.dumps({**folder.statistics, "counts": manifest["counts"]}))
+    counted = {name: manifest[name] for name in ("counts", "ties")}
+    print(json.dumps({**folder.statistics, **counted}))
   else:
     print(_steps(manifest["counts"]))
+    print(_ties(manifest["ties"]))
     print(statistics.table(options.out.name, folder.statistics))
     print(f"written: {options.out}")
   # Last: the folder is written, and its counts shown, even if they differ.
@@ -111,6 +121,10 @@ def run(options: Options) -> None:
 
 def _refuse_others(options: Options) -> None:
   """Raises InputError for an option that only another format has."""
+  if options.split == "official" and options.min_count != Options.min_count:
+    raise InputError(
+      "--min-count is not of --split official: its files are filtered."
+    )
   if options.format != "synthetic" and options.users != Options.users:
     raise InputError(f"--users is of synthetic, not of {options.format}.")
   if options.format not in ("csv", "parquet"):
@@ -135,4 +149,13 @@ def _steps(counts: dict[str, Any]) -> str:
     f"  below k-core ({len(rounds)} rounds)": counts["below_k_core"],
     "  before a user's last items": counts["before_last_items"],
   }
+  if later := counts["of_new_users_or_items"]:
+    dropped["  later, of new users or items"] = later
   return "\n".join(f"{name:<30}{n:>12,}" for name, n in dropped.items())
+
+
+def _ties(ties: dict[str, Any]) -> str:
+  """Returns how many targets have the time of another item of the user."""
+  shares = {f"  of {name}": ties[name] for name in ("validation", "test")}
+  lines = [f"{name:<30}{share:>12.1%}" for name, share in shares.items()]
+  return "\n".join([f"targets at tied times, ordered {ties['order']}", *lines])

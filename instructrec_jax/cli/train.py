@@ -73,9 +73,12 @@ def run(options: Options) -> tuple[Any, str] | None:
   config = gin_config.call(gin.get_configurable("config.T5Config"))
   optional: dict[str, Any] = {}
   if macros["INITIAL_CHECKPOINT"]:
+    initial = Path(macros["INITIAL_CHECKPOINT"])
     optional["initial_params"] = model_folder.load_initial_params(
-      Path(macros["INITIAL_CHECKPOINT"]), config
+      initial, config
     )
+    if config.lora_rank:
+      optional["base"] = model_folder.base_of(initial, config)
   if macros["VALIDATION_REQUESTS"]:
     validate = make_validator(
       Path(macros["VALIDATION_REQUESTS"]),
@@ -83,7 +86,10 @@ def run(options: Options) -> tuple[Any, str] | None:
       vocabulary=data.vocabulary,
       seed=macros["SEED"],
     )
-    optional["validate"] = functools.partial(validate, config)
+    optional["validate"] = functools.partial(
+      validate,
+      config.replace(lora_rank=0),  # it is given merged weights
+    )
   metrics = gin_config.call(
     gin.get_configurable(loop.train),
     data=data,

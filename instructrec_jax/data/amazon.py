@@ -6,6 +6,11 @@ where each line is a Python dict literal: it is parsed, never evaluated.
 orjson, not polars, parses lines: polars' reader takes numbers and lists as
 text, half a surrogate pair as a character and the first of repeated keys, and
 is no faster once a block is searched for these.
+
+The 2023 release has splits of its own, in benchmark/5core: `last_out` (each
+user's last two), `timestamp` (two moments), and both again with each line's
+history. Each is three csv files a category, CATEGORY.{train,valid,test}.csv,
+of user_id, parent_asin, rating and timestamp, without texts.
 """
 
 import ast
@@ -13,13 +18,14 @@ import contextlib
 import dataclasses
 import pathlib
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import orjson
 import polars as pl
 
 from instructrec_jax.data import lines
+from instructrec_jax.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -50,6 +56,9 @@ _KEYS = {
   ),
 }
 FORMATS = tuple(_KEYS)
+OFFICIAL_SCHEMA = pl.Schema({**lines.REVIEW_SCHEMA, "phase": pl.Int8})
+_OFFICIAL = ("train", "valid", "test")
+_OFFICIAL_COLUMNS = ["user_id", "parent_asin", "rating", "timestamp"]
 # On files of nothing but broken lines.
 _ADVICE = (
   "; one JSON object a line is expected: is it of another --format, or in the "
@@ -128,6 +137,118 @@ def read_items(
     what=f"{format} metadata record",
     broken=broken,
     advice=_ADVICE,
+  )
+
+
+def official_files(train: pathlib.Path) -> dict[str, pathlib.Path]:
+  """Returns the files of an official split, by "train", "valid" and "test".
+
+  Args:
+    train: the first of them.
+
+  Raises:
+    InputError: it is not called so.
+  """
+  if train.name.count(".train.csv") != 1:
+    raise InputError(
+      f"--official is {train}: CATEGORY.train.csv (or .csv.gz) of Amazon "
+      "2023's benchmark is expected, with those of valid and test beside it."
+    )
+  return {
+    split: train.with_name(train.name.replace(".train.csv", f".{split}.csv"))
+    for split in _OFFICIAL
+  }
+
+
+def read_official(
+  paths: Sequence[pathlib.Path], *, broken: lines.BrokenLines
+) -> Iterator[pl.DataFrame]:
+  """Streams an official split as frames of `OFFICIAL_SCHEMA`, without texts.
+
+  Args:
+    paths: of training, validation and test; `phase` is the place among these.
+    broken: where broken lines are counted.
+
+  Raises:
+    InputError: a file is missing, truncated or of another format.
+  """
+  for phase, path in enumerate(paths):
+    rows = lines.numbered_csv_rows(path)
+    _, header = next(rows, (0, []))
+    if header[: len(_OFFICIAL_COLUMNS)] != _OFFICIAL_COLUMNS:
+      raise InputError(
+        f"{path}: its first line is {','.join(header)!r:.80}, not "
+        f"{','.join(_OFFICIAL_COLUMNS)}: is it of Amazon 2023's benchmark?"
+      )
+
+    def convert(
+      row: list[str], phase: int = phase, width: int = len(header)
+    ) -> tuple:
+      if isinstance(row, lines.BrokenRow):
+        raise ValueError(row.reason)
+      if len(row) != width:
+        raise ValueError(f"{len(row)} fields under {width} columns")
+      user, item, rating, time = row[: len(_OFFICIAL_COLUMNS)]
+      try:
+        number, milliseconds = float(rating), int(time)
+      except ValueError:
+        raise ValueError(
+          f"the rating {rating!r:.40} or the time {time!r:.40} is no number"
+        ) from None
+      review = lines.review_row(
+        user,
+        item,
+        timestamp=lines.seconds(milliseconds, per_second=1000),
+        rating=number,
+        summary=None,
+        text=None,
+      )
+      return (*review, phase)
+
+    yield from lines.frames(
+      path,
+      ((None, block) for block in lines.row_blocks(rows)),
+      convert=convert,
+      schema=OFFICIAL_SCHEMA,
+      what="interaction",
+      broken=broken,
+    )
+
+
+def with_texts(
+  official: Iterable[pl.DataFrame],
+  reviews: Iterable[pl.DataFrame],
+  counts: dict[str, Any],
+) -> Iterator[pl.DataFrame]:
+  """Yields an official split with the summaries and texts of reviews.
+
+  Args:
+    official: of `read_official`.
+    reviews: of `read_reviews`, of the same category.
+    counts: gets `without_review`, interactions that have none.
+
+  Raises:
+    InputError: no interaction has a review.
+  """
+  keys = ["user_id", "item_id", "timestamp"]
+  frame = pl.concat(list(official)).drop("summary", "text")
+  texts = pl.concat(
+    [
+      block.join(frame, on=keys, how="semi", maintain_order="left").select(
+        *keys, "summary", "text"
+      )
+      for block in reviews
+    ]
+  ).unique(keys, keep="first", maintain_order=True)
+  joined = frame.join(texts, on=keys, how="left", maintain_order="left")
+  counts["without_review"] = joined["text"].null_count()
+  if counts["without_review"] == joined.height:
+    raise InputError(
+      f"none of the {joined.height:,} interactions of --official is among "
+      "--reviews: are both of one category of Amazon 2023?"
+    )
+  yield joined.with_columns(pl.col("summary", "text").fill_null("")).select(
+    *OFFICIAL_SCHEMA
   )
 
 

@@ -1,8 +1,9 @@
 """Negatives, drawn once and stored, so that all rankers rank the same items.
 
 A target's negatives are uniform over the catalogue without its user's own
-items and without items that share its title, which are indistinguishable by
-text. In product search there is no user, so no own items are excluded.
+items, as far as the target's split knows them (`Splits.known_items`), and
+without items that share its title, which are indistinguishable by text. In
+product search there is no user, so no own items are excluded.
 
 Key to shapes. N: targets, C: negatives of each.
 """
@@ -73,7 +74,7 @@ def draw_negatives(
   """Draws `count` different negatives for each target.
 
   Args:
-    owned: all items of every user.
+    owned: the items that are not drawn for each user.
     title_groups: a number for each item; items with equal titles share it.
     users: user number of each target.
     targets: item number of each target.

@@ -22,6 +22,9 @@ MIRRORS = (
   "https://datarepo.eng.ucsd.edu/mcauley_group/data/amazon_v2",
   "https://jmcauley.ucsd.edu/data/amazon_v2",
 )
+AMAZON_2023 = "https://mcauleylab.ucsd.edu/public_datasets/data/amazon_2023"
+# Of the 2023 release's own splits of its 5-core.
+OFFICIAL_SPLITS = ("last_out", "timestamp")
 # The paper's two; the server has others by the same scheme.
 CATEGORIES = ("Video_Games", "CDs_and_Vinyl")
 
@@ -45,6 +48,25 @@ def amazon_files(category: str) -> tuple[str, str]:
     f"categoryFilesSmall/{category}_5.json.gz",
     f"metaFiles2/meta_{category}.json.gz",
   )
+
+
+def official_files(category: str, split: str, *, texts: bool) -> list[str]:
+  """Returns the paths of a category's items and of an official split of 2023.
+
+  Args:
+    category: such as Video_Games.
+    split: one of `OFFICIAL_SPLITS`.
+    texts: of its reviews too, which are by far the largest.
+  """
+  reviews = [f"raw/review_categories/{category}.jsonl.gz"] if texts else []
+  return [
+    f"raw/meta_categories/meta_{category}.jsonl.gz",
+    *(
+      f"benchmark/5core/{split}/{category}.{part}.csv.gz"
+      for part in ("train", "valid", "test")
+    ),
+    *reviews,
+  ]
 
 
 def download(

@@ -6,6 +6,9 @@ interactions.parquet  user, user_id, item, position, timestamp, rating,
 earlier.parquet       user, item: what came before those; only kept so that
                       a user's own items are never drawn as their negatives
 splits/items.parquet  item, split; of product search
+splits/users.parquet  user, training, validation: how many first items of each
+                      are not held out, and not of the test; leave-one-out has
+                      no need of it
 candidates/           {validation,test}_{9,99}.parquet, of product search
                       items_{validation,test}_{9,99}.parquet, and `build`'s
                       hard_{validation,test}_9.parquet
@@ -32,6 +35,8 @@ from instructrec_jax.data.splits import (
   Splits,
   global_time,
   leave_one_out,
+  of_lengths,
+  tied_share,
   title_groups,
 )
 from instructrec_jax.errors import InputError
@@ -47,6 +52,7 @@ ITEMS_FILE = "items.parquet"
 INTERACTIONS_FILE = "interactions.parquet"
 EARLIER_FILE = "earlier.parquet"
 ITEM_SPLIT_FILE = "splits/items.parquet"
+USER_SPLIT_FILE = "splits/users.parquet"
 CANDIDATES = "candidates"
 ANNOTATIONS_FILE = "annotations.sqlite"
 BATCHES_FILE = "annotations.batches.sqlite"
@@ -186,18 +192,48 @@ class DatasetFolder:
     both = pl.concat([earlier, kept]).sort("user", maintain_order=True)
     return self._sequences(both)
 
+  def known_items(self, split: str) -> Sequences:
+    """Returns what a split's negatives leave out; see `Splits.known_items`."""
+    return self.splits.known_items(
+      split, sequences=self.sequences, owned=self.owned
+    )
+
   @functools.cached_property
   def splits(self) -> Splits:
     """The targets, by the split that `prepare` was asked for."""
     if self.manifest["options"]["split"] == "leave-one-out":
       return leave_one_out(self.sequences)
-    return global_time(self.sequences, self.timestamps)
+    if not (self.path / USER_SPLIT_FILE).exists():
+      # It was filtered before it was cut.
+      return global_time(self.sequences, self.timestamps)
+    frame = self._read(USER_SPLIT_FILE, {"training": int, "validation": int})
+    training, validation = frame["training"], frame["validation"]
+    if len(frame) != len(self.sequences) or not (
+      (0 <= training).all()
+      and (training <= validation).all()
+      and (validation <= pl.Series(self.sequences.lengths)).all()
+    ):
+      self._refuse(USER_SPLIT_FILE, "users or lengths")
+    return of_lengths(
+      self.sequences, training.to_numpy(), validation.to_numpy()
+    )
 
   @property
   def timestamps(self) -> Int64[np.ndarray, " interactions"]:
     """The time of each of `sequences.items`, read without review text."""
     times = self._read(INTERACTIONS_FILE, {"timestamp": int})["timestamp"]
     return times.to_numpy()
+
+  def tied_share(self, split: str) -> float:
+    """Returns the share of "validation" or "test" targets at equal times.
+
+    Each has the time of the user's item before or after it, so that what came
+    last is not known. `manifest["ties"]["order"]` says what settled it; folders
+    without that key kept the order of the file.
+    """
+    return tied_share(
+      getattr(self.splits, split), self.sequences, self.timestamps
+    )
 
   @functools.cached_property
   def title_groups(self) -> Int64[np.ndarray, " items"]:
@@ -232,6 +268,7 @@ class DatasetFolder:
         f"{self.path / name}: no such candidates; the folder has "
         f"{', '.join(self.manifest['candidates']) or 'none'}."
       )
+    self.check_candidates(pathlib.Path(name).stem)
     key = "item" if kind == "items" else "user"
     columns = {key: int, "candidates": [int], "target": int}
     frame = self._read(name, columns)
@@ -250,6 +287,22 @@ class DatasetFolder:
       candidates=rows.reshape(frame.height, 1 + negatives),
       target=frame["target"].to_numpy(),
     )
+
+  def check_candidates(self, *names: str) -> None:
+    """Raises InputError unless lists are those that `prepare` wrote.
+
+    Args:
+      *names: of files without their suffix; all of `prepare`'s if empty.
+    """
+    written = self.manifest["candidates"]
+    for name in names or written:
+      path = self.path / CANDIDATES / f"{name}.parquet"
+      if name not in written:
+        continue
+      if not path.exists():
+        raise InputError(f"{path}: no such candidates: {_REMEDY}.")
+      if storage.sha256_of(path) != written[name]:
+        self._refuse(str(path.relative_to(self.path)), "candidates")
 
   def _sequences(self, frame: pl.DataFrame) -> Sequences:
     users, items = frame["user"], frame["item"]
@@ -270,7 +323,7 @@ class DatasetFolder:
 
   def _refuse(self, name: str, what: str) -> NoReturn:
     raise InputError(
-      f"{self.path / name}: {what} that are not those of {STATISTICS_FILE}: it "
+      f"{self.path / name}: {what} that are not those that were written: it "
       f"is damaged, or another folder's; {_REMEDY}."
     )
 

@@ -65,8 +65,9 @@ def write_candidates(
   searched = np.array([bool(text) for text in specific_intentions(items)], bool)
 
   def draw(kind: str, split: str, count: int) -> Candidates:
-    seeds, owners = [seed, count, split == "test"], owned
+    seeds = [seed, count, split == "test"]
     if kind == "users":
+      owners = splits.known_items(split, sequences=sequences, owned=owned)
       users = getattr(splits, split).users
       wanted = getattr(splits, split).items(sequences)
     else:
@@ -229,19 +230,22 @@ def with_catalogue(
   requests: Iterator[RankingRequest],
   folder: DatasetFolder,
   titles: Sequence[str],
+  *,
+  split: str,
 ) -> Iterator[RankingRequest]:
   """Replaces candidates by the catalogue.
 
-  Left out are the user's own items and those with the target's title. `titles`
-  are the items', as candidates are shown.
+  Left out are the user's own items that the split's phase knows, and those with
+  the target's title. `titles` are the items', as candidates are shown.
   """
+  known = folder.known_items(split)
   shown = np.array(titles, object)
   groups = folder.title_groups
   for request in requests:
     assert request.user is not None and request.target is not None
     target = request.candidate_items[request.target]
     keep = groups != groups[target]
-    keep[folder.owned.user(request.user)] = False
+    keep[known.user(request.user)] = False
     keep[target] = True
     items = np.flatnonzero(keep)
     yield dataclasses.replace(

@@ -1,14 +1,17 @@
 """Raw files -> a dataset folder: the data half's pipeline, in order.
 
 Items without a title go, of repeated (user, item) pairs the first in time
-stays, the joint k-core follows, and each user keeps their last items. Users
-and items are counted before that last cut. Then come splits and candidates.
+stays (equal times are ordered by a seeded hash), the joint k-core follows, and
+each user keeps their last items. Users and items are counted before that last
+cut. Then come splits and candidates. A split by global time comes first: the
+k-core and the last items are those of training (see `splits`).
 """
 
 import dataclasses
 import importlib.metadata
 import pathlib
 import platform
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -38,7 +41,7 @@ from instructrec_jax.errors import (
 from instructrec_jax.records import Item
 
 FORMATS = (*amazon.FORMATS, *tables.FORMATS, "synthetic")
-SPLIT_BY = ("leave-one-out", "global-time")
+SPLIT_BY = ("leave-one-out", "global-time", "official")
 # A chat model's answers, which cost money.
 _PAID = (
   folder.ANNOTATIONS_FILE,
@@ -60,6 +63,9 @@ def prepare(
   min_count: int = 5,
   max_items: int = 20,
   split: str = "leave-one-out",
+  validation_from: str | None = None,
+  test_from: str | None = None,
+  official: pathlib.Path | None = None,
   seed: int = 0,
   strict: bool = False,
   force: bool = False,
@@ -72,16 +78,24 @@ def prepare(
     reviews, metadata: of Amazon's formats, plain or gzip.
     interactions, items, columns: of csv or Parquet.
     users: shoppers of a synthetic shop.
-    min_count: the k of k-core; 0 keeps everybody.
-    max_items: how many last items of each user stay; 0 keeps all.
+    min_count: the k of k-core; 0 keeps everybody, as an official split does.
+    max_items: how many last items of each user stay; 0 keeps all. What a split
+      other than leave-one-out holds out is not counted, and stays.
     split: one of `SPLIT_BY`; see `splits`.
-    seed: of the negatives and the items' split, and of a synthetic shop.
+    validation_from, test_from: the moments of global time, in ISO 8601 (UTC
+      without a zone); if None, a tenth of the interactions is between them,
+      another after them.
+    official: the train.csv of a split of Amazon 2023's benchmark, which takes
+      the place of `reviews`; those, if given too, add the texts.
+    seed: of the negatives, the items' split and the order of equal times, and
+      of a synthetic shop.
     strict: stop at the first broken line instead of counting it.
     force: replace `out`, a dataset folder without annotations.
 
   Returns:
     The folder, opened. Its manifest has `counts` of every step,
-    `broken_lines` by file, and `notes` for people.
+    `broken_lines` by file, `ties` (how many targets have them, and what
+    orders them), and `notes` for people.
 
   Raises:
     InputError: an input is missing, unreadable or of another format; nothing
@@ -91,6 +105,7 @@ def prepare(
   columns = columns or tables.Columns()
   check_counts(most=1_000_000, users=users)
   _check_options(min_count, max_items, split, seed)
+  cuts = _check_cuts(split, validation_from, test_from)
   if columns.delimiter and format != "csv":
     raise InputError(f"--delimiter is of --format csv, not of {format}.")
   broken = lines.BrokenLines(strict=strict)
@@ -102,11 +117,9 @@ def prepare(
       "interactions": interactions,
       "items": items,
     },
+    split,
+    official,
   )
-  options: dict[str, Any] = {"format": format, "broken": broken}
-  if format in tables.FORMATS:
-    options["columns"] = columns
-  reader = amazon if format in amazon.FORMATS else tables
   counts: dict[str, Any] = {}
   with storage.staged_folder(
     out, force=force, may_go=_refuse_loss, inputs=tuple(inputs.values())
@@ -117,39 +130,56 @@ def prepare(
       planted = shop.planted
       review_frames, item_frames = ([f] for f in _shop_frames(shop))
     else:
-      review_frames, item_frames = (
-        read(path, **options)
-        for read, path in zip(
-          (reader.read_reviews, reader.read_items), inputs.values(), strict=True
-        )
+      review_frames, item_frames = _open(
+        format, inputs, columns=columns, broken=broken, counts=counts
       )
     item_frame = selection.read_items(item_frames, counts)
     review_frame = selection.read_reviews(review_frames, item_frame, counts)
-    chosen = selection.select(review_frame, min_count=min_count, counts=counts)
+    ordered = selection.in_time_order(
+      review_frame, item_frame, seed=seed, counts=counts
+    )
+    times = review_frame["timestamp"].to_numpy()
+    phases = np.zeros(len(ordered.rows), np.int8)
+    own_times = ordered.sequences, times[ordered.rows]
+    numbered = splits_lib.are_positions(*own_times)
+    if split == "global-time":
+      splits_lib.refuse_positions(*own_times)
+      cuts = cuts or splits_lib.time_cuts(times[ordered.rows])
+      phases = np.searchsorted(cuts, times[ordered.rows], side="right")
+    elif split == "official":
+      phases = review_frame["phase"].to_numpy()[ordered.rows]
+      min_count = 0
+    chosen = selection.select(
+      ordered,
+      min_count=min_count,
+      phases=phases,
+      keep_new=split == "official",
+      counts=counts,
+    )
     catalogue = _write_items(partial, item_frame, chosen)
     last = chosen.from_end < (max_items or len(chosen.rows))
     counts["before_last_items"] = int((~last).sum())
     _write_interactions(partial, review_frame, chosen, last)
-    times = review_frame["timestamp"].to_numpy()[chosen.rows]
+    times = times[chosen.rows]
     del review_frame
     sequences, owned = chosen.sequences(last), chosen.sequences()
-    if split == "global-time":
-      splits_lib.refuse_positions(owned, times)
-      splits = splits_lib.global_time(sequences, times[last])
-    else:
+    (partial / folder.ITEM_SPLIT_FILE).parent.mkdir()
+    if split == "leave-one-out":
       splits = splits_lib.leave_one_out(sequences)
+    else:
+      splits = _write_phases(partial, chosen, last)
     titles = [item.title for item in catalogue]
     groups = splits_lib.title_groups(titles)
     item_split = splits_lib.split_items(groups, seed=seed)
-    path = partial / folder.ITEM_SPLIT_FILE
-    path.parent.mkdir()
     pl.DataFrame(
       {
         "item": np.arange(len(item_split), dtype=np.int32),
         "split": [splits_lib.SPLITS[number] for number in item_split],
       }
-    ).write_parquet(path)
+    ).write_parquet(partial / folder.ITEM_SPLIT_FILE)
     notes = _unmatched(counts) + title_notes(titles)
+    if split != "leave-one-out":
+      notes += _not_targets(chosen, splits)
     notes += held_out.write_candidates(
       partial,
       splits=splits,
@@ -182,9 +212,20 @@ def prepare(
         "min_count": min_count,
         "max_items": max_items,
         "split": split,
+        "validation_from": cuts and splits_lib.iso(cuts[0]),
+        "test_from": cuts and splits_lib.iso(cuts[1]),
       },
       "seed": seed,
       "counts": counts,
+      "ties": {
+        "order": selection.POSITIONS if numbered else selection.TIES,
+        **{
+          name: splits_lib.tied_share(
+            getattr(splits, name), sequences, times[last]
+          )
+          for name in ("validation", "test")
+        },
+      },
       "broken_lines": broken.as_json(),
       "notes": notes,
       "candidates": {
@@ -203,9 +244,15 @@ def prepare(
 
 
 def _check_files(
-  format: str, files: dict[str, pathlib.Path | None]
+  format: str,
+  files: dict[str, pathlib.Path | None],
+  split: str,
+  official: pathlib.Path | None,
 ) -> dict[str, pathlib.Path]:
-  """Returns the two files that a format needs; a synthetic shop needs none."""
+  """Returns the two files that a format needs; a synthetic shop needs none.
+
+  An official split has its own three in the place of the reviews, or with them.
+  """
   if format not in FORMATS:
     raise InputError(
       f"there is no format {format!r}: name one of {', '.join(FORMATS)}."
@@ -214,17 +261,111 @@ def _check_files(
   if format in tables.FORMATS:
     names = ("interactions", "items")
   given = {name: pathlib.Path(path) for name, path in files.items() if path}
+  if (official is not None) != (split == "official"):
+    raise InputError(
+      "--split official and --official FILE, the CATEGORY.train.csv of Amazon "
+      "2023's benchmark, need each other."
+    )
+  if official is not None:
+    if format != "amazon2023":
+      raise InputError(
+        f"--official is of --format amazon2023, not of {format}."
+      )
+    if not given.keys() <= set(names) or "metadata" not in given:
+      raise InputError(
+        "--split official needs --metadata, and --reviews if texts are wanted, "
+        "and nothing else."
+      )
+    own = amazon.official_files(pathlib.Path(official))
+    given = {**{f"official {name}": p for name, p in own.items()}, **given}
+    names = tuple(given)
   if set(given) != set(names):
     wanted = " and ".join(f"--{name}" for name in names) or "no files"
     raise InputError(f"--format {format} needs {wanted}, and nothing else.")
   for path in given.values():
     check_file(path)
-  if format in amazon.FORMATS and given["reviews"].samefile(given["metadata"]):
+  if "reviews" in given and given["reviews"].samefile(given["metadata"]):
     raise InputError(
       f"{given['reviews']} is given as --reviews and as --metadata, but they "
       "are two files."
     )
   return {name: given[name] for name in names}
+
+
+def _open(
+  format: str,
+  inputs: dict[str, pathlib.Path],
+  *,
+  columns: tables.Columns,
+  broken: lines.BrokenLines,
+  counts: dict[str, Any],
+) -> tuple[Iterable[pl.DataFrame], Iterable[pl.DataFrame]]:
+  """Returns the frames of interactions and those of items, not yet read."""
+  options: dict[str, Any] = {"format": format, "broken": broken}
+  if format in tables.FORMATS:
+    options["columns"] = columns
+    return (
+      tables.read_reviews(inputs["interactions"], **options),
+      tables.read_items(inputs["items"], **options),
+    )
+  items = amazon.read_items(inputs["metadata"], **options)
+  reviews: Iterable[pl.DataFrame] = ()
+  if "reviews" in inputs:
+    reviews = amazon.read_reviews(inputs["reviews"], **options)
+  own = [path for name, path in inputs.items() if name.startswith("official ")]
+  if not own:
+    return reviews, items
+  official = amazon.read_official(own, broken=broken)
+  if "reviews" not in inputs:
+    return official, items
+  return amazon.with_texts(official, reviews, counts), items
+
+
+def _write_phases(
+  out: pathlib.Path,
+  chosen: selection.Chosen,
+  last: Bool[np.ndarray, " interactions"],
+) -> splits_lib.Splits:
+  """Writes how much of each user's sequence is held out."""
+  sequences = chosen.sequences(last)
+  training, validation = (
+    np.bincount(
+      chosen.users[last & (chosen.phases <= phase)], minlength=len(sequences)
+    )
+    for phase in (0, 1)
+  )
+  splits = splits_lib.of_lengths(sequences, training, validation)
+  splits_lib.check_targets(
+    splits,
+    f"of the {len(chosen.rows):,} interactions that are left "
+    f"{int((chosen.phases == 0).sum()):,} train, "
+    f"{int((chosen.phases == 1).sum()):,} are of validation and "
+    f"{int((chosen.phases == 2).sum()):,} of the test; name other moments, "
+    "another official split, or --split leave-one-out.",
+  )
+  frame = {
+    "user": np.arange(len(sequences), dtype=np.int32),
+    "training": training,
+    "validation": validation,
+  }
+  pl.DataFrame(frame).write_parquet(out / folder.USER_SPLIT_FILE)
+  return splits
+
+
+def _not_targets(
+  chosen: selection.Chosen, splits: splits_lib.Splits
+) -> list[str]:
+  """Returns a note if held-out interactions are no targets."""
+  notes = []
+  for phase, name in ((1, "validation"), (2, "test")):
+    count = int((chosen.phases == phase).sum())
+    targets = len(getattr(splits, name).users)
+    if targets < count:
+      notes.append(
+        f"of {count:,} interactions of the {name} split, {targets:,} are "
+        "targets: each user's last, where the user had an item before."
+      )
+  return notes
 
 
 def _unmatched(counts: dict[str, Any]) -> list[str]:
@@ -292,6 +433,29 @@ def _check_options(
     raise InputError(
       f"max-items is {max_items}: a split needs 3 items or more (0 keeps all)."
     )
+
+
+def _check_cuts(
+  split: str, validation_from: str | None, test_from: str | None
+) -> tuple[int, int] | None:
+  """Returns the two moments in seconds, if they are given."""
+  if validation_from is None and test_from is None:
+    return None
+  if split != "global-time":
+    raise InputError(
+      "--validation-from and --test-from are of --split global-time, not of "
+      f"{split}."
+    )
+  if validation_from is None or test_from is None:
+    raise InputError("--validation-from and --test-from need each other.")
+  first = splits_lib.moment("--validation-from", validation_from)
+  second = splits_lib.moment("--test-from", test_from)
+  if first >= second:
+    raise InputError(
+      f"--validation-from is {validation_from}, not before --test-from "
+      f"({test_from}): validation would have no time."
+    )
+  return first, second
 
 
 def _write_items(

@@ -11,8 +11,7 @@ purchases: the share of the catalogue that is bought less, items bought equally
 often counted by half. Its mean over the catalogue is one half, whatever the
 shop.
 
-Limits: no ranker can tell a target from a negative that answers the same query,
-nor know the order of purchases of one time.
+Limits: no ranker can tell a target from a negative that answers the same query.
 """
 
 import collections
@@ -23,7 +22,6 @@ import numpy as np
 import scipy.special
 from jaxtyping import Bool, Float, Int
 
-from instructrec_jax.data.splits import Sequences, Targets
 from instructrec_jax.evaluation.metrics import (
   bootstrap_means,
   percentile_interval,
@@ -118,26 +116,6 @@ def group_means(
       )
     )
   return means
-
-
-def tied_times(
-  targets: Targets,
-  sequences: Sequences,
-  timestamps: Int[np.ndarray, " interactions"],
-) -> Bool[np.ndarray, " targets"]:
-  """Returns which targets have the time of the purchase beside them.
-
-  Where times are dates, the order of such purchases is not known, and neither
-  is which of them was the last.
-  """
-  places = sequences.offsets[targets.users] + targets.positions
-  users = np.repeat(np.arange(len(sequences)), sequences.lengths)
-  # Whether an interaction has the user and the time of the one before it.
-  as_before = np.zeros(len(users) + 1, bool)
-  as_before[1:-1] = (users[1:] == users[:-1]) & (
-    timestamps[1:] == timestamps[:-1]
-  )
-  return as_before[places] | as_before[places + 1]
 
 
 def same_query(

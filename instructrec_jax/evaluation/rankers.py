@@ -476,7 +476,7 @@ class SearchData:
     """
     facts = self._material.facts(split)
     facts = facts.take(np.flatnonzero(facts.in_item_split))
-    facts = dataclasses.replace(facts, preferences=[()] * len(facts.items))
+    facts = dataclasses.replace(facts, preferences=[{}] * len(facts.items))
     items = np.flatnonzero(self._folder.item_split == SPLITS.index(split))
     of_items = self._material.item_facts(items.astype(np.int32), split=split)
     return Searches.concatenate([_searches(facts), _searches(of_items)])
@@ -490,7 +490,7 @@ def _searches(facts: Facts) -> Searches:
   searches = [
     (row, text)
     for row, preferences in enumerate(facts.preferences)
-    for text in (*preferences, vague[row], specific[row])
+    for text in (*preferences.values(), vague[row], specific[row])
     if text
   ]
   rows = np.array([row for row, _ in searches], np.int64)

@@ -27,6 +27,7 @@ from instructrec_jax.instructions.templates import Form, load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import count_requests, read_requests
 from instructrec_jax.teacher.annotations import Annotations
+from instructrec_jax.teacher.questions import PREFERENCES
 from instructrec_jax.text.vocabulary import Vocabulary
 
 # Whole catalogues are long: the default number of requests that rank them.
@@ -63,7 +64,7 @@ def find_available(
   Raises:
     InputError: there is no scenario of such a name.
   """
-  scenarios = find_scenarios(names)
+  scenarios = find_scenarios(names, crowd=True)
   if "all" not in names:
     return scenarios
   # If there is none, reading the first one raises the reason.
@@ -98,6 +99,11 @@ def find_requests(
       differ from the folder's candidates.
   """
   path = _requests_path(scenario, folder, split)
+  if not path.exists() and _was_written(path, folder):
+    raise InputError(
+      f"{path}: no such file, though `instructrec build` wrote it: restore it, "
+      "or build the folder again (--force)."
+    )
   if not path.exists() and (need_text or not scenario.needs_no_text):
     raise InputError(
       f"{path}: no such file; `instructrec build --dataset {folder.path}` "
@@ -130,7 +136,7 @@ def find_requests(
         folder, stored, name=scenario.name, split=split, rows=rows
       )
 
-  return _source(scenario, folder, path, len(rows), template, read)
+  return _source(scenario, folder, split, path, len(rows), template, read)
 
 
 def default_limit(scenario: Scenario) -> int | None:
@@ -173,8 +179,15 @@ class TemplateForms:
     )
 
   def of_scenario(self, scenario: Scenario) -> list[Form]:
-    """Returns the forms of a scenario's family; the first one was built."""
-    return self._families.get(scenario.family, [])
+    """Returns the forms of a scenario's family, by kind of preference.
+
+    The first template was built.
+    """
+    return [
+      each
+      for form in self._families.get(scenario.family, [])
+      for each in form.of_each_preference(PREFERENCES)
+    ]
 
   def requests(
     self, scenario: Scenario, *, form: Form, split: str, limit: int | None
@@ -188,7 +201,7 @@ class TemplateForms:
       InputError: the folder was built from other annotations than it has.
     """
     path = _requests_path(scenario, self._folder, split)
-    total, _ = self._writer.requests(scenario, split=split, form=form)
+    total, _ = self._writer.requests(scenario, split=split, forms=[form])
     if total != count_requests(path):
       raise InputError(
         f"{path}: the annotations have changed since it was built; run "
@@ -198,16 +211,17 @@ class TemplateForms:
 
     def read() -> Iterator[RankingRequest]:
       return self._writer.requests(
-        scenario, split=split, form=form, limit=limit, seed=self._seed
+        scenario, split=split, forms=[form], limit=limit, seed=self._seed
       )[1]
 
     count = min(total, limit or total)
-    return _source(scenario, self._folder, path, count, form.name, read)
+    return _source(scenario, self._folder, split, path, count, form.name, read)
 
 
 def _source(
   scenario: Scenario,
   folder: DatasetFolder,
+  split: str,
   path: pathlib.Path,
   count: int,
   template: str | None,
@@ -222,8 +236,18 @@ def _source(
     count,
     len(folder.items),
     template,
-    lambda: lists.with_catalogue(read(), folder, display_titles(folder.items)),
+    lambda: lists.with_catalogue(
+      read(), folder, display_titles(folder.items), split=split
+    ),
   )
+
+
+def _was_written(path: pathlib.Path, folder: DatasetFolder) -> bool:
+  manifest = folder.path / INSTRUCTIONS_FILE
+  if not manifest.exists():
+    return False
+  written = storage.read_json(manifest, BUILT)["requests"].get(path.stem)
+  return isinstance(written, dict)
 
 
 def _requests_path(

@@ -4,7 +4,9 @@ Rows go to a function of the caller, `seqio_bridge.tfds_writer.write_tfds`, so
 that nothing here needs TensorFlow.
 """
 
+import contextlib
 import dataclasses
+import difflib
 import itertools
 import pathlib
 import shutil
@@ -29,17 +31,20 @@ from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.instructions.aspects import TaskForm
 from instructrec_jax.instructions.material import COLD_ITEMS, Material
+from instructrec_jax.instructions.paraphrases import Paraphrases
 from instructrec_jax.instructions.requests import ScenarioWriter
 from instructrec_jax.instructions.rows import (
   NEGATIVES,
+  WORDINGS_PER_ITEM,
   Cuts,
   Renderer,
   Row,
-  count_rows,
   group_families,
   instruction_rows,
+  is_of_items,
+  usable_targets,
 )
-from instructrec_jax.instructions.scenarios import SCENARIOS
+from instructrec_jax.instructions.scenarios import CROWD, SCENARIOS
 from instructrec_jax.instructions.templates import (
   Form,
   Template,
@@ -71,7 +76,10 @@ class Options:
     templates: files of templates, or the words that `load_templates` knows.
     families: only rows of these <P,I,T>, as in names of mixtures; all if empty.
     rows_per_target: of each family.
+    paraphrases: whether to train on a crowd's wordings, too, and to write
+      evaluation requests in wordings that are held out.
     input_length: the encoder's maximum of tokens, EOS included.
+    target_length: the decoder's, which answers are fitted to.
     cold_items: one of `material.COLD_ITEMS`.
     matcher: retrieves the hard negatives; one of `MATCHERS`.
     text_encoder: of the matcher "two_tower", a folder (see
@@ -81,7 +89,9 @@ class Options:
   templates: tuple[str, ...] = ("package",)
   families: tuple[str, ...] = ()
   rows_per_target: int = 1
+  paraphrases: bool = False
   input_length: int = 512
+  target_length: int = 64
   cold_items: str = "paper"
   matcher: str = MATCHERS[0]
   text_encoder: str | None = None
@@ -90,7 +100,9 @@ class Options:
   def check(self) -> None:
     """Raises InputError if a value is out of range, or no name is known."""
     check_counts(most=1000, rows_per_target=self.rows_per_target)
-    check_counts(least=2, input_length=self.input_length)
+    check_counts(
+      least=2, input_length=self.input_length, target_length=self.target_length
+    )
     check_seed(self.seed)
     for name, value, allowed in (
       ("matcher is", self.matcher, MATCHERS),
@@ -103,7 +115,12 @@ class Options:
         "--text-encoder is of the matcher that reads titles with it: add "
         "--matcher two_tower."
       )
-    _chosen_families(load_templates(*self.templates), self.families)
+    _chosen_families(self.load_templates(), self.families)
+
+  def load_templates(self) -> list[Template]:
+    """Returns the templates, with a crowd's after them if asked for."""
+    crowd = ("crowd",) if self.paraphrases else ()
+    return load_templates(*dict.fromkeys((*self.templates, *crowd)))
 
 
 def build(
@@ -113,6 +130,7 @@ def build(
   write_hard_candidates: WriteHardCandidates,
   vocabulary: pathlib.Path | None = None,
   train_vocabulary_size: int | None = None,
+  fold_case: bool = False,
   options: Options | None = None,
   force: bool = False,
 ) -> dict[str, Any]:
@@ -133,6 +151,7 @@ def build(
     vocabulary: the SentencePiece model to copy there.
     train_vocabulary_size: instead, train one of this many pieces on the
       dataset's own instructions.
+    fold_case: of that one: whether it reads "Tent" and "tent" alike.
     options: what to write.
     force: replace an earlier build.
   """
@@ -146,6 +165,7 @@ def build(
       write_hard_candidates=write_hard_candidates,
       vocabulary=vocabulary,
       train_vocabulary_size=train_vocabulary_size,
+      fold_case=fold_case,
       options=options,
       force=force,
     )
@@ -158,6 +178,7 @@ def _build(
   write_hard_candidates: WriteHardCandidates,
   vocabulary: pathlib.Path | None,
   train_vocabulary_size: int | None,
+  fold_case: bool,
   options: Options,
   force: bool,
 ) -> dict[str, Any]:
@@ -168,7 +189,7 @@ def _build(
     )
   own = {
     pathlib.Path(requests_file(scenario.name, split)).name
-    for scenario in SCENARIOS
+    for scenario in (*SCENARIOS, *CROWD)
     for split in ("validation", "test")
   }
   found = {path.name for path in (folder.path / REQUESTS).glob("*")}
@@ -185,16 +206,19 @@ def _build(
         "spiece.model (it comes with google/flan-t5-xl on Hugging Face), or "
         "--train-vocab SIZE to train a small one on these instructions."
       )
-  templates = load_templates(*options.templates)
+  folder.check_candidates()
+  templates = options.load_templates()
   families = _chosen_families(templates, options.families)
   annotations = Annotations.load(folder)
   material = Material(
     folder, annotations=annotations, cold_items=options.cold_items
   )
+  paraphrases = Paraphrases(folder.items) if options.paraphrases else None
   # The smallest split first.
   if not any(
-    any(count_rows(material.facts(split), families).values())
+    usable_targets(material, split, forms).any()
     for split in reversed(SPLITS)
+    for forms in families.values()
   ):
     raise InputError(
       f"{folder.path}: no target has what the families {', '.join(families)} "
@@ -208,9 +232,10 @@ def _build(
     vocabulary_path = partial / VOCABULARY_FILE
     if train_vocabulary_size is not None:
       train_vocabulary(
-        _corpus(material, families, options.seed),
+        _corpus(material, families, paraphrases, options.seed),
         vocabulary_path,
         size=train_vocabulary_size,
+        fold_case=fold_case,
         seed=options.seed,
       )
     else:
@@ -225,20 +250,38 @@ def _build(
     )
     words = Vocabulary.load(vocabulary_path)
     renderer = Renderer(
-      count_tokens=words.count_tokens, budget=options.input_length
+      count_tokens=words.count_tokens,
+      budget=options.input_length,
+      answer_budget=options.target_length,
     )
-    planned, counts = _write_rows(
-      folder, material, renderer, families, options, partial, write_rows
+    counts = _write_rows(
+      folder,
+      material,
+      renderer,
+      families,
+      options,
+      paraphrases,
+      partial,
+      write_rows,
     )
-    writer = ScenarioWriter(folder, material, renderer)
+    writer = ScenarioWriter(folder, material, renderer, paraphrases=paraphrases)
+    held_out = group_families(templates, held_out=True)
     manifest = {
       "options": dataclasses.asdict(options),
       "dataset_sha256": storage.sha256_of(folder.path / MANIFEST_FILE),
       "templates_sha256": storage.sha256_of(partial / TEMPLATES_FILE),
       "vocabulary_sha256": words.sha256,
-      "families": planned,
+      "families": {
+        split: {
+          name: sum(counts[f"{form.name}_{split}"] for form in forms)
+          for name, forms in families.items()
+        }
+        for split in SPLITS
+      },
       "rows": counts,
-      "requests": _write_requests(writer, families, partial / REQUESTS),
+      "requests": _write_requests(
+        writer, families, held_out, partial / REQUESTS
+      ),
       "cuts": dataclasses.asdict(renderer.cuts),
       "annotations": annotations.as_json(),
       "templates": {t.name: t.label for t in templates},
@@ -261,28 +304,37 @@ def _chosen_families(
   families = group_families(templates)
   for name in names:
     if name not in families:
+      close = difflib.get_close_matches(name, families) or families
       raise InputError(
         f"no template is of the family {name!r}; there are "
-        f"{', '.join(families)}."
+        f"{', '.join(list(close)[:5])} and others: `instructrec templates` "
+        "lists them."
       )
   return {n: f for n, f in families.items() if not names or n in names}
 
 
 def _corpus(
-  material: Material, families: dict[str, list[Form]], seed: int
+  material: Material,
+  families: dict[str, list[Form]],
+  paraphrases: Paraphrases | None,
+  seed: int,
 ) -> Iterator[str]:
   """Yields the texts that a vocabulary is trained on."""
-  rows = instruction_rows(
-    material,
-    Renderer(count_tokens=lambda text: 0, budget=1),
-    facts=material.facts("train"),
-    families=families,
-    seed=seed,
-  )
   yield from material.titles
-  for row in itertools.islice(rows, _CORPUS_ROWS * len(families)):
-    yield row.inputs
-    yield row.targets
+  parts = {name: is_of_items(forms) for name, forms in families.items()}
+  for of_items in (False, True):
+    part = {n: families[n] for n, is_so in parts.items() if is_so == of_items}
+    rows = instruction_rows(
+      material,
+      Renderer(count_tokens=lambda text: 0, budget=1),
+      facts=material.facts("train"),
+      families=part,
+      paraphrases=paraphrases,
+      seed=seed,
+    )
+    for row in itertools.islice(rows, _CORPUS_ROWS * len(part)):
+      yield row.inputs
+      yield row.targets
 
 
 def _write_rows(
@@ -291,23 +343,21 @@ def _write_rows(
   renderer: Renderer,
   families: dict[str, list[Form]],
   options: Options,
+  paraphrases: Paraphrases | None,
   out: pathlib.Path,
   write_rows: WriteRows,
-) -> tuple[dict[str, dict[str, int]], dict[str, int]]:
-  """Returns rows by split and family, and rows by split of a form."""
-  planned = {
-    split: count_rows(
-      material.facts(split), families, rows_per_target=options.rows_per_target
-    )
-    for split in SPLITS
-  }
-  total = sum(sum(of_split.values()) for of_split in planned.values())
+) -> dict[str, int]:
+  """Returns the number of rows by split of a form."""
 
   def rows() -> Iterator[tuple[str, Row]]:
     for split in SPLITS:
-      stored = None
+      stored = of_items = None
       if split != "train":
-        stored = folder.candidates(split, NEGATIVES[TaskForm.RERANKING])
+        count = NEGATIVES[TaskForm.RERANKING]
+        stored = folder.candidates(split, count)
+        # There are none without categories, and then no such rows.
+        with contextlib.suppress(InputError):
+          of_items = folder.candidates(split, count, "items")
       for row in instruction_rows(
         material,
         renderer,
@@ -315,20 +365,30 @@ def _write_rows(
         families=families,
         rows_per_target=options.rows_per_target,
         candidates=stored,
+        item_candidates=of_items,
+        paraphrases=paraphrases,
         seed=options.seed,
       ):
         yield f"{row.form}_{split}", row
 
+  # At most: none is there twice.
+  total = sum(
+    usable_targets(material, split, forms).sum()
+    * options.rows_per_target
+    * (WORDINGS_PER_ITEM if paraphrases and is_of_items(forms) else 1)
+    for split in SPLITS
+    for forms in families.values()
+  )
   sample = list(itertools.islice(rows(), _SIZE_SAMPLE))
   size = np.mean([len(row.inputs) + len(row.targets) + 60 for _, row in sample])
   tqdm.tqdm.write(
-    f"{folder.path}: {total:,} instructions, about "
+    f"{folder.path}: at most {total:,} instructions, about "
     f"{total * size / 2**20:,.0f} MiB",
     file=sys.stderr,
   )
   renderer.cuts = Cuts()
-  counts = write_rows(
-    progress(rows(), total=total, desc="instructions", unit="row"),
+  return write_rows(
+    progress(rows(), total=int(total), desc="instructions", unit="row"),
     folder=out,
     splits=[
       f"{form.name}_{split}"
@@ -337,30 +397,38 @@ def _write_rows(
       for split in SPLITS
     ],
   )
-  return planned, counts
 
 
 def _write_requests(
-  writer: ScenarioWriter, families: dict[str, list[Form]], out: pathlib.Path
+  writer: ScenarioWriter,
+  families: dict[str, list[Form]],
+  held_out: dict[str, list[Form]],
+  out: pathlib.Path,
 ) -> dict[str, Any]:
   """Writes SCENARIO_SPLIT.parquet; returns their rows and templates."""
   written: dict[str, Any] = {}
-  for scenario in SCENARIOS:
-    forms = families.get(scenario.family)
+  for scenario in (*SCENARIOS, *CROWD):
+    if scenario.crowd:
+      forms = held_out.get(scenario.family, [])
+      if not (forms and scenario.family in families):
+        continue
+    else:
+      forms = families.get(scenario.family, [])[:1]
     if not forms:
       written[scenario.name] = f"not written: no template of {scenario.label}"
       continue
+    names = ", ".join(form.name for form in forms)
     for split in ("validation", "test"):
       name = f"{scenario.name}_{split}"
       try:
-        count, requests = writer.requests(scenario, split=split, form=forms[0])
+        count, requests = writer.requests(scenario, split=split, forms=forms)
       except InputError as error:
         written[name] = f"not written: {error}"
         continue
       rows = write_requests(
         out / f"{name}.parquet",
         progress(requests, total=count, desc=name, unit="request"),
-        metadata={"template": forms[0].name, "scenario": scenario.name},
+        metadata={"template": names, "scenario": scenario.name},
       )
-      written[name] = {"rows": rows, "template": forms[0].name}
+      written[name] = {"rows": rows, "template": names}
   return written

@@ -4,6 +4,7 @@ import calendar
 import dataclasses
 import datetime
 import functools
+from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Bool, Int, Int8, Int32
@@ -20,6 +21,8 @@ from instructrec_jax.teacher.annotations import Annotations
 COLD_ITEMS = ("paper", "strict")
 # 1990 to 9999 in Unix time: other numbers are no purchase times in seconds.
 _TIMES = range(631_152_000, 253_402_300_800)
+# One user without an item.
+_NOBODY = Sequences(np.zeros(0, np.int32), np.zeros(2, np.int64))
 # The annotation that each vague query is.
 _VIEWS = {Query.VAGUE: "user_view", Query.VAGUE_STAR: "item_view"}
 
@@ -34,7 +37,7 @@ class Facts:
     items: the targets' item numbers.
     in_item_split: whether the target belongs to this split of the items, as
       product search requires (paper section 3.1.2).
-    preferences: the user's preferences in words, if any.
+    preferences: the user's preferences in words, if any, by name.
     queries: the user's possible queries, by kind; "" where unknown.
   """
 
@@ -44,7 +47,7 @@ class Facts:
   items: Int32[np.ndarray, " n"]
   has_history: Bool[np.ndarray, " n"]
   in_item_split: Bool[np.ndarray, " n"]
-  preferences: list[tuple[str, ...]]
+  preferences: list[Mapping[str, str]]
   queries: dict[Query, list[str]]
 
   def take(self, chosen: Int[np.ndarray, " chosen"]) -> "Facts":
@@ -90,7 +93,8 @@ class Material:
   Attributes:
     titles: of the items, as `render.display_titles` gives them.
     sequences: the users' items that histories are taken from.
-    owned: all of the users' items, which are never their negatives.
+    known_items: by split, the users' items that are not their negatives; see
+      `Splits.known_items`.
     cold_items: "paper" keeps the items of product search's validation and
       test splits in other tasks' training texts; "strict" removes them from
       all training texts.
@@ -106,7 +110,7 @@ class Material:
     """Reads the folder's tables."""
     self.titles = display_titles(folder.items)
     self.sequences = folder.sequences
-    self.owned = folder.owned
+    self.known_items = {split: folder.known_items(split) for split in SPLITS}
     self.cold_items = cold_items
     self._targets: dict[str, Targets] = {
       "train": folder.splits.training,
@@ -166,19 +170,25 @@ class Material:
       items=items,
       has_history=np.zeros(len(items), bool),
       in_item_split=np.ones(len(items), bool),
-      preferences=[()] * len(items),
+      preferences=[{}] * len(items),
       queries={Query.SPECIFIC: [self._specific[item] for item in items]},
     )
 
-  def history_items(self, user: int, position: int) -> list[int]:
-    """Returns the item numbers of a user's history before a position."""
-    return [] if user < 0 else self.sequences.user(user)[:position].tolist()
+  def searchable_items(self, split: str) -> Int32[np.ndarray, " n"]:
+    """Returns the items of a split of product search that have categories."""
+    own = self._item_split == SPLITS.index(split)
+    searched = np.array([bool(text) for text in self._specific], bool)
+    return np.flatnonzero(own & searched).astype(np.int32)
 
-  def history(self, user: int, position: int, *, split: str) -> list[str]:
-    """Returns the titles of a history, without items hidden from the split."""
+  def history_items(self, user: int, position: int, *, split: str) -> list[int]:
+    """Returns the items of a history, without those hidden from the split."""
     if user < 0:
       return []
-    items = self._history_items(user, position, split)
+    return self._history_items(user, position, split).tolist()
+
+  def history(self, user: int, position: int, *, split: str) -> list[str]:
+    """Returns the titles of `history_items`."""
+    items = self.history_items(user, position, split=split)
     return [self.titles[item] for item in items]
 
   def context(self, user: int, position: int) -> str | None:
@@ -205,12 +215,17 @@ class Material:
   ) -> Candidates:
     """Draws candidates for targets, among items not hidden from the split.
 
+    A user of -1 is anybody, who owns nothing.
+
     Raises:
       InputError: the catalogue is too small.
     """
+    is_anybody = len(users) > 0 and users[0] < 0
+    if is_anybody:
+      users = np.zeros(len(users), np.int32)
     if not self._hides(split):
       return draw_candidates(
-        owned=self.owned,
+        owned=_NOBODY if is_anybody else self.known_items[split],
         title_groups=self._title_groups,
         users=users,
         targets=items,
@@ -221,7 +236,7 @@ class Material:
     index = np.full(len(self.titles), -1, np.int32)
     index[pool] = np.arange(len(pool), dtype=np.int32)
     drawn = draw_candidates(
-      owned=owned,
+      owned=_NOBODY if is_anybody else owned,
       title_groups=self._title_groups[pool],
       users=users,
       targets=index[items],
@@ -241,11 +256,11 @@ class Material:
 
   def _preferences(
     self, user: int, position: int, split: str
-  ) -> tuple[str, ...]:
+  ) -> Mapping[str, str]:
     end, texts = self._annotations.preference(user, before=position)
     if self._hides(split):
       if not self._warm[self.sequences.user(user)[:end]].all():
-        return ()
+        return {}
     return texts
 
   @functools.cached_property
@@ -257,13 +272,12 @@ class Material:
     """The warm items, and the users' own ones as indices into these."""
     pool = np.flatnonzero(self._warm).astype(np.int32)
     index = np.cumsum(self._warm, dtype=np.int32) - 1
-    keep = self._warm[self.owned.items]
-    users = np.repeat(
-      np.arange(len(self.owned), dtype=np.int32), self.owned.lengths
-    )
+    known = self.known_items["train"]
+    keep = self._warm[known.items]
+    users = np.repeat(np.arange(len(known), dtype=np.int32), known.lengths)
     owned = Sequences.from_columns(
       users=users[keep],
-      items=index[self.owned.items[keep]],
-      num_users=len(self.owned),
+      items=index[known.items[keep]],
+      num_users=len(known),
     )
     return pool, owned

@@ -43,6 +43,23 @@ class Slots:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
+class FittedResponse:
+  """A desired answer, and how it was truncated.
+
+  Attributes:
+    items_dropped: oldest items of a history that did not fit.
+    words_dropped: last words of a preference or query that did not fit.
+    fits: whether the text keeps to the budget. An item's title is never
+      truncated, and may be too long alone.
+  """
+
+  text: str
+  items_dropped: int = 0
+  words_dropped: int = 0
+  fits: bool = True
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
 class Rendered:
   """An instruction, and how it was truncated.
 
@@ -154,6 +171,50 @@ def response(
         f"The history shows this taste: {_closed(preference)} "
         f"What suits it: {target}"
       )
+
+
+def fitted_response(
+  form: Form,
+  slots: Slots,
+  *,
+  target: str,
+  positive: bool = True,
+  count_tokens: Callable[[str], int],
+  budget: int | None,
+) -> FittedResponse:
+  """Returns the answer of `response` within a budget of tokens, EOS included.
+
+  The oldest history goes first, then the last words of a preference or query;
+  an item's title stays whole. None is no budget.
+  """
+  kind = form.template.response
+  history = slots.history[-MAX_HISTORY:]
+  texts = {
+    "preference": plain_words(slots.preference or "").split(),
+    "query": plain_words(slots.query).split(),
+  }
+  # What may lose words: all but an answer that is an item or Yes alone.
+  told = ("preference" if kind.holds_preference else "query") * (
+    kind.holds_preference or kind.holds_query
+  )
+  dropped = words = 0
+  while True:
+    shown = dataclasses.replace(slots, history=history[dropped:])
+    if told and words:
+      kept = " ".join(texts[told][:-words])
+      shown = dataclasses.replace(shown, **{told: kept})
+    text = response(form, shown, target=target, positive=positive)
+    over = 0 if budget is None else count_tokens(text) + 1 - budget
+    if over <= 0:
+      return FittedResponse(text, dropped, words)
+    if kind.holds_history and dropped < len(history) - 1:
+      while over > 0 and dropped < len(history) - 1:
+        over -= count_tokens(history[dropped] + SEPARATOR)
+        dropped += 1
+    elif told and words < len(texts[told]) - 1:
+      words += 1
+    else:
+      return FittedResponse(text, dropped, words, fits=False)
 
 
 def plain_words(text: str) -> str:

@@ -1,5 +1,6 @@
 """The ranking requests of each scenario, in the words of any of its forms."""
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -8,8 +9,9 @@ from jaxtyping import Int, Int32
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.held_out import candidates_path, stored_candidates
 from instructrec_jax.errors import InputError
-from instructrec_jax.instructions.aspects import TaskForm
+from instructrec_jax.instructions.aspects import Query, TaskForm
 from instructrec_jax.instructions.material import Facts, Material
+from instructrec_jax.instructions.paraphrases import Paraphrases
 from instructrec_jax.instructions.render import NO, YES
 from instructrec_jax.instructions.rows import Renderer, make_slots
 from instructrec_jax.instructions.scenarios import Scenario
@@ -37,26 +39,33 @@ class ScenarioWriter:
   """Renders the requests of scenarios."""
 
   def __init__(
-    self, folder: DatasetFolder, material: Material, renderer: Renderer
+    self,
+    folder: DatasetFolder,
+    material: Material,
+    renderer: Renderer,
+    *,
+    paraphrases: Paraphrases | None = None,
   ):
-    """Takes a dataset folder, its material and a renderer."""
+    """Takes a dataset folder, its material, a renderer, and a crowd's words."""
     self._folder = folder
     self._material = material
     self._renderer = renderer
+    self._paraphrases = paraphrases
 
   def requests(
     self,
     scenario: Scenario,
     *,
     split: str,
-    form: Form,
+    forms: Sequence[Form],
     limit: int | None = None,
     seed: int = 0,
   ) -> tuple[int, Iterator[RankingRequest]]:
     """Returns the number of requests, and the requests.
 
-    Targets that lack what the form, of the scenario's family, shows are left
-    out. A random sample of `limit` is the same for all forms of a family.
+    Each is worded by one of the forms, of the scenario's family. Targets that
+    lack what they show are left out. A random sample of `limit` is the same for
+    all forms of a family. A crowd's search by categories is said in its words.
 
     Raises:
       InputError: the folder lacks the candidates, or what the form shows.
@@ -71,7 +80,8 @@ class ScenarioWriter:
           f"{candidates_path(scenario, folder=self._folder, split=split)}: "
           "not the users of the split; prepare the folder again."
         )
-    rows = np.flatnonzero(facts.usable(form))
+    form = forms[0]
+    rows = np.flatnonzero(facts.usable(*forms))
     if not len(rows):
       missing = {
         "preferences in words": form.needs_preference,
@@ -85,10 +95,19 @@ class ScenarioWriter:
         f"{advice if wanted != ['categories'] else ''}"
       )
     rows = rows[sample(len(rows), limit=limit, seed=seed)]
+    if scenario.crowd and form.query == Query.SPECIFIC and self._paraphrases:
+      said = [
+        self._paraphrases.held_out(item, categories, number=number)
+        for number, (item, categories) in enumerate(
+          zip(facts.items.tolist(), facts.queries[Query.SPECIFIC], strict=True)
+        )
+      ]
+      queries = {**facts.queries, Query.SPECIFIC: said}
+      facts = dataclasses.replace(facts, queries=queries)
     return len(rows), ranking_requests(
       self._material,
       self._renderer,
-      form=form,
+      forms=forms,
       facts=facts,
       rows=rows,
       candidates=stored.candidates[rows],
@@ -101,7 +120,7 @@ def ranking_requests(
   material: Material,
   renderer: Renderer,
   *,
-  form: Form,
+  forms: Sequence[Form],
   facts: Facts,
   rows: Sequence[int] | Int[np.ndarray, " rows"],
   candidates: Int32[np.ndarray, "rows candidates"],
@@ -116,16 +135,17 @@ def ranking_requests(
   Args:
     material: of the dataset.
     renderer: of instructions.
-    form: of the instructions.
+    forms: of the instructions, in turn.
     facts: of a split's targets.
     rows: their indices in `facts`.
     candidates: item numbers, a row for each of `rows`.
     slots: the target's index among its candidates.
     name: prefix of the request ids.
   """
-  pointwise = form.template.task_form == TaskForm.POINTWISE
+  pointwise = forms[0].template.task_form == TaskForm.POINTWISE
   titles = material.titles
   for row, shown_C, slot in zip(rows, candidates, slots.tolist(), strict=True):
+    form = forms[int(row) % len(forms)]
     user, position = int(facts.users[row]), int(facts.positions[row])
     shown = shown_C.tolist()
     # The slot was drawn uniformly, so its parity is a fair coin.
@@ -139,6 +159,8 @@ def ranking_requests(
       history=material.history(user, position, split=facts.split),
       shown=shown[:MOST_SHOWN],
       asked=asked,
+      # All kinds of preference, in turn.
+      choice=max(user, 0),
     )
     item = int(facts.items[row])
     yield RankingRequest(
@@ -147,7 +169,9 @@ def ranking_requests(
       candidates=(YES, NO) if pointwise else tuple(titles[i] for i in shown),
       target=int(not positive) if pointwise else slot,
       user=user if user >= 0 else None,
-      history_items=tuple(material.history_items(user, position)),
+      history_items=tuple(
+        material.history_items(user, position, split=facts.split)
+      ),
       candidate_items=(asked, asked) if pointwise else tuple(shown),
       query=filled.query,
     )

@@ -1,7 +1,8 @@
 """Targets -> instruction rows, which a model is tuned on (paper section 2.2).
 
 All prefixes of all users times all templates would be millions of rows, so
-one form of one template is drawn for each target and family.
+one form of one template is drawn for each target and family. A search by
+categories alone has no user, so its targets are items, each one once.
 """
 
 import collections
@@ -16,8 +17,13 @@ from instructrec_jax.data.candidates import Candidates
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.instructions.aspects import Query, TaskForm
 from instructrec_jax.instructions.material import Facts, Material
+from instructrec_jax.instructions.paraphrases import Paraphrases
 from instructrec_jax.instructions.persona import first_person
-from instructrec_jax.instructions.render import Slots, render, response
+from instructrec_jax.instructions.render import (
+  Slots,
+  fitted_response,
+  render,
+)
 from instructrec_jax.instructions.templates import Form, Template
 
 # Negatives that an instruction shows beside the target (section 3.1.2).
@@ -26,6 +32,9 @@ NEGATIVES: Mapping[TaskForm | None, int] = {
   TaskForm.PAIRWISE: 1,
   TaskForm.POINTWISE: 1,
 }
+
+# With paraphrases an item is searched for in so many wordings of each family.
+WORDINGS_PER_ITEM = 16
 
 Families = Mapping[str, Sequence[Form]]
 """Forms by family."""
@@ -44,22 +53,30 @@ class Row:
 
 @dataclasses.dataclass
 class Cuts:
-  """Counts of instructions truncated to the encoder's budget."""
+  """Counts of instructions and answers truncated to their budgets."""
 
   rows: int = 0
   rows_with_dropped_items: int = 0
   items_dropped: int = 0
   # Too long without any history to drop.
   rows_over_budget: int = 0
+  answers: int = 0
+  answers_with_dropped_items: int = 0
+  answer_items_dropped: int = 0
+  # A preference or query lost its last words.
+  answers_with_dropped_words: int = 0
+  # Too long with nothing left to drop: a title alone.
+  answers_over_budget: int = 0
 
 
 @dataclasses.dataclass(kw_only=True)
 class Renderer:
-  """Renders instructions, and counts those truncated to the budget."""
+  """Renders instructions and answers; counts those truncated to the budget."""
 
   count_tokens: Callable[[str], int]
-  # Tokens, EOS included.
+  # Tokens, EOS included; answers are not truncated if theirs is None.
   budget: int
+  answer_budget: int | None = None
   cuts: Cuts = dataclasses.field(default_factory=Cuts)
 
   def text(self, form: Form, slots: Slots) -> str:
@@ -73,24 +90,39 @@ class Renderer:
     self.cuts.rows_over_budget += not rendered.fits
     return rendered.text
 
+  def answer(
+    self, form: Form, slots: Slots, *, target: str, positive: bool = True
+  ) -> str:
+    """Returns a desired answer, truncated to its budget as `fit` can."""
+    fitted = fitted_response(
+      form,
+      slots,
+      target=target,
+      positive=positive,
+      count_tokens=self.count_tokens,
+      budget=self.answer_budget,
+    )
+    self.cuts.answers += 1
+    self.cuts.answers_with_dropped_items += fitted.items_dropped > 0
+    self.cuts.answer_items_dropped += fitted.items_dropped
+    self.cuts.answers_with_dropped_words += fitted.words_dropped > 0
+    self.cuts.answers_over_budget += not fitted.fits
+    return fitted.text
 
-def group_families(templates: Sequence[Template]) -> dict[str, list[Form]]:
-  """Groups all templates' forms by family, in order of first use."""
+
+def group_families(
+  templates: Sequence[Template], *, held_out: bool = False
+) -> dict[str, list[Form]]:
+  """Groups templates' forms by family, in order of first use.
+
+  Either those to train on, or those that are held out.
+  """
   grouped = collections.defaultdict(list)
   for template in templates:
-    for form in template.forms:
-      grouped[form.family].append(form)
+    if template.held_out == held_out:
+      for form in template.forms:
+        grouped[form.family].append(form)
   return dict(grouped)
-
-
-def count_rows(
-  facts: Facts, families: Families, *, rows_per_target: int = 1
-) -> dict[str, int]:
-  """Returns the number of rows that `instruction_rows` yields, by family."""
-  return {
-    name: int(facts.usable(*forms).sum()) * rows_per_target
-    for name, forms in families.items()
-  }
 
 
 def instruction_rows(
@@ -101,6 +133,8 @@ def instruction_rows(
   families: Families,
   rows_per_target: int = 1,
   candidates: Candidates | None = None,
+  item_candidates: Candidates | None = None,
+  paraphrases: Paraphrases | None = None,
   seed: int,
 ) -> Iterator[Row]:
   """Yields the rows of a split, target after target.
@@ -108,15 +142,84 @@ def instruction_rows(
   Training targets are shuffled, so that a reader with a small shuffle buffer,
   such as SeqIO, still mixes them well. A row is a function of the data, its
   family's forms and the seed, not of other families or of how rows are stored.
+  No training row is there twice.
 
   Candidates of validation and test are stored ones, in the targets' order;
-  without any they are drawn.
+  without any they are drawn. Those of searches without a user are
+  `item_candidates`, whose keys are then the split's items.
+
+  With `paraphrases`, queries of training are worded as a crowd would type them.
   """
+  is_training = facts.split == "train"
+  of_items = {n: forms for n, forms in families.items() if is_of_items(forms)}
+  of_targets = {n: forms for n, forms in families.items() if n not in of_items}
+  items = material.searchable_items(facts.split)
+  if item_candidates is not None:
+    items = item_candidates.keys
+  wordings = WORDINGS_PER_ITEM if paraphrases and is_training else 1
+  parts = (
+    (facts, of_targets, candidates, rows_per_target),
+    (
+      material.item_facts(items, split=facts.split),
+      of_items,
+      item_candidates,
+      rows_per_target * wordings,
+    ),
+  )
+  seen: set[int] | None = set() if is_training else None
+  for of_part, its_families, stored, repeats in parts:
+    yield from _rows(
+      material,
+      renderer,
+      facts=of_part,
+      families=its_families,
+      rows_per_target=repeats,
+      candidates=stored,
+      paraphrases=paraphrases if is_training else None,
+      seen=seen,
+      seed=seed,
+    )
+
+
+def usable_targets(
+  material: Material, split: str, forms: Sequence[Form]
+) -> Bool[np.ndarray, " n"]:
+  """Returns a mask of the targets, or items, that a family has rows of."""
+  if is_of_items(forms):
+    return np.ones(len(material.searchable_items(split)), bool)
+  return material.facts(split).usable(*forms)
+
+
+def is_of_items(forms: Sequence[Form]) -> bool:
+  """Whether a family is of searches by categories, without a user."""
+  return all(
+    form.query == Query.SPECIFIC
+    and not form.needs_history
+    and not form.needs_preference
+    for form in forms
+  )
+
+
+def _rows(
+  material: Material,
+  renderer: Renderer,
+  *,
+  facts: Facts,
+  families: Families,
+  rows_per_target: int,
+  candidates: Candidates | None,
+  paraphrases: Paraphrases | None,
+  seen: set[int] | None,
+  seed: int,
+) -> Iterator[Row]:
+  """Yields the rows of some families, without those that `seen` has."""
   split = SPLITS.index(facts.split)
+  wished = facts if paraphrases is None else _wished_for(facts, paraphrases)
   draws = [
     _draw(
       material,
-      facts,
+      # A query that is the answer stays a teacher's.
+      facts if any(f.template.response.holds_query for f in forms) else wished,
       forms,
       stored=candidates,
       rng=np.random.default_rng(
@@ -135,31 +238,82 @@ def instruction_rows(
       user, int(facts.positions[target]), split=facts.split
     )
     for draw in draws:
-      row = int(draw.row_of[target])
-      if row < 0:
+      place = int(draw.row_of[target])
+      if place < 0:
         continue
-      form = draw.forms[draw.form[row]]
-      positive = bool(draw.positive[row])
-      shown, asked = _shown(form, draw.candidates, row, item, positive)
+      form = draw.forms[draw.form[place]]
+      positive = bool(draw.positive[place])
+      shown, asked = _shown(form, draw.candidates, place, item, positive)
       slots = make_slots(
         material,
-        facts,
+        wished,
         form,
         target=target,
         history=history,
         shown=shown,
         asked=asked,
-        choice=int(draw.preference[row]),
+        choice=int(draw.preference[place]),
       )
-      yield Row(
+      if paraphrases and not form.template.response.holds_query:
+        query = _paraphrased(
+          paraphrases,
+          form,
+          slots.query,
+          item=item,
+          had=material.history_items(
+            user, int(facts.positions[target]), split=facts.split
+          ),
+          number=int(draw.wording[place]),
+        )
+        slots = dataclasses.replace(slots, query=query)
+      cuts = dataclasses.replace(renderer.cuts)
+      row = Row(
         form=form.name,
         inputs=renderer.text(form, slots),
-        targets=response(
+        targets=renderer.answer(
           form, slots, target=material.titles[item], positive=positive
         ),
         user=user,
         item=item,
       )
+      known = hash((row.form, row.inputs, row.targets))
+      if seen is not None and known in seen:
+        renderer.cuts = cuts
+        continue
+      if seen is not None:
+        seen.add(known)
+      yield row
+
+
+def _wished_for(facts: Facts, paraphrases: Paraphrases) -> Facts:
+  """Returns facts in which a crowd wishes for targets that no teacher saw."""
+  if Query.VAGUE not in facts.queries:
+    return facts
+  wishes = [
+    text or paraphrases.wish(item, number=target)
+    for target, (text, item) in enumerate(
+      zip(facts.queries[Query.VAGUE], facts.items.tolist(), strict=True)
+    )
+  ]
+  queries = {**facts.queries, Query.VAGUE: wishes}
+  return dataclasses.replace(facts, queries=queries)
+
+
+def _paraphrased(
+  paraphrases: Paraphrases,
+  form: Form,
+  query: str,
+  *,
+  item: int,
+  had: Sequence[int],
+  number: int,
+) -> str:
+  """Returns a query in a crowd's words; every other wish stays a teacher's."""
+  if form.query == Query.SPECIFIC:
+    return paraphrases.search(item, query, had=had, number=number)
+  if form.query == Query.VAGUE and number % 2:
+    return paraphrases.wish(item, had=had, number=number) or query
+  return query
 
 
 def make_slots(
@@ -183,10 +337,14 @@ def make_slots(
     history: titles of the user's earlier items.
     shown: items to choose from.
     asked: the item that a pointwise instruction asks about.
-    choice: its remainder selects one of several preferences.
+    choice: its remainder selects one of several preferences, unless the form
+      is of one kind; where that says nothing of its own, the first stands.
   """
   titles, texts = material.titles, facts.preferences[target]
-  preference = texts[choice % len(texts)] if texts else ""
+  told = [*texts.values()] or [""]
+  preference = told[choice % len(told)]
+  if form.preference_kind:
+    preference = texts.get(form.preference_kind, told[0])
   if form.query == Query.PREFERENCE:
     # It is quoted as what the user typed.
     query = first_person(preference)
@@ -220,6 +378,7 @@ class _Draw:
   preference: Int[np.ndarray, " usable"]
   # Whether the target comes first, or is asked about.
   positive: Bool[np.ndarray, " usable"]
+  wording: Int[np.ndarray, " usable"]
   candidates: Candidates | None
 
 
@@ -254,6 +413,7 @@ def _draw(
     form=rng.integers(0, len(forms), count),
     preference=rng.integers(0, 1 << 30, count),
     positive=rng.integers(0, 2, count).astype(bool),
+    wording=rng.integers(0, 1 << 30, count),
     candidates=candidates,
   )
 

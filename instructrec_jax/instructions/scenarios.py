@@ -29,6 +29,8 @@ class Scenario:
       "catalogue" for all items that the user does not have.
     tournament: rank in groups of ten, then the winners (paper Table 10).
     metrics: the table's columns, the one that decides between rankers first.
+    crowd: the same requests in wordings that are held out from training; only
+      `build --paraphrases` writes them.
   """
 
   name: str
@@ -38,6 +40,7 @@ class Scenario:
   tournament: bool = False
   metrics: tuple[str, ...] = OF_TEN
   table: str = ""
+  crowd: bool = False
 
   @property
   def label(self) -> str:
@@ -115,17 +118,36 @@ SCENARIOS = (
   ),
 )
 
+CROWD = tuple(
+  dataclasses.replace(
+    scenario, name=f"{scenario.name}_crowd", table="", crowd=True
+  )
+  for scenario in SCENARIOS
+  if scenario.lists_candidates
+  and scenario.candidates != "hard"
+  and "p2_i" not in scenario.family
+)
 
-def find_scenarios(names: Sequence[str]) -> list[Scenario]:
+
+def find_scenarios(
+  names: Sequence[str], *, crowd: bool = False
+) -> list[Scenario]:
   """Returns the named scenarios in the table's order; "all" means all.
+
+  Those of a `crowd` are among all only if that is said; by name they are known.
 
   Raises:
     InputError: there is no scenario of such a name.
   """
-  known = [scenario.name for scenario in SCENARIOS]
+  known = [scenario.name for scenario in (*SCENARIOS, *CROWD)]
   for name in names:
     if name not in ("all", *known):
       raise InputError(
         f"there is no scenario {name!r}: name some of all, {', '.join(known)}."
       )
-  return [s for s in SCENARIOS if s.name in names or "all" in names]
+  return [
+    scenario
+    for scenario in (*SCENARIOS, *CROWD)
+    if scenario.name in names
+    or ("all" in names and (crowd or not scenario.crowd))
+  ]

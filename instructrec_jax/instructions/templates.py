@@ -29,6 +29,7 @@ from instructrec_jax.instructions.aspects import (
 _PACKAGED = {
   "package": pathlib.Path(__file__).with_name("templates.yaml"),
   "pairwise": pathlib.Path(__file__).with_name("pairwise.yaml"),
+  "crowd": pathlib.Path(__file__).with_name("crowd.yaml"),
 }
 _SLOTS = tuple(
   "history preference query candidates candidate target context".split()
@@ -57,6 +58,7 @@ class Template:
     queries: what {query} can be, or the answer; empty for I0.
     task_form: None if the model is not asked to recommend, or not that alone.
     text: with {slots}, and [[a part that is left out without its slot]].
+    held_out: for evaluation alone: no row to train on is worded so.
   """
 
   name: str
@@ -67,6 +69,7 @@ class Template:
   strategy: Strategy = Strategy.PLAIN
   response: Response
   text: Annotated[str, pydantic.Field(min_length=1)]
+  held_out: bool = False
 
   @pydantic.model_validator(mode="after")
   def _check(self) -> "Template":
@@ -115,11 +118,14 @@ class Form:
   Attributes:
     query: what {query} is, or the answer; None without a query.
     with_preference: whether the preference is shown in words.
+    preference_kind: which of a teacher's preferences, such as "short_term";
+      any if "". Templates have no such forms: `of_each_preference` makes them.
   """
 
   template: Template
   query: Query | None
   with_preference: bool
+  preference_kind: str = ""
 
   @functools.cached_property
   def label(self) -> str:
@@ -145,7 +151,9 @@ class Form:
   def name(self) -> str:
     """The template's name, with the family if it has several forms."""
     name = self.template.name
-    return name if len(self.template.forms) == 1 else f"{name}_{self.family}"
+    if len(self.template.forms) > 1:
+      name += f"_{self.family}"
+    return f"{name}_{self.preference_kind}".rstrip("_")
 
   @property
   def task_name(self) -> str:
@@ -181,6 +189,12 @@ class Form:
     """Whether a row must have a history, to show or to answer."""
     return "history" in self.slots or self.template.response.holds_history
 
+  def of_each_preference(self, kinds: Sequence[str]) -> list["Form"]:
+    """Returns a form for each kind of preference; itself if it needs none."""
+    if not self.needs_preference:
+      return [self]
+    return [dataclasses.replace(self, preference_kind=kind) for kind in kinds]
+
   def _split(self, *, context: bool) -> tuple[str, ...]:
     shown = {"preference": self.with_preference, "context": context}
 
@@ -205,8 +219,8 @@ def load_templates(*sources: str | pathlib.Path) -> list[Template]:
   """Loads and checks templates.
 
   Sources are YAML files, or the words "package" (the appendix's 39; the
-  default) and "pairwise" (T1). A later one's template replaces an earlier one
-  of the same name.
+  default), "pairwise" (T1) and "crowd" (how people would say it themselves). A
+  later one's template replaces an earlier one of the same name.
 
   Raises:
     InputError: names a wrong file, and which of its templates is wrong.

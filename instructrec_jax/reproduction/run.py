@@ -192,8 +192,8 @@ class Run:
     if status:
       line = next(_lines_backwards(log), "it printed nothing")
       raise InputError(
-        f"the step {name} failed: {line} ({log} tells more; the same command "
-        "goes on from here)"
+        f"the step {name} failed: {line.rstrip('.')} ({log} tells more; the "
+        "same command goes on from here)."
       )
     if prints:
       os.replace(stdout, makes)

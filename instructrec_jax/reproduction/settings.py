@@ -56,6 +56,11 @@ class Settings:
     folder = DatasetFolder.open(self.dataset)
     if self.unseen:
       DatasetFolder.open(self.unseen)
+      if self.unseen.samefile(self.dataset):
+        raise InputError(
+          f"unseen is {self.unseen}, the dataset itself: name one of another "
+          "domain."
+        )
     for path in (self.recipe, self.vocabulary):
       if path and not path.is_file():
         raise InputError(f"{path}: no such file.")

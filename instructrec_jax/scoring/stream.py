@@ -16,7 +16,7 @@ from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.progress import progress
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.requests import count_requests, read_requests
+from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
 
@@ -93,8 +93,9 @@ def _score_file(
   force: bool,
 ) -> int:
   limit, chunk = options["limit"], options["chunk"]
-  total = count_requests(requests)
-  total = total if limit is None else min(limit, total)
+  # A bad line is told before hours of scoring: 50 us a request.
+  checked = read_requests(requests, limit=limit)
+  total = sum(1 for _ in progress(checked, "requests", unit="request"))
   if not total:
     raise InputError(f"{requests}: there is no request in it.")
   model_folder.load_config(model)

@@ -168,6 +168,8 @@ class Attention(nn.Module):
       axes=("joined_kv", "embed"),
       dtype=config.dtype,
       kernel_init=fan_in_normal,
+      lora_rank=config.lora_rank,
+      lora_alpha=config.lora_alpha,
       name="out",
     )(gathered.reshape(*x_BxTxD.shape[:2], -1))
     return out_BxTxD, cache
@@ -180,6 +182,8 @@ class Attention(nn.Module):
       axes=("embed", "joined_kv"),
       dtype=config.dtype,
       kernel_init=lambda *args: fan_in_normal(*args) * scale,
+      lora_rank=config.lora_rank,
+      lora_alpha=config.lora_alpha,
       name=name,
     )(x)
     y = y.reshape(*x.shape[:2], config.num_heads, config.head_dim)

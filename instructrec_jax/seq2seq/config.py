@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import struct
 from jax.sharding import AbstractMesh, Mesh
 
-from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.errors import InputError, check_counts, check_numbers
 
 REMAT_POLICIES = ("none", "minimal", "full")
 ACTIVATIONS = ("linear", "gelu", "relu", "silu", "swish")
@@ -39,6 +39,10 @@ class T5Config:
       but matrix products) or "full" (each whole layer).
     loop_over_examples: attend to one example after the other; None does so on
       a single CPU device. Of how a program runs, and so not in model.json.
+    lora_rank: of the adapters beside each attention and feed-forward matrix;
+      0 has none. Adapters are merged where a model is loaded, and so it is not
+      in model.json.
+    lora_alpha: adapters are scaled by lora_alpha / lora_rank.
   """
 
   vocab_size: int = 32128
@@ -55,6 +59,8 @@ class T5Config:
   float32_attention_logits: bool = False
   remat_policy: str = "none"
   loop_over_examples: bool | None = None
+  lora_rank: int = 0
+  lora_alpha: float = 16.0
 
   def loops_over_examples(
     self, mesh: Mesh | AbstractMesh | None = None
@@ -103,6 +109,8 @@ class T5Config:
         raise InputError(
           f"T5Config.{name} is {value!r}: True or False is needed."
         )
+    check_counts(least=0, most=4096, **{"T5Config.lora_rank": self.lora_rank})
+    check_numbers(least=1e-6, **{"T5Config.lora_alpha": self.lora_alpha})
     if self.remat_policy not in REMAT_POLICIES:
       raise InputError(
         f"T5Config.remat_policy is {self.remat_policy!r}: one of "
@@ -147,8 +155,7 @@ class T5Config:
 
 def _stored_names() -> list[str]:
   names = [field.name for field in dataclasses.fields(T5Config)]
-  names.remove("loop_over_examples")
-  return names
+  return [name for name in names if name not in _NOT_STORED]
 
 
 def _dtype_name(dtype: Any) -> str | None:
@@ -158,6 +165,7 @@ def _dtype_name(dtype: Any) -> str | None:
     return None
 
 
+_NOT_STORED = ("loop_over_examples", "lora_rank", "lora_alpha")
 _SWITCHES = ("logits_via_embedding", "float32_attention_logits")
 _POSITIVE = (
   "vocab_size",

@@ -21,18 +21,27 @@ from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import Layout
 
 fan_in_normal = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
+# U(-1 / sqrt(inputs), 1 / sqrt(inputs)).
+_lora_uniform = nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform")
 _fan_in_truncated = nn.initializers.variance_scaling(
   1.0, "fan_in", "truncated_normal"
 )
 
 
 class Dense(nn.Module):
-  """A linear map without bias, computed in `dtype` from float32 weights."""
+  """A linear map without bias, computed in `dtype` from float32 weights.
+
+  With a `lora_rank`, low-rank adapters are added: x @ lora_a @ lora_b, scaled
+  by lora_alpha / lora_rank (LoRA, arXiv:2106.09685, section 4.1). They begin
+  as PEFT's do, lora_b at 0.
+  """
 
   features: int
   axes: tuple[str, str]
   dtype: Any
   kernel_init: Callable[..., jax.Array] = _fan_in_truncated
+  lora_rank: int = 0
+  lora_alpha: float = 16.0
 
   @nn.compact
   def __call__(
@@ -46,7 +55,26 @@ class Dense(nn.Module):
       jnp.float32,
       axes=self.axes,
     )
-    return jnp.asarray(x, self.dtype) @ jnp.asarray(kernel, self.dtype)
+    x = jnp.asarray(x, self.dtype)
+    y = x @ jnp.asarray(kernel, self.dtype)
+    if not self.lora_rank:
+      return y
+    a = partitioning.param_with_axes(
+      "lora_a",
+      _lora_uniform,
+      (x.shape[-1], self.lora_rank),
+      jnp.float32,
+      axes=(self.axes[0], "unmodeled"),
+    )
+    b = partitioning.param_with_axes(
+      "lora_b",
+      nn.initializers.zeros,
+      (self.lora_rank, self.features),
+      jnp.float32,
+      axes=("unmodeled", self.axes[1]),
+    )
+    low = x @ jnp.asarray(a, self.dtype) @ jnp.asarray(b, self.dtype)
+    return y + low * (self.lora_alpha / self.lora_rank)
 
 
 class RMSNorm(nn.Module):
@@ -120,6 +148,8 @@ class Mlp(nn.Module):
         config.mlp_dim,
         axes=("embed", "mlp"),
         dtype=config.dtype,
+        lora_rank=config.lora_rank,
+        lora_alpha=config.lora_alpha,
         name="wi" if len(gated) == 1 else f"wi_{number}",
       )(x)
       if activation != "linear":
@@ -128,7 +158,12 @@ class Mlp(nn.Module):
     hidden = dropout(hidden, config, self.deterministic, layout)
     hidden = spmd.with_logical_constraint(hidden, ("batch", "length", "mlp"))
     return Dense(
-      x.shape[-1], axes=("mlp", "embed"), dtype=config.dtype, name="wo"
+      x.shape[-1],
+      axes=("mlp", "embed"),
+      dtype=config.dtype,
+      lora_rank=config.lora_rank,
+      lora_alpha=config.lora_alpha,
+      name="wo",
     )(hidden)
 
 

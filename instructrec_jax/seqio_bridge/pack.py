@@ -5,6 +5,7 @@ has each of its rows once.
 """
 
 import dataclasses
+import difflib
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -53,8 +54,10 @@ def open_mixture(
     provider = seqio.get_mixture_or_task(name)
   except ValueError:
     known = [*seqio.MixtureRegistry.names(), *seqio.TaskRegistry.names()]
+    close = difflib.get_close_matches(name, known) or ["instructrec_all_v1"]
     raise InputError(
-      f"there is no mixture or task {name!r}; there are {', '.join(known)}."
+      f"there is no mixture or task {name!r}; among the {len(known)} there are "
+      f"{', '.join(close)}."
     ) from None
   with told_damage(dataset):
     if isinstance(provider, seqio.Task):

@@ -16,7 +16,7 @@ import tensorflow as tf
 
 from instructrec_jax.data.folder import INSTRUCTIONS_FILE, TEMPLATES_FILE
 from instructrec_jax.data.splits import SPLITS
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_tree
 from instructrec_jax.instructions.mixtures import mixtures
 from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.seqio_bridge.tfds_writer import SHARDS, TFDS_NAME
@@ -60,6 +60,7 @@ def use_dataset(path: pathlib.Path) -> None:
       f"{path}: holds no instructions; run `instructrec build --dataset "
       f"{path}` first."
     )
+  check_tree(path / SHARDS)
   seqio.set_tfds_data_dir_override(str(path))
   # SeqIO caches builders, also that of a folder that has been built again.
   seqio.LazyTfdsLoader._MEMOIZED_BUILDERS.pop((TFDS_NAME, str(path)), None)

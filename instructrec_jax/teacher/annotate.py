@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from instructrec_jax import locks
+from instructrec_jax import locks, paper
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.progress import progress
 from instructrec_jax.teacher import offline
 from instructrec_jax.teacher.annotations import Annotations, open_store
 from instructrec_jax.teacher.chat import ChatRequest
 from instructrec_jax.teacher.questions import (
+  PREFERENCES,
+  VIEWS,
   Plan,
   Question,
   chat_request,
@@ -105,6 +107,40 @@ def open_requests(
     return list(unanswered(map(ask, questions), store))
 
 
+def counted(
+  dataset: pathlib.Path, *, training_targets: int = 1
+) -> tuple[dict[str, int], str]:
+  """Counts what there is to ask; asks nothing.
+
+  Returns:
+    Numbers of `users`, `preference_questions`, `preferences` (texts),
+    `intention_questions` and `intentions`, and a table of them beside the
+    paper's Table 2.
+  """
+  folder = DatasetFolder.open(dataset)
+  questions = plan(folder, training_targets=training_targets)
+  asked = len(questions.preferences), len(questions.intentions)
+  found = {
+    "users": questions.users,
+    "preference_questions": asked[0],
+    "preferences": asked[0] * len(PREFERENCES),
+    "intention_questions": asked[1],
+    "intentions": asked[1] * len(VIEWS),
+  }
+  users = paper.results()["datasets"]["games"]["users"]
+  printed = paper.results()["annotations"]
+  lines = [
+    f"{'':<13}{'questions':>10}{'texts':>10}  the paper's Table 2, Games"
+  ]
+  for name, count in zip(("preferences", "intentions"), asked, strict=True):
+    each = printed[name] // users
+    lines.append(
+      f"{name:<13}{count:>10,}{found[name]:>10,}  {printed[name]:,} = {each} x "
+      f"{users:,} users"
+    )
+  return found, "\n".join(lines)
+
+
 def _subject(question: Question, request: ChatRequest) -> Subject:
   return Subject(question.kind, question.user, question.position, request.key)
 
@@ -124,12 +160,12 @@ def summarise(folder: DatasetFolder, questions: Plan) -> dict[str, Any]:
     text
     for by_end in annotations.preferences.values()
     for texts in by_end.values()
-    for text in texts
+    for text in texts.values()
   ]
   intentions = [
     text for views in annotations.intentions.values() for text in views.values()
   ]
-  users = len(questions.preferences) + questions.users_without_history
+  users = questions.users
   targets = len(questions.intentions) + questions.targets_without_review
   return {
     "users": users,

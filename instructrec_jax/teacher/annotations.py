@@ -6,6 +6,7 @@ Nothing is ever replaced by filler: a text that fails a check is missing.
 import collections
 import dataclasses
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,13 +29,13 @@ class Annotations:
 
   Attributes:
     preferences: by user and by the end of the history that the teacher saw:
-      the usable texts in the order of `PREFERENCES`.
+      the usable texts by name, in the order of `PREFERENCES`.
     intentions: by user and position: the texts by view.
     quality: how many texts of each field got each verdict.
     teachers: how many answers came from which teacher and model.
   """
 
-  preferences: dict[int, dict[int, tuple[str, ...]]]
+  preferences: dict[int, dict[int, dict[str, str]]]
   intentions: dict[tuple[int, int], dict[str, str]]
   quality: dict[str, dict[str, int]]
   teachers: dict[str, int]
@@ -47,18 +48,20 @@ class Annotations:
   @classmethod
   def load(cls, folder: DatasetFolder) -> "Annotations":
     """Reads a folder's store; of two usable answers the later one counts."""
-    if not (folder.path / ANNOTATIONS_FILE).exists():
+    # A link to nothing is no lack of annotations, but a loss of them.
+    if not os.path.lexists(folder.path / ANNOTATIONS_FILE):
       return cls.none()
     with open_store(folder) as store:
       return _collect(store, folder)
 
-  def preference(
-    self, user: int, *, before: int
-  ) -> tuple[int, tuple[str, ...]]:
-    """Returns the latest end of a history before a target, and its texts."""
+  def preference(self, user: int, *, before: int) -> tuple[int, dict[str, str]]:
+    """Returns the latest end of a history before a target, and its texts.
+
+    That is the target's own history, if the teacher was asked for its split.
+    """
     by_end = self.preferences.get(user, {})
     end = max((end for end in by_end if end <= before), default=0)
-    return end, by_end.get(end, ())
+    return end, by_end.get(end, {})
 
   def intention(self, user: int, position: int, view: str) -> str | None:
     """Returns the text of one view of a target's review, if there is one."""
@@ -78,7 +81,7 @@ def open_store(
     InputError: the store is damaged, or belongs to another dataset.
   """
   path = folder.path / name
-  if to_read and not path.exists():
+  if to_read and not os.path.lexists(path):
     path = MEMORY
   return Store(path, dataset=sha256_of(folder.path / MANIFEST_FILE))
 
@@ -125,8 +128,9 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
     if not usable:
       continue
     if kind == "preference":
-      texts = tuple(usable[name] for name in PREFERENCES if name in usable)
-      preferences[user][position] = texts
+      preferences[user][position] = {
+        name: usable[name] for name in PREFERENCES if name in usable
+      }
     else:
       intentions[user, position] = usable
   return Annotations(

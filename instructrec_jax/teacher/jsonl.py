@@ -15,7 +15,7 @@ from typing import Any
 import pydantic
 
 from instructrec_jax import storage
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.progress import progress
 from instructrec_jax.teacher.chat import (
   RETRYABLE,
@@ -154,11 +154,16 @@ def check_output(path: pathlib.Path, *, force: bool) -> None:
 
 def check_answers(path: pathlib.Path) -> None:
   """Raises InputError if there is no file of answers, or nothing in it."""
-  if not path.is_file():
+  if not path.exists():
     raise InputError(f"{path}: no such file of answers.")
+  check_file(path)
   with path.open("rb") as file:
-    if not any(line.strip() for line in file):
-      raise InputError(f"{path}: the file of answers is empty.")
+    for number, line in enumerate(file, start=1):
+      if line.strip():
+        # What begins otherwise is another kind of file.
+        ResultLine.parse(line, where=f"{path}, line {number}")
+        return
+  raise InputError(f"{path}: the file of answers is empty.")
 
 
 def _is_requests(path: pathlib.Path) -> bool:

@@ -76,7 +76,7 @@ class Plan:
   """All questions of a dataset folder.
 
   Attributes:
-    preferences: one for each user with a history to describe.
+    preferences: one for each user and split with a history to describe.
     intentions: one for each annotated target that has a review.
   """
 
@@ -89,12 +89,20 @@ class Plan:
     yield from self.preferences
     yield from self.intentions
 
+  @property
+  def users(self) -> int:
+    """How many users there are to annotate."""
+    asked = len({question.user for question in self.preferences})
+    return asked + self.users_without_history
+
 
 def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
   """Returns the questions whose answers `build` can use.
 
-  A preference is made from the items before the first of its user's annotated
-  targets, so it is valid for all of them. An intention sees the review of its
+  A preference is asked for once a user and split: of validation and test from
+  all that came before the target, of training from all before the last
+  annotated one, which it is for. So each sees the whole history of the target
+  that it serves, and none sees a target. An intention sees the review of its
   own target, and nothing else.
 
   Raises:
@@ -109,19 +117,24 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
   preferences, intentions = [], []
   users_without_history = targets_without_review = 0
   positions = annotated_positions(folder, training_targets=training_targets)
+  held_out = collections.defaultdict(set)
+  for targets in (folder.splits.validation, folder.splits.test):
+    for user, place in zip(targets.users, targets.positions, strict=True):
+      held_out[int(user)].add(int(place))
   for user, targets in positions.items():
-    if targets[0]:
-      items = sequences.user(user)[: targets[0]].tolist()
+    training = [place for place in targets if place not in held_out[user]]
+    ends = sorted({*training[-1:], *held_out[user]} - {0})
+    users_without_history += not ends
+    for end in ends:
+      items = sequences.user(user)[:end].tolist()
       preferences.append(
         PreferenceQuestion(
           user=user,
-          position=targets[0],
+          position=end,
           titles=[titles[item] for item in items],
           labels=[labels[item] for item in items],
         )
       )
-    else:
-      users_without_history += 1
     for position in targets:
       review = _plain(*reviews[int(sequences.offsets[user]) + position])
       if review:

@@ -19,7 +19,12 @@ import scipy.stats
 from instructrec_jax import paper as paper_lib
 from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
-from instructrec_jax.errors import InputError, check_counts, check_seed
+from instructrec_jax.errors import (
+  InputError,
+  check_counts,
+  check_file,
+  check_seed,
+)
 from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.teacher.chat import ChatRequest
 from instructrec_jax.teacher.quality import TitleWords, is_wish, names_title
@@ -83,9 +88,14 @@ def draw_samples(
     ]
 
   questions = plan(folder)
+  added: set[tuple[int, int]] = set()
   for question in questions.preferences:
-    _, texts = annotations.preference(question.user, before=question.position)
-    add(question, "; ".join(question.titles), texts)
+    user = question.user
+    end, texts = annotations.preference(user, before=question.position)
+    # An older store has one answer for all splits.
+    if (user, end) not in added:
+      added.add((user, end))
+      add(question, "; ".join(question.titles), texts.values())
   for question in questions.intentions:
     views = annotations.intentions.get((question.user, question.position), {})
     add(question, question.review, views.values())
@@ -251,6 +261,8 @@ def read_sheet(path: pathlib.Path) -> list[dict[str, Any]]:
   Raises:
     InputError: the file is missing, another one, or a cell is neither.
   """
+  if path.exists():
+    check_file(path)
   try:
     with path.open(encoding="utf-8-sig", newline="") as file:
       rows = list(csv.reader(file))

@@ -18,7 +18,8 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from instructrec_jax.errors import InputError
+from instructrec_jax import storage
+from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 
 VERSION = 1
@@ -120,6 +121,8 @@ class Store:
     """
     self.path = path = pathlib.Path(path)
     self._lock = threading.Lock()
+    if path != MEMORY:
+      _make(path, dataset)
     with database_errors(path, _WHAT):
       # A read-only disk has no place for the files that WAL needs.
       fixed = path.exists() and not os.access(path.parent, os.W_OK)
@@ -130,30 +133,23 @@ class Store:
         check_same_thread=False,
       )
       self._db.row_factory = sqlite3.Row
-      if not fixed:
-        self._db.execute("PRAGMA journal_mode = WAL")
-        # A killed process loses nothing; only a power cut could.
-        self._db.execute("PRAGMA synchronous = NORMAL")
-      about = self._about(dataset)
-    if about != {"version": str(VERSION), "dataset": dataset}:
-      raise InputError(
-        f"{self.path}: annotations of another dataset or version; move the "
-        "file away, or annotate the folder that it belongs to."
-      )
-
-  def _about(self, dataset: str) -> dict[str, str]:
-    tables = self._db.execute("SELECT name FROM sqlite_master").fetchall()
-    if not tables:
-      # One transaction: a kill in between would leave a file without owner.
-      self._db.execute("BEGIN IMMEDIATE")
-      for statement in _TABLES.split(";"):
-        self._db.execute(statement)
-      self._db.executemany(
-        "INSERT INTO about VALUES (?, ?)",
-        [("version", str(VERSION)), ("dataset", dataset)],
-      )
-      self._db.commit()
-    return dict(self._db.execute("SELECT name, value FROM about"))
+      try:
+        if path == MEMORY:
+          _make_tables(self._db, dataset)
+        elif not fixed:
+          self._db.execute("PRAGMA journal_mode = WAL")
+          # A killed process loses nothing; only a power cut could.
+          self._db.execute("PRAGMA synchronous = NORMAL")
+        about = dict(self._db.execute("SELECT name, value FROM about"))
+        if about != {"version": str(VERSION), "dataset": dataset}:
+          raise InputError(
+            f"{self.path}: annotations of another dataset or version; move "
+            "the file away, or annotate the folder that it belongs to."
+          )
+      except BaseException:
+        # Or what WAL needs would stay beside the file.
+        self._db.close()
+        raise
 
   def __enter__(self) -> "Store":
     return self
@@ -285,6 +281,37 @@ class Store:
   def _query(self, sql: str, *values: str) -> list[sqlite3.Row]:
     with self._lock, database_errors(self.path, _WHAT):
       return self._db.execute(sql, values).fetchall()
+
+
+def _make(path: pathlib.Path, dataset: str) -> None:
+  """Makes the file of no answers yet, whole, if there is none.
+
+  Raises:
+    InputError: what is there is no file, or has nothing in it.
+  """
+  if os.path.lexists(path):
+    check_file(path)
+    if not path.stat().st_size:
+      raise InputError(
+        f"{path}: the file of {_WHAT} is empty: restore it from a copy, or "
+        "delete it to begin anew."
+      )
+    return
+  with (
+    contextlib.closing(sqlite3.connect(":memory:")) as db,
+    storage.staged_file(path) as partial,
+  ):
+    _make_tables(db, dataset)
+    partial.write_bytes(db.serialize())
+
+
+def _make_tables(db: sqlite3.Connection, dataset: str) -> None:
+  db.executescript(_TABLES)
+  db.executemany(
+    "INSERT INTO about VALUES (?, ?)",
+    [("version", str(VERSION)), ("dataset", dataset)],
+  )
+  db.commit()
 
 
 def unanswered(

@@ -162,7 +162,12 @@ class Vocabulary:
 
 
 def train_vocabulary(
-  texts: Iterable[str], out: pathlib.Path, *, size: int, seed: int = 0
+  texts: Iterable[str],
+  out: pathlib.Path,
+  *,
+  size: int,
+  fold_case: bool = False,
+  seed: int = 0,
 ) -> Vocabulary:
   """Trains a small SentencePiece model with T5's ids and normalisation.
 
@@ -173,6 +178,7 @@ def train_vocabulary(
   Args:
     texts: the corpus, line by line.
     size: pieces, at most; a small corpus gives fewer.
+    fold_case: whether "Tent" and "tent" are the same pieces.
     seed: for sampling lines of a corpus that is too large.
 
   Raises:
@@ -194,7 +200,7 @@ def train_vocabulary(
       eos_id=EOS_ID,
       unk_id=UNK_ID,
       bos_id=-1,
-      normalization_rule_name="nmt_nfkc",
+      normalization_rule_name="nmt_nfkc_cf" if fold_case else "nmt_nfkc",
       input_sentence_size=1_000_000,
       # Or rare characters, such as an apostrophe, would become unknown.
       character_coverage=1.0,

@@ -4,6 +4,7 @@ The step itself is in `step.py`, what it optimises in `losses.py`.
 """
 
 import contextlib
+import dataclasses
 import functools
 import json
 import math
@@ -21,7 +22,7 @@ from jax.sharding import Mesh
 
 from instructrec_jax import checksums, locks, processes, storage
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.checkpoints import model_folder
+from instructrec_jax.checkpoints import lora_file, model_folder
 from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import (
   InputError,
@@ -30,6 +31,7 @@ from instructrec_jax.errors import (
   check_seed,
 )
 from instructrec_jax.progress import progress
+from instructrec_jax.seq2seq import lora
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
 from instructrec_jax.training.batches import prefetched_batches, rows_of_step
@@ -46,6 +48,7 @@ _FIRST_FILES = {
   CONFIG_FILE,
   model_folder.CONFIG_FILE,
   model_folder.VOCABULARY_FILE,
+  lora_file.FILE,
 }
 ARGUMENTS = (
   *("model_dir", "steps", "batch_size", "checkpoint_period", "log_period"),
@@ -72,6 +75,7 @@ def train(
   mesh: Mesh | None = None,
   zero: bool = False,
   initial_params: Any = None,
+  base: lora_file.LoraSettings | None = None,
   validate: Callable[[Any], Mapping[str, float]] | None = None,
   config_text: str | None = None,
 ) -> dict[str, float]:
@@ -97,7 +101,9 @@ def train(
     seed: of weights, order and dropout.
     mesh: of `mesh.make_mesh`; one device if None.
     zero: split parameters and optimizer over the data axis too.
-    initial_params: weights to start from; random if None.
+    initial_params: weights to start from; random if None. With the config's
+      LoRA they are what is adapted, needed at each start.
+    base: says where they are, with LoRA; of `model_folder.base_of`.
     validate: from parameters to metrics; the checkpoint with the largest
       `model_folder.BEST_METRIC` is kept.
     config_text: what configured the run, to be kept as config.gin.
@@ -131,6 +137,11 @@ def train(
       f"a batch of {batch_size} rows is larger than the data, which has "
       f"{len(data)}: name a smaller one."
     )
+  if config.lora_rank and (initial_params is None or base is None):
+    raise InputError(
+      "LORA_RANK is bound, but no model to adapt: bind INITIAL_CHECKPOINT to "
+      "its folder."
+    )
   make_state = functools.partial(initial_state, config, optimizer, seed=seed)
   shapes = jax.eval_shape(make_state)
   shardings = state_shardings(
@@ -138,13 +149,15 @@ def train(
   )
   by_row = mesh_lib.batch_sharding(mesh)
 
-  settings = dict(
+  settings: dict[str, Any] = dict(
     batch_size=batch_size,
     seed=seed,
     microbatches=microbatches,
     z_loss=z_loss,
     loss_normalizing_factor=loss_normalizing_factor,
   )
+  if base is not None:
+    settings["lora"] = dataclasses.asdict(base)
   with _lock(model_dir):
     run = _compared_run(model_dir, config, data, settings)
     is_new = not (model_dir / RUN_FILE).exists()
@@ -154,15 +167,26 @@ def train(
       _write_run(model_dir, config, data, run, config_text)
     checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
     start = checkpoints.latest_step() or 0
+    if config.lora_rank:
+      initial_params = mesh_lib.to_devices(
+        lora.freeze(config, initial_params), shardings.frozen
+      )
+    elif initial_params is not None and not start:
+      initial_params = mesh_lib.to_devices(initial_params, shardings.params)
     if start:
       state = checkpoints.restore(shapes, shardings)
+      state = dataclasses.replace(
+        state, frozen=initial_params if config.lora_rank else None
+      )
     elif initial_params is None:
       state = jax.jit(make_state, out_shardings=shardings)()
     else:
-      initial_params = mesh_lib.to_devices(initial_params, shardings.params)
       state = jax.jit(
-        lambda params: make_state(params=params), out_shardings=shardings
+        lambda params: make_state(params=params),
+        out_shardings=shardings,
+        donate_argnums=0,
       )(initial_params)
+    del initial_params
     if not is_new:
       # Not before the checkpoint is known to be whole.
       _write_run(model_dir, config, data, run, config_text)
@@ -231,7 +255,10 @@ def train(
         values["tokens_per_second"] = tokens / (now - clock)
         values["seconds"] = now - began
         if saves:
-          validation = dict(validate(state.params)) if validate else {}
+          validation = {}
+          if validate:
+            model = lora.merged(config, state.params, state.frozen)
+            validation = dict(validate(model))
           checkpoints.save(state, metrics=validation)
           values |= validation
           if processes.is_first():
@@ -333,16 +360,17 @@ def _write_run(
     # A kill in between leaves files without checksums, not with others'.
     (model_dir / checksums.FILE).unlink(missing_ok=True)
     model_folder.save_config(model_dir, config)
+    files = [RUN_FILE, model_folder.CONFIG_FILE, model_folder.VOCABULARY_FILE]
+    if config.lora_rank:
+      storage.write_json(model_dir / lora_file.FILE, run["lora"])
+      files.append(lora_file.FILE)
     shutil.copyfile(
       data.vocabulary.path, model_dir / model_folder.VOCABULARY_FILE
     )
     if config_text is not None:
       (model_dir / CONFIG_FILE).write_text(config_text, encoding="utf-8")
     storage.write_json(model_dir / RUN_FILE, run)
-    checksums.add(
-      model_dir,
-      (RUN_FILE, model_folder.CONFIG_FILE, model_folder.VOCABULARY_FILE),
-    )
+    checksums.add(model_dir, files)
   processes.wait("the run is written")
 
 

@@ -18,7 +18,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.seq2seq import parameters
+from instructrec_jax.seq2seq import lora, parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import losses
 from instructrec_jax.training.state import (
@@ -39,7 +39,9 @@ class MemoryPlan:
   """Bytes of one device.
 
   Attributes:
-    gradients: in float32, twice where microbatches are summed.
+    parameters: with those that LoRA freezes.
+    gradients: in float32, twice where microbatches are summed; of what is
+      trained.
     activations: kept for the backward pass, of one microbatch.
     working: temporary: a slice of logits and its gradient, and under
       rematerialisation the widest layer that is computed again.
@@ -112,12 +114,13 @@ def plan_memory(
   )
   rows = batch_size // data // microbatches
   part = _batch_shapes(rows, input_length, target_length)
-  parameters = _bytes_of(state.params, shardings.params)
+  trained = _bytes_of(state.params, shardings.params)
+  parameters = trained + _bytes_of(state.frozen, shardings.frozen)
   return MemoryPlan(
     parameters=parameters,
     optimizer=_bytes_of(state, shardings) - parameters,
     batch=_bytes_of(batch, dict.fromkeys(batch, mesh_lib.batch_sharding(mesh))),
-    gradients=parameters * (1 if microbatches == 1 else 2),
+    gradients=trained * (1 if microbatches == 1 else 2),
     activations=_kept(share, part),
     working=_working(config, share, part, mesh, zero=zero),
   )
@@ -209,15 +212,22 @@ def _bytes_of(shapes: Any, shardings: Any) -> int:
 def _kept(config: T5Config, batch: Batch) -> int:
   """Bytes that the backward pass reads and only the forward pass has made."""
 
-  def forward(params: Any, batch: Batch, key: jax.Array) -> list[jax.Array]:
+  def forward(
+    params: Any, frozen: Any, batch: Batch, key: jax.Array
+  ) -> list[jax.Array]:
     def loss(params):
-      return batch_loss(params, batch, key, config=config)
+      return batch_loss(lora.join(params, frozen), batch, key, config=config)
 
     _, backward, _ = jax.vjp(loss, params, has_aux=True)
     return jax.tree.leaves(backward)
 
+  trained, frozen = parameters.parameter_shapes(config), None
+  if config.lora_rank:
+    trained, frozen = lora.split(trained)
+    frozen = jax.eval_shape(functools.partial(lora.freeze, config), frozen)
   jaxpr = jax.make_jaxpr(forward)(
-    parameters.parameter_shapes(config),
+    trained,
+    frozen,
     batch,
     jax.eval_shape(lambda: jax.random.key(0)),
   ).jaxpr

@@ -103,4 +103,4 @@ def _check(peak: float, warmup_steps: int) -> None:
 
 def _check_rate(rate: optax.ScalarOrSchedule) -> None:
   if not callable(rate):
-    check_numbers(least=_SLOWEST, most=_FASTEST, **{"the learning rate": rate})
+    check_numbers(least=_SLOWEST, most=_FASTEST, **{"learning_rate": rate})

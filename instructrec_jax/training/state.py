@@ -8,18 +8,25 @@ from flax import struct
 from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.seq2seq import parameters
+from instructrec_jax.seq2seq import lora, parameters
 from instructrec_jax.seq2seq.config import T5Config
 
 
 @struct.dataclass
 class TrainState:
-  """Parameters and the optimizer's memory, after `step` steps."""
+  """Parameters and the optimizer's memory, after `step` steps.
+
+  Attributes:
+    step: steps taken.
+    params: what is trained: a tree of float32 arrays with T5X's names.
+    optimizer_state: of `params` alone.
+    frozen: where `params` are LoRA's adapters, the model that they adapt.
+  """
 
   step: jax.Array
-  # A tree of float32 arrays with T5X's names.
   params: Any
   optimizer_state: Any
+  frozen: Any = None
 
 
 def initial_state(
@@ -29,13 +36,23 @@ def initial_state(
   seed: int,
   params: Any = None,
 ) -> TrainState:
-  """Returns the state before the first step, of random weights if not given."""
-  if params is None:
-    params = parameters.initial_variables(config, seed=seed)["params"]
+  """Returns the state before the first step, of random weights if not given.
+
+  With LoRA, the weights given are frozen.
+  """
+  frozen = None
+  if params is None or config.lora_rank:
+    random = parameters.initial_variables(config, seed=seed)["params"]
+    if config.lora_rank:
+      adapters, base = lora.split(random)
+      params, frozen = adapters, lora.freeze(config, params or base)
+    else:
+      params = random
   return TrainState(
     step=jax.numpy.int32(0),
     params=params,
     optimizer_state=optimizer.init(params),
+    frozen=frozen,
   )
 
 
@@ -60,8 +77,11 @@ def state_shardings(
     "params_axes"
   ]
   of_params = mesh_lib.parameter_shardings(
-    axes, mesh, shapes=state.params, zero=zero
+    axes, mesh, shapes=lora.join(state.params, state.frozen), zero=zero
   )
+  of_frozen = None
+  if state.frozen is not None:
+    of_params, of_frozen = lora.split(of_params)
   whole: Any = mesh_lib.replicated(mesh)
   of_optimizer = optax.tree_map_params(
     optimizer,
@@ -73,4 +93,9 @@ def state_shardings(
     of_params,
     transform_non_params=lambda _: whole,
   )
-  return TrainState(step=whole, params=of_params, optimizer_state=of_optimizer)
+  return TrainState(
+    step=whole,
+    params=of_params,
+    optimizer_state=of_optimizer,
+    frozen=of_frozen,
+  )

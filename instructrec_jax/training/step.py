@@ -1,5 +1,6 @@
 """One training step, a pure function."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import lora
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 from instructrec_jax.training import losses
@@ -55,12 +57,18 @@ def train_step(
     capacity: given, real tokens are computed as a flat batch, and not as rows;
       of `inputs.capacity_of_steps`.
   """
-  gradients_of = jax.grad(
-    functools.partial(
-      batch_loss, config=config, z_loss=z_loss, capacity=capacity
-    ),
-    has_aux=True,
-  )
+
+  def loss(params, batch, dropout_key):
+    return batch_loss(
+      lora.join(params, state.frozen),
+      batch,
+      dropout_key,
+      config=config,
+      z_loss=z_loss,
+      capacity=capacity,
+    )
+
+  gradients_of = jax.grad(loss, has_aux=True)
   if capacity is not None and microbatches > 1:
     counts = jnp.count_nonzero(batch["encoder_input_tokens"], axis=1)
     order = balance(counts, microbatches)
@@ -88,7 +96,8 @@ def train_step(
     **getattr(optimizer_state, "hyperparams", {}),
   }
   return (
-    TrainState(
+    dataclasses.replace(
+      state,
       step=state.step + 1,
       params=optax.apply_updates(state.params, updates),
       optimizer_state=optimizer_state,

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -11,9 +12,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
-from instructrec_jax.checkpoints import conversion, model_folder
+from instructrec_jax.checkpoints import conversion, model_folder, t5x_checkpoint
 from instructrec_jax.checkpoints.conversion import convert
-from instructrec_jax.checkpoints.weights import flatten
+from instructrec_jax.checkpoints.weights import Weights, flatten, leaves_of
 from instructrec_jax.cli.main import main
 from instructrec_jax.errors import InputError
 from instructrec_jax.mesh import make_mesh, parameter_shardings
@@ -241,3 +242,16 @@ def test_tool(tmp_path, ours, root):
   command = [sys.executable, tool, ours, tmp_path / "out", "--to", "hf"]
   done = subprocess.run(command, capture_output=True, text=True, check=True)
   assert "step 7 (embedding 256 x 8, 2 + 1 layers" in done.stdout
+
+
+def test_a_pipe_in_a_checkpoint_is_refused(tmp_path, random_params):
+  t5x_checkpoint.write_t5x(
+    tmp_path,
+    Weights(tmp_path, CONFIG, leaves_of(random_params(CONFIG)), step=1),
+    dtype="float32",
+  )
+  chunk = next((tmp_path / "checkpoint_1").glob("*.kernel/0.0"))
+  chunk.unlink()
+  os.mkfifo(chunk)
+  with pytest.raises(InputError, match="0.0: cannot be read .is a pipe"):
+    conversion.open_weights(tmp_path)

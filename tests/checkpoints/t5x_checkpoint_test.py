@@ -40,6 +40,8 @@ def legacy(tmp_path, params):
   memory = pathlib.Path("memory")
   weights = Weights(memory, CONFIG, leaves_of(params), step=12)
   write_t5x(tmp_path, weights, dtype="float32")
+  # T5X itself writes none.
+  (tmp_path / "checkpoint_12" / "checksums.txt").unlink()
   return tmp_path / "checkpoint_12"
 
 
@@ -196,3 +198,14 @@ def test_real_t5x_loads_what_is_written(legacy, params):
   tree = checkpoints.load_t5x_checkpoint(str(legacy))
   jax.tree.map(np.testing.assert_array_equal, tree["target"], params)
   assert tree["state"]["step"] == 12
+
+
+def test_a_flipped_byte_of_ours_is_refused(tmp_path, params):
+  weights = Weights(tmp_path, CONFIG, leaves_of(params), step=12)
+  write_t5x(tmp_path, weights, dtype="float32")
+  chunk = max(tmp_path.glob("*/*/0*"), key=lambda path: path.stat().st_size)
+  data = bytearray(chunk.read_bytes())
+  data[len(data) // 2] ^= 0x41
+  chunk.write_bytes(data)
+  with pytest.raises(InputError, match="damaged.*convert or copy it again"):
+    open_t5x(tmp_path)

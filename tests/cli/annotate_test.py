@@ -10,7 +10,7 @@ from instructrec_jax.data.prepare import prepare
 
 USERS = 20
 # Two of their reviews are the same, and asked about once.
-REQUESTS = 4 * USERS - 1
+REQUESTS = 6 * USERS - 1
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def _run(capsys, *words) -> str:
 def test_offline_prints_statistics(shop, capsys):
   text = _run(capsys, shop)
   assert f"{USERS} users (0 without a history), {3 * USERS} targets" in text
-  assert "answers of offline offline-rules-2: 80" in text
+  assert f"answers of offline offline-rules-2: {6 * USERS}" in text
   found = json.loads(_run(capsys, shop, "--json"))
   assert found["coverage"]["preferences"] == 1
   assert main(["statistics", "--dataset", shop]) == 0
@@ -44,8 +44,15 @@ def test_a_dry_run_sends_nothing_and_needs_no_key(shop, capsys, monkeypatch):
   words = [shop, "--teacher", "openai", "--model", "m", "--dry-run"]
   text = _run(capsys, *words, "--prices", "1", "10")
   assert "requests without an answer" in text and "dollars" in text
+  assert "151,638 = 3 x 50,546 users" in text
+  assert "101,092 = 2 x 50,546 users" in text
   found = json.loads(_run(capsys, *words, "--json"))
   assert found["requests"] > USERS and found["usd"] is None
+  # Of each user and split three texts, of each target two.
+  assert found["preferences"] == 3 * 3 * USERS
+  assert found["intentions"] == 2 * 3 * USERS
+  # The rules cost nothing; their count is the same.
+  assert _run(capsys, shop, "--dry-run") in text
 
 
 def test_wrong_options_are_one_sentence(shop, capsys, monkeypatch):
@@ -59,7 +66,6 @@ def test_wrong_options_are_one_sentence(shop, capsys, monkeypatch):
     (["annotate", "--dataset", f"{shop}x"], "not a dataset folder"),
     ([*ask[:3], "--model", "m"], "--model is of a chat model, and the teacher"),
     ([*ask, "--model", "m", "--gate"], "--gate goes with --judge"),
-    ([*ask[:3], "--dry-run"], "--dry-run is of a chat model, and the teacher"),
   ):
     assert main(words) == 2
     error = capsys.readouterr().err
@@ -87,17 +93,19 @@ def test_files_for_vllm_go_out_and_come_in(shop, tmp_path, capsys):
     lines.append({"custom_id": row["custom_id"], "response": response})
   answered.write_text("".join(json.dumps(line) + "\n" for line in lines))
   text = _run(capsys, *ask, "--jsonl-in", str(answered))
-  assert f"answers of vllm_jsonl m: {4 * USERS}" in text
+  assert f"answers of vllm_jsonl m: {6 * USERS}" in text
   assert f"{3 * USERS}" in text
 
 
 def test_annotations_are_shared(shop, tmp_path, capsys):
   _run(capsys, shop)
   path = str(tmp_path / "a.parquet")
-  assert "80 annotations" in _run(capsys, shop, "--export", path)
+  assert f"{6 * USERS} annotations" in _run(capsys, shop, "--export", path)
   assert main(["annotate", "--dataset", shop, "--export", path]) == 2
   assert "--force" in capsys.readouterr().err
-  assert "80 of 80 annotations" in _run(capsys, shop, "--import", path)
+  assert f"{6 * USERS} of {6 * USERS} annotations" in _run(
+    capsys, shop, "--import", path
+  )
 
 
 def test_samples_are_printed(shop, capsys):
@@ -129,7 +137,7 @@ def test_a_model_is_asked_and_judges(shop, capsys, monkeypatch, openai_server):
   monkeypatch.setenv("OPENAI_API_KEY", server.key)
   ask = [shop, "--teacher", "openai", "--model", "m", "--base-url", server.url]
   text = _run(capsys, *ask)
-  assert "answers of openai m: 80" in text and server.key not in text
+  assert f"answers of openai m: {6 * USERS}" in text and server.key not in text
   assert f"this run: answered {REQUESTS}, sent {REQUESTS}, prompt_tok" in text
   paid = server.received.total()
   found = json.loads(_run(capsys, *ask, "--json"))

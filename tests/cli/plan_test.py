@@ -50,13 +50,15 @@ def plan(config=CONFIG, *, mesh="1x1", transform=None, **options):
   [
     ("4x2", "adafactor", dict()),
     ("2x4", "adamw", dict(zero=True, microbatches=2)),
+    ("4x2", "adamw", dict(lora_rank=4)),
   ],
 )
 def test_arguments_and_outputs_are_what_xla_says(mesh, name, options):
   transform = getattr(optimizer, name)()
-  found = plan(mesh=mesh, transform=transform, **options)
+  config = CONFIG.replace(lora_rank=options.pop("lora_rank", 0))
+  found = plan(config, mesh=mesh, transform=transform, **options)
   compiled = compile_step(
-    CONFIG, transform, mesh=mesh_lib.make_mesh(mesh), **(STEP | options)
+    config, transform, mesh=mesh_lib.make_mesh(mesh), **(STEP | options)
   )
   assert found.arguments == pytest.approx(compiled["arguments"], rel=0.01)
   assert found.outputs == pytest.approx(compiled["outputs"], rel=0.01)

@@ -248,3 +248,30 @@ def test_the_tool_fetches_both_files_of_a_category(site, root, tmp_path):
   assert failed.returncode == 2
   assert failed.stderr.startswith("download_amazon: ")
   assert failed.stderr.count("\n") == 1
+
+
+def test_the_tool_fetches_an_official_split(site, root, tmp_path):
+  base, _, _ = site.url.rpartition("/")
+  command = [sys.executable, str(root / "tools" / "download_amazon.py")]
+  command += ["Gift_Cards", "--out", str(tmp_path / "raw"), "--base-url", base]
+  done = subprocess.run(
+    [*command, "--official", "timestamp", "--texts"],
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr
+  assert [asked for asked, _ in site.asked] == [
+    "/raw/meta_categories/meta_Gift_Cards.jsonl.gz",
+    *(
+      f"/benchmark/5core/timestamp/Gift_Cards.{part}.csv.gz"
+      for part in ("train", "valid", "test")
+    ),
+    "/raw/review_categories/Gift_Cards.jsonl.gz",
+  ]
+  found = (tmp_path / "raw").rglob("*.gz")
+  assert sorted(str(p.relative_to(tmp_path / "raw")) for p in found) == [
+    "Gift_Cards.jsonl.gz",
+    "meta_Gift_Cards.jsonl.gz",
+    *(f"timestamp/Gift_Cards.{part}.csv.gz" for part in ("test", "train")),
+    "timestamp/Gift_Cards.valid.csv.gz",
+  ]

@@ -1,6 +1,9 @@
 """Tests for instructrec_jax/data/folder.py."""
 
+import shutil
+
 import numpy as np
+import polars as pl
 import pytest
 
 from instructrec_jax import storage
@@ -50,8 +53,18 @@ def test_stored_candidates_keep_the_rules(folder, split, negatives):
   hit = stored.candidates[rows, stored.target]
   assert hit.tolist() == targets.items(folder.sequences).tolist()
   for user, row in zip(stored.keys, stored.candidates, strict=True):
-    assert len(np.intersect1d(row, folder.owned.user(user))) == 1
+    assert len(np.intersect1d(row, folder.known_items(split).user(user))) == 1
     assert len(set(row.tolist())) == negatives + 1
+
+
+def test_validation_does_not_know_what_is_tested(folder):
+  """Else a list would tell, by what it never holds, what comes next."""
+  stored = folder.candidates("validation", 99)
+  tested = folder.splits.test.items(folder.sequences)
+  found = (stored.candidates == tested[:, None]).any(axis=1).sum()
+  known = folder.known_items("validation").lengths[stored.keys]
+  chances = 99 / (len(folder.items) - known)
+  assert abs(found - chances.sum()) < 5 * np.sqrt(chances.sum())
 
 
 @pytest.mark.parametrize("split", ["validation", "test"])
@@ -93,6 +106,23 @@ def test_a_folder_split_by_global_time(tmp_path):
     assert folder.candidates(split, 9).keys.tolist() == targets.users.tolist()
   assert len(splits.test.users) == folder.statistics["test_users"]
 
+  # A folder of before, which filtered first, has no such file.
+  (folder.path / "splits" / "users.parquet").unlink()
+  old = DatasetFolder.open(folder.path).splits
+  assert old.test.users.tolist() and old.validation.users.tolist()
+
+
+def test_a_damaged_split_is_told(tmp_path):
+  folder = prepare(
+    out=tmp_path / "shop", format="synthetic", users=300, split="global-time"
+  )
+  path = folder.path / "splits" / "users.parquet"
+  frame = pl.read_parquet(path)
+  for wrong in (frame[1:], frame.with_columns(pl.col("training") + 5)):
+    wrong.write_parquet(path)
+    with pytest.raises(InputError, match=r"users.parquet: users or lengths"):
+      _ = DatasetFolder.open(folder.path).splits
+
 
 def test_absent_candidates_are_told(folder):
   with pytest.raises(InputError, match="has items_test_9, items_test_99, "):
@@ -116,3 +146,15 @@ def test_a_damaged_table_is_told(folder, tmp_path):
     _ = damaged.items
   with pytest.raises(InputError, match=r"interactions.parquet: no such file"):
     _ = damaged.sequences
+
+
+def test_a_flipped_byte_in_candidates_is_told(folder, tmp_path):
+  path = shutil.copytree(folder.path, tmp_path / "copy")
+  damaged = path / "candidates" / "test_9.parquet"
+  data = bytearray(damaged.read_bytes())
+  data[len(data) // 2] ^= 0x41
+  damaged.write_bytes(data)
+  copy = DatasetFolder.open(path)
+  for read in (copy.check_candidates, lambda: copy.candidates("test", 9)):
+    with pytest.raises(InputError, match="test_9.parquet: candidates that are"):
+      read()

@@ -44,6 +44,15 @@ def shop_of(users, num_items):
   return rows, [(i, f"Title {i}") for i in range(num_items)]
 
 
+def by_hash(user, *items, seed=0):
+  return sorted(
+    items,
+    key=lambda item: hashlib.sha256(
+      f"{seed}\0{user}\0{item}".encode()
+    ).hexdigest()[:16],
+  )
+
+
 def item_ids(folder, user):
   return [
     folder.items[item].item_id for item in folder.sequences.user(user).tolist()
@@ -122,8 +131,46 @@ def test_raw_counts_of_gift_cards_are_in_the_manifest(shared, tmp_path):
     "repeats": 7,
     "k_core_rounds": [2949, 2941],
     "below_k_core": 24,
+    "of_new_users_or_items": 0,
     "before_last_items": 21,
   }
+
+
+@pytest.mark.parametrize(
+  ("name", "share"),
+  [("musical_instruments_2014", 0.4), ("gift_cards_2018", 0.6)],
+)
+def test_equal_times_do_not_tell_the_target(shared, tmp_path, name, share):
+  """The file lists them by rising item id, and new items have high ids."""
+  options, _ = REAL[name]
+  source = shared / "data" / name
+  options = {
+    k: source / v if str(v).endswith(".gz") else v for k, v in options.items()
+  }
+  tied, hit = [], []
+  for seed in range(3):
+    folder = prepare(out=tmp_path / str(seed), seed=seed, **options)
+    ties = folder.manifest["ties"]
+    assert ties["order"] == "by the SHA-256 of seed, user and item"
+    ids = np.array([item.item_id for item in folder.items])
+    for split in ("validation", "test"):
+      stored = folder.candidates(split, 9)
+      places = folder.sequences.offsets[stored.keys]
+      places = places + getattr(folder.splits, split).positions
+      times = folder.timestamps
+      tied.append(times[places] == times[places - 1])
+      if split == "validation":
+        tied[-1] = tied[-1] | (times[places] == times[places + 1])
+      hit.append(ids[stored.candidates].argmax(axis=1) == stored.target)
+      assert ties[split] == folder.tied_share(split) == tied[-1].mean()
+      assert ties[split] > share
+  tied, hit = np.concatenate(tied), np.concatenate(hit)
+  difference = hit[tied].mean() - hit[~tied].mean()
+  # The seeds share most of their targets, so their number adds no certainty.
+  error = np.sqrt(
+    sum(hit[part].var() / (part.sum() / 3) for part in (tied, ~tied))
+  )
+  assert difference < 1.96 * error
 
 
 def test_steps_come_in_order(tmp_path):
@@ -149,14 +196,104 @@ def test_steps_come_in_order(tmp_path):
   )
   users = folder.interactions["user_id"].unique(maintain_order=True).to_list()
   assert users == ["b", "a"]
-  assert item_ids(folder, 0) == ["2", "1", "3"]
-  assert item_ids(folder, 1) == ["2", "0", "3"]
+  # Of equal times, the hash that the documentation names decides.
+  assert item_ids(folder, 0) == [*by_hash("b", "1", "2"), "3"]
+  assert item_ids(folder, 1) == [*by_hash("a", "0", "2"), "3"]
   assert folder.owned.user(1).tolist()[:1] == [1]
   assert [item.title for item in folder.items] == [f"T{i}" for i in range(5)]
   counts = folder.manifest["counts"]
   assert counts["of_items_without_title"] == counts["repeats"] == 1
   assert counts["items"] == {"read": 7, "without_title": 1, "repeated": 1}
   assert counts["before_last_items"] == 2
+
+
+DAY = 86_400
+DATES = {"validation_from": "1970-03-12", "test_from": "1970-03-22"}
+
+
+def days_of_a_shop(later=()):
+  """Purchases of 70 days by 30 users, and later ones."""
+  rng = np.random.default_rng(0)
+  rows = [
+    (f"u{user}", item, DAY * int(day) + user)
+    for user in range(30)
+    for item, day in zip(
+      rng.permutation(20)[:9], rng.integers(1, 70, 9), strict=True
+    )
+  ]
+  return [*rows, *later], [(i, f"Title {i}") for i in range(40)]
+
+
+# Of users and items that would be of the core with these, but are new.
+LATER = [(f"n{u}", 20 + i, DAY * (70 + i)) for u in range(9) for i in range(18)]
+LATER += [(f"u{u}", i, DAY * (70 + i)) for u in range(30) for i in range(20)]
+
+
+@pytest.mark.parametrize("max_items", [3, 20])
+def test_what_trains_knows_nothing_of_what_comes_later(tmp_path, max_items):
+  """Neither the k-core nor the last items are of the whole timeline."""
+  trained = []
+  for later in ([], LATER):
+    folder = prepare(
+      out=tmp_path / f"out{len(later)}",
+      **csv_options(tmp_path, *days_of_a_shop(later)),
+      split="global-time",
+      max_items=max_items,
+      **({"validation_from": "1970-03-01", "test_from": "1970-03-06"}),
+    )
+    mask = folder.splits.training_mask(folder.sequences)
+    frame = folder.interactions.filter(mask)
+    ids = [item.item_id for item in folder.items]
+    trained.append((ids, frame.drop("item").rows()))
+    held_out = folder.interactions.filter(~mask)["timestamp"]
+    assert frame["timestamp"].max() < 59 * DAY <= held_out.min()
+    assert folder.splits.training_lengths.max() <= max_items
+    options = folder.manifest["options"]
+    assert options["validation_from"] == "1970-03-01T00:00:00+00:00"
+  assert trained[0] == trained[1]
+  new = folder.manifest["counts"]["of_new_users_or_items"]
+  assert new >= 9 * 18
+
+
+def test_moments_are_those_that_are_named(tmp_path):
+  options = csv_options(tmp_path, *days_of_a_shop(LATER))
+  folder = prepare(
+    out=tmp_path / "out", **options, split="global-time", **DATES
+  )
+  times, splits = folder.timestamps, folder.splits
+  for name, first, end in (
+    ("validation", 70, 80),
+    ("test", 80, 1000),
+  ):
+    targets = getattr(splits, name)
+    own = times[folder.sequences.offsets[targets.users] + targets.positions]
+    assert ((first * DAY <= own) & (own < end * DAY)).all()
+  assert len(splits.test.users) == 30
+  had = {row[:2] for row in days_of_a_shop()[0]}
+  new = [r for r in LATER if r[2] < 80 * DAY and r[0][0] == "u"]
+  count = sum(row[:2] not in had for row in new)
+  assert folder.manifest["notes"][0].startswith(f"of {count} interactions of")
+
+
+@pytest.mark.parametrize(
+  ("change", "why"),
+  [
+    ({"validation_from": "soon"}, "a date such as 2021-08-11, or a date and"),
+    ({"validation_from": "1960-01-01"}, "it is before 1970"),
+    ({"test_from": "2030-01-01"}, "the test split is left without a target"),
+    (
+      {"validation_from": "1970-01-01"},
+      "nothing is left of 0 interactions after the 5-core",
+    ),
+  ],
+)
+def test_moments_that_split_nothing(tmp_path, change, why):
+  options = csv_options(tmp_path, *days_of_a_shop(LATER))
+  with pytest.raises(InputError, match=why):
+    prepare(
+      out=tmp_path / "out", **options, split="global-time", **DATES | change
+    )
+  assert not (tmp_path / "out").exists()
 
 
 def test_items_that_fall_to_the_last_cut_stay_in_the_catalogue(tmp_path):
@@ -189,7 +326,9 @@ def test_a_small_catalogue_has_no_file_of_99_but_says_so(tmp_path):
   )
   assert set(folder.manifest["candidates"]) == {"test_9", "validation_9"}
   notes = folder.manifest["notes"]
-  assert "only 14 to draw 99 negatives from" in notes[0]
+  # In validation a user's last item is not known, and may be drawn.
+  assert "only 15 to draw 99 negatives from" in notes[0]
+  assert "only 14 to draw 99 negatives from" in notes[1]
   with pytest.raises(InputError, match="has test_9, validation_9"):
     folder.candidates("test", 99)
 
@@ -280,8 +419,22 @@ def test_the_manifest_names_its_inputs(tmp_path):
     ({"format": "xml"}, "no format 'xml'"),
     ({"items": None}, "needs --interactions and --items"),
     ({"max_items": 2}, "a split needs 3"),
-    ({"split": "by-user"}, "name leave-one-out or global-time"),
+    ({"split": "by-user"}, "name leave-one-out or global-time or official"),
     ({"split": "global-time"}, "look like positions"),
+    ({"split": "official"}, "need each other"),
+    ({"validation_from": "2020-01-01"}, "are of --split global-time"),
+    (
+      {"split": "global-time", "test_from": "2020-01-01"},
+      "--validation-from and --test-from need each other",
+    ),
+    (
+      {
+        "split": "global-time",
+        "validation_from": "2020-01-01",
+        "test_from": "2020-01-01",
+      },
+      "validation would have no time",
+    ),
     ({"seed": -1}, "seed is -1"),
   ],
 )

@@ -5,12 +5,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from instructrec_jax.data.prepare import prepare
 from instructrec_jax.data.splits import (
+  SPLITS,
   Sequences,
   global_time,
   leave_one_out,
   refuse_positions,
   split_items,
+  tied_share,
   title_groups,
 )
 from instructrec_jax.errors import InputError
@@ -54,6 +57,37 @@ def test_targets_are_the_items_at_their_positions(lengths):
     assert targets.items(sequences).tolist() == [
       sequences.user(user)[position] for user, position in pairs(targets)
     ]
+
+
+def test_a_target_at_the_time_of_a_neighbour_is_tied():
+  times = [[1, 2, 3], [1, 2, 2], [2, 2, 3], [3, 3, 3], [3]]
+  sequences = numbered(list(map(len, times)))
+  splits = leave_one_out(sequences)
+  flat = np.concatenate(times)
+  assert tied_share(splits.test, sequences, flat) == 2 / 4
+  assert tied_share(splits.validation, sequences, flat) == 3 / 4
+  # Neither the user before nor the one after is a neighbour.
+  none = leave_one_out(numbered([1, 1]))
+  assert tied_share(none.test, numbered([1, 1]), np.array([5, 5])) == 0
+
+
+def test_each_split_knows_the_items_of_its_phase():
+  owned = numbered([5, 2, 3])
+  # The first user's first two items come before the last ones.
+  sequences = Sequences(owned.items[2:], np.array([0, 3, 5, 8]))
+  splits = leave_one_out(sequences)
+  known = {
+    split: splits.known_items(split, sequences=sequences, owned=owned)
+    for split in SPLITS
+  }
+  assert {
+    split: [items.user(user).tolist() for user in range(3)]
+    for split, items in known.items()
+  } == {
+    "train": [[0, 1, 2], [5, 6], [7]],
+    "validation": [[0, 1, 2, 3], [5, 6], [7, 8]],
+    "test": [[0, 1, 2, 3, 4], [5, 6], [7, 8, 9]],
+  }
 
 
 def test_users_with_fewer_than_three_items_only_train():
@@ -175,6 +209,23 @@ def test_positions_are_no_times(start):
 )
 def test_times_are_times(times):
   refuse_positions(numbered([3, 1]), np.array(times))
+
+
+def test_positions_are_not_said_to_be_times_without_ties(tmp_path):
+  rows = [f"u{u},i{(u + n) % 9},{n}" for u in range(9) for n in range(5)]
+  for name, header, lines in (
+    ("events", "user_id,item_id,timestamp", rows),
+    ("items", "item_id,title", [f"i{n},T{n}" for n in range(9)]),
+  ):
+    (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines, ""]))
+  manifest = prepare(
+    out=tmp_path / "out",
+    format="csv",
+    interactions=tmp_path / "events.csv",
+    items=tmp_path / "items.csv",
+  ).manifest
+  order = "as the source numbers them, which tells no times"
+  assert manifest["ties"] == {"order": order, "validation": 0, "test": 0}
 
 
 def test_users_without_items_have_empty_sequences():

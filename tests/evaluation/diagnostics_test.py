@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from instructrec_jax.data.splits import Sequences, Targets
 from instructrec_jax.evaluation.diagnostics import (
   Exposure,
   by_head_and_tail,
@@ -20,7 +19,6 @@ from instructrec_jax.evaluation.diagnostics import (
   popularity,
   position_bias,
   same_query,
-  tied_times,
 )
 from instructrec_jax.records import RankingRequest
 
@@ -204,30 +202,6 @@ def test_nothing_to_compare_is_no_bias():
   for hits, where in ((np.full(3, 0.1), slots), (np.eye(3)[0], slots * 0)):
     bias = position_bias(hits, where, 3)
     assert (bias.spread, bias.chi_square, bias.p) == (0, 0, 1)
-
-
-@hypothesis.settings(max_examples=60, deadline=None)
-@hypothesis.given(
-  st.lists(
-    st.lists(st.integers(0, 3), min_size=1, max_size=5).map(sorted),
-    min_size=1,
-    max_size=5,
-  )
-)
-def test_a_target_is_tied_where_a_purchase_beside_it_has_its_time(times):
-  sequences = Sequences(
-    np.zeros(sum(map(len, times)), np.int32),
-    np.cumsum([0, *map(len, times)]),
-  )
-  places = [
-    (user, position)
-    for user, of_user in enumerate(times)
-    for position in range(len(of_user))
-  ]
-  users, positions = np.array(places, np.int32).T
-  tied = tied_times(Targets(users, positions), sequences, np.concatenate(times))
-  for (user, position), found in zip(places, tied, strict=True):
-    assert found == (times[user].count(times[user][position]) > 1)
 
 
 def test_a_negative_of_the_same_query_by_hand():

@@ -246,12 +246,16 @@ def _call(argv: list[str]) -> int:
   return 0
 
 
-def faults_of(run: Run, names: str, changed: list[str]) -> list[str]:
-  """Returns what is wrong with a refusal; `names` are words, one is needed."""
+def faults_of(run: Run, case: cases.Case, changed: list[str]) -> list[str]:
+  """Returns what is wrong with a refusal, or with what must be told."""
   said = run.err.strip()
   lines = said.splitlines()
   found = []
-  if run.status == 0:
+  names = case.names
+  if case.told:
+    if run.status or case.told not in run.out + said:
+      found.append(f"status {run.status}, and should say: {case.told}")
+  elif run.status == 0:
     found.append("taken")
   elif "(killed after" in said:
     found.append("hangs" if not run.out.startswith("serving") else "serves")
@@ -285,7 +289,7 @@ def run_bad(place: Place, case: cases.Case) -> tuple[Run, list[str]]:
   words = [w.replace("HOME", str(place.folder / "home")) for w in case.argv]
   run = Run(place, words, inside or (lambda: None)).wait()
   changed = difference(before, place.state())
-  faults = faults_of(run, case.names, [] if case.may_leave else changed)
+  faults = faults_of(run, case, [] if case.may_leave else changed)
   if changed or case.prepare:
     place.reset()
   return run, faults

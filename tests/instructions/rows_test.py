@@ -33,11 +33,11 @@ def _marked(folder) -> Annotations:
   for user in range(len(folder.sequences)):
     length = int(folder.sequences.lengths[user])
     preferences[user] = {
-      end: (
-        f"The user likes taste-{user}-{end}-a",
-        f"Pref taste-{user}-{end}-b",
-      )
-      for end in (length - 4, length - 3)
+      end: {
+        "general": f"The user likes taste-{user}-{end}-a",
+        "short_term": f"Pref taste-{user}-{end}-b",
+      }
+      for end in range(length - 4, length)
       if end > 0
     }
     for position in range(max(0, length - 3), length):
@@ -94,16 +94,26 @@ def test_a_row_knows_nothing_later_than_its_target(material, rows, split):
   tastes = 0
   for row in rows[split]:
     text = f"{row.inputs} {row.targets}"
+    if row.user < 0:
+      assert "wish-" not in text and "taste-" not in text
+      continue
     sequence = material.sequences.user(row.user).tolist()
     position = sequence.index(row.item)
     assert split != "train" or position < len(sequence) - 2
-    assert not _things(text) & set(sequence[position + 1 :])
+    # But for negatives: only what is known in the split's phase is left out.
+    known = material.known_items[split].user(row.user).tolist()
+    later = set(sequence[position + 1 :])
+    assert not _things(text) & later & set(known)
+    form = FORMS[row.form]
+    if form.template.task_form not in rows_lib.NEGATIVES:
+      assert not _things(text) & later
     for user, place in re.findall(r"wish-(\d+)-(\d+)", text):
       assert (int(user), int(place)) == (row.user, position)
     for user, end in re.findall(r"taste-(\d+)-(\d+)", text):
       tastes += 1
       assert int(user) == row.user
-      assert int(end) <= position
+      # Of the whole history before this very target, and no more.
+      assert int(end) == position
   assert tastes
 
 
@@ -163,19 +173,38 @@ def test_history_is_all_before_the_target_in_order(material, rows, read_back):
 
 
 def test_one_row_for_each_usable_target_and_family(material):
-  facts = material.facts("train")
-  for repeats in (1, 2):
-    made = _rows(material, rows_per_target=repeats)
-    counts = collections.Counter(
-      (row.user, row.item, FORMS[row.form].family) for row in made
-    )
-    assert set(counts.values()) == {repeats}
-    planned = rows_lib.count_rows(facts, FAMILIES, rows_per_target=repeats)
-    found = collections.Counter(FORMS[row.form].family for row in made)
-    assert planned == dict(found)
+  made = _rows(material)
+  counts = collections.Counter(
+    (row.user, row.item, FORMS[row.form].family) for row in made
+  )
+  assert set(counts.values()) == {1}
+  found = collections.Counter(FORMS[row.form].family for row in made)
   # All prefixes, but only the annotated targets where words are needed.
-  assert planned["p1_i0_t3"] == 2 * len(facts.items)
-  assert 0 < planned["p1_i1_t3"] < planned["p1_i0_t3"]
+  for name, forms in FAMILIES.items():
+    usable = int(rows_lib.usable_targets(material, "train", forms).sum())
+    # Two users with the same history would be told the same.
+    assert 0.9 * usable <= found[name] <= usable, name
+  assert 0 < found["p1_i1_t3"] < found["p1_i0_t3"]
+
+
+def test_a_search_by_categories_is_of_an_item_and_of_nobody(folder, material):
+  """The paper splits items and their queries: one row an item."""
+  searches = ("p0_i2_t2", "p0_i2_t3", "p0_i2_turn_around")
+  few = {name: FAMILIES[name] for name in searches}
+  for number, split in enumerate(SPLITS):
+    made = _rows(material, split, families=few)
+    own = np.flatnonzero(folder.item_split == number).tolist()
+    for name in searches:
+      rows = [row for row in made if FORMS[row.form].family == name]
+      assert sorted(row.item for row in rows) == own
+      assert {row.user for row in rows} == {-1}
+
+
+def test_no_training_row_is_there_twice(material):
+  made = _rows(material, rows_per_target=3)
+  texts = [(row.form, row.inputs, row.targets) for row in made]
+  assert len(set(texts)) == len(texts)
+  assert len(made) > 2 * len(_rows(material))
 
 
 def test_candidates_are_the_target_and_foreign_items(material, rows):
@@ -184,7 +213,9 @@ def test_candidates_are_the_target_and_foreign_items(material, rows):
     template = FORMS[row.form].template
     if template.task_form not in (TaskForm.RERANKING, TaskForm.PAIRWISE):
       continue
-    own = set(material.owned.user(row.user).tolist())
+    own = {row.item}
+    if row.user >= 0:
+      own |= set(material.known_items["train"].user(row.user).tolist())
     foreign = _things(row.inputs) - own
     negatives = rows_lib.NEGATIVES[template.task_form]
     assert len(foreign) == negatives
@@ -200,12 +231,28 @@ def test_candidates_are_the_target_and_foreign_items(material, rows):
   assert np.abs(counts - tenth).max() < 5 * np.sqrt(0.9 * tenth)
 
 
+def test_negatives_do_not_tell_what_is_held_out(material, rows):
+  """Of a training row, what the user bought later is as likely as the rest."""
+  found, expected = 0, 0.0
+  for row in rows["train"]:
+    template = FORMS[row.form].template
+    if template.task_form != TaskForm.RERANKING or row.user < 0:
+      continue
+    known = set(material.known_items["train"].user(row.user).tolist())
+    held_out = set(material.sequences.user(row.user)[-2:].tolist()) - known
+    negatives = _things(row.inputs) - known
+    assert len(negatives) == 9
+    found += len(negatives & held_out)
+    expected += 9 * len(held_out) / (len(material.titles) - len(known))
+  assert abs(found - expected) < 5 * np.sqrt(expected)
+
+
 def test_pointwise_asks_for_the_target_or_a_foreign_item(material, rows):
   answers = []
   for row in rows["train"]:
     if FORMS[row.form].template.task_form != TaskForm.POINTWISE:
       continue
-    own = set(material.owned.user(row.user).tolist())
+    own = set(material.known_items["train"].user(row.user).tolist())
     foreign = _things(row.inputs) - own
     assert len(foreign) == (row.targets == "No")
     assert (row.item in _things(row.inputs)) == (row.targets == "Yes")
@@ -236,7 +283,7 @@ def _requests(material, form, stored):
   return ranking_requests(
     material,
     _renderer(),
-    form=form,
+    forms=[form],
     facts=facts,
     rows=np.arange(len(facts.items)),
     candidates=stored.candidates,

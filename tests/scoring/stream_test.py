@@ -234,3 +234,17 @@ def test_bad_input(tmp_path, model_dir, requests_file):
       stream.score_file(**good | wrong)
   assert taken.read_text() == "mine"
   assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_bad_last_line_is_told_before_anything_is_scored(
+  tmp_path, model_dir, monkeypatch
+):
+  path = tmp_path / "a.jsonl"
+  good = '{"instruction": "next?", "candidates": ["a", "b"]}\n'
+  path.write_text(good * 9 + '{"instruction"')
+  monkeypatch.setattr(stream.T5Ranker, "load", None)
+  with pytest.raises(InputError, match="line 10"):
+    stream.score_file(
+      requests=path, model=model_dir, out=tmp_path / "b.jsonl", chunk=2
+    )
+  assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]

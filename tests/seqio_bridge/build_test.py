@@ -126,7 +126,7 @@ def test_hard_negatives_are_drawn_once(dataset, tmp_path):
   for user, items, slot in zip(
     stored.keys, stored.candidates, stored.target, strict=True
   ):
-    own = set(folder.owned.user(user).tolist())
+    own = set(folder.known_items("test").user(user).tolist())
     assert own & set(items.tolist()) == {items[slot]}
   copy = tmp_path / "data"
   shutil.copytree(dataset, copy)

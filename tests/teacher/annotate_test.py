@@ -1,3 +1,5 @@
+import dataclasses
+import functools
 import json
 
 import polars as pl
@@ -5,7 +7,7 @@ import pytest
 
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.errors import InputError
-from instructrec_jax.teacher import questions
+from instructrec_jax.teacher import annotate, questions
 from instructrec_jax.teacher.annotate import annotate_offline, annotate_with
 from instructrec_jax.teacher.annotations import Annotations, open_store
 from instructrec_jax.teacher.chat import ChatAnswer, Status
@@ -13,6 +15,7 @@ from instructrec_jax.teacher.exchange import (
   export_annotations,
   import_annotations,
 )
+from instructrec_jax.teacher.questions import chat_request, plan
 
 USERS = 30
 
@@ -66,7 +69,7 @@ def test_offline_teacher_answers_everything_once(folder):
   assert set(found["teachers"]) == {"offline offline-rules-2"}
   with open_store(folder) as store:
     before = list(store.rows())
-    assert sum(store.count().values()) <= 4 * USERS
+    assert sum(store.count().values()) <= 6 * USERS
   assert annotate_offline(folder.path) == found
   with open_store(folder) as store:
     assert list(store.rows()) == before
@@ -77,7 +80,7 @@ def test_nothing_is_paid_for_twice(folder):
   found = annotate_with(first, folder.path, model="m")
   assert len(first.sent) == len(set(first.sent)) > USERS
   assert annotate_with(second, folder.path, model="m")["tally"] == 0
-  assert found["preferences"] == 3 * USERS
+  assert found["preferences"] == 3 * 3 * USERS
 
 
 @pytest.mark.parametrize("change", ["model", "version", "parameters"])
@@ -111,7 +114,7 @@ def test_bad_answers_are_missing_and_never_filled(folder):
     return ChatAnswer(request.key, status, text='{"general": "The us')
 
   found = annotate_with(Transport(bad), folder.path, model="m")
-  assert found["quality"]["preference.answer"] == {"truncated": USERS}
+  assert found["quality"]["preference.answer"] == {"truncated": 3 * USERS}
   assert found["quality"]["intention.answer"]["refused"] > 0
   annotations = Annotations.load(folder)
   assert annotations.preferences == {} and annotations.intentions == {}
@@ -123,10 +126,41 @@ def test_a_preference_serves_no_target_within_its_history(folder):
   annotations = Annotations.load(folder)
   for user in range(USERS):
     end = int(folder.sequences.lengths[user]) - 3
-    assert annotations.preference(user, before=end - 1) == (0, ())
+    assert annotations.preference(user, before=end - 1) == (0, {})
+    seen = set()
     for target in (end, end + 1, end + 2):
       found, texts = annotations.preference(user, before=target)
-      assert found == end and len(texts) == 3
+      # Each split's own, of the whole history before its target.
+      assert found == target
+      assert [*texts] == ["general", "long_term", "short_term"]
+      seen.add(texts["general"])
+    assert len(seen) == 3
+
+
+def test_answers_of_a_version_that_asked_once_a_user_still_count(folder):
+  """They were of the history before the first target, and are not lost."""
+  sent = Transport()
+  questions = plan(folder)
+  first = {}
+  for question in questions.preferences:
+    first.setdefault(question.user, question)
+  old = dataclasses.replace(questions, preferences=[*first.values()])
+  with open_store(folder) as store:
+    ask = functools.partial(
+      chat_request, model="m", parameters=annotate.PARAMETERS
+    )
+    store.add_subjects(annotate._subject(q, ask(q)) for q in old)
+    sent(map(ask, old), store)
+  annotations = Annotations.load(folder)
+  for user, question in first.items():
+    for target in range(question.position, question.position + 3):
+      end, texts = annotations.preference(user, before=target)
+      assert end == question.position and len(texts) == 3
+  # Only the questions of two more splits are open, and none is asked twice.
+  again = Transport()
+  annotate_with(again, folder.path, model="m")
+  assert not set(again.sent) & set(sent.sent)
+  assert len(again.sent) <= 2 * USERS
 
 
 def test_intentions_that_name_their_target_are_set_aside(folder):
@@ -151,7 +185,7 @@ def test_exported_annotations_serve_another_folder(folder, other, tmp_path):
   annotate_with(Transport(), folder.path, model="m")
   path = tmp_path / "annotations.parquet"
   rows = export_annotations(folder.path, path)
-  assert rows == 4 * USERS
+  assert rows == 6 * USERS
   taken = import_annotations(other.path, path)
   assert taken == {"rows": rows, "taken": rows, "elsewhere": 0}
   assert Annotations.load(other) == Annotations.load(folder)
@@ -161,7 +195,7 @@ def test_exported_annotations_serve_another_folder(folder, other, tmp_path):
   assert again.sent == []
   # Another shop has other users or items at these places.
   alien = _shop(tmp_path / "alien", users=5, seed=7)
-  assert import_annotations(alien.path, path)["elsewhere"] > rows - 4 * 5
+  assert import_annotations(alien.path, path)["elsewhere"] > rows - 6 * 5
 
 
 def _export(source, path, *, without_times) -> None:
@@ -192,7 +226,7 @@ def test_the_later_of_two_teachers_counts_in_another_folder_too(
   assert without_times or found == own
   for by_end in found.preferences.values():
     for texts in by_end.values():
-      assert texts[0].endswith(" general.") == rules_first
+      assert texts["general"].endswith(" general.") == rules_first
 
 
 @pytest.mark.parametrize("without_times", [False, True])

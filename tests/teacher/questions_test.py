@@ -1,3 +1,4 @@
+import collections
 import dataclasses
 
 import numpy as np
@@ -42,7 +43,7 @@ def _prompt(question) -> str:
 
 def test_a_preference_prompt_holds_the_history_up_to_its_cut_alone(marked):
   questions = plan(marked).preferences
-  assert len(questions) == len(marked.sequences)
+  assert len(questions) == 3 * len(marked.sequences)
   for question in questions:
     prompt = _prompt(question)
     items = marked.sequences.user(question.user).tolist()
@@ -51,12 +52,24 @@ def test_a_preference_prompt_holds_the_history_up_to_its_cut_alone(marked):
     assert "review-" not in prompt and "summary-" not in prompt
 
 
-def test_a_preference_ends_before_all_targets_that_it_serves(marked):
-  positions = annotated_positions(marked)
-  for question in plan(marked).preferences:
-    assert question.position == min(positions[question.user])
-    # Leave-one-out: all but the last three items.
-    assert question.position == marked.sequences.lengths[question.user] - 3
+@pytest.mark.parametrize("training_targets", [0, 1, 4])
+def test_a_preference_is_of_all_before_the_target_of_its_split(
+  marked, training_targets
+):
+  """Leave-one-out: the last is tested, and no target is in its own history."""
+  found = collections.defaultdict(list)
+  for question in plan(marked, training_targets=training_targets).preferences:
+    found[question.user].append(question.position)
+    assert len(question.titles) == question.position
+  splits = marked.splits
+  for user, ends in found.items():
+    last = int(marked.sequences.lengths[user]) - 1
+    # Of training the last target alone, however many have an intention.
+    first = last - 1 - bool(training_targets)
+    assert ends == [*range(max(first, 1), last + 1)]
+    for targets in (splits.validation, splits.test):
+      (place,) = targets.positions[targets.users == user]
+      assert place in ends
 
 
 def test_an_intention_prompt_holds_its_own_review_alone(marked):
@@ -116,9 +129,9 @@ def test_equal_questions_of_two_users_are_one_request():
 
 def test_users_keep_their_order(marked):
   users = [question.user for question in plan(marked)]
-  half = len(marked.sequences)
-  assert users[:half] == list(range(half))
-  assert np.all(np.diff(users[half:]) >= 0)
+  number = 3 * len(marked.sequences)
+  assert users[:number] == sorted(users[:number])
+  assert np.all(np.diff(users[number:]) >= 0)
 
 
 _PARAMETERS = {"temperature": 0.4, "max_completion_tokens": 512}

@@ -1,5 +1,6 @@
 import contextlib
 import dataclasses
+import os
 import pathlib
 import sqlite3
 import threading
@@ -176,3 +177,32 @@ def test_a_store_in_memory_leaves_no_file(tmp_path, monkeypatch):
     with Store(pathlib.Path(":memory:"), dataset=dataset) as store:
       assert store.count() == {}
   assert list(tmp_path.iterdir()) == []
+
+
+def test_an_empty_file_is_a_loss_and_no_new_store(tmp_path):
+  path = tmp_path / "a.sqlite"
+  path.touch()
+  with pytest.raises(InputError, match="is empty: restore it from a copy"):
+    Store(path, dataset="d")
+  assert not path.stat().st_size
+
+
+@pytest.mark.parametrize("kind", ["link", "pipe"])
+def test_what_is_no_file_is_refused(tmp_path, kind):
+  path = tmp_path / "a.sqlite"
+  path.symlink_to("a.sqlite") if kind == "link" else os.mkfifo(path)
+  with pytest.raises(InputError, match="a.sqlite: cannot be read"):
+    Store(path, dataset="d")
+
+
+def test_a_damaged_file_leaves_nothing_beside_it(tmp_path):
+  path = tmp_path / "a.sqlite"
+  with Store(path, dataset="d") as store:
+    for number in range(300):
+      request = _request(f"{number} " * 99)
+      store.put(request, _answer(request), teacher="online")
+  path.write_bytes(path.read_bytes()[: path.stat().st_size * 3 // 5])
+  with pytest.raises(InputError, match="damaged") as caught:
+    Store(path, dataset="d")
+  # While the traceback, and what it holds, is alive.
+  assert caught.tb and [p.name for p in tmp_path.iterdir()] == ["a.sqlite"]
