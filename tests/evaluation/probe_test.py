@@ -210,5 +210,5 @@ def test_evaluate_probes_the_models_it_is_given(built, tiny_model, tmp_path):
   for row in pick(results, "probe", ranker="model", probe="histories"):
     assert row["low"] <= row["value"] <= row["high"]
   table = to_table(results["probe"], {"model": "mine"}).markdown()
-  assert "| training - test |" in table and "\n| mine " in table
+  assert " training - test |" in table and "\n| mine " in table
   assert "### Contamination probe" in (tmp_path / "out/results.md").read_text()
