@@ -11,8 +11,7 @@ purchases: the share of the catalogue that is bought less, items bought equally
 often counted by half. Its mean over the catalogue is one half, whatever the
 shop.
 
-Limits: no ranker can tell a target from a negative that answers the same query,
-nor know the order of purchases of one time.
+Limits: no ranker can tell a target from a negative that answers the same query.
 """
 
 import collections

@@ -22,7 +22,7 @@ from instructrec_jax.baselines.popularity import training_counts
 from instructrec_jax.data.cleaning import specific_intentions
 from instructrec_jax.data.folder import MANIFEST_FILE, DatasetFolder
 from instructrec_jax.data.held_out import matcher, retrieved
-from instructrec_jax.data.splits import tied_times
+from instructrec_jax.data.splits import Targets, tied_share
 from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation import (
   chat_sample,
@@ -711,8 +711,6 @@ def _description(
 ) -> dict[str, Any]:
   """Returns what must be known of a scenario's requests, and of its rows."""
   entries = {row: entry_of(_ranker_of(row, run)) for row in rows}
-  tied = _tied_users(run, scenario)
-  of_users = [tied[user] for user in log.users if user in tied]
   return {
     **dataclasses.asdict(scenario),
     "aspects": scenario.label,
@@ -731,7 +729,7 @@ def _description(
     "sees_beside": {
       row: entry.sees_beside(scenario) for row, entry in entries.items()
     },
-    "tied_times": float(np.mean(of_users)) if of_users else None,
+    "tied_times": _tied_share(run, scenario, log.users),
     # Folders of before do not say; they kept the order of their files.
     "tied_order": run.folder.manifest.get("ties", {}).get(
       "order", "as the file has them"
@@ -745,13 +743,19 @@ def _description(
   }
 
 
-def _tied_users(run: _Run, scenario: Scenario) -> dict[int | None, bool]:
-  """Returns by user whether the target's time is another purchase's, too."""
+def _tied_share(
+  run: _Run, scenario: Scenario, users: Sequence[int | None]
+) -> float | None:
+  """Returns the share of targets whose time is another purchase's, too."""
   if scenario.candidates == "items":
-    return {}
+    return None
   targets = getattr(run.folder.splits, run.split)
-  tied = tied_times(targets, run.folder.sequences, run.folder.timestamps)
-  return dict(zip(targets.users.tolist(), tied.tolist(), strict=True))
+  ranked = np.isin(targets.users, [u for u in users if u is not None])
+  return tied_share(
+    Targets(targets.users[ranked], targets.positions[ranked]),
+    run.folder.sequences,
+    run.folder.timestamps,
+  )
 
 
 def _find(
