@@ -37,9 +37,8 @@ def model_partitions(
   fits = max(n for n in range(1, shares) if not (shares % n or heads % n))
   advice = f"--gin.MODEL_PARTITIONS={fits}"
   if is_cpu or submesh is not None:
-    advice = (
-      f'--gin.MODEL_PARTITIONS=None --gin.MODEL_SUBMESH="(1, 1, 1, {fits})"'
-    )
+    block = (*[1] * (len(submesh or (1, 1)) - 1), fits)
+    advice = f'--gin.MODEL_PARTITIONS=None --gin.MODEL_SUBMESH="{block}"'
   why = " (on a CPU T5X splits over all of them)" if is_cpu else ""
   raise InputError(
     f"{name} splits each layer over {shares} devices{why * (submesh is None)}, "

@@ -20,6 +20,8 @@ def test_devices_that_divide_the_heads_pass(monkeypatch):
 
 def test_others_are_one_sentence(monkeypatch):
   monkeypatch.setattr(jax, "device_count", lambda: 8)
+  with pytest.raises(InputError, match=r"MODEL_SUBMESH=\"\(1, 4\)\""):
+    model_partitions(1, None, 4)
   for partitions in (1, 4):
     with pytest.raises(InputError, match="over 8 devices .on a CPU.*4 heads"):
       model_partitions(partitions, None, 4)
