@@ -167,6 +167,11 @@ def train(
       _write_run(model_dir, config, data, run, config_text)
     checkpoints = Checkpoints(model_dir, best_metric=model_folder.BEST_METRIC)
     start = checkpoints.latest_step() or 0
+    # A step donates its state; arrays on devices are the caller's.
+    initial_params = jax.tree.map(
+      lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf,
+      initial_params,
+    )
     if config.lora_rank:
       initial_params = mesh_lib.to_devices(
         lora.freeze(config, initial_params), shardings.frozen
