@@ -77,6 +77,17 @@ def convert(
   _check_choice("to", to, FORMATS)
   _check_choice("dtype", dtype, DTYPES)
   if to == "peft":
+    given = {
+      "base": base is not None,
+      "dtype": dtype != "float32",
+      "activations": activation_dtype is not None,
+      "vocabulary": vocabulary is not None,
+    }
+    for name, is_given in given.items():
+      if is_given:
+        raise InputError(
+          f"--to peft writes adapters alone, in float32: leave out --{name}."
+        )
     return _convert_to_peft(source, dest, step=step, size=size, force=force)
   if (base is not None) != peft.is_peft(source):
     raise InputError(

@@ -203,8 +203,8 @@ class DatasetFolder:
     """The targets, by the split that `prepare` was asked for."""
     if self.manifest["options"]["split"] == "leave-one-out":
       return leave_one_out(self.sequences)
-    if not (self.path / USER_SPLIT_FILE).exists():
-      # It was filtered before it was cut.
+    if "ties" not in self.manifest:
+      # Of an earlier version, which filtered before it cut.
       return global_time(self.sequences, self.timestamps)
     frame = self._read(USER_SPLIT_FILE, {"training": int, "validation": int})
     training, validation = frame["training"], frame["validation"]

@@ -149,6 +149,13 @@ def prepare(
     elif split == "official":
       phases = review_frame["phase"].to_numpy()[ordered.rows]
       min_count = 0
+    if len(phases) and phases.min() > 0:
+      first = splits_lib.iso(int(times[ordered.rows].min()))
+      raise InputError(
+        f"none of the {len(phases):,} interactions trains: the first is of "
+        f"{first}; name later moments, another official split, or --split "
+        "leave-one-out."
+      )
     chosen = selection.select(
       ordered,
       min_count=min_count,

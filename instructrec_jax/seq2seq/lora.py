@@ -15,6 +15,7 @@ from instructrec_jax.seq2seq.config import T5Config
 
 NAMES = ("lora_a", "lora_b")
 _HEAD = ("decoder", "logits_dense", "kernel")
+_EMBEDDING = ("token_embedder", "embedding")
 
 
 def split(params: Any) -> tuple[Any, Any]:
@@ -44,9 +45,10 @@ def freeze(config: T5Config, params: Any) -> Any:
   float32, stays as it is.
   """
   flat: dict[Any, Any] = traverse_util.flatten_dict(params)
+  head = _EMBEDDING if config.logits_via_embedding else _HEAD
   return traverse_util.unflatten_dict(
     {
-      path: leaf if path == _HEAD else leaf.astype(jnp.dtype(config.dtype))
+      path: leaf if path == head else leaf.astype(jnp.dtype(config.dtype))
       for path, leaf in flat.items()
     }
   )

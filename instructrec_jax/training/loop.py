@@ -172,6 +172,11 @@ def train(
     start = checkpoints.latest_step() or 0
     if not start and make_params is not None:
       initial_params = make_params()
+    # A step donates its state; arrays on devices are the caller's.
+    initial_params = jax.tree.map(
+      lambda leaf: leaf.copy() if isinstance(leaf, jax.Array) else leaf,
+      initial_params,
+    )
     if config.lora_rank:
       initial_params = mesh_lib.to_devices(
         lora.freeze(config, initial_params), shardings.frozen

@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/data/folder.py."""
 
+import json
 import shutil
 
 import numpy as np
@@ -106,8 +107,14 @@ def test_a_folder_split_by_global_time(tmp_path):
     assert folder.candidates(split, 9).keys.tolist() == targets.users.tolist()
   assert len(splits.test.users) == folder.statistics["test_users"]
 
-  # A folder of before, which filtered first, has no such file.
+  # Without it the cut would be another one, of what is left after filtering.
   (folder.path / "splits" / "users.parquet").unlink()
+  with pytest.raises(InputError, match=r"users.parquet: no such file"):
+    _ = DatasetFolder.open(folder.path).splits
+  # A folder of before, which filtered first, has no such file.
+  manifest = json.loads((folder.path / "manifest.json").read_text())
+  del manifest["ties"]
+  (folder.path / "manifest.json").write_text(json.dumps(manifest))
   old = DatasetFolder.open(folder.path).splits
   assert old.test.users.tolist() and old.validation.users.tolist()
 

@@ -283,7 +283,7 @@ def test_moments_are_those_that_are_named(tmp_path):
     ({"test_from": "2030-01-01"}, "the test split is left without a target"),
     (
       {"validation_from": "1970-01-01"},
-      "nothing is left of 0 interactions after the 5-core",
+      r"none of the \d+ interactions trains: the first is of 1970-",
     ),
   ],
 )

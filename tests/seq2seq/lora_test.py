@@ -3,6 +3,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from instructrec_jax.seq2seq import lora
 from instructrec_jax.seq2seq.config import T5Config
@@ -65,8 +66,11 @@ def test_merged_equals_unmerged():
   np.testing.assert_allclose(merged, unmerged, atol=1e-5, rtol=1e-5)
 
 
-def test_freezing_rounds_nothing_that_the_network_does_not_round():
-  config = dataclasses.replace(ADAPTED, dtype="bfloat16")
+@pytest.mark.parametrize("tied", [False, True])
+def test_freezing_rounds_nothing_that_the_network_does_not_round(tied):
+  config = dataclasses.replace(
+    ADAPTED, dtype="bfloat16", logits_via_embedding=tied
+  )
   adapters, base = random_adapters(initial_variables(config)["params"])
   frozen = lora.freeze(config, base)
   assert {leaf.dtype.name for leaf in jax.tree.leaves(frozen)} == {

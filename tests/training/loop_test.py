@@ -262,6 +262,14 @@ def test_training_starts_from_given_weights(train, tmp_path):
   assert values["loss"] < 10
 
 
+def test_given_weights_are_left_to_their_owner(train, tmp_path):
+  train(tmp_path / "earlier", steps=1)
+  _, params = model_folder.load_params(tmp_path / "earlier")
+  params = jax.device_put(params)
+  for name in ("first", "second"):
+    train(tmp_path / name, steps=1, initial_params=params)
+
+
 def test_a_finished_run_is_left_as_it_is(train, tmp_path):
   values = train(tmp_path, steps=4)
   assert train(tmp_path, steps=4) == values

@@ -183,6 +183,16 @@ def test_round_trip_over_pefts_files(adapted, base, config, tmp_path):
     np.testing.assert_allclose(ours, theirs, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+  "options",
+  [{"dtype": "bfloat16"}, {"activation_dtype": "float32"}, {"base": "model"}],
+)
+def test_pefts_files_have_no_other_options(adapted, tmp_path, options):
+  with pytest.raises(InputError, match=rf"--to peft.*{[*options][0][:4]}"):
+    convert(adapted, tmp_path / "peft", to="peft", **options)
+  assert not (tmp_path / "peft").exists()
+
+
 def test_another_or_no_base_is_told(adapted, data, config, base, tmp_path):
   with pytest.raises(InputError, match="LORA_RANK is bound, but no model"):
     train(
