@@ -78,8 +78,8 @@ others have none |
 `reasoned_item`; the others: `preference`, `query`, `history`, \
 `query_and_item` or `history_and_item` |
 | `text` | the words, with the slots below |
-| `held_out` | `true` for evaluation alone: no row to train on is worded so; may \
-be missing |
+| `held_out` | `true` for evaluation alone: no row to train on is worded so; \
+may be missing |
 
 A slot stands where the table says so, once, and nowhere else. A history, query
 or preference that the answer holds is not shown; `queries` says which query.

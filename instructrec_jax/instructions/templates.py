@@ -190,10 +190,10 @@ class Form:
     return "history" in self.slots or self.template.response.holds_history
 
   def of_each_preference(self, kinds: Sequence[str]) -> list["Form"]:
-    """Returns a form for each kind of preference; itself if it needs none."""
-    if not self.needs_preference:
-      return [self]
-    return [dataclasses.replace(self, preference_kind=kind) for kind in kinds]
+    """Returns itself, and a form for each kind if it needs a preference."""
+    kinds = kinds if self.needs_preference else ()
+    own = [dataclasses.replace(self, preference_kind=kind) for kind in kinds]
+    return [self, *own]
 
   def _split(self, *, context: bool) -> tuple[str, ...]:
     shown = {"preference": self.with_preference, "context": context}
