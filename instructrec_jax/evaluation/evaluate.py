@@ -193,7 +193,11 @@ def evaluate(
   _check_choices(
     select_template,
     normalisation,
-    has_model=any(entry_of(name).is_selected for name in names),
+    has_model=any(entry_of(name).is_selected for name in names)
+    # A search by bounds, too, but without templates to choose from.
+    or (
+      "catalogue" in names and normalisation in BOUNDED and not select_template
+    ),
   )
   need_text = any(entry_of(name).reads_prompt for name in names)
   chosen, sources = _find(
