@@ -114,7 +114,7 @@ def factored(
   matrix: scipy.sparse.csr_array, width: int
 ) -> Float32[np.ndarray, "rows width"]:
   """Returns U sqrt(S) of a truncated SVD; zeros beyond the matrix's rank."""
-  size = matrix.shape[0]
+  size = len(matrix.indptr) - 1
   rank = min(width, size - 1)
   vectors = np.zeros((size, width), np.float32)
   if rank > 0 and matrix.nnz:
@@ -157,7 +157,7 @@ def _ppmi(together: scipy.sparse.csr_array) -> scipy.sparse.csr_array:
   # Rounding may leave a little where there was no pair.
   kept = (pairs.row != pairs.col) & (pairs.data > 0.5)
   row, column, counts = pairs.row[kept], pairs.col[kept], pairs.data[kept]
-  size = together.shape[0]
+  size = len(together.indptr) - 1
   totals = np.bincount(row, counts, minlength=size)
   total = totals.sum()
   smoothed = totals**_SMOOTHING

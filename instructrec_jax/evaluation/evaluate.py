@@ -199,7 +199,11 @@ def evaluate(
   _check_choices(
     select_template,
     normalisation,
-    has_model=any(entry_of(name).is_selected for name in names),
+    has_model=any(entry_of(name).is_selected for name in names)
+    # A search by bounds, too, but without templates to choose from.
+    or (
+      "catalogue" in names and normalisation in BOUNDED and not select_template
+    ),
   )
   probed = {"model": model, "zero_shot": zero_shot} if probe else {}
   probed = {name: path for name, path in probed.items() if path is not None}

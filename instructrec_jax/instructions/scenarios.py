@@ -63,6 +63,8 @@ class Scenario:
   @property
   def shows(self) -> tuple[str, ...]:
     """What instructions show: of "history", "query" and "preference"."""
+    if self.family == SEQUENCES:
+      return ("history",)
     *aspects, _ = self.family.split("_")
     # Without an intention, a preference is what is asked for (paper, Table 1).
     asks = "i0" not in aspects

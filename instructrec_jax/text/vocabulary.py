@@ -6,6 +6,7 @@ import pathlib
 import re
 import unicodedata
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import sentencepiece
 
@@ -24,7 +25,7 @@ _LONGEST_WORD = 64
 # Float32 sums up to this size are rounded by at most half of `_SPACING`.
 _LARGEST_SUM = 2.0**13
 # SentencePiece's options for pieces that may be several words.
-_ACROSS_WORDS = dict(
+_ACROSS_WORDS: dict[str, Any] = dict(
   split_by_whitespace=False,
   split_by_unicode_script=False,
   split_by_number=False,
