@@ -12,7 +12,7 @@ from instructrec_jax.data.prepare import prepare
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seqio_bridge.build import build
+from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.teacher.annotate import annotate_offline
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -23,7 +23,7 @@ def built(tmp_path_factory):
   path = tmp_path_factory.mktemp("built") / "shop"
   prepare(format="synthetic", users=300, out=path)
   annotate_offline(path)
-  build(path, train_vocabulary_size=600)
+  build(path, train_vocabulary_size=600, options=Options(sequences=True))
   return path
 
 
