@@ -1,6 +1,7 @@
 """Per-request metrics of every ranker -> rows, comparisons and breakdowns."""
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -36,7 +37,8 @@ def summarise_ranking(
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
   """Means, intervals, and paired differences from the best baseline.
 
-  `against` names a ranker to compare with instead.
+  Models differ from the best of all baselines, too, if one that sees more than
+  a model is shown is better. `against` names a ranker to compare with instead.
 
   Returns:
     Rows, and comparisons: `p` of each by itself, and `p_holm` for a metric's
@@ -54,22 +56,13 @@ def summarise_ranking(
     _row(scenario, name, metric, means[name, metric], ends, len(values_UxM))
     for (name, metric), *ends in zip(columns, low, high, strict=True)
   ]
-  baselines = [name for name in metrics if entry_of(name).is_baseline]
-  # One that sees more than a model is shown is no measure of it.
-  fair = [n for n in baselines if not entry_of(n).sees_beside(scenario)]
-  baselines = fair or baselines
-  if against is None and baselines:
-    first = scenario.metrics[0]
-    against = max(baselines, key=lambda name: means[name, first])
-  if against is None:
-    return rows, []
+  pairs = _pairs(scenario, means, list(metrics), against)
   comparisons = []
-  for metric in scenario.metrics:
-    others = [name for name in metrics if name != against]
+  for metric, (reference, others) in itertools.product(scenario.metrics, pairs):
     differences = [
       paired_difference(
-        means[name, metric] - means[against, metric],
-        draws[name, metric] - draws[against, metric],
+        means[name, metric] - means[reference, metric],
+        draws[name, metric] - draws[reference, metric],
       )
       for name in others
     ]
@@ -78,7 +71,7 @@ def summarise_ranking(
       {
         "scenario": scenario.name,
         "ranker": name,
-        "against": against,
+        "against": reference,
         "metric": metric,
         **dataclasses.asdict(difference),
         "p_holm": float(p),
@@ -87,6 +80,40 @@ def summarise_ranking(
       for name, difference, p in zip(others, differences, together, strict=True)
     ]
   return rows, comparisons
+
+
+def _pairs(
+  scenario: Scenario,
+  means: Mapping[tuple[str, str], Any],
+  rankers: Sequence[str],
+  against: str | None,
+) -> list[tuple[str, list[str]]]:
+  """Returns rankers to compare with, each with those that are compared.
+
+  All are compared with the best baseline that sees what models are shown; where
+  one that sees more is better, models are compared with that one, too, or a
+  weak baseline would flatter them.
+  """
+  if against is not None:
+    return [(against, [name for name in rankers if name != against])]
+  baselines = [name for name in rankers if entry_of(name).is_baseline]
+  if not baselines:
+    return []
+
+  def best(names: Sequence[str]) -> str:
+    return max(names, key=lambda name: means[name, scenario.metrics[0]])
+
+  fair = [n for n in baselines if not entry_of(n).sees_beside(scenario)]
+  first, second = best(fair or baselines), best(baselines)
+  pairs = [(first, [name for name in rankers if name != first])]
+  models = [
+    name
+    for name in rankers
+    if name not in baselines and not entry_of(name).sees_beside(scenario)
+  ]
+  if second != first and models:
+    pairs.append((second, models))
+  return pairs
 
 
 def summarise_pointwise(

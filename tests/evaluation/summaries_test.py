@@ -58,3 +58,13 @@ def test_no_baseline_sees_more_than_the_model():
   assert against("product_search_i1", cooccurrence=0.6, model=0.5) == {
     "cooccurrence"
   }
+
+
+def test_a_model_is_compared_with_a_better_baseline_that_sees_more():
+  seen = {"popularity": 0.1, "bm25": 0.2}
+  pairs = compared("product_search_i1", model=0.5, cooccurrence=0.6, **seen)
+  assert {("model", "bm25"), ("model", "cooccurrence")} < pairs
+  assert ("popularity", "cooccurrence") not in pairs
+  # A weaker one takes nothing away.
+  pairs = compared("product_search_i1", model=0.5, cooccurrence=0.1, **seen)
+  assert {of for _, of in pairs} == {"bm25"}
