@@ -28,6 +28,7 @@ _NAMES = {
 
 def sha256_of(path: pathlib.Path) -> str:
   """Returns the hex SHA-256 of a file; InputError if it is a pipe."""
+  path = pathlib.Path(path)
   if path.exists():
     check_file(path)
   with open(path, "rb") as file:

@@ -57,7 +57,9 @@ def shop(tmp_path_factory):
     rows = np.arange(len(candidates.keys))
     requests = [
       dataclasses.replace(r, instruction=f"Rank {'; '.join(r.candidates)}")
-      for r in stored.without_text(folder, candidates, split="test", rows=rows)
+      for r in stored.without_text(
+        folder, candidates, name=scenario.name, split="test", rows=rows
+      )
     ]
     write_requests(
       path / "requests" / f"{scenario.name}_test.parquet", requests

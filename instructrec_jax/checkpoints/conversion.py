@@ -133,6 +133,8 @@ def convert(
     else:
       assert weights.vocabulary is not None
       model_folder.save_config(partial, config)
+      if counts := model_folder.load_title_counts(source):
+        storage.write_json(partial / model_folder.TITLE_COUNTS_FILE, counts)
       shutil.copyfile(
         weights.vocabulary, partial / model_folder.VOCABULARY_FILE
       )

@@ -89,7 +89,9 @@ class Scenario:
   @property
   def needs_no_text(self) -> bool:
     """Whether candidate lists and histories alone make its requests."""
-    return self.family.startswith("p1_i0_") and not self.pointwise
+    return self.family.startswith("p1_i0_") and not (
+      self.pointwise or self.crowd
+    )
 
 
 SCENARIOS = (

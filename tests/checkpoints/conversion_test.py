@@ -78,7 +78,7 @@ def test_there_and_back(tmp_path, ours, params, through):
   assert model_folder.load_vocabulary(back).num_pieces > 0
 
 
-@pytest.mark.parametrize("to", conversion.FORMATS)
+@pytest.mark.parametrize("to", ["ours", "hf", "t5x"])
 def test_bfloat16_halves_the_disk_and_rounds(tmp_path, ours, params, to):
   convert(ours, tmp_path / "half", to=to, dtype="bfloat16")
   weights = conversion.open_weights(tmp_path / "half")

@@ -45,6 +45,7 @@ def _refused(capsys, out, *arguments):
 def test_every_ranker_is_in_the_table(run):
   results = json.loads((run / "results" / "results.json").read_text())
   baselines = {"random", "popularity", "bm25", "tfidf", "cooccurrence", "svd"}
+  baselines.add("bm25_categories")
   for scenario, others in (
     ("sequential", {"model", "planted"}),
     # With a query, what the shop's rules say of the history is no ceiling.

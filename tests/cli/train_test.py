@@ -171,7 +171,7 @@ def test_a_mixture_is_packed_at_a_runs_first_start(command, packed):
     (dict(TRAIN_STEPS="many"), "steps is 'many'"),
     (dict(MESH="3x1"), "mesh of data 3"),
     (dict(MESH=3), "mesh is 3"),
-    (dict(LEARNING_RATE=-1.0), "learning rate is -1.0"),
+    (dict(LEARNING_RATE=-1.0), "learning_rate is -1.0"),
     (dict(VOCAB_SIZE=64), "do not fit a model of vocab_size 64"),
     (dict(EMB_DIM="wide"), "emb_dim is 'wide'"),
     (dict(INITIAL_CHECKPOINT="nowhere"), "not a model folder"),

@@ -139,6 +139,7 @@ def test_built_requests_are_paired_with_bare_candidates(runs, built, tmp_path):
   folder, found = runs
   bare = shutil.copytree(built, tmp_path / "bare")
   shutil.rmtree(bare / "requests")
+  (bare / "instructions.json").unlink()
   arguments = {"scenarios": ["sequential"], "limit": 60, "seed": 5}
   evaluate(
     dataset=bare, rankers=["popularity"], out=tmp_path / "of_bare", **arguments

@@ -126,6 +126,7 @@ def test_a_bare_folder_takes_the_runs_of_a_built_one(written, built, tmp_path):
   out, first = written
   bare = shutil.copytree(built, tmp_path / "shop")
   shutil.rmtree(bare / "requests")
+  (bare / "instructions.json").unlink()
   results = evaluate(
     dataset=bare,
     out=None,

@@ -29,7 +29,11 @@ def read(forms, scenario, form, *, split="test", limit=None):
   return requests
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
+# Sequences have no templates, and are not built unless asked for.
+WORDED = [s for s in SCENARIOS if not s.name.startswith("sequences")]
+
+
+@pytest.mark.parametrize("scenario", WORDED, ids=lambda s: s.name)
 @pytest.mark.parametrize("split", ["validation", "test"])
 def test_the_first_form_is_what_was_built(built, forms, scenario, split):
   source = find_requests(

@@ -1217,6 +1217,7 @@ _UNSEEN = {
   "hf/model.safetensors": _FLIPS,
   "hf/spiece.model": _FLIPS,
   "results/scores/sequential.parquet": _FLIPS,
+  "answers.parquet": _FLIPS,
 }
 _DEEP = b"[" * 100_000
 # What is done to the file's bytes, by whether it is text.

@@ -21,7 +21,7 @@ def test_all_rows_go_to_the_writer_and_requests_to_the_folder(tmp_path):
   manifest = build(
     path,
     write_rows=write_rows,
-    write_hard_candidates=lambda folder, *, matcher, seed: None,
+    write_hard_candidates=lambda folder, **options: None,
     train_vocabulary_size=300,
     options=Options(families=("p1_i0_t3",)),
   )

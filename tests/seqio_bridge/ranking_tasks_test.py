@@ -179,7 +179,8 @@ def test_a_scenario_without_requests_is_passed_over(in_use):
   assert splits.keys() == {
     ranking_tasks.task_name(s.name)
     for s in SCENARIOS
-    if s.name not in ("sequential_full", "personalised_i1_tournament")
+    if s.name
+    not in ("sequential_full", "sequences_full", "personalised_i1_tournament")
   }
   assert splits[SEQUENTIAL] == {"validation", "test"}
   assert splits["instructrec_rank_pointwise_v1"] == {"none"}

@@ -156,7 +156,11 @@ def test_validation_sees_the_merged_model(data, config, base, tmp_path):
 
 @pytest.mark.parametrize("to", ["ours", "hf", "t5x"])
 def test_conversion_merges(adapted, tmp_path, to):
+  counts = {"a title": 3}
+  (adapted / model_folder.TITLE_COUNTS_FILE).write_text(json.dumps(counts))
   convert(adapted, tmp_path / "out", to=to)
+  if to == "ours":
+    assert model_folder.load_title_counts(tmp_path / "out") == counts
   back = tmp_path / "out"
   if to != "ours":
     convert(
