@@ -17,17 +17,16 @@ from instructrec_jax.evaluation.evaluate import evaluate
 from instructrec_jax.evaluation.metrics import fit_temperature, metrics_of_ranks
 from instructrec_jax.evaluation.rankers import BASELINES, RANKERS
 from instructrec_jax.evaluation.requests import find_requests
-from instructrec_jax.instructions import scenarios
-from instructrec_jax.instructions.scenarios import OF_TEN, find_scenarios
+from instructrec_jax.instructions.scenarios import (
+  OF_TEN,
+  SCENARIOS,
+  find_scenarios,
+)
 from instructrec_jax.requests import write_requests
 from instructrec_jax.seqio_bridge.build import build
 
 from .conftest import FakeModel, pick, value
 
-# Sequences are not built unless asked for.
-SCENARIOS = [
-  s for s in scenarios.SCENARIOS if not s.name.startswith("sequences")
-]
 NAMES = [scenario.name for scenario in SCENARIOS]
 
 
