@@ -53,12 +53,18 @@ _DENIAL = re.compile(
   r"(?<!\S)-(?=[a-z]))([\w'-]+(?: (?:or|nor) [\w'-]+)*)",
   re.IGNORECASE,
 )
+# "Why not a tent?", "I have no tent", "no tent yet": it is asked for.
+_NO_DENIAL_AFTER = re.compile(
+  r"\b(?:why|have|has|had|got|own|there's|is|are|was|were)\s+$", re.IGNORECASE
+)
+_NO_DENIAL_BEFORE = re.compile(r"\s+(?:yet|left|anymore)\b", re.IGNORECASE)
 # "Not sure", "not only", "no more than": nothing is denied.
 _NO_DENIAL = frozenset(
   "sure too very only just so that this it them much many want wants like need "
   "know have has had be been being am is are was really yet less than "
   "necessarily mind care i my me you he she they we to for at on as if because "
-  "matter longer idea problem hurry later sooner even quite all always ever "
+  "matter longer idea problem what which but sell stock hurry later sooner "
+  "even quite all always ever "
   "exactly looking interested fussy picky certain afraid able enough else good "
   "great new old best bad".split()
 )
@@ -126,6 +132,12 @@ def denied_words(*texts: str) -> tuple[str, ...]:
     for match in _DENIAL.finditer(text.replace("’", "'")):
       if match[0].istitle() and " " in match[0]:
         # A name: No Doubt.
+        continue
+      is_noun = match[0].lower().startswith(("no ", "not a ", "not the "))
+      if is_noun and (
+        _NO_DENIAL_AFTER.search(text[: match.start()])
+        or _NO_DENIAL_BEFORE.match(text[match.end() :])
+      ):
         continue
       words = re.split(" (?:or|nor) ", match[1].lower())
       found |= dict.fromkeys(w for w in words if w not in _NO_DENIAL)

@@ -101,9 +101,13 @@ def check_config(config: T5Config) -> None:
     InputError: its heads are too few, its embeddings tied, or it is LoRA's.
   """
   width, inner = config.emb_dim, config.num_heads * config.head_dim
-  if inner < width or config.logits_via_embedding or config.lora_rank:
+  if config.logits_via_embedding or config.lora_rank:
     raise InputError(
-      "a start from an SVD is of all weights, with an output layer of its own "
-      "and heads that are together as wide as the model: NUM_HEADS x HEAD_DIM "
-      f"of at least {width}, not {inner}."
+      "a start from an SVD is of all weights, with an output layer of its own: "
+      "leave out LORA_RANK and logits_via_embedding."
+    )
+  if inner < width:
+    raise InputError(
+      "a start from an SVD needs heads that are together as wide as the model: "
+      f"NUM_HEADS x HEAD_DIM of at least {width}, not {inner}."
     )

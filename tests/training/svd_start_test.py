@@ -84,9 +84,14 @@ def test_equal_seeds_give_equal_weights(start):
 
 
 @pytest.mark.parametrize(
-  "change", [{"num_heads": 2}, {"logits_via_embedding": True}]
+  ("change", "says"),
+  [
+    ({"num_heads": 2}, "NUM_HEADS x HEAD_DIM"),
+    ({"logits_via_embedding": True}, "leave out"),
+    ({"lora_rank": 2}, "leave out"),
+  ],
 )
-def test_refuses_a_model_that_cannot_hand_on_what_it_gathers(change):
+def test_refuses_a_model_that_cannot_hand_on_what_it_gathers(change, says):
   config = dataclasses.replace(CONFIG, **change)
-  with pytest.raises(InputError, match="NUM_HEADS x HEAD_DIM"):
+  with pytest.raises(InputError, match=says):
     svd_start(config, np.zeros((128, 31)), np.ones(128), seed=0)
