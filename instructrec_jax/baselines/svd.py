@@ -52,6 +52,8 @@ class SvdRanker:
     """Takes unit vectors (or zeros) and training purchases."""
     self._vectors = vectors_IxD
     self._log_counts = np.log1p(counts_I)
+    self.num_parameters = vectors_IxD.size + counts_I.size
+    self.flops = 0.0
 
   @classmethod
   def fit(
@@ -78,6 +80,8 @@ class SvdRanker:
     weights_H = _DECAY ** np.arange(len(history_H))[::-1]
     taste_D = _unit((weights_H @ self._vectors[history_H])[None])[0]
     cosines_C = self._vectors[candidates_C] @ taste_D
+    products = (len(history_H) + len(candidates_C)) * self._vectors.shape[1]
+    self.flops += 2.0 * products
     return _SHARPNESS * cosines_C + self._log_counts[candidates_C]
 
 

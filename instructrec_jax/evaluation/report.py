@@ -380,7 +380,7 @@ def _hard_negatives(
 def _limits(scenario: Mapping[str, Any]) -> list[str]:
   """Returns what no ranker can know of these requests."""
   lines = []
-  if scenario["tied_times"] is not None:
+  if scenario["tied_times"]:
     lines.append(
       f"{scenario['tied_times']:.1%} of the targets have the time of another "
       "of the user's purchases, and which of them came last is not known: "
