@@ -4,6 +4,8 @@ The optimizers keep the learning rate of their last step in their state, where
 `step.train_step` finds it to be logged.
 """
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 import optax
@@ -33,7 +35,7 @@ def adafactor(
   def make(learning_rate):
     return optax.adafactor(learning_rate, decay_rate=0.8)
 
-  return optax.inject_hyperparams(make)(learning_rate)
+  return _with_rate(make, learning_rate)
 
 
 def adamw(
@@ -58,15 +60,39 @@ def adamw(
     return update * output_rate if is_output else update
 
   def make(learning_rate):
-    return optax.chain(
+    steps = [
       optax.clip_by_global_norm(1.0),
       optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay),
-      optax.stateless(
-        lambda updates, _: jax.tree_util.tree_map_with_path(slower, updates)
-      ),
-    )
+    ]
+    # The state of a run without it has no place for it.
+    if output_rate != 1:
+      steps.append(
+        optax.stateless(
+          lambda updates, _: jax.tree_util.tree_map_with_path(slower, updates)
+        )
+      )
+    return optax.chain(*steps)
 
-  return optax.inject_hyperparams(make)(learning_rate)
+  return _with_rate(make, learning_rate)
+
+
+def _with_rate(
+  make: Callable[..., optax.GradientTransformation],
+  learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformation:
+  """Returns the optimizer, which keeps its rate in its state."""
+  transform = optax.inject_hyperparams(make)(learning_rate)
+  if callable(learning_rate):
+    return transform
+
+  def update(updates, state, params=None, **extra):
+    # A resumed run's state has the rate that it was begun with.
+    old = state.hyperparams["learning_rate"]
+    rate = {"learning_rate": jnp.full_like(old, learning_rate)}
+    state = state._replace(hyperparams=state.hyperparams | rate)
+    return transform.update(updates, state, params, **extra)
+
+  return optax.GradientTransformationExtraArgs(transform.init, update)
 
 
 def constant(peak: float = 1e-3, warmup_steps: int = 0) -> optax.Schedule:

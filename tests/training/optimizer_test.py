@@ -73,6 +73,21 @@ def test_the_last_learning_rate_is_in_the_state(make):
   np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.75, 1, 0.75])
 
 
+@pytest.mark.parametrize("make", [optimizer.adafactor, optimizer.adamw])
+@pytest.mark.parametrize("kind", [float, optimizer.constant])
+def test_a_resumed_state_goes_on_at_the_rate_that_is_bound_now(make, kind):
+  params, gradient = jnp.ones(4), jnp.ones(4)
+  state = make(kind(1e-2)).init(params)
+  _, state = make(kind(1e-2)).update(gradient, state, params)
+  moved, after = make(kind(1e-3)).update(gradient, state, params)
+  slow = make(kind(1e-3))
+  state = slow.init(params)
+  for _ in range(2):
+    expected, state = slow.update(gradient, state, params)
+  np.testing.assert_allclose(moved, expected, rtol=1e-6)
+  np.testing.assert_allclose(after.hyperparams["learning_rate"], 1e-3)
+
+
 @pytest.mark.parametrize(
   ("schedule", "rates"),
   [
