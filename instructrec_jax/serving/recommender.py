@@ -34,6 +34,9 @@ from instructrec_jax.serving.model_export import (
 )
 from instructrec_jax.text.vocabulary import Vocabulary
 
+# Scores that are no log-probabilities are made comparable over so many titles.
+_SHARED = 100
+
 
 class Recommender:
   """Answers a user's own words (the paper's section 2.3.2).
@@ -223,7 +226,10 @@ class Recommender:
   ) -> Recommendation:
     """Returns the exact top k of the catalogue, without the history.
 
-    Probabilities are normalised over the titles that are returned.
+    A probability is that of the title as the model's answer, among all that
+    it might write: it depends on neither `k` nor the other titles. Under
+    another normalisation than "sum", it is the title's share among the best
+    100, whatever `k` is.
 
     Args:
       instruction: the user's own words.
@@ -250,7 +256,9 @@ class Recommender:
       excluded.append(numbers | denied)
     scores: dict[int, float] = {}
     instructions = [composed.instruction] * len(excluded)
-    for found in self._search.top(instructions, k, excluded=excluded):
+    is_sum = self.ranker.normalisation == Normalisation.SUM
+    searched = k if is_sum else max(k, _SHARED)
+    for found in self._search.top(instructions, searched, excluded=excluded):
       pairs = zip(found.titles, found.scores, strict=True)
       scores |= {int(number): float(score) for number, score in pairs}
     ranking = ranked(
@@ -258,7 +266,17 @@ class Recommender:
       [*scores.values()],
       denied=composed.denied,
     )
-    return Recommendation(composed, _shared(ranking[:k]))
+    likely = np.array([each.log_likelihood for each in ranking])
+    if not is_sum:
+      likely -= np.logaddexp.reduce(likely[:_SHARED])
+    chances = np.exp(np.minimum(likely, 0)).tolist()
+    return Recommendation(
+      composed,
+      tuple(
+        dataclasses.replace(each, probability=chance)
+        for each, chance in zip(ranking[:k], chances, strict=False)
+      ),
+    )
 
   def explain(
     self,
@@ -312,12 +330,3 @@ class Recommender:
   def index(self) -> dict[str, int]:
     """Each title's index in `titles`."""
     return {title: number for number, title in enumerate(self.titles)}
-
-
-def _shared(ranking: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
-  """Normalises probabilities over what is left of a ranking."""
-  total = sum(each.probability for each in ranking)
-  return tuple(
-    dataclasses.replace(each, probability=each.probability / total)
-    for each in ranking
-  )
