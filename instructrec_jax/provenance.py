@@ -8,8 +8,6 @@ import subprocess
 import sys
 from typing import Any
 
-import instructrec_jax
-
 _ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 
@@ -25,7 +23,7 @@ def code() -> dict[str, Any]:
 def provenance() -> dict[str, str]:
   """Returns what every report says of how it came to be, in print."""
   now, found = datetime.datetime.now(datetime.UTC), code()
-  version = instructrec_jax.__version__
+  version = sys.modules["instructrec_jax"].__version__
   if found["commit"]:
     version += f", commit {found['commit'][:12]}"
     version += " with changed files" * found["changed"]

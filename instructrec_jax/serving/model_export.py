@@ -106,8 +106,8 @@ def catalogue(dataset: pathlib.Path) -> dict[str, list[str]]:
   return by_title
 
 
-def exported_titles(folder: pathlib.Path) -> list[str]:
-  """Returns the titles of an export's catalogue.
+def exported_items(folder: pathlib.Path) -> dict[str, list[str]]:
+  """Returns an export's catalogue: title -> item ids.
 
   Raises:
     InputError: the file is missing or broken.
@@ -115,7 +115,8 @@ def exported_titles(folder: pathlib.Path) -> list[str]:
   path = pathlib.Path(folder) / ITEMS_FILE
   try:
     with open(path, encoding="utf-8") as file:
-      return [json.loads(line)["title"] for line in file]
+      items = map(json.loads, file)
+      return {item["title"]: list(item["item_ids"]) for item in items}
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(
       f"{path}: not a catalogue ({error}): copy the export again."
