@@ -197,6 +197,18 @@ async def rerank(
   return await request.app.state.service.rerank(asked, "1")
 
 
+@_router.post("/infinity/rerank", include_in_schema=False)
+async def rerank_infinity(
+  asked: schemas.RerankRequest, request: Request
+) -> dict[str, Any]:
+  """Ranks documents in Infinity's form, which has them as bare texts."""
+  answer = (await rerank(asked, request)).model_dump(exclude_none=True)
+  for result in answer["results"]:
+    if "document" in result:
+      result["document"] = result["document"]["text"]
+  return answer
+
+
 @_router.post("/v2/rerank", response_model_exclude_none=True)
 async def rerank_v2(
   asked: schemas.RerankRequest, request: Request

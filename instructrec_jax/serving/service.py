@@ -83,12 +83,11 @@ class Service:
     """
     async with self._slot():
       cut = await anyio.to_thread.run_sync(self._cut, asked)
-      composed = await anyio.to_thread.run_sync(
-        lambda: self.recommender.compose(
-          **_arguments(asked) | {"instruction": cut.query},
-          candidates=[title for title in cut.titles if title],
-        )
-      )
+      said = _arguments(asked)
+      said["instruction"] = cut.query
+      said["candidates"] = [title for title in cut.titles if title]
+      compose = functools.partial(self.recommender.compose, **said)
+      composed = await anyio.to_thread.run_sync(compose)
       scores: Sequence[float] | np.ndarray = ()
       if composed.candidates:
         request = self.recommender.request(composed, composed.candidates)

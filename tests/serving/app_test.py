@@ -178,6 +178,11 @@ def test_documents_of_fields_are_ranked_by_those_named(url, recommender):
   assert answer["results"] == post(f"{url}/v1/rerank", plain)[1]["results"]
   # The address that clients ask who add but /rerank to theirs.
   assert post(f"{url}/rerank", plain)[1]["results"] == answer["results"]
+  # And in Infinity's form.
+  plain["return_documents"] = True
+  results = post(f"{url}/infinity/rerank", plain)[1]["results"]
+  for each in results:
+    assert each["document"] == plain["documents"][each["index"]]
   status, answer = post(f"{url}/v1/rerank", {**body, "rank_fields": None})
   assert status == 422 and "rank_fields" in answer["message"]
 
