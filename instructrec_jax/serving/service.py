@@ -408,7 +408,7 @@ def _results(
 # Wishes of a page's visitor to begin with, and how many words are tried.
 _EXAMPLES = 4
 _TRIED = 16
-_EXAMPLE_WISHES = ("a {} please", "I'd like a {}", "looking for a {}", "{}")
+_EXAMPLE_WISHES = ("{} please", "looking for {}", "show me {}", "{}")
 
 
 @functools.lru_cache(maxsize=4)
