@@ -174,7 +174,13 @@ def _svd_params(folder: Path, data: Any, config: Any, seed: int) -> Any:
     rows=config.vocab_size,
     width=min(svd.WIDTH, config.emb_dim - 1),
   )
-  return svd_start(config, vectors, seed=seed)
+  return svd_start(
+    config,
+    vectors.parts_PxD,
+    vectors.means_PxD,
+    vectors.counts_P,
+    seed=seed,
+  )
 
 
 def _packed_data(macros: dict[str, Any]) -> Any:

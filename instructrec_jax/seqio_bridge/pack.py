@@ -20,12 +20,18 @@ from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.instructions.material import title_counts
+from instructrec_jax.instructions.render import SEPARATOR
+from instructrec_jax.instructions.scenarios import SEQUENCES
 from instructrec_jax.seqio_bridge.registration import (
   count_rows,
   told_damage,
   use_dataset,
 )
-from instructrec_jax.text.packed_dataset import PackedDataset, pack_pairs
+from instructrec_jax.text.packed_dataset import (
+  SEPARATOR_KEY,
+  PackedDataset,
+  pack_pairs,
+)
 from instructrec_jax.text.vocabulary import Vocabulary
 
 _READ_BATCH = 4096
@@ -175,6 +181,8 @@ def pack_mixture(
       for member in members
     },
   }
+  if all(f"_{SEQUENCES}_" in member.task.name for member in members):
+    manifest[SEPARATOR_KEY] = SEPARATOR
   return pack_pairs(
     _draw(members, dataset, split=split, total=total, seed=seed),
     vocabulary=vocabulary,

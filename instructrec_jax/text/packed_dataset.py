@@ -23,6 +23,8 @@ from instructrec_jax.text.vocabulary import Vocabulary
 MANIFEST_FILE = "manifest.json"
 VOCABULARY_FILE = "vocabulary.model"
 TITLE_COUNTS_FILE = "title_counts.json"
+SEPARATOR_KEY = "title_separator"
+"""Of the manifest, if inputs are histories alone: what parts their titles."""
 ARRAYS = (
   "encoder_tokens",
   "encoder_segments",

@@ -15,8 +15,8 @@ from typing import Any
 
 import jax
 import numpy as np
+from jaxtyping import Float32, Int
 
-from instructrec_jax.baselines.svd import PieceVectors
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
@@ -38,13 +38,23 @@ _QUIET = 0.1
 _UNKNOWN = 0.3
 
 
-def svd_start(config: T5Config, vectors: PieceVectors, *, seed: int) -> Any:
+def svd_start(
+  config: T5Config,
+  parts_VxE: Float32[np.ndarray, "vocab width"],
+  means_VxE: Float32[np.ndarray, "vocab width"],
+  counts_V: Int[np.ndarray, " vocab"],
+  *,
+  seed: int,
+) -> Any:
   """Returns parameters that start from vectors of tokens.
 
   Args:
     config: the model's sizes; heads x head_dim is at least emb_dim, so that
       attention can hand on what it gathers, and the output layer is untied.
-    vectors: of the vocabulary's tokens, of at most emb_dim - 1 features.
+    parts_VxE: what instructions are read with; of `baselines.svd.PieceVectors`,
+      with at most emb_dim - 1 features, and zeros for tokens without a vector.
+    means_VxE: what tokens are said with; of the same.
+    counts_V: how often each token is bought.
     seed: of the random weights.
 
   Raises:
@@ -56,22 +66,21 @@ def svd_start(config: T5Config, vectors: PieceVectors, *, seed: int) -> Any:
   params = jax.tree.map(
     lambda x: np.array(x), parameters.initial_variables(config, seed=seed)
   )["params"]
-  counts_V = vectors.counts_P
-  last = 1 + vectors.parts_PxD.shape[1]
-  is_known = np.linalg.norm(vectors.parts_PxD, axis=1) > 1e-6
+  last = 1 + parts_VxE.shape[1]
+  is_known = np.linalg.norm(parts_VxE, axis=1) > 1e-6
   rng = np.random.default_rng(seed)
   embedding = params["token_embedder"]["embedding"]
   embedding[:] = rng.normal(size=embedding.shape) * _UNKNOWN
   embedding[is_known] = 0
   embedding[:, 0] = scale * _CONSTANT
-  embedding[is_known, 1:last] = scale * vectors.parts_PxD[is_known]
+  embedding[is_known, 1:last] = scale * parts_VxE[is_known]
   # What begins and ends a text knows nothing.
   embedding[[0, EOS_ID], 1:] = 0
   head = params["decoder"]["logits_dense"]["kernel"]
   head[:] = 0
   usual = np.log((counts_V + 0.5) / max(counts_V.sum(), 1))
   head[0] = usual / (scale * _CONSTANT_OUT)
-  head[1:last] = vectors.means_PxD.T * (_SHARPNESS / scale)
+  head[1:last] = means_VxE.T * (_SHARPNESS / scale)
   for stack in ("encoder", "decoder"):
     for name, layer in params[stack].items():
       if not name.startswith("layers_"):

@@ -13,10 +13,8 @@ import dataclasses
 import numpy as np
 
 from instructrec_jax.errors import InputError, check_numbers
-from instructrec_jax.instructions.render import SEPARATOR
-from instructrec_jax.instructions.scenarios import SEQUENCES
 from instructrec_jax.text.features import positions
-from instructrec_jax.text.packed_dataset import PackedDataset
+from instructrec_jax.text.packed_dataset import SEPARATOR_KEY, PackedDataset
 from instructrec_jax.text.vocabulary import EOS_ID
 
 
@@ -47,19 +45,19 @@ class TitleDropout:
     check_numbers(most=1 - 1e-6, title_dropout=rate)
     if not rate:
       return None
-    tasks = data.manifest.get("tasks") or {"": None}
-    if any(f"_{SEQUENCES}_" not in name for name in tasks):
+    separator = data.manifest.get(SEPARATOR_KEY)
+    if not isinstance(separator, str):
       raise InputError(
         f"{data.path}: TITLE_DROPOUT leaves titles out of histories, and these "
-        "rows have other titles, too: pack instructrec_sequences_v1 alone, or "
-        "bind TITLE_DROPOUT to 0."
+        "rows are not known to be histories alone: run `instructrec pack` of "
+        "instructrec_sequences_v1, or bind TITLE_DROPOUT to 0."
       )
     alone, followed = (
-      data.vocabulary.encode_one(text) for text in ("a", f"a{SEPARATOR}a")
+      data.vocabulary.encode_one(text) for text in ("a", f"a{separator}a")
     )
     if len(followed) != 2 * len(alone) + 1:
       raise InputError(
-        f"{data.path}: TITLE_DROPOUT needs a vocabulary with {SEPARATOR!r} as "
+        f"{data.path}: TITLE_DROPOUT needs a vocabulary with {separator!r} as "
         "a token of its own: build it with --pieces titles, or bind "
         "TITLE_DROPOUT to 0."
       )

@@ -22,7 +22,9 @@ from instructrec_jax.seqio_bridge.registration import (
   use_dataset,
 )
 from instructrec_jax.serving.model_export import export
+from instructrec_jax.text.packed_dataset import SEPARATOR_KEY
 from instructrec_jax.text.vocabulary import Vocabulary
+from instructrec_jax.training.title_dropout import TitleDropout
 
 from .conftest import stored_rows
 
@@ -90,6 +92,20 @@ def test_packed_rows_know_what_is_bought(dataset, packed):
   assert {t: n for t, n in packed.title_counts.items() if n} == counts
 
 
+def test_only_rows_of_histories_alone_say_what_parts_titles(
+  dataset, packed, tmp_path
+):
+  assert packed.manifest[SEPARATOR_KEY] == "; "
+  assert TitleDropout.of(packed, rate=0.5, seed=0) is not None
+  mixed = pack_mixture(
+    mixture=f"{TASK}=1,instructrec_all_v1=1",
+    dataset=dataset,
+    out=tmp_path / "mixed",
+    examples=50,
+  )
+  assert SEPARATOR_KEY not in mixed.manifest
+
+
 def test_a_model_starts_from_them_and_keeps_the_counts(
   dataset, packed, tmp_path, capsys
 ):
@@ -105,6 +121,7 @@ def test_a_model_starts_from_them_and_keeps_the_counts(
     BATCH_SIZE=8,
     LEARNING_RATE=3e-3,
     DROPOUT_RATE=0.0,
+    TITLE_DROPOUT=0.2,
   )
   files = ("gin/model/mini.gin", "gin/run/train.gin")
 

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from instructrec_jax.baselines.svd import PieceVectors
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
@@ -37,8 +36,7 @@ def start():
   counts = np.zeros(128, int)
   counts[KNOWN] = 10 + np.arange(30) % 10 * 20
   vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-  pieces = PieceVectors(vectors, vectors, counts)
-  return svd_start(CONFIG, pieces, seed=1), counts
+  return svd_start(CONFIG, vectors, vectors, counts, seed=1), counts
 
 
 def log_probabilities(params, tokens):
@@ -94,8 +92,9 @@ def test_what_says_little_of_a_title_changes_little(start):
 def test_equal_seeds_give_equal_weights(start):
   _, counts = start
   vectors = np.zeros((128, 31), np.float32)
-  pieces = PieceVectors(vectors, vectors, counts)
-  one, other = (svd_start(CONFIG, pieces, seed=s) for s in (1, 1))
+  one, other = (
+    svd_start(CONFIG, vectors, vectors, counts, seed=s) for s in (1, 1)
+  )
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
@@ -111,5 +110,4 @@ def test_refuses_a_model_that_cannot_hand_on_what_it_gathers(change, says):
   config = dataclasses.replace(CONFIG, **change)
   with pytest.raises(InputError, match=says):
     nothing = np.zeros((128, 31), np.float32)
-    pieces = PieceVectors(nothing, nothing, np.ones(128, int))
-    svd_start(config, pieces, seed=0)
+    svd_start(config, nothing, nothing, np.ones(128, int), seed=0)

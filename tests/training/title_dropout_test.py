@@ -14,7 +14,6 @@ from instructrec_jax.training.batches import token_counts
 from instructrec_jax.training.title_dropout import TitleDropout
 
 TITLES = ("Alder Rope", "Borea Tent", "Corvo Kayak", "Fjord Stove")
-TASK = {"tasks": {"instructrec_sequences_v1": {"share": 1.0}}}
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +28,7 @@ def packed(tmp_path_factory):
     out=path / "packed",
     encoder_length=128,
     decoder_length=32,
-    manifest=TASK,
+    manifest={packed_dataset.SEPARATOR_KEY: "; "},
   )
 
 
@@ -120,7 +119,7 @@ def test_refuses_rows_that_have_other_titles(packed, tmp_path, monkeypatch):
   shutil.copytree(packed.path, tmp_path / "mixed")
   manifest = tmp_path / "mixed" / packed_dataset.MANIFEST_FILE
   found = json.loads(manifest.read_text())
-  found["tasks"] |= {"instructrec_a01_v1": {"share": 0.5}}
+  del found[packed_dataset.SEPARATOR_KEY]
   manifest.write_text(json.dumps(found))
   monkeypatch.setattr(packed_dataset.checksums, "verify", lambda *a, **k: None)
   mixed = packed_dataset.PackedDataset.open(tmp_path / "mixed")
