@@ -17,6 +17,7 @@ import numpy as np
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.instructions.compose import Composed
 from instructrec_jax.instructions.recommend import (
+  Ranked,
   Recommendation,
   ranked,
   ranking_request,
@@ -61,6 +62,11 @@ class Explanation:
 
   recommendation: Recommendation
   weights: tuple[Weight, ...]
+
+  @property
+  def ranking(self) -> tuple[Ranked, ...]:
+    """The candidates, the best first."""
+    return self.recommendation.ranking
 
   def to_json(self) -> dict[str, Any]:
     """Returns it in JSON's types."""

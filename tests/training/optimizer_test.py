@@ -118,3 +118,25 @@ def test_schedules(schedule, rates):
 def test_impossible_schedules_are_refused(make):
   with pytest.raises(InputError):
     make()
+
+
+def test_the_output_layer_alone_can_learn_slower():
+  rng = np.random.default_rng(0)
+  params, gradients = (
+    {
+      "layer": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
+      "logits_dense": {"kernel": jnp.asarray(rng.normal(size=(4, 5)))},
+    }
+    for _ in range(2)
+  )
+  plain, slow = (
+    optimizer.adamw(1e-2, weight_decay=0.1, output_rate=share)
+    for share in (1.0, 0.25)
+  )
+  (one, _), (other, _) = (
+    each.update(gradients, each.init(params), params) for each in (plain, slow)
+  )
+  np.testing.assert_array_equal(other["layer"], one["layer"])
+  np.testing.assert_allclose(
+    other["logits_dense"]["kernel"], one["logits_dense"]["kernel"] / 4
+  )
