@@ -12,6 +12,9 @@ import sys
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+# Compiling is most of what a model's test takes, and of tiny models optimising
+# is more than half of that. Set "false" to test what users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
 import pytest
 
@@ -23,6 +26,20 @@ SERVER = ROOT / "tests" / "teacher" / "openai_server.py"
 def root() -> pathlib.Path:
   """The repository's root."""
   return ROOT
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled(tmp_path_factory) -> pathlib.Path:
+  """Where equal programs of all tests of a process find each other compiled."""
+  import jax
+  from jax.experimental.compilation_cache import compilation_cache
+
+  folder = tmp_path_factory.mktemp("compiled")
+  jax.config.update("jax_compilation_cache_dir", str(folder))
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  # What was compiled while tests were collected had none, and decided so.
+  compilation_cache.reset_cache()
+  return folder
 
 
 @pytest.fixture(scope="session")

@@ -120,7 +120,7 @@ def _check(macros: dict[str, Any]) -> None:
   from instructrec_jax.checkpoints import model_folder
   from instructrec_jax.cli import gin_config
   from instructrec_jax.data.folder import DatasetFolder
-  from instructrec_jax.errors import check_counts
+  from instructrec_jax.errors import check_counts, check_file
   from instructrec_jax.training import loop, svd_start
   from instructrec_jax.training.step import check_batch
 
@@ -135,8 +135,7 @@ def _check(macros: dict[str, Any]) -> None:
   check_counts(least=2, **lengths)
   check_counts(VALIDATION_LIMIT=macros["VALIDATION_LIMIT"])
   if requests := macros["VALIDATION_REQUESTS"]:
-    if not Path(requests).is_file():
-      raise InputError(f"VALIDATION_REQUESTS is {requests}: no such file.")
+    check_file(Path(requests))
   if initial := macros["INITIAL_CHECKPOINT"]:
     model_folder.load_config(Path(initial))
   if svd := macros["INITIAL_SVD"]:

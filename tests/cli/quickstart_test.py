@@ -4,6 +4,7 @@ import itertools
 import json
 import shutil
 
+import jax
 import pytest
 
 from instructrec_jax.cli.main import main
@@ -30,9 +31,14 @@ DENIALS = ("{a}, not {not}", "I'd like {a}, not {not}.", "{it} -{not}")
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   out = tmp_path_factory.mktemp("quickstart") / "run"
-  # All of its steps: that is what it takes to learn what people say.
+  # All of its steps: that is what it takes to learn what people say. They take
+  # more than compiling.
   arguments = ["--users", "1200", "--test-users", "20"]
+  name = "jax_disable_most_optimizations"
+  before = getattr(jax.config, name)
+  jax.config.update(name, False)
   assert main(["quickstart", "--out", str(out), *arguments]) == 0
+  jax.config.update(name, before)
   return out
 
 

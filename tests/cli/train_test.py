@@ -8,7 +8,6 @@ import gin
 import jax
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.cli.main import main
@@ -21,22 +20,6 @@ from instructrec_jax.text.vocabulary import train_vocabulary
 FILES = ("--gin_file", "gin/model/mini.gin", "--gin_file", "gin/run/train.gin")
 WORDS = "amber birch cedar delta ember fjord grove haven iris jade".split()
 TINY = dict(EMB_DIM=16, NUM_HEADS=2, HEAD_DIM=8, NUM_LAYERS=1, MLP_DIM=16)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  """Runs of the same sizes share their compiled step."""
-  settings = {
-    "jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled")),
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  for name, value in settings.items():
-    jax.config.update(name, value)
-  yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")

@@ -837,7 +837,7 @@ def _paths() -> Iterator[Case]:
     for about, change in kinds:
       words = tuple(shlex.split(line.format("bad")))
       names = "bad|model" if line.startswith("plan") else "bad"
-      if about == "an empty file" and line.startswith("train --gin_file"):
+      if about == "an empty file" and line.endswith("tiny.gin --gin_file {}"):
         names = "MODEL_DIR"  # an empty gin file binds nothing
       yield Case("input paths", words, names, change, f"bad is {about}")
     for value in ("", "x" * 300, "/dev/null", "tiny.gin/x", "\udcff"):

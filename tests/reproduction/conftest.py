@@ -55,9 +55,8 @@ VALIDATION_LIMIT = 4
 class InProcess:
   """Runs steps here, where everything is imported already; keeps their argv."""
 
-  def __init__(self, compiled: pathlib.Path):
+  def __init__(self):
     self.ran: list[str] = []
-    self.compiled = compiled
 
   def __call__(self, argv, *, stdout, log, tick):
     self.ran.append(" ".join(argv))
@@ -67,11 +66,8 @@ class InProcess:
       stdout.open("a") as printed,
       contextlib.redirect_stderr(errors),
       contextlib.redirect_stdout(printed),
-      # The models are of equal shapes, and compiling is most of the time.
       # Of the eight simulated devices, one: they wait for each other.
       unittest.mock.patch("jax.devices", return_value=jax.devices()[:1]),
-      _jax("jax_compilation_cache_dir", str(self.compiled), otherwise=None),
-      _jax("jax_disable_most_optimizations", True, otherwise=False),
     ):
       return importlib.import_module(argv[0]).main(list(argv[1:]))
 
@@ -95,15 +91,6 @@ class Recorder:
     hashes = {str(path): storage.sha256_of(path) for path in reads}
     key = step_key(argv, hashes, {n: self.steps[n].key for n in after})
     self.steps[name] = Step(name, argv, key)
-
-
-@contextlib.contextmanager
-def _jax(name, value, *, otherwise):
-  jax.config.update(name, value)
-  try:
-    yield
-  finally:
-    jax.config.update(name, otherwise)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -152,6 +139,6 @@ def reproduced(tmp_path_factory, root):
     rankers=("random", "popularity", "cooccurrence", "model"),
     unseen=other,
   )
-  execute = InProcess(folder / "compiled")
+  execute = InProcess()
   manifest = reproduce(settings, execute=execute, command="instructrec ...")
   return Reproduced(settings, manifest, execute)

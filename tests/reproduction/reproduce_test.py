@@ -89,6 +89,17 @@ def test_each_number_traces_to_a_command_and_what_it_read(reproduced, table):
     assert storage.sha256_of(reproduced.out / name) == sha256
 
 
+def test_the_model_is_asked_in_the_words_that_validation_chose(reproduced):
+  (ours,) = [
+    command
+    for command in reproduced.execute.ran
+    if "evaluate" in command and "results/table_6" in command
+  ]
+  assert "--select-template" in ours
+  results = storage.read_json(reproduced.out / "results/table_6/results.json")
+  assert results["templates"]
+
+
 def test_the_papers_numbers_stand_beside_ours(reproduced, table):
   text = re.sub(" +", " ", (reproduced.out / "report.md").read_text())
   assert "InstructRec (paper, Games) | .6947" in text

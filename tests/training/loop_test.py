@@ -1,6 +1,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,6 @@ import jax.monitoring
 import numpy as np
 import optax
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError
@@ -55,26 +55,7 @@ def data(tmp_path_factory):
   )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compile_once(tmp_path_factory):
-  """Runs of the same sizes share their compiled step, as processes do too."""
-  folder = str(tmp_path_factory.mktemp("compiled"))
-  settings = {
-    "jax_compilation_cache_dir": folder,
-    "jax_persistent_cache_min_compile_time_secs": 0.0,
-  }
-  before = {name: getattr(jax.config, name) for name in settings}
-  with pytest.MonkeyPatch.context() as patch:
-    for name, value in settings.items():
-      jax.config.update(name, value)
-      patch.setenv(name.upper(), str(value))
-    yield
-  for name, value in before.items():
-    jax.config.update(name, value)
-  compilation_cache.reset_cache()
-
-
-@pytest.fixture
+@pytest.fixture(scope="module")
 def train(data):
   def train(model_dir, *, steps, sizes=SIZES, **options):
     defaults = dict(
@@ -88,6 +69,14 @@ def train(data):
     return loop.train(model_dir=model_dir, steps=steps, **(defaults | options))
 
   return train
+
+
+@pytest.fixture(scope="module")
+def begun(train, tmp_path_factory):
+  """A run of two steps, to be copied."""
+  folder = tmp_path_factory.mktemp("begun") / "model"
+  train(folder, steps=2)
+  return folder
 
 
 def lines_of(model_dir):
@@ -139,15 +128,21 @@ PROGRAM = textwrap.dedent("""
 """)
 
 
-def test_a_killed_run_resumes_bit_equal(data, train, tmp_path):
-  steps = 60
+def test_a_killed_run_resumes_bit_equal(data, train, compiled, tmp_path):
+  steps = 36
   straight, killed = tmp_path / "straight", tmp_path / "killed"
   train(straight, steps=steps, checkpoint_period=2)
   command = [sys.executable, "-c", PROGRAM, killed, data.path]
   command += [json.dumps(SIZES), str(steps)]
+  cache = {
+    "JAX_COMPILATION_CACHE_DIR": str(compiled),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
   rng = random.Random(0)
   for _ in range(3):
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+      command, env=os.environ | cache, stderr=subprocess.DEVNULL
+    )
     before = _last_step(killed)
     # Anywhere between two checkpoints, or in the midst of writing one.
     while _last_step(killed) <= before and process.poll() is None:
@@ -287,16 +282,16 @@ def test_a_finished_run_is_left_as_it_is(train, tmp_path):
     (dict(sizes=dict(SIZES, mlp_dim=64)), "mlp_dim is 32, not 64"),
   ],
 )
-def test_another_run_is_not_continued(train, tmp_path, changed, named):
-  train(tmp_path, steps=2)
-  before = (tmp_path / "run.json").read_text()
+def test_another_run_is_not_continued(train, begun, tmp_path, changed, named):
+  model_dir = shutil.copytree(begun, tmp_path / "model")
+  before = (model_dir / "run.json").read_text()
   with pytest.raises(InputError, match=named):
-    train(tmp_path, steps=4, **changed)
-  assert (tmp_path / "run.json").read_text() == before
-  assert model_folder.load_config(tmp_path).mlp_dim == 32
+    train(model_dir, steps=4, **changed)
+  assert (model_dir / "run.json").read_text() == before
+  assert model_folder.load_config(model_dir).mlp_dim == 32
 
 
-def test_a_run_on_other_data_is_not_continued(train, data, tmp_path):
+def test_a_run_on_other_data_is_not_continued(train, begun, data, tmp_path):
   other = pack_pairs(
     make_pairs(50),
     vocabulary=data.vocabulary,
@@ -304,9 +299,9 @@ def test_a_run_on_other_data_is_not_continued(train, data, tmp_path):
     encoder_length=32,
     decoder_length=8,
   )
-  train(tmp_path / "model", steps=2)
+  model_dir = shutil.copytree(begun, tmp_path / "model")
   with pytest.raises(InputError, match="data_sha256"):
-    train(tmp_path / "model", steps=4, data=other)
+    train(model_dir, steps=4, data=other)
 
 
 @pytest.mark.parametrize(
