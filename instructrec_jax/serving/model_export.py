@@ -106,6 +106,20 @@ def catalogue(dataset: pathlib.Path) -> dict[str, list[str]]:
   return by_title
 
 
+def catalogue_titles(folder: pathlib.Path) -> list[str]:
+  """Returns the titles of a dataset folder, or of an export's catalogue.
+
+  Raises:
+    InputError: it is neither, or has no title.
+  """
+  folder = pathlib.Path(folder)
+  is_exported = (folder / ITEMS_FILE).is_file()
+  titles = exported_titles(folder) if is_exported else [*catalogue(folder)]
+  if not titles:
+    raise InputError(f"{folder}: there is no title in its catalogue.")
+  return titles
+
+
 def exported_titles(folder: pathlib.Path) -> list[str]:
   """Returns the titles of an export's catalogue.
 
