@@ -300,9 +300,9 @@ class Recommender:
       excluded.append(numbers | denied)
     scores: dict[int, float] = {}
     instructions = [composed.instruction] * len(excluded)
-    is_sum = self.ranker.normalisation == Normalisation.SUM
-    searched = k if is_sum else max(k, _SHARED)
-    for found in self._search.top(instructions, searched, excluded=excluded):
+    for found in self._search.top(
+      instructions, self._searched(k), excluded=excluded
+    ):
       pairs = zip(found.titles, found.scores, strict=True)
       scores |= {int(number): float(score) for number, score in pairs}
     ranking = ranked(
@@ -311,6 +311,11 @@ class Recommender:
       denied=composed.denied,
     )
     return Recommendation(composed, self._with_chances(ranking)[:k])
+
+  def _searched(self, k: int) -> int:
+    """Returns how many titles are to be found, of which k are returned."""
+    is_sum = self.ranker.normalisation == Normalisation.SUM
+    return k if is_sum else max(k, _SHARED)
 
   def _with_chances(self, ranking: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
     """Puts probabilities that depend on no other title, and item ids."""
@@ -357,14 +362,15 @@ class Recommender:
       raise InputError(_NO_CATALOGUE)
     check_counts(k=k)
     need = conversation.read(turns, catalogue=self._words)
-    if wording is None:
-      wording = conversation.load_turns()["composed"]
+    worded: Mapping[str, str] = (
+      conversation.load_turns()["composed"] if wording is None else wording
+    )
     shown = turns[-2].shown if len(turns) > 1 else ()
     had = [*history, *need.chosen]
     left_out = 0
     while True:
       words = conversation.compose_words(
-        need, wording, shown=shown, left_out=left_out
+        need, worded, shown=shown, left_out=left_out
       )
       # What is only denied is all that there is to go by.
       words = words or ("" if had else turns[-1].words)
@@ -382,11 +388,11 @@ class Recommender:
     every = range(len(self.titles))
     (found,) = self._search.top(
       [composed.instruction],
-      k,
+      self._searched(k),
       excluded=[frozenset(every).difference(left)],
     )
     ranking = ranked([self.titles[n] for n in found.titles], found.scores)
-    ranking = self._with_chances(ranking)
+    ranking = self._with_chances(ranking)[:k]
     return Reply(Recommendation(composed, ranking), need, given_up)
 
   def explain(
