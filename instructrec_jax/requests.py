@@ -28,9 +28,18 @@ _FILLERS = "\u115f\u1160\u2800\u3164\uffa0"
 
 
 def read_requests(
-  path: pathlib.Path, *, limit: int | None = None
+  path: pathlib.Path,
+  *,
+  limit: int | None = None,
+  needs_candidates: bool = True,
 ) -> Iterator[RankingRequest]:
   """Streams requests from a .parquet or .jsonl file.
+
+  Args:
+    path: the file.
+    limit: only the first so many.
+    needs_candidates: whether a request without candidates is refused; one to
+      be answered freely has none.
 
   Raises:
     InputError: the file is missing or of another type, a row is not a valid
@@ -41,6 +50,9 @@ def read_requests(
   # Hashes, as a file may have any number of rows.
   seen: set[int] = set()
   for number, (where, row) in enumerate(itertools.islice(rows, limit)):
+    if not needs_candidates and isinstance(row, dict):
+      # Any will do: they are not read.
+      row = {**row, "candidates": row.get("candidates") or ["-"]}
     request = _parse(row, where=where, number=number)
     seen.add(hash(request.request_id))
     if len(seen) == number:

@@ -16,6 +16,7 @@ ARRAY_HALF = (
   "mesh",
   "training",
   "scoring",
+  "generation",
 )
 BLOCKED = (
   "tensorflow",

@@ -19,6 +19,7 @@ CHAPTERS = {
   "evaluation": "evaluation<br>scenarios, metrics, report",
   "baselines": "baselines<br>what the model must beat",
   "training": "training<br>loss, step, loop",
+  "generation": "generation<br>greedy, sampling, beams",
   "scoring": "scoring<br>log-likelihoods, search",
   "instructions": "instructions<br>templates, rows, build",
   "teacher": "teacher<br>preferences, intentions",

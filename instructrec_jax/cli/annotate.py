@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from instructrec_jax.cli import options as opt
-from instructrec_jax.cli.chat import BaseUrl, Caps
+from instructrec_jax.cli.chat_ranker import BaseUrl, Caps
 from instructrec_jax.errors import InputError
 
 EXAMPLE = "instructrec annotate --dataset data/games --teacher offline"

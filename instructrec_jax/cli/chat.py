@@ -1,120 +1,122 @@
-"""What asking a chat model may cost, and the ranker `chat`.
+"""Converses in the terminal: a wish, then corrections, each answered.
 
-Not a subcommand: options that `annotate`, `evaluate` and `reproduce` share.
+Each line of the input is a turn: "a tent", "in green, please", "not from that
+brand", "more like the second", "not the first", "cheaper", "I'll take the
+third". What is refused never comes back. An empty line, or the end of the
+input, ends it.
 """
 
-import dataclasses
-import functools
+import json
+import sys
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from instructrec_jax.cli import options as opt
 from instructrec_jax.errors import InputError
 
-BaseUrl = Annotated[
-  opt.Url, opt.Arg("the server's address (default: OpenAI's)")
-]
-# As `teacher.budget` has them, which takes time to import.
-_Rate = Annotated[float, opt.Arg(least=0.001, most=1e9)]
+if TYPE_CHECKING:
+  from instructrec_jax.serving.recommender import Reply
+
+EXAMPLE = "instructrec chat --model exports/games"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Caps:
-  """Limits of a chat model's rate and price."""
+class Options:
+  model: opt.Model
+  dataset: opt.Dataset | None = None
+  """dataset folder whose items are the catalogue (default: the export's)"""
+  history: Annotated[tuple[str, ...], opt.Arg(metavar="TITLE")] = ()
+  """what the user bought, oldest first"""
+  preference: opt.Text | None = None
+  """the user's lasting taste"""
+  templates: opt.Templates | None = None
+  """to choose from (default: the export's own, or package)"""
+  turns: opt.InputFile | None = None
+  """how turns are worded for the model, a file like instructions/turns.yaml"""
+  step: opt.Step | None = None
+  top: Annotated[int, opt.Arg(least=1, most=100)] = 5
+  """titles to show"""
+  json: opt.Json = False
 
-  requests_per_minute: _Rate | None = None
-  """requests that are sent in a minute"""
-  tokens_per_minute: _Rate | None = None
-  """tokens that are sent in a minute"""
-  prices: Annotated[
-    tuple[float, float] | None,
-    opt.Arg(metavar=("IN", "OUT"), least=0, most=1e6),
-  ] = None
-  """dollars for a million tokens of prompts and of answers"""
-  max_usd: Annotated[
-    float | None, opt.Arg(metavar="USD", least=0, most=1e9)
-  ] = None
-  """stop before this is spent; needs --prices"""
-  max_requests: opt.CountOrZero | None = None
-  """stop after so many requests; retries count"""
 
-  def __post_init__(self):
-    """Raises InputError if a cap would not hold."""
-    if self.max_usd is not None:
-      self.budget()
+def run(options: Options) -> None:
+  """Answers line by line, until the input ends."""
+  from instructrec_jax.instructions.conversation import FILE, Turn, load_turns
+  from instructrec_jax.serving.recommender import Recommender
 
-  def paid_prices(self, *, share: float = 1.0) -> Any:
-    """Returns a `share` of the `Prices`, or None if there are none."""
-    from instructrec_jax.teacher.budget import Prices
-
-    return self.prices and Prices(*(share * price for price in self.prices))
-
-  def budget(self, *, share: float = 1.0) -> Any:
-    """Returns the `Budget`, which pays a `share` of the prices."""
-    from instructrec_jax.teacher.budget import Budget
-
-    return Budget(
-      prices=self.paid_prices(share=share),
-      max_usd=self.max_usd,
-      max_requests=self.max_requests,
+  wording = load_turns(options.turns or FILE)["composed"]
+  recommender = Recommender.load(
+    options.model,
+    dataset=options.dataset,
+    templates=options.templates,
+    step=options.step,
+  )
+  if not recommender.titles:
+    raise InputError(
+      "there is no catalogue to converse about: add --dataset, or name an "
+      "export with one."
     )
+  is_asked = sys.stdin.isatty() and not options.json
+  turns: list[Turn] = []
+  while words := _line("> " if is_asked else ""):
+    turn = Turn(words)
+    try:
+      reply = recommender.converse(
+        [*turns, turn],
+        history=options.history,
+        preference=options.preference,
+        k=options.top,
+        wording=wording,
+      )
+    except InputError as error:
+      # What was said before still holds.
+      if not is_asked:
+        raise
+      print(f"({error})", file=sys.stderr)
+      continue
+    turns.append(Turn(words, shown=reply.shown))
+    if options.json:
+      print(json.dumps(_object(reply), ensure_ascii=False), flush=True)
+    else:
+      print(_text(reply), flush=True)
 
-  def pace(self) -> Any:
-    """Returns the `Pace` that requests are sent at."""
-    from instructrec_jax.teacher.budget import Pace
 
-    return Pace(
-      requests_per_minute=self.requests_per_minute,
-      tokens_per_minute=self.tokens_per_minute,
+def _line(prompt: str) -> str:
+  try:
+    return input(prompt).strip()
+  except EOFError:
+    return ""
+  except UnicodeDecodeError:
+    raise InputError(
+      "the input is no text: UTF-8, one turn a line, is expected."
+    ) from None
+
+
+def _object(reply: "Reply") -> dict[str, Any]:
+  need = reply.need
+  return {
+    **reply.recommendation.to_json(),
+    "required": [[*each] for each in need.required],
+    "denied": [*need.denied],
+    "refused": [*need.refused],
+    "chosen": [*need.chosen],
+    "given_up": [*reply.given_up],
+  }
+
+
+def _text(reply: "Reply") -> str:
+  lines = [
+    f"{rank:3}  {each.probability:6.1%}  {each.title}"
+    for rank, each in enumerate(reply.recommendation.ranking, start=1)
+  ]
+  need = reply.need
+  rules = [" or ".join(each) for each in need.required]
+  rules += [f"not {word}" for word in need.denied]
+  rules += [f"not {title!r}" for title in need.refused]
+  if rules:
+    lines.append(f"     ({'; '.join(rules)})")
+  if reply.given_up:
+    lines.append(
+      f"     (nothing is left with {', '.join(reply.given_up)}: given up)"
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChatRanker(Caps):
-  """The ranker chat.
-
-  A chat model, asked about a sample once --rankers names it (all,chat). The key
-  is in OPENAI_API_KEY; answers are kept in the dataset folder, so none is paid
-  for twice.
-  """
-
-  chat_model: str | None = None
-  """its name, such as gpt-4o-mini"""
-  chat_base_url: BaseUrl | None = None
-  chat_limit: opt.Count = 500
-  """requests of each scenario, the paper's 500"""
-
-  def __post_init__(self):
-    """Raises InputError if a limit is of no chat model."""
-    super().__post_init__()
-    for field in dataclasses.fields(self):
-      if not self.chat_model and getattr(self, field.name) != field.default:
-        raise InputError(
-          f"--{field.name.replace('_', '-')} is of a chat model: add "
-          "--chat-model."
-        )
-
-  def for_evaluate(self, seed: int) -> Any:
-    """Returns `ChatOptions`, or None without a chat model."""
-    if not self.chat_model:
-      return None
-    from instructrec_jax.baselines.chat import ChatOptions
-    from instructrec_jax.teacher import online
-
-    # One budget and one pace for all scenarios together.
-    answer = functools.partial(
-      online.answer_all,
-      budget=self.budget(),
-      pace=self.pace(),
-      # A malformed answer counts: asking again would flatter the model.
-      limits=online.Limits(bad_answers=1),
-      seed=seed,
-    )
-    return ChatOptions(
-      model=self.chat_model,
-      limit=self.chat_limit,
-      prices=self.paid_prices(),
-      send=lambda requests, store: answer(
-        requests, store=store, client=online.make_client(self.chat_base_url)
-      ),
-    )
+  return "\n".join(lines or ["     (no title is left)"])

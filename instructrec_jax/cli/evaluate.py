@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from instructrec_jax.cli import options as opt
-from instructrec_jax.cli.chat import ChatRanker
+from instructrec_jax.cli.chat_ranker import ChatRanker
 from instructrec_jax.errors import InputError
 
 EXAMPLE = (
@@ -60,6 +60,9 @@ class Options:
   cutoff: Annotated[str | None, opt.Arg(metavar="YYYY-MM-DD")] = None
   """last day of the models' training data, which --probe compares purchases
   of before and after (default: training targets and held-out ones)"""
+  steer: bool = False
+  """also ask again with words of the queries edited, denied, flipped and
+  paraphrased, and report how far rankings follow"""
   force: opt.Force = False
   multi_process: opt.MultiProcess = False
   json: opt.Json = False

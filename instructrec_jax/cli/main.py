@@ -33,10 +33,12 @@ SUBCOMMANDS = {
   "train": "instruction-tune a T5, configured with gin",
   "convert": "a checkpoint: T5X's, Hugging Face's or ours -> another of them",
   "score": "requests -> log-likelihoods and ranks per candidate",
+  "generate": "requests -> answers that the model writes",
   "evaluate": "rankers on the same candidates -> the HR/NDCG table",
   "compare": "two evaluations, or two rankers -> differences and p-values",
   "reproduce": "the paper's tables and figure for a dataset folder, a report",
   "ask": "a user's own words -> the model instruction and a ranking",
+  "chat": "a conversation in the terminal, from a wish to an item",
   "export": "a trained model -> a folder that opens with jax alone",
   "serve": "a trained model over HTTP, and a page to ask it",
 }

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from instructrec_jax.cli import options as opt
-from instructrec_jax.cli.chat import Caps, ChatRanker
+from instructrec_jax.cli.chat_ranker import Caps, ChatRanker
 from instructrec_jax.gin_files import find_gin_file, search_path
 
 EXAMPLE = (

@@ -19,7 +19,8 @@ EXAMPLE = (
 )
 
 
-def _model(path: Path) -> str:
+def model_or_t5x(path: Path) -> str:
+  """Says why a folder is neither of our models nor a checkpoint of T5X."""
   t5x = ("checkpoint", "state", *(p.name for p in path.glob("checkpoint_*")))
   return opt.existing(
     "model folder", "model.json", *t5x, made_by="`instructrec train`"
@@ -30,7 +31,7 @@ def _model(path: Path) -> str:
 class Options:
   requests: opt.Requests
   """.parquet or .jsonl file of instruction and candidates"""
-  model: Annotated[opt.Folder, opt.Arg(check=_model)]
+  model: Annotated[opt.Folder, opt.Arg(check=model_or_t5x)]
   """model folder of `train` or `export`, or a checkpoint of T5X"""
   out: opt.Scores
   """.parquet or .jsonl file to write"""

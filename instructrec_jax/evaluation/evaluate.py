@@ -30,6 +30,7 @@ from instructrec_jax.evaluation import (
   html_report,
   report,
   selection,
+  steering,
   summaries,
 )
 from instructrec_jax.evaluation import probe as probe_lib
@@ -91,7 +92,12 @@ _LISTS = (
   "templates",
   "normalisations",
   "probe",
+  "steering",
 )
+
+# Rankers whose scores may be asked for any candidates: those that read queries,
+# and one that reads none, to compare with.
+_STEERED = ("popularity", "bm25", "zero_shot", "model")
 
 Block = dict[str, list[dict[str, Any]]]
 """What a scenario adds to those lists."""
@@ -117,6 +123,7 @@ def evaluate(
   trec: bool = False,
   probe: bool = False,
   cutoff: str | None = None,
+  steer: bool = False,
   force: bool = False,
 ) -> dict[str, Any]:
   """Ranks a dataset folder's requests and writes a folder of results.
@@ -160,6 +167,7 @@ def evaluate(
       other tools (see `runs`).
     probe: also ask the models whether they have seen the data; see `probe`.
     cutoff: of the probe, the last day of the models' training data.
+    steer: also ask again with the words of queries changed; see `steering`.
     force: replace `out` if it exists.
 
   Returns:
@@ -170,9 +178,9 @@ def evaluate(
     rankers on its sample; `positions`, HR@1 by the target's place in the
     prompt, unless that is permuted; `popularity`, what is recommended, and
     HR@1 on head and tail; `temperatures` of pointwise rankers; `templates` and
-    `normalisations`, what was chosen among them; `probe`, see there;
-    `scenarios` with the hash of their candidates; `labels`, how tables call
-    the rankers; `impossible`, sentences on inconsistent metrics, which are
+    `normalisations`, what was chosen among them; `probe` and `steering`, see
+    there; `scenarios` with the hash of their candidates; `labels`, how tables
+    call the rankers; `impossible`, sentences on inconsistent metrics, which are
     internal errors; the arguments.
 
   Raises:
@@ -214,7 +222,12 @@ def evaluate(
     if not probe:
       raise InputError("--cutoff is of --probe: add it.")
     probe_lib.parse_cutoff(cutoff)
-  need_text = any(entry_of(name).reads_prompt for name in names)
+  if steer and not set(_STEERED) & set(names):
+    raise InputError(
+      "--steer changes what rankers read: name one of "
+      f"{', '.join(_STEERED)} in --rankers."
+    )
+  need_text = steer or any(entry_of(name).reads_prompt for name in names)
   chosen, sources = _find(
     scenarios,
     names,
@@ -321,6 +334,8 @@ def evaluate(
         resamples=resamples,
         seed=seed,
       )
+    if steer:
+      results["steering"] = _steer(run, chosen, sources)
     sizes = {s["name"]: s["candidate_count"] for s in results["scenarios"]}
     results["impossible"] = [
       sentence
@@ -826,6 +841,34 @@ def _covered(
       f"{first!r}."
     )
   return found
+
+
+def _steer(
+  run: "_Run", scenarios: Sequence[Scenario], sources: Sequence[RequestSource]
+) -> list[dict[str, Any]]:
+  """Returns the rows of `steering.steer` of each scenario with a query."""
+  rankers = {n: run.rankers[n] for n in _STEERED if n in run.rankers}
+  rows = []
+  for scenario, source in zip(scenarios, sources, strict=True):
+    # Prompts that list their candidates would list others than are scored.
+    is_free = not (scenario.reranks or scenario.pointwise)
+    is_free = is_free and scenario.candidates != "catalogue"
+    if is_free and "query" in scenario.shows:
+      found = steering.steer(
+        rankers,
+        source.read(),
+        run.folder,
+        limit=run.limit,
+        resamples=run.resamples,
+        seed=run.seed,
+      )
+      rows += [{"scenario": scenario.name, **row} for row in found]
+  if not rows:
+    raise InputError(
+      "--steer changes the words of a query, and none of the scenarios has "
+      "one: name one of a search in --scenarios, such as personalised_i2."
+    )
+  return rows
 
 
 def _check(split: str, limit: int | None, permutations: int, seed: int) -> None:

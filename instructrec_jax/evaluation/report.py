@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from instructrec_jax.evaluation import steering
 from instructrec_jax.evaluation.costs import amount
 from instructrec_jax.evaluation.probe import to_table
 from instructrec_jax.instructions.scenarios import POINTWISE
@@ -16,6 +17,7 @@ CAPTION = (
   "bootstrap, corrected for the comparisons with one ranker by Holm's method."
 )
 PROBE = "Contamination probe"
+STEERING = "Steering"
 COSTS = ("ms", "FLOPs", "parameters")
 END_TO_END = (
   "End to end, where a target that the matcher did not retrieve is not found:"
@@ -52,6 +54,11 @@ def markdown(results: Mapping[str, Any]) -> str:
         ]
   if results["probe"]:
     blocks += [f"### {PROBE}", probe_table(results).markdown()]
+  # Results of before there was any have none.
+  steered = results.get("steering", ())
+  for name in dict.fromkeys(row["scenario"] for row in steered):
+    table = steering.to_table(_of(steered, name), results["labels"])
+    blocks += [f"### {STEERING}, {name}", table.markdown()]
   blocks += [CAPTION, cost_caption(results), *inconsistencies(results)]
   return "\n\n".join(blocks) + "\n"
 

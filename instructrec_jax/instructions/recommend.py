@@ -31,7 +31,7 @@ _SHOWN = 10
 _CHUNK = 512
 # "Not orange" is said so much more often by those who want nothing orange: a
 # small model reads the word, but not the not.
-_ODDS_OF_DENIAL = 1000.0
+ODDS_OF_DENIAL = 1000.0
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -236,9 +236,7 @@ def ranked(
 ) -> tuple[Ranked, ...]:
   """Returns titles sorted by score, best first; see `Ranked`."""
   scores = np.array(log_likelihoods, np.float64)
-  scores -= [
-    np.log(_ODDS_OF_DENIAL) * denies(title, denied) for title in titles
-  ]
+  scores -= [np.log(ODDS_OF_DENIAL) * denies(title, denied) for title in titles]
   odds = np.exp(scores - scores.max()) if len(scores) else scores
   shares = odds / odds.sum()
   ranking = sorted(

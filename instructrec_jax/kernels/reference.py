@@ -53,3 +53,38 @@ def attend(
     "bhts,bhsk->bhtk", weights_BxHxTxS, value_BxHxSxK
   )
   return jnp.moveaxis(gathered_BxHxTxK, 1, 2)
+
+
+def attend_cached(
+  query_BxTxHxK: Float[Array, "batch query heads head_dim"],
+  key_BxHxKxS: Float[Array, "batch heads head_dim key"],
+  value_BxHxKxS: Float[Array, "batch heads head_dim key"],
+  mask: Array,
+  bias: Float[Array, "#batch heads query key"] | None,
+  *,
+  float32_logits: bool = False,
+) -> Float[Array, "batch query heads head_dim"]:
+  """Returns what `attend` would, of keys that a cache keeps.
+
+  Cached keys and values lie as the products of few queries read them: laid out
+  as `attend` has them, they would be moved at every token.
+
+  Args:
+    query_BxTxHxK: queries.
+    key_BxHxKxS: keys.
+    value_BxHxKxS: values.
+    mask: broadcastable to [batch, heads, query, key]; 0 masks a key.
+    bias: added to the logits.
+    float32_logits: compute logits and softmax in float32.
+  """
+  dtype = value_BxHxKxS.dtype
+  if float32_logits:
+    query_BxTxHxK = query_BxTxHxK.astype(jnp.float32)
+    key_BxHxKxS = key_BxHxKxS.astype(jnp.float32)
+  logits_BxHxTxS = jnp.einsum("bthk,bhks->bhts", query_BxTxHxK, key_BxHxKxS)
+  if bias is not None:
+    logits_BxHxTxS += bias.astype(logits_BxHxTxS.dtype)
+  masked = jnp.asarray(MASKED, logits_BxHxTxS.dtype)
+  logits_BxHxTxS += jnp.where(mask > 0, 0, masked)
+  weights_BxHxTxS = jax.nn.softmax(logits_BxHxTxS).astype(dtype)
+  return jnp.einsum("bhts,bhks->bthk", weights_BxHxTxS, value_BxHxKxS)

@@ -1,5 +1,6 @@
 """Scoring a file of requests: any number, bounded memory, resumable."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -72,17 +73,16 @@ def score_file(
   normalisation = Normalisation.parse(normalisation)
   if out.suffix not in (".parquet", ".jsonl"):
     raise InputError(f"{out}: scores are written to .parquet or .jsonl files.")
-  parts = out.with_name(f".{out.name}.parts")
   with storage.output_file(
     out,
     force=force,
     is_ours=_is_scores,
     inputs=(requests, model),
-    leaves=(parts.with_suffix(".done"),),
+    leaves=(parts_of(out).with_suffix(".done"),),
   ):
     return _score_file(
       *(requests, model, out, step, options, normalisation),
-      vocabulary=vocabulary or _beside(requests),
+      vocabulary=vocabulary or vocabulary_beside(requests),
       force=force,
     )
 
@@ -104,18 +104,10 @@ def _score_file(
   total = sum(1 for _ in progress(checked, "requests", unit="request"))
   if not total:
     raise InputError(f"{requests}: there is no request in it.")
-  if foreign := find_t5x(model, step):
-    identity = _identity_of_t5x(model, foreign.step, vocabulary)
-  else:
-    model_folder.load_config(model)
-    step = model_folder.find_step(model, step)
-    identity = _identity(model, step)
-  parts = out.with_name(f".{out.name}.parts")
-  done = parts.with_suffix(".done")
-  if done.exists():
-    # Killed just before `out` was replaced.
-    shutil.rmtree(parts, ignore_errors=True)
-    os.replace(done, parts)
+  identity = identity_of(model, step, vocabulary)
+  step = identity["step"]
+  parts = parts_of(out)
+  recover_parts(parts)
   fingerprint = {
     "requests": storage.sha256_of(requests),
     **identity,
@@ -133,7 +125,7 @@ def _score_file(
     normalisation=normalisation,
     vocabulary=vocabulary,
   )
-  _open_parts(parts, fingerprint)
+  open_parts(parts, fingerprint)
   chunks = _chunks(read_requests(requests, limit=limit), chunk)
   try:
     with progress(total=total, desc="score", unit="request") as bar:
@@ -150,11 +142,9 @@ def _score_file(
     shutil.rmtree(parts)
     raise
   finished = sorted(parts.glob("*.jsonl"))
-  with storage.staged_file(out) as partial:
+  with closed_parts(parts, out) as partial:
     _join(finished, partial, normalisation)
     tied, first = _ties(finished)
-    os.replace(parts, done)
-  shutil.rmtree(done)
   if tied:
     print(
       f"{requests}: {tied:,} requests, {first!r:.80} the first, have "
@@ -163,6 +153,45 @@ def _score_file(
       file=sys.stderr,
     )
   return total
+
+
+def parts_of(out: pathlib.Path) -> pathlib.Path:
+  """Returns the folder of what an unfinished run has finished."""
+  return out.with_name(f".{out.name}.parts")
+
+
+def identity_of(
+  model: pathlib.Path, step: int | str | None, vocabulary: pathlib.Path | None
+) -> dict[str, Any]:
+  """Tells this checkpoint, and its step, from any other, at little cost.
+
+  Raises:
+    InputError: there is no such model or step.
+  """
+  if foreign := find_t5x(model, step):
+    return _identity_of_t5x(model, foreign.step, vocabulary)
+  model_folder.load_config(model)
+  return _identity(model, model_folder.find_step(model, step))
+
+
+def recover_parts(parts: pathlib.Path) -> None:
+  """Takes back the parts of a run killed just before `out` was replaced."""
+  done = parts.with_suffix(".done")
+  if done.exists():
+    shutil.rmtree(parts, ignore_errors=True)
+    os.replace(done, parts)
+
+
+@contextlib.contextmanager
+def closed_parts(
+  parts: pathlib.Path, out: pathlib.Path
+) -> Iterator[pathlib.Path]:
+  """Yields the scratch file of `out`, made of the parts, which then go."""
+  done = parts.with_suffix(".done")
+  with storage.staged_file(out) as partial:
+    yield partial
+    os.replace(parts, done)
+  shutil.rmtree(done)
 
 
 def average_ranks(scores: np.ndarray) -> np.ndarray:
@@ -192,7 +221,6 @@ def _is_scores(path: pathlib.Path) -> bool:
 
 
 def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
-  """Tells this checkpoint from any other, at little cost."""
   files = (
     model / model_folder.CONFIG_FILE,
     model / model_folder.VOCABULARY_FILE,
@@ -222,7 +250,7 @@ def _identity_of_t5x(
   }
 
 
-def _beside(requests: pathlib.Path) -> pathlib.Path | None:
+def vocabulary_beside(requests: pathlib.Path) -> pathlib.Path | None:
   """Returns the vocabulary of the dataset folder that requests lie in."""
   path = requests.absolute().parent.parent / model_folder.VOCABULARY_FILE
   return path if path.is_file() else None
@@ -242,7 +270,7 @@ def _check_normalisation(
     )
 
 
-def _open_parts(parts: pathlib.Path, fingerprint: dict[str, Any]) -> None:
+def open_parts(parts: pathlib.Path, fingerprint: dict[str, Any]) -> None:
   """Makes the folder of finished chunks, or keeps one of the same run."""
   path = parts / "run.json"
   if path.exists() and storage.read_json(path) == fingerprint:

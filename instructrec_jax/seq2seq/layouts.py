@@ -10,7 +10,8 @@ kernel. It is a pytree, made once a stack and shared by all of its layers.
 | `Examples`       | [1, tokens], flat | training and scoring on one CPU     |
 | `GatheredTokens` | [shards, tokens]  | scoring                             |
 | `TriePaths`      | [batch, nodes]    | catalogue search, with a cache      |
-| `NextToken`      | [rows, 1]         | decoding step by step, with a cache |
+| `NextToken`      | [rows, sequences] | generation and T5X, with a cache    |
+| `Memory`         | [rows, length]    | what generation has read            |
 
 Key to shapes. B: batch, T: query length, S: key length, H: heads, K: head_dim.
 """
@@ -307,10 +308,11 @@ class TriePaths(Layout):
 
 @struct.dataclass
 class NextToken(Layout):
-  """One token a row, which sees all tokens decoded before it.
+  """The next token of each sequence, which sees all decoded before it.
 
-  The cache is [batch, heads, head_dim, length], which is what T5X's decoding
-  loop expects to expand and reorder for beams.
+  The cache is [sequences, heads, head_dim, length], which is what T5X's
+  decoding loop expects to expand and reorder for beams. A row may hold several
+  sequences of one instruction: row by row, they are those of the cache.
 
   Attributes:
     index: the token's position.
@@ -330,20 +332,44 @@ class NextToken(Layout):
 
   def attend(self, config, query, key, value, keep, cache):
     """See `Layout`."""
-    assert cache is not None
-    here = jax.nn.one_hot(self.index, self.length, dtype=key.dtype)
+    assert keep is None and cache is not None, "decoding has a cache"
+    one = (-1, 1, *query.shape[2:])
     keys, values = (
-      cached + jnp.moveaxis(new, 1, -1) * here
+      jax.lax.dynamic_update_index_in_dim(
+        cached, jnp.moveaxis(new.reshape(one), 1, -1), self.index, axis=-1
+      )
       for cached, new in zip(cache, (key, value), strict=True)
     )
-    is_seen = (jnp.arange(self.length) <= self.index)[None, None, None]
-    gathered = reference.attend(
-      query,
-      jnp.moveaxis(keys, -1, 1),
-      jnp.moveaxis(values, -1, 1),
-      is_seen,
+    gathered = reference.attend_cached(
+      query.reshape(one),
+      keys,
+      values,
+      jnp.arange(self.length) <= self.index,
       self.bias,
-      keep,
       float32_logits=config.float32_attention_logits,
     )
-    return gathered, (keys, values)
+    return gathered.reshape(query.shape), (keys, values)
+
+
+@struct.dataclass
+class Memory(Layout):
+  """Instructions, whose keys and values are [rows, heads, head_dim, length].
+
+  Attributes:
+    mask: [rows, 1, 1, length] which of their tokens are not padding.
+  """
+
+  mask: Bool[Array, "rows 1 1 length"]
+
+  def attend(self, config, query, key, value, keep, cache):
+    """See `Layout`."""
+    assert keep is None, "decoding has no dropout"
+    gathered = reference.attend_cached(
+      query,
+      key,
+      value,
+      self.mask,
+      None,
+      float32_logits=config.float32_attention_logits,
+    )
+    return gathered, cache

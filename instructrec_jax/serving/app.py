@@ -20,6 +20,7 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.serving import schemas
 from instructrec_jax.serving.access import Access
 from instructrec_jax.serving.batcher import Batcher, Overloaded
+from instructrec_jax.serving.conversations import UnknownConversation
 from instructrec_jax.serving.middleware import BoundedRoute, Metrics
 from instructrec_jax.serving.recommender import Recommender
 from instructrec_jax.serving.request_log import RequestLog
@@ -225,6 +226,14 @@ async def recommend(
   return await request.app.state.service.recommend(asked)
 
 
+@_router.post("/v1/chat/recommend", response_model_exclude_none=True)
+async def chat(
+  asked: schemas.ChatRequest, request: Request
+) -> schemas.ChatAnswer:
+  """Answers the next turn of a conversation from the catalogue."""
+  return await request.app.state.service.chat(asked)
+
+
 @_router.post("/v1/explain")
 async def explain(
   asked: schemas.ExplainRequest, request: Request
@@ -286,6 +295,11 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
       404,
       "there is no catalogue: start the server with --dataset, or ask "
       "/v1/rerank with documents.",
+    ),
+    UnknownConversation: lambda _: _problem(
+      404,
+      "there is no such conversation, or no longer: begin another, without an "
+      "id.",
     ),
     InputError: lambda error: _problem(422, str(error)),
     RequestValidationError: lambda error: _problem(

@@ -150,6 +150,20 @@ def catalogue(dataset: pathlib.Path) -> dict[str, list[str]]:
   return by_title
 
 
+def catalogue_titles(folder: pathlib.Path) -> list[str]:
+  """Returns the titles of a dataset folder, or of an export's catalogue.
+
+  Raises:
+    InputError: it is neither, or has no title.
+  """
+  folder = pathlib.Path(folder)
+  is_exported = (folder / ITEMS_FILE).is_file()
+  titles = [*exported_items(folder)] if is_exported else [*catalogue(folder)]
+  if not titles:
+    raise InputError(f"{folder}: there is no title in its catalogue.")
+  return titles
+
+
 def exported_items(folder: pathlib.Path) -> dict[str, list[str]]:
   """Returns an export's catalogue: title -> item ids.
 

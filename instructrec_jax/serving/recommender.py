@@ -5,7 +5,7 @@ import difflib
 import functools
 import inspect
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,6 +13,8 @@ import numpy as np
 
 from instructrec_jax.checkpoints import export_folder, model_folder
 from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.generation.generator import Answer, Decoding, Generator
+from instructrec_jax.instructions import conversation
 from instructrec_jax.instructions.compose import Composed, shown_titles
 from instructrec_jax.instructions.recommend import (
   Ranked,
@@ -38,16 +40,41 @@ from instructrec_jax.text.vocabulary import Vocabulary
 
 # Scores that are no log-probabilities are made comparable over so many titles.
 _SHARED = 100
+_NO_CATALOGUE = (
+  "there is no catalogue to recommend from: load the model with a dataset, or "
+  "give candidates to rank."
+)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Reply:
+  """An answer to a conversation's last turn.
+
+  Attributes:
+    recommendation: the instruction and the titles, the best first.
+    need: what the conversation has come to.
+    given_up: words of it that no title was left for.
+  """
+
+  recommendation: Recommendation
+  need: conversation.Need
+  given_up: tuple[str, ...]
+
+  @property
+  def shown(self) -> tuple[str, ...]:
+    """The titles, the best first: the next turn is about them."""
+    return tuple(each.title for each in self.recommendation.ranking)
 
 
 class Recommender:
   """Answers a user's own words (the paper's section 2.3.2).
 
-  `recommend` and `explain` are for one thread at a time, the other methods are
-  thread-safe. All take a user's input alike: `instruction`, the user's own
-  words; `history`, titles of the user's items, oldest first; `preference`, the
-  lasting taste; `context`, where, when or what for; `kind` of the words:
-  "preference", "vague", "specific" or "auto"; `template`, the name of the only
+  `recommend`, `converse`, `explain`, `generate` and `stream` are for one thread
+  at a time, the other methods are thread-safe. All but the last two take a
+  user's input alike: `instruction`, the user's own words; `history`, titles of
+  the user's items, oldest first; `preference`, the lasting taste; `context`,
+  where, when or what for; `kind` of the words: "preference", "vague",
+  "specific" or "auto"; `template`, the name of the only
   one to consider. Each raises InputError if the input is empty, no template
   fits, or a text is too long.
 
@@ -114,6 +141,9 @@ class Recommender:
     self._item_ids = {t: tuple(ids) for t, ids in (item_ids or {}).items()}
     self.name = name
     self.input_length = input_length
+    self._new_generator = functools.partial(
+      Generator, config=config, params=params, vocabulary=vocabulary
+    )
     self._new_search = functools.partial(
       CatalogueSearch,
       self.titles,
@@ -254,10 +284,7 @@ class Recommender:
       **said: further arguments of `compose`, but not candidates.
     """
     if not self.titles:
-      raise InputError(
-        "there is no catalogue to recommend from: load the model with a "
-        "dataset, or give candidates to rank."
-      )
+      raise InputError(_NO_CATALOGUE)
     check_counts(k=k)
     _check_names(said, "recommend", but=("candidates",))
     composed = self.compose(instruction, history=history, **said)
@@ -273,9 +300,9 @@ class Recommender:
       excluded.append(numbers | denied)
     scores: dict[int, float] = {}
     instructions = [composed.instruction] * len(excluded)
-    is_sum = self.ranker.normalisation == Normalisation.SUM
-    searched = k if is_sum else max(k, _SHARED)
-    for found in self._search.top(instructions, searched, excluded=excluded):
+    for found in self._search.top(
+      instructions, self._searched(k), excluded=excluded
+    ):
       pairs = zip(found.titles, found.scores, strict=True)
       scores |= {int(number): float(score) for number, score in pairs}
     ranking = ranked(
@@ -283,45 +310,171 @@ class Recommender:
       [*scores.values()],
       denied=composed.denied,
     )
+    return Recommendation(composed, self._with_chances(ranking)[:k])
+
+  def _searched(self, k: int) -> int:
+    """Returns how many titles are to be found, of which k are returned."""
+    is_sum = self.ranker.normalisation == Normalisation.SUM
+    return k if is_sum else max(k, _SHARED)
+
+  def _with_chances(self, ranking: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
+    """Puts probabilities that depend on no other title, and item ids."""
     likely = np.array([each.log_likelihood for each in ranking])
-    if not is_sum:
+    if self.ranker.normalisation != Normalisation.SUM and len(likely):
       likely -= np.logaddexp.reduce(likely[:_SHARED])
     chances = np.exp(np.minimum(likely, 0)).tolist()
-    return Recommendation(
-      composed,
-      tuple(
-        dataclasses.replace(
-          each, probability=chance, item_ids=self._item_ids.get(each.title, ())
-        )
-        for each, chance in zip(ranking[:k], chances, strict=False)
-      ),
+    return tuple(
+      dataclasses.replace(
+        each, probability=chance, item_ids=self._item_ids.get(each.title, ())
+      )
+      for each, chance in zip(ranking, chances, strict=True)
     )
+
+  def converse(
+    self,
+    turns: Sequence[conversation.Turn],
+    *,
+    history: Sequence[str] = (),
+    k: int = 10,
+    wording: Mapping[str, str] | None = None,
+    **said: Any,
+  ) -> Reply:
+    """Answers the last turn of a conversation; see `conversation`.
+
+    No title that was refused, chosen, likened to, or is of the history comes
+    back. What the turns require or deny holds for every title, unless none
+    would be left. Fewer than k may be found.
+
+    Args:
+      turns: the oldest first; all but the last with what was shown.
+      history: titles of the user's items, oldest first; what was chosen
+        follows.
+      k: how many titles.
+      wording: of the instruction, see `conversation.compose_words`; the
+        package's if None.
+      **said: further arguments of `compose`, but neither candidates nor an
+        instruction.
+
+    Raises:
+      InputError: as `recommend` does, or the conversation has too many turns.
+    """
+    if not self.titles:
+      raise InputError(_NO_CATALOGUE)
+    check_counts(k=k)
+    need = conversation.read(turns, catalogue=self._words)
+    worded: Mapping[str, str] = (
+      conversation.load_turns()["composed"] if wording is None else wording
+    )
+    shown = turns[-2].shown if len(turns) > 1 else ()
+    had = [*history, *need.chosen]
+    left_out = 0
+    while True:
+      words = conversation.compose_words(
+        need, worded, shown=shown, left_out=left_out
+      )
+      # What is only denied is all that there is to go by.
+      words = words or ("" if had else turns[-1].words)
+      try:
+        composed = self.compose(words, history=had, **said)
+        break
+      except InputError:
+        # The oldest of what narrowed the wish goes first.
+        if left_out >= len(need.words) + len(shown) + len(need.refused):
+          raise
+        left_out += 1
+    gone = [*need.refused, *need.liked, *shown_titles(had, name="history")]
+    excluded = {self.index[title] for title in gone if title in self.index}
+    left, given_up = self._words.fulfilling(need, excluded)
+    every = range(len(self.titles))
+    (found,) = self._search.top(
+      [composed.instruction],
+      self._searched(k),
+      excluded=[frozenset(every).difference(left)],
+    )
+    ranking = ranked([self.titles[n] for n in found.titles], found.scores)
+    ranking = self._with_chances(ranking)[:k]
+    return Reply(Recommendation(composed, ranking), need, given_up)
 
   def explain(
     self,
     instruction: str = "",
     *,
-    candidates: Sequence[str],
+    candidates: Sequence[str] = (),
     words: int = 8,
+    title: str | None = None,
+    against: str | None = None,
+    k: int = 10,
     **said: Any,
   ) -> Explanation:
-    """Ranks candidates and finds the parts of the input that weigh most.
+    """Finds the parts of the input that a title is found for.
+
+    Weights are against the whole catalogue, if there is one, or the title
+    `against`: why this item, and not that one.
 
     Args:
       instruction: the user's own words.
-      candidates: titles, at least two that differ.
+      candidates: titles to rank; if there are none, the catalogue's top k.
       words: how many parts of the instruction to return.
+      title: the one to explain; the best if None.
+      against: the one to compare it with.
+      k: titles of the catalogue to rank.
       **said: further arguments of `compose`.
     """
     _check_names(said, "explain")
-    composed = self.compose(instruction, candidates=candidates, **said)
+    named = [
+      None if each is None else shown_titles([each], name=name)[0]
+      for name, each in (("title", title), ("against", against))
+    ]
+    if len(candidates):
+      composed = self.compose(instruction, candidates=candidates, **said)
+      titles = composed.candidates
+    else:
+      found = self.recommend(instruction, k=k, **said)
+      composed = found.composed
+      titles = tuple(each.title for each in found.ranking)
+      # One that was not found may be asked about.
+      asked = [each for each in named if each in self.index]
+      titles = tuple(dict.fromkeys([*titles, *asked]))
     return explain(
       composed,
       self.ranker,
       count_tokens=self.vocabulary.count_tokens,
       budget=self.input_length,
       words=words,
+      titles=titles,
+      catalogue=self.titles,
+      title=named[0],
+      against=named[1],
     )
+
+  def generate(
+    self,
+    instructions: Sequence[str],
+    *,
+    only_titles: bool = False,
+    **decoding: Any,
+  ) -> list[tuple[Answer, ...]]:
+    """Returns what the model writes for instructions, the best first.
+
+    Args:
+      instructions: as the model reads them, such as `compose` makes.
+      only_titles: whether each answer is to be a title of the catalogue.
+      **decoding: the fields of `generation.generator.Decoding`, such as
+        `beams` or `temperature`.
+
+    Raises:
+      InputError: an instruction is too long, there is no such decoding, or no
+        catalogue.
+    """
+    generator = self._generator(only_titles)
+    return generator.generate(instructions, Decoding(**decoding))
+
+  def stream(
+    self, instruction: str, *, only_titles: bool = False, **decoding: Any
+  ) -> Iterator[str]:
+    """Yields what `generate` writes, piece by piece; the same arguments."""
+    generator = self._generator(only_titles)
+    return generator.stream(instruction, Decoding(**decoding))
 
   def request(
     self, composed: Composed, candidates: Sequence[str]
@@ -374,9 +527,24 @@ class Recommender:
       for item_id in item_ids
     }
 
+  @functools.cache  # noqa: B019
+  def _generator(self, only_titles: bool) -> Generator:
+    if not only_titles:
+      return self._new_generator()
+    if not self.titles:
+      raise InputError(
+        "there is no catalogue to write titles of: load the model with a "
+        "dataset."
+      )
+    return self._new_generator(titles=self.titles)
+
   @functools.cached_property
   def _search(self) -> CatalogueSearch:
     return self._new_search()
+
+  @functools.cached_property
+  def _words(self) -> conversation.Catalogue:
+    return conversation.Catalogue.of(self.titles)
 
   @functools.cached_property
   def index(self) -> dict[str, int]:

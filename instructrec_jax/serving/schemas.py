@@ -152,13 +152,49 @@ class RecommendRequest(_OurRequest):
   top_n: Annotated[int, Field(ge=1, le=MAX_RECOMMENDED)] = 10
 
 
+class ChatRequest(UserInput):
+  """Asks for an answer to the next turn of a conversation.
+
+  `query` is what the user says now: a wish, or a correction such as "not from
+  that brand", "more like the second" or "in green". What was said before is
+  known by the conversation's id.
+  """
+
+  model_config = ConfigDict(
+    extra="forbid",
+    json_schema_extra={
+      "examples": [{"query": "In green, please.", "conversation": "5c0e9f"}]
+    },
+  )
+
+  conversation: Annotated[str, Field(max_length=64)] | None = Field(
+    None, description="Of an earlier answer; none: a new conversation."
+  )
+  refused: Annotated[list[Title], Field(max_length=MAX_RECOMMENDED)] = Field(
+    default_factory=list, description="Titles that must not come back."
+  )
+  chosen: Annotated[list[Title], Field(max_length=MAX_RECOMMENDED)] = Field(
+    default_factory=list, description="Titles that the user takes."
+  )
+  top_n: Annotated[int, Field(ge=1, le=MAX_RECOMMENDED)] = 10
+
+
 class ExplainRequest(_OurRequest):
-  """Asks for a ranking and the words that it depends on most."""
+  """Asks for a ranking and the words that a title is found for.
+
+  Without documents the best of the catalogue are ranked. `title` is the one to
+  explain, the best if it is left out; `against` the one to compare it with, the
+  whole catalogue if that is left out.
+  """
 
   model_config = ConfigDict(json_schema_extra={"examples": [_EXAMPLE]})
 
   # Few: all are ranked again for each word that is left out.
-  documents: Annotated[Documents, Field(max_length=MAX_EXPLAINED)]
+  documents: Annotated[list[Title | Text], Field(max_length=MAX_EXPLAINED)] = (
+    Field(default_factory=list)
+  )
+  title: Title | None = None
+  against: Title | None = None
   words: Annotated[int, Field(ge=1, le=50)] = 8
 
 
@@ -238,19 +274,50 @@ class RankingAnswer(Instruction):
   usage: Usage
 
 
+class ChatAnswer(RankingAnswer):
+  """A ranking for the last turn, and what the conversation has come to.
+
+  No title of `refused` or `chosen` comes back. `required` and `denied` are the
+  words that titles must and must not have, `given_up` those of them that no
+  title was left for.
+  """
+
+  conversation: str
+  turn: int
+  required: list[list[str]]
+  denied: list[str]
+  refused: list[str]
+  chosen: list[str]
+  given_up: list[str]
+
+
 class WordWeight(BaseModel):
-  """Log-odds, in nats, that the best document loses without the word."""
+  """Log-odds, in nats, that a title loses without the word."""
 
   slot: str
   text: str
   weight: float
 
 
+class Deletion(BaseModel):
+  """Log-odds, in nats, that the title loses without several words at once.
+
+  `named`: without those of `weights` that speak for it; `others`: without as
+  many others, null if there are none.
+  """
+
+  named: float
+  others: float | None
+
+
 class Explanation(Instruction):
-  """A ranking, and the words that weigh most, either way."""
+  """A ranking, and the words that weigh most, either way, for a title of it."""
 
   results: list[Result]
+  title: str
+  against: str | None
   weights: list[WordWeight]
+  deletion: Deletion | None
 
 
 class Items(BaseModel):

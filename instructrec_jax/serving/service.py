@@ -24,10 +24,12 @@ import numpy as np
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.compose import Composed, shown_titles
+from instructrec_jax.instructions.conversation import Turn
 from instructrec_jax.instructions.recommend import Ranked
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.serving import schemas
 from instructrec_jax.serving.batcher import Batcher
+from instructrec_jax.serving.conversations import Conversations
 from instructrec_jax.serving.recommender import Recommender
 
 # In tokens. Longer titles would need a shape that is slow to score, and more of
@@ -63,12 +65,16 @@ class Service:
     batcher: has the threads that compute with it.
     timeout: seconds that an answer may take.
     truncate: longer texts are cut unless a request says otherwise.
+    conversations: that `chat` answers.
   """
 
   recommender: Recommender
   batcher: Batcher
   timeout: float
   truncate: bool = False
+  conversations: Conversations = dataclasses.field(
+    default_factory=Conversations
+  )
 
   async def rerank(
     self, asked: schemas.RerankRequest, version: str
@@ -121,8 +127,66 @@ class Service:
     shown = [each.title for each in found.ranking]
     return self._answer(found.composed, results, "1", shown)
 
+  async def chat(self, asked: schemas.ChatRequest) -> schemas.ChatAnswer:
+    """Answers the next turn of a conversation.
+
+    A turn that is not answered is not kept.
+
+    Raises:
+      UnknownConversation: there is none of this id.
+      InputError: and others, as `recommend` does.
+    """
+    if not self.recommender.titles:
+      raise NoCatalogue
+    before = self.conversations.turns(asked.conversation)
+    turn = Turn(
+      asked.query,
+      refused=self._known(asked.refused, "refused"),
+      chosen=self._known(asked.chosen, "chosen"),
+    )
+    said = _arguments(asked)
+    del said["instruction"]
+    async with self._slot():
+      call = functools.partial(
+        self.recommender.converse, [*before, turn], **said, k=asked.top_n
+      )
+      found = await self.batcher.call(call)
+    turn = dataclasses.replace(turn, shown=found.shown)
+    name = self.conversations.keep(asked.conversation, [*before, turn])
+    composed, need = found.recommendation.composed, found.need
+    results = _results(
+      found.recommendation.ranking,
+      self.recommender.index,
+      texts=self.recommender.titles,
+    )
+    answer = self._answer(composed, results, "1", found.shown)
+    return schemas.ChatAnswer(
+      **dict(answer),
+      conversation=name,
+      turn=len(before) + 1,
+      required=[[*each] for each in need.required],
+      denied=[*need.denied],
+      refused=[*need.refused],
+      chosen=[*need.chosen],
+      given_up=[*found.given_up],
+    )
+
+  def _known(self, titles: Sequence[str], name: str) -> tuple[str, ...]:
+    """Returns titles as the catalogue has them."""
+    shown = tuple(shown_titles(titles, name=name))
+    for title in shown:
+      if title not in self.recommender.index:
+        raise InputError(f"{name}: {title!r:.80} is no title of the catalogue.")
+    return shown
+
   async def explain(self, asked: schemas.ExplainRequest) -> schemas.Explanation:
-    """Ranks documents with the words that weigh most; raises as `rerank`."""
+    """Ranks with the words that weigh most; raises as `rerank` does.
+
+    Raises:
+      NoCatalogue: there are no documents, and no catalogue.
+    """
+    if not (asked.documents or self.recommender.titles):
+      raise NoCatalogue
     async with self._slot():
       documents = await anyio.to_thread.run_sync(self._titles, asked.documents)
       call = functools.partial(
@@ -130,17 +194,24 @@ class Service:
         **_arguments(asked),
         candidates=documents,
         words=asked.words,
+        title=asked.title,
+        against=asked.against,
       )
       found = await self.batcher.call(call)
     composed, ranking = found.recommendation.composed, found.recommendation
+    index, texts = self.recommender.index, self.recommender.titles
+    if documents:
+      index, texts = _index(composed.candidates), documents
     return schemas.Explanation(
       **self._instruction(composed),
-      results=_results(
-        ranking.ranking, _index(composed.candidates), texts=documents
-      ),
+      results=_results(ranking.ranking, index, texts=texts),
+      title=found.title,
+      against=found.against,
       weights=[
         schemas.WordWeight(**dataclasses.asdict(each)) for each in found.weights
       ],
+      deletion=found.deletion
+      and schemas.Deletion(**dataclasses.asdict(found.deletion)),
     )
 
   async def instruction(

@@ -32,10 +32,12 @@ GIVEN = {
   "train": ("--gin_file", "gin/model/mini.gin"),
   "convert": ("model", "q", "--to", "hf"),
   "score": ("--requests", "r.jsonl", *M, "--out", "q.jsonl"),
+  "generate": ("--requests", "r.jsonl", *M, "--out", "q.jsonl"),
   "evaluate": (*D, "--out", "q"),
   "compare": ("results", "--rankers", "random", "model"),
   "reproduce": (*D, "--out", "q"),
   "ask": ("words",),
+  "chat": M,
   "export": (*M, "--out", "q"),
   "serve": M,
 }
@@ -107,6 +109,20 @@ REFUSED = {
     **{"--requests": (*FILES, "file"), "--model": FOLDERS, "--limit": COUNTS},
     **{"--out": ("q.csv", "q", "empty", "file/x.jsonl", "")},
     **{"--batch-tokens": COUNTS, "--step": ("x", "-1", "1.5", "")},
+  },
+  "generate": {
+    **{"--requests": (*FILES, "file"), "--model": FOLDERS, "--limit": COUNTS},
+    **{"--out": ("q.csv", "q", "empty", "file/x.jsonl", "")},
+    **{"--catalogue": FOLDERS, "--step": ("x", "-1", "1.5", "")},
+    **{"--max-tokens": (*COUNTS, "1025"), "--beams": (*COUNTS, "65")},
+    **{"--answers": COUNTS, "--batch": COUNTS, "--seed": SEEDS},
+    **{"--top-k": OVER_0, "--top-p": ("0", "2", *NUMBERS)},
+    **{"--temperature": NUMBERS, "--length-penalty": ("11", "nan", "x", "")},
+    **{"--rules": ("mine", ""), "--vocabulary": FILES},
+  },
+  "chat": {
+    **{"--model": FOLDERS, "--dataset": FOLDERS, "--turns": FILES},
+    **{"--top": (*COUNTS, "101"), "--step": ("x", "-1", "1.5", "")},
   },
   "evaluate": {
     **{"--dataset": FOLDERS, "--model": FOLDERS, "--zero-shot": FOLDERS},

@@ -52,9 +52,13 @@ PROMISED = {
   "--step --force --json",
   "score": "--requests --model --out --step --limit --batch-tokens "
   "--normalisation --force --json",
+  "generate": "--requests --model --out --catalogue --max-tokens --beams "
+  "--length-penalty --rules --temperature --top-k --top-p --answers --seed "
+  "--step --limit --batch --vocabulary --force --json",
   "evaluate": "--dataset --out --model --zero-shot --text-encoder --scenarios "
   "--rankers --split --limit --permutations --select-template "
-  "--normalisation --resamples --seed --trec --probe --cutoff --force "
+  "--normalisation --resamples --seed --trec --probe --cutoff --steer "
+  "--force "
   f"--multi_process --json --dry-run {_CHAT}",
   "compare": "a b --rankers --scenarios --resamples --seed --json",
   "reproduce": "--dataset --out --unseen --recipe --steps --ladder-steps "
@@ -62,6 +66,8 @@ PROMISED = {
   "ask": "words --model --history --candidates --candidates-file --dataset "
   "--preference --context --kind --template --templates --input-length --top "
   "--json",
+  "chat": "--model --dataset --history --preference --templates --turns --step "
+  "--top --json",
   "export": "--model --dataset --out --templates --step --force --json",
   "serve": "--model --dataset --templates --step --host --port --waiting "
   "--timeout --batch-tokens",

@@ -659,6 +659,7 @@ def test_openapi_describes_every_path(url):
     "/v1/rerank",
     "/v2/rerank",
     "/v1/recommend",
+    "/v1/chat/recommend",
     "/v1/explain",
     "/v1/instructions",
     "/v1/items",

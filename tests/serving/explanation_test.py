@@ -84,7 +84,7 @@ def test_all_parts_are_of_one_template_and_one_call(recommender):
   assert slots == {"query", "preference", "history"}
   texts = [each.text for each in found.weights if each.slot == "history"]
   assert sorted(texts) == ["Green Tent", "Long Pump"]
-  full, *others = ranker.requests
+  full, *others = ranker.requests[: 1 + len(found.weights)]
   assert full.instruction == composed.instruction
   assert len(others) == len(found.weights)
   # A part is gone, nothing else: the literals of the template stay.
@@ -98,16 +98,79 @@ def test_long_instructions_are_left_out_in_stretches(recommender):
   found, ranker = explained(
     composed_of(recommender, words, kind="vague"), recommender, words=99
   )
-  assert 1 < len(ranker.requests) <= 1 + explanation.MAX_PARTS
+  # The parts, and those named together and others.
+  assert 1 < len(ranker.requests) <= 3 + explanation.MAX_PARTS
   # None has weight here, so they stand in their order.
   assert " ".join(each.text for each in found.weights) == words
 
 
 @pytest.mark.parametrize("words", ["Rope", ", Rope"])
-def test_an_only_word_cannot_be_left_out(recommender, words):
-  found, _ = explained(composed_of(recommender, words), recommender)
-  assert "Rope" not in {each.text for each in found.weights}
+def test_an_only_word_is_weighed_against_something(recommender, words):
+  found, ranker = explained(composed_of(recommender, words), recommender)
+  assert [each.text for each in found.weights] == ["Rope"]
+  assert math.isclose(found.weights[0].weight, 2.0, rel_tol=1e-6)
+  assert "something" in ranker.requests[1].instruction
   assert found.recommendation.ranking[0].title == "Long Rope"
+
+
+def test_what_is_named_moves_more_than_what_is_not(recommender):
+  words = "please find me a Long strong Rope for a boat"
+  found, _ = explained(composed_of(recommender, words), recommender, words=2)
+  assert {each.text for each in found.weights} == {"Long", "Rope"}
+  # Both together, 4 nats; two others, nothing.
+  assert math.isclose(found.deletion.named, 4.0, rel_tol=1e-6)
+  assert abs(found.deletion.others) < 1e-6
+  # Two words of which each would do weigh little alone, and all together.
+  found, _ = explained(
+    composed_of(recommender, "a Rope, such a Rope"), recommender
+  )
+  heaviest = max(each.weight for each in found.weights)
+  assert heaviest < 1e-6 or found.deletion.named > heaviest
+
+
+def test_the_catalogue_shows_the_word_that_found_a_kind(recommender):
+  # Of two ropes, the word rope decides nothing; of all titles, it does.
+  catalogue = [*TITLES, *(f"Blue thing {n}" for n in range(2000))]
+  composed = composed_of(recommender, "a Rope, and Long")
+  ropes = ("Long Rope", "Short Rope")
+  alone, _ = explained(composed, recommender, titles=ropes)
+  whole, ranker = explained(
+    composed, recommender, titles=ropes, catalogue=catalogue
+  )
+  weights = [
+    {each.text: each.weight for each in found.weights}
+    for found in (alone, whole)
+  ]
+  assert abs(weights[0]["Rope,"]) < 1e-6
+  assert weights[1]["Rope,"] > 1.5
+  most = explanation.MAX_OTHERS + len(ropes)
+  assert len(ranker.requests[0].candidates) <= most
+
+
+def test_why_this_and_not_that(recommender):
+  composed = composed_of(recommender, "a Long or a Camp thing for the boat")
+  found, _ = explained(
+    composed, recommender, title="Camp Stove", against="Long Rope"
+  )
+  weights = {each.text: each.weight for each in found.weights}
+  assert (found.title, found.against) == ("Camp Stove", "Long Rope")
+  assert math.isclose(weights["Camp"], 2.0) and weights["Long"] == -2.0
+  for wrong in ({"title": "Tent"}, {"against": "Tent"}):
+    with pytest.raises(InputError, match="none of the titles"):
+      explained(composed, recommender, **wrong)
+  with pytest.raises(InputError, match="against itself"):
+    explained(composed, recommender, title=TITLES[0], against=TITLES[0])
+
+
+def test_the_catalogues_best_is_explained_without_candidates(recommender):
+  best = recommender.recommend("a boat for tonight", k=3)
+  found = recommender.explain("a boat for tonight", k=3)
+  assert found.title == best.ranking[0].title
+  last = recommender.titles[-1]
+  found = recommender.explain(
+    "a boat for tonight", k=3, against=last, title=best.ranking[1].title
+  )
+  assert (found.title, found.against) == (best.ranking[1].title, last)
 
 
 def test_items_that_were_dropped_stay_away(recommender):
@@ -143,10 +206,12 @@ def test_the_model_is_asked_the_same_way(recommender):
   answer = json.loads(json.dumps(found.to_json()))
   assert answer["template"] == "C10"
   assert set(answer["weights"][0]) == {"slot", "text", "weight"}
+  assert set(answer["deletion"] or ("named", "others")) == {"named", "others"}
 
 
 def test_a_choice_needs_two(recommender):
+  composed = recommender.compose("scary", candidates=["Rope", " Rope"])
   with pytest.raises(InputError, match="at least 2"):
-    recommender.explain("scary", candidates=["Rope", " Rope"])
+    explained(composed, recommender)
   with pytest.raises(InputError, match="at least 1 is needed"):
     recommender.explain("scary", candidates=TITLES, words=0)

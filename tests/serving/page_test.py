@@ -155,6 +155,16 @@ def test_what_weighs_most_is_shown_in_words(page):
   assert all("likel" in each or each == "no difference" for each in said)
 
 
+def test_any_title_of_the_ranking_may_be_asked_about(page):
+  ask(page, "a calm boat")
+  fifth = page.evaluate(TITLES)[4]
+  page.evaluate(
+    f"document.querySelector('[aria-label=\"Why? {fifth}\"]').click()"
+  )
+  page.wait(f"{IDLE} && !document.getElementById('weights').hidden")
+  assert text(page, "weights-heading") == f"Why {fifth}"
+
+
 def test_not_this_leaves_a_title_out_until_it_is_allowed_again(page):
   ask(page, "a tent for rain")
   before = page.evaluate(TITLES)

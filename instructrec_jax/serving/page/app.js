@@ -6,8 +6,6 @@ const LISTED = 10;
 const MOST_LISTED = 100;
 const MOST_EXPLAINED = 100;
 const PAGE = 30;
-// Other titles that the best is explained against.
-const CONTRAST = 12;
 const KEY = "instructrec-key";
 
 let history = [];
@@ -279,8 +277,10 @@ function showRanking(results) {
     const mark = moved(title, index + 1);
     if (mark) named.append(" ", mark);
     const actions = element("span", "", "actions");
-    if (!index && results.length > 1) {
-      actions.append(button("Why?", `Why? ${title}`, () => busy(why), "why"));
+    if (wholeCatalogue() || results.length > 1) {
+      const id = index ? "" : "why";
+      const ask = () => busy(() => why(title));
+      actions.append(button("Why?", `Why? ${title}`, ask, id));
     }
     actions.append(
       button("More like this", `More like this: ${title}`, () => moreLike(title)),
@@ -390,26 +390,17 @@ function times(weight) {
   return `${Number(shown) || shown} times ${weight > 0 ? "likelier" : "less likely"}`;
 }
 
-async function why() {
-  const first = asked.results[0].document.text;
-  let others = asked.results.slice(1).map((result) => result.document.text);
-  if (wholeCatalogue()) {
-    // The ten best are often alike; what sets the best apart is told against
-    // titles from all over the catalogue.
-    const drawn = await Promise.all(
-      Array.from({ length: CONTRAST }, (_, part) => {
-        const offset = Math.floor((part * catalogue) / CONTRAST);
-        return fetched(`v1/items?limit=1&offset=${offset}`);
-      }),
-    );
-    const had = new Set([first, ...history, ...rejected]);
-    const titles = drawn.flatMap((page) => page.items);
-    others = [...new Set(titles)].filter((title) => !had.has(title));
-  }
+// What a title is found for, against the catalogue or all of one's own titles.
+async function why(title) {
   const { results, ...body } = asked;
-  const documents = [first, ...others].slice(0, MOST_EXPLAINED);
-  const answer = await fetched("v1/explain", { ...body, documents });
-  of("weights-heading").textContent = `Why ${documents[answer.results[0].index]}`;
+  body.title = title;
+  if (!wholeCatalogue()) {
+    const titles = results.map((result) => result.document.text);
+    const others = titles.filter((other) => other !== title);
+    body.documents = [title, ...others].slice(0, MOST_EXPLAINED);
+  }
+  const answer = await fetched("v1/explain", body);
+  of("weights-heading").textContent = `Why ${answer.title}`;
   of("weight-list").replaceChildren(
     ...answer.weights.flatMap((part) => [
       element("dt", part.text.replace(/[\s.,;:!?]+$/, "") || part.text),

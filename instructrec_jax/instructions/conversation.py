@@ -1,0 +1,431 @@
+"""A conversation -> one instruction, and what no answer to it may be.
+
+A turn is what a user says, and the titles that were shown for it. What a turn
+adds is read by rules, in English: a wish, words that an answer must have ("in
+green", "only from Alder", "make it a kayak") or must not have ("not orange",
+"not from that brand"), an item to refuse ("not the first") or to find more of
+("more like the second"). Whatever no rule reads ("cheaper", "what about for
+kids?", another language) is added to the wish, for the model to read.
+
+What is refused never comes back; that is no matter of a model. What must or
+must not be is put before what the model finds likely, and given up, the oldest
+first, where no title would be left.
+"""
+
+import dataclasses
+import functools
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.utterance import denied_words
+
+MAX_TURNS = 100
+FILE = pathlib.Path(__file__).with_name("turns.yaml")
+_ORDINALS = {
+  name: number
+  for number, names in enumerate(
+    (
+      ("first", "1st", "one"),
+      ("second", "2nd", "two"),
+      ("third", "3rd", "three"),
+      ("fourth", "4th", "four"),
+      ("fifth", "5th", "five"),
+      ("sixth", "6th", "six"),
+      ("seventh", "7th", "seven"),
+      ("eighth", "8th", "eight"),
+      ("ninth", "9th", "nine"),
+      ("tenth", "10th", "ten"),
+    )
+  )
+  for name in names
+}
+_ANY = "|".join([*_ORDINALS, r"\d{1,2}"])
+# "The second", "number two", "#2", "the last one", "that one".
+_ITEM = (
+  rf"(?:(?:the |your )?(?P<ordinal>(?<=the )(?:{_ANY})|(?<=your )(?:{_ANY}))"
+  # "The first time" is no item.
+  r"(?: one| item)?(?! (?!(?:and|but|or|in|from|with|only|instead|either|"
+  r"please|though|again|is|was|which|because|as|since|then)\b)\w)|"
+  rf"(?:the )?(?:number|no\.|item) ?(?P<number>{_ANY})|#(?P<mark>\d{{1,2}})|"
+  r"(?P<last>the last(?: one)?)|(?P<that>that(?: one)?|this(?: one)?|it)"
+  r"(?= ?(?:[,.!?;]|$)))"
+)
+_LIKE = re.compile(
+  rf"\b(?:more|something|another|others?|anything|one|some) (?:\w+ )?"
+  rf"(?:like|similar to) {_ITEM}",
+  re.IGNORECASE,
+)
+_REFUSED = re.compile(
+  r"\b(?:not|no|without|don't (?:want|like)|do not (?:want|like)|hate|dislike|"
+  rf"remove|drop|skip|forget|anything but|except(?: for)?) {_ITEM}",
+  re.IGNORECASE,
+)
+_REFUSED_ALL = re.compile(
+  r"\b(?:none of (?:these|those|them)|not (?:these|those|any of (?:these|those|"
+  r"them))|(?:don't|do not) (?:want|like) (?:any of )?(?:these|those|them)|"
+  r"(?:something|anything|show me (?:something|some)?) ?(?:else|others?|"
+  r"different))\b",
+  re.IGNORECASE,
+)
+_CHOSEN = re.compile(
+  r"\b(?:i'll|i will|i'd|let me|i) (?:take|buy|have|choose|go (?:for|with)|"
+  rf"bought|took|chose|pick) {_ITEM}",
+  re.IGNORECASE,
+)
+_BRAND = re.compile(
+  r"\b(?P<not>(?:not|no(?:thing|ne)?|never|anything but|except|without|don't "
+  r"(?:want|like)|do not (?:want|like)) (?:\w+ )?)?(?:(?:from|by|of) )?"
+  r"(?P<which>that|this|the same|another|a different|other) "
+  r"(?:brand|maker|make|manufacturer|author|artist|band)s?\b(?! of)",
+  re.IGNORECASE,
+)
+# What an answer must have: only what is said as a condition, since the words of
+# a wish ("a game for my nephew") need not be in a title that fulfils it.
+_MUST = re.compile(
+  r"(?:\b(?:only(?: (?:from|by|in|the|show me))*|"
+  r"(?:must|should|has to|needs to) be(?: (?:from|by|in|an?|the))*|"
+  r"make (?:it|them|that)(?: (?:an?|the|in))?|(?:ones?|it|that|same) in|"
+  r"rather(?: (?:have|see|an?|the|one|from|by|in))*|"
+  r"(?:what|how) about(?: an?)?|now(?: an?)?)|(?:^|[,.;!?]|\bbut|\band) ?in) "
+  r"(?P<words>[\w'-]+(?: (?:or|and) [\w'-]+|(?: [\w'-]+){0,2}?)?)"
+  r"(?: ones?| please| instead| then| now)*(?=\s*(?:[,.!?;]|$))",
+  re.IGNORECASE,
+)
+_INSTEAD = re.compile(
+  r"(?:^|[,.!?;]\s*)(?:no,? )?(?:an? |the )?(?P<words>[\w'-]+(?: [\w'-]+)?)"
+  r"(?: ones?)? instead\b",
+  re.IGNORECASE,
+)
+# Words that say nothing of a product.
+_SMALL = frozenset(
+  "a an the and or of in on for with to from by at one ones it them that this "
+  "these those please something anything some any more less me my i i'm i'd im "
+  "d m you we us no yes ok okay thank thanks looking look for find show need "
+  "want give get would like rather have only be should must make what how "
+  "about now instead then but so".split()
+)
+# Words that never meet in a title exclude each other if chance alone would
+# have had them meet in as many.
+_EXPECTED = 1.0
+_POLITE = re.compile(r",? ?\b(?:please|thanks|thank you)\b", re.IGNORECASE)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Turn:
+  """What a user said, and what came of it.
+
+  Attributes:
+    words: the user's own.
+    shown: titles that were answered, the best first; () before they are.
+    refused: titles that the user has rejected by other means, such as a button.
+    chosen: titles that the user has taken.
+  """
+
+  words: str
+  shown: tuple[str, ...] = ()
+  refused: tuple[str, ...] = ()
+  chosen: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Need:
+  """What a conversation has come to.
+
+  Attributes:
+    words: what was asked, and what narrowed it, the oldest first.
+    required: words that an answer must have, each with others that would do as
+      well; the oldest first.
+    denied: words that it must not have, in lower case.
+    refused: titles that must not come back.
+    chosen: titles that the user has taken.
+    liked: titles to find more of, the oldest first.
+  """
+
+  words: tuple[str, ...] = ()
+  required: tuple[tuple[str, ...], ...] = ()
+  denied: tuple[str, ...] = ()
+  refused: tuple[str, ...] = ()
+  chosen: tuple[str, ...] = ()
+  liked: tuple[str, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Catalogue:
+  """What rules ask of a catalogue: which words tell its titles apart.
+
+  Attributes:
+    words: each word of a title, in lower case and singular: its titles.
+    size: the number of titles.
+  """
+
+  words: Mapping[str, frozenset[int]]
+  size: int
+
+  @classmethod
+  def of(cls, titles: Sequence[str]) -> "Catalogue":
+    """Indexes the words of titles."""
+    found: dict[str, set[int]] = {}
+    for number, title in enumerate(titles):
+      for word in _words(title):
+        found.setdefault(word, set()).add(number)
+    words = {word: frozenset(of) for word, of in found.items()}
+    return cls(words, len(titles))
+
+  def having(self, words: Iterable[str]) -> frozenset[int]:
+    """Returns the titles with one of some words."""
+    return frozenset[int]().union(*(self.words.get(w, ()) for w in words))
+
+  def fulfilling(
+    self, need: "Need", excluded: Iterable[int] = ()
+  ) -> tuple[frozenset[int], tuple[str, ...]]:
+    """Returns the titles that a need allows, and the words it gives up.
+
+    What is required is given up before what is denied, the oldest first, until
+    there is a title left.
+
+    Args:
+      need: of a conversation.
+      excluded: titles that are never an answer.
+    """
+    every = frozenset(range(self.size)).difference(excluded)
+    rules = [(self.having(each), each) for each in need.required]
+    rules += [
+      (every - self.having([word]), (f"not {word}",)) for word in need.denied
+    ]
+    for first in range(len(rules) + 1):
+      left = every.intersection(*(titles for titles, _ in rules[first:]))
+      if left:
+        given_up = [word for _, each in rules[:first] for word in each]
+        return left, tuple(given_up)
+    return every, ()
+
+
+def read(turns: Sequence[Turn], *, catalogue: Catalogue) -> Need:
+  """Returns what turns come to, the last one included.
+
+  Args:
+    turns: the oldest first.
+    catalogue: whose words may be required: others are the model's to read.
+
+  Raises:
+    InputError: there is no turn, there are too many, or the last says nothing.
+  """
+  if not turns:
+    raise InputError("a conversation begins with a turn: say something.")
+  if len(turns) > MAX_TURNS:
+    raise InputError(
+      f"the conversation has {len(turns):,} turns: at most {MAX_TURNS} can be "
+      "answered; begin another."
+    )
+  need, shown = Need(), ()
+  for turn in turns:
+    need = _after(need, turn, shown, catalogue)
+    need = dataclasses.replace(
+      need,
+      refused=_joined(need.refused, turn.refused),
+      chosen=_joined(need.chosen, turn.chosen),
+    )
+    shown = turn.shown or shown
+  return need
+
+
+def compose_words(
+  need: Need,
+  wording: Mapping[str, str],
+  *,
+  shown: Sequence[str] = (),
+  left_out: int = 0,
+) -> str:
+  """Returns the query of a need.
+
+  Args:
+    need: what a conversation has come to.
+    wording: of its parts, the `composed` of `load_turns`; a part whose wording
+      is empty is left out.
+    shown: titles that were shown last.
+    left_out: parts to leave out, the oldest first, but for the first wish,
+      without which what was narrowed says nothing.
+  """
+  denied = {*need.denied}
+  told: list[tuple[str, str]] = [
+    ("narrowed" if number else "asked", part)
+    for number, part in enumerate(need.words)
+  ]
+  told += [("shown", title) for title in shown]
+  told += [("chosen", title) for title in need.chosen]
+  told += [("refused", title) for title in need.refused]
+  told += [
+    ("like", title) for title in need.liked[-1:] if not _words(title) & denied
+  ]
+  parts = [wording[name].format(text) for name, text in told if wording[name]]
+  kept = [*parts[:1], *parts[1 + left_out :]]
+  return ", ".join(text.rstrip(" .!?,;") for text in kept)
+
+
+def _after(
+  need: Need, turn: Turn, shown: Sequence[str], catalogue: Catalogue
+) -> Need:
+  """Returns a need with what one turn says of the titles shown before it."""
+  words = " ".join(turn.words.replace("’", "'").split())
+  left = words
+  refused, liked, chosen = [], [], []
+  denied: list[str] = []
+  required: list[tuple[str, ...]] = []
+  # Liked before refused: "not that, more like the second".
+  for pattern, into in (
+    (_LIKE, liked),
+    (_CHOSEN, chosen),
+    (_REFUSED, refused),
+  ):
+    for match in pattern.finditer(left):
+      if title := _item(match, shown):
+        into.append(title)
+        left = left.replace(match[0], " ", 1)
+  if shown and _REFUSED_ALL.search(left):
+    refused += shown
+    left = _REFUSED_ALL.sub(" ", left)
+  if shown and (match := _BRAND.search(left)):
+    # Titles begin with their brand: it is all that a title tells of it.
+    about = refused[-1] if refused else shown[0]
+    brand = next(iter(_words(about, in_order=True)), "")
+    is_other = bool(match["not"]) or match["which"].lower() in (
+      "another",
+      "a different",
+      "other",
+    )
+    if brand and is_other:
+      denied.append(brand)
+    elif brand:
+      required.append((brand,))
+    left = left.replace(match[0], " ", 1)
+  denied += [
+    word for each in denied_words(left) for word in _words(each, in_order=True)
+  ]
+  for pattern in (_INSTEAD, _MUST):
+    for match in pattern.finditer(left):
+      required += _required(match["words"], catalogue, {*denied})
+  text = " ".join((_without_denials(left) if denied else left).split())
+  text = _POLITE.sub("", text).strip(" ,;.!?")
+  new = {word for each in required for word in each}
+  # What is no longer wanted is not told to the model, either: it would read
+  # the words.
+  gone = _rivals(new, catalogue) | {*denied}
+  parts = [_without_words(part, gone, catalogue) for part in need.words]
+  if _words(text) - _SMALL:
+    parts.append(text)
+  before = [each for each in need.required if not gone & {*each}]
+  return Need(
+    words=tuple(dict.fromkeys(filter(None, parts))),
+    required=tuple(dict.fromkeys([*before, *required])),
+    denied=_joined([w for w in need.denied if w not in new], denied),
+    refused=_joined(need.refused, refused),
+    chosen=_joined(need.chosen, chosen),
+    liked=_joined(
+      [t for t in need.liked if t not in (*refused, *liked)], liked
+    ),
+  )
+
+
+def _item(match: re.Match[str], shown: Sequence[str]) -> str | None:
+  """Returns the title that a turn means, None if it was not shown."""
+  if not shown:
+    return None
+  if match["that"]:
+    return shown[0]
+  if match["last"]:
+    return shown[-1]
+  word = (match["ordinal"] or match["number"] or match["mark"] or "").lower()
+  place = int(word) - 1 if word.isdigit() else _ORDINALS.get(word, -1)
+  return shown[place] if 0 <= place < len(shown) else None
+
+
+def _required(
+  said: str, catalogue: Catalogue, denied: set[str]
+) -> list[tuple[str, ...]]:
+  """Returns what each of the words requires, if titles have such words."""
+  lower = {*said.lower().split()}
+  if lower & {"for", "something", "anything", *_ORDINALS} - {"one"}:
+    # "What about for kids?", "Now something scary": nothing that titles say.
+    return []
+  if " or " in said.lower():
+    words = [_singular(w) for w in re.split(" or ", said.lower())]
+    known = tuple(w for w in words if w in catalogue.words and w not in denied)
+    return [known] if known else []
+  words = [w for w in _words(said, in_order=True) if w not in _SMALL]
+  if not words or not all(w in catalogue.words for w in words):
+    # A condition, but none on what titles say.
+    return []
+  return [(word,) for word in words if word not in denied]
+
+
+def _rivals(new: set[str], catalogue: Catalogue) -> set[str]:
+  """Returns the words that exclude the new ones, see `_EXPECTED`."""
+  found: set[str] = set()
+  for word in new:
+    having = catalogue.words.get(word, frozenset())
+    for other, others in catalogue.words.items():
+      expected = len(having) * len(others) / max(catalogue.size, 1)
+      if other in new or expected < _EXPECTED:
+        continue
+      if having.isdisjoint(others):
+        found.add(other)
+  return found
+
+
+def _without_denials(text: str) -> str:
+  """Returns a turn without its clauses that deny something."""
+  clauses = re.split(r"(?<=[,.!?;])\s+|(?<!thing)\s+(?:but|and)\s+", text)
+  return " ".join(clause for clause in clauses if not denied_words(clause))
+
+
+def _without_words(text: str, gone: set[str], catalogue: Catalogue) -> str:
+  """Returns a text without words, "" if it then says nothing of a product."""
+  if not _words(text) & gone:
+    return text
+  kept = " ".join(w for w in text.split() if not _words(w) & gone)
+  left = _words(kept) - _SMALL
+  return kept.strip(" ,;") if left & catalogue.words.keys() else ""
+
+
+def _joined(before: Sequence[str], more: Sequence[str]) -> tuple[str, ...]:
+  return tuple(dict.fromkeys([*before, *more]))
+
+
+def _words(text: str, *, in_order: bool = False) -> Any:
+  found = [_singular(w) for w in re.findall(r"\w+", text.casefold())]
+  return list(dict.fromkeys(found)) if in_order else {*found}
+
+
+def _singular(word: str) -> str:
+  return word.removesuffix("s")
+
+
+@functools.cache
+def load_turns(path: pathlib.Path = FILE) -> dict[str, Any]:
+  """Reads a file of turns' templates: `composed` and `said` of `turns.yaml`.
+
+  Raises:
+    InputError: it is no YAML of that form.
+  """
+  try:
+    turns = yaml.safe_load(path.read_text(encoding="utf-8"))
+    composed = {name: str(turns["composed"][name] or "") for name in _COMPOSED}
+    said = {k: [str(text) for text in v] for k, v in turns["said"].items()}
+    for text in composed.values():
+      # Other braces raise an error of their own.
+      if text and (text.count("{}") != 1 or not text.format("x")):
+        raise ValueError(f"{text!r} is to have one {{}}")
+  except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+    raise InputError(
+      f"{path}: no file of turns ({str(error).splitlines()[0]:.120}); see "
+      "instructions/turns.yaml of the package."
+    ) from None
+  return {"composed": composed, "said": said}
+
+
+_COMPOSED = ("asked", "narrowed", "shown", "chosen", "refused", "like")

@@ -1,0 +1,196 @@
+"""What turns come to: rules, and what is left to the model."""
+
+import itertools
+
+import pytest
+
+from instructrec_jax.data.synthetic import BRANDS, FINISHES, KINDS
+from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.conversation import (
+  MAX_TURNS,
+  Catalogue,
+  Turn,
+  compose_words,
+  load_turns,
+  read,
+)
+
+TITLES = [
+  f"{brand} {kind} {finish}"
+  for brand, kind, finish in itertools.product(BRANDS, KINDS, FINISHES)
+]
+SHOWN = ("Alder Tent Green", "Borea Tent Orange", "Corvo Tent Grey")
+WORDING = load_turns()["composed"]
+
+
+@pytest.fixture(scope="module")
+def catalogue():
+  return Catalogue.of(TITLES)
+
+
+@pytest.fixture(scope="module")
+def needs(catalogue):
+  """Returns what a wish for a tent, shown three, comes to with more turns."""
+
+  def after(*words, wish="I'm looking for a tent", shown=SHOWN):
+    turns = [Turn(wish, shown), *(Turn(each, shown) for each in words)]
+    return read(turns, catalogue=catalogue)
+
+  return after
+
+
+@pytest.mark.parametrize(
+  ("words", "required"),
+  [
+    ("In green, please.", [("green",)]),
+    ("Only green ones", [("green",)]),
+    ("It should be from Alder.", [("alder",)]),
+    ("Make it a kayak", [("kayak",)]),
+    ("orange instead", [("orange",)]),
+    ("no, the grey one instead", [("grey",)]),
+    ("only green or grey ones", [("green", "grey")]),
+    ("the same brand", [("alder",)]),
+    ("I'd rather have grey.", [("grey",)]),
+    ("a bit like that, but in grey", [("grey",)]),
+    # No conditions on what titles say.
+    ("What about for kids?", []),
+    ("cheaper", []),
+    ("in time for my trip", []),
+    ("I'm interested in a green life", []),
+    ("only the best", []),
+    ("I don't care about the brand", []),
+    ("¿Algo más barato?", []),
+    ("もっと安いもの", []),
+  ],
+)
+def test_what_is_required(needs, words, required):
+  assert [*needs(words).required] == required
+
+
+@pytest.mark.parametrize(
+  ("words", "denied"),
+  [
+    ("Not orange.", ["orange"]),
+    ("nothing from Alder, please", ["alder"]),
+    ("anything but Borea", ["borea"]),
+    ("Not from that brand.", ["alder"]),
+    ("another brand, please", ["alder"]),
+    ("not the second, and not from that brand", ["borea"]),
+    ("I don't want a green one", ["green"]),
+    ("green is fine", []),
+  ],
+)
+def test_what_is_denied(needs, words, denied):
+  need = needs(words)
+  assert [*need.denied] == denied
+  # A small model reads the word, but not the not.
+  said = compose_words(need, WORDING).lower()
+  assert not any(word in said for word in denied)
+
+
+@pytest.mark.parametrize(
+  ("words", "refused"),
+  [
+    ("Not the first one.", [0]),
+    ("I don't like the 2nd", [1]),
+    ("no, not number three", [2]),
+    ("drop #2", [1]),
+    ("not that one", [0]),
+    ("not the last one", [2]),
+    ("not the first, and not the second", [0, 1]),
+    ("none of these", [0, 1, 2]),
+    ("show me something else", [0, 1, 2]),
+    # There are three.
+    ("not the seventh", []),
+    ("not the first time that I buy one", []),
+  ],
+)
+def test_what_is_refused(needs, words, refused):
+  assert [*needs(words).refused] == [SHOWN[place] for place in refused]
+
+
+def test_what_is_refused_once_is_refused(needs):
+  need = needs("not the first", "more like the first", "the first is fine")
+  assert SHOWN[0] in need.refused
+
+
+def test_more_like_and_taken(needs):
+  need = needs("More like the second.")
+  assert need.liked == (SHOWN[1],)
+  assert compose_words(need, WORDING).endswith(f"like {SHOWN[1]}")
+  # What is denied is not named as a wish.
+  assert "Borea" not in compose_words(
+    needs("More like the second.", "nothing from Borea"), WORDING
+  )
+  assert needs("I'll take the third").chosen == (SHOWN[2],)
+
+
+def test_a_correction_takes_back_what_it_excludes(needs):
+  need = needs("in green", "orange instead")
+  assert [*need.required] == [("orange",)]
+  assert "green" not in compose_words(need, WORDING)
+  need = needs("not orange", "only orange ones")
+  assert (need.denied, [*need.required]) == ((), [("orange",)])
+  need = needs("only orange ones", "not orange")
+  assert (need.denied, need.required) == (("orange",), ())
+  # Another kind is another wish; the finish goes with it.
+  need = needs("in green", "now a kayak")
+  assert [*need.required] == [("green",), ("kayak",)]
+  assert "tent" not in compose_words(need, WORDING)
+
+
+def test_buttons_count_as_words(catalogue):
+  turns = [
+    Turn("a tent", SHOWN),
+    Turn("in green", refused=(SHOWN[0],), chosen=(SHOWN[2],)),
+  ]
+  need = read(turns, catalogue=catalogue)
+  assert (need.refused, need.chosen) == ((SHOWN[0],), (SHOWN[2],))
+
+
+def test_rules_are_given_up_only_where_nothing_is_left(catalogue, needs):
+  left, given_up = catalogue.fulfilling(needs("in green", "not from Alder"))
+  assert not given_up
+  assert all("Green" in TITLES[n] and "Alder" not in TITLES[n] for n in left)
+  need = needs("only from Alder", "only green", "make it a tent")
+  only = TITLES.index("Alder Tent Green")
+  assert catalogue.fulfilling(need) == ({only}, ())
+  left, given_up = catalogue.fulfilling(need, [only])
+  # The oldest; and what is excluded stays so.
+  assert given_up == ("alder",)
+  assert only not in left
+
+
+def test_what_is_left_out_is_never_the_wish(needs):
+  need = needs("in green", "cheaper", "sturdier")
+  whole = "I'm looking for a tent, in green, cheaper, sturdier"
+  assert compose_words(need, WORDING) == whole
+  assert (
+    compose_words(need, WORDING, left_out=2)
+    == "I'm looking for a tent, sturdier"
+  )
+  assert compose_words(need, WORDING, left_out=9) == "I'm looking for a tent"
+
+
+def test_wording_is_data(tmp_path, needs):
+  path = tmp_path / "turns.yaml"
+  path.write_text(
+    "composed: {asked: 'wish: {}', narrowed: '', shown: 'seen {}', chosen: "
+    "'', refused: 'not {}', like: ''}\nsaid: {}\n"
+  )
+  wording = load_turns(path)["composed"]
+  said = compose_words(needs("in green", "not the first"), wording)
+  assert said == f"wish: I'm looking for a tent, not {SHOWN[0]}"
+  for text in ("composed: 3", "composed: {asked: '{a}'}", "[", ""):
+    other = tmp_path / f"{len(text)}.yaml"
+    other.write_text(text)
+    with pytest.raises(InputError, match="no file of turns"):
+      load_turns(other)
+
+
+def test_bad_conversations_are_refused(catalogue):
+  with pytest.raises(InputError, match="begins with a turn"):
+    read([], catalogue=catalogue)
+  with pytest.raises(InputError, match="1,000 turns: at most"):
+    read([Turn("a tent")] * 1000, catalogue=catalogue)
+  assert read([Turn("a tent")] * MAX_TURNS, catalogue=catalogue)
