@@ -323,13 +323,10 @@ class Generator:
       )
 
   def _batches(self, ids: list[list[int]]) -> Iterator[list[int]]:
-    """Yields the numbers of instructions of one padded length."""
-    by_length: dict[int, list[int]] = {}
-    for number, of_one in enumerate(ids):
-      by_length.setdefault(_at_least(len(of_one), _LENGTHS), []).append(number)
-    for _, members in sorted(by_length.items()):
-      for first in range(0, len(members), self._batch):
-        yield members[first : first + self._batch]
+    """Yields the numbers of instructions of about one length."""
+    order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
+    for first in range(0, len(order), self._batch):
+      yield order[first : first + self._batch]
 
   def _begin(
     self, ids: list[list[int]], numbers: Sequence[int], decoding: Decoding

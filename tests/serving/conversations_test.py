@@ -68,12 +68,12 @@ def test_the_oldest_narrowing_goes_where_all_is_too_long(recommender):
   shown = recommender.titles[:3]
   turns = [Turn("a tent", shown)]
   said = [f"to go with a {title}" for title in recommender.titles[:200]]
-  turns += [Turn(words, shown) for words in said[:60]]
+  turns += [Turn(words, shown) for words in said[:95]]
   composed = recommender.converse(turns, k=1).recommendation.composed
   count = recommender.vocabulary.count_tokens(composed.instruction)
   assert count < recommender.input_length
   assert "a tent" in composed.instruction
-  assert said[59] in composed.instruction
+  assert said[94] in composed.instruction
   assert said[0] not in composed.instruction
   with pytest.raises(InputError, match="too long"):
     recommender.converse([Turn("tent " * 2000)])
