@@ -90,7 +90,9 @@ def run(options: Options) -> None:
   )
   listening = listen(options.host, options.port)
   with listening:
-    _tell(f"loading {options.model}")
+    # In a log, a model that cannot be loaded is one sentence and no more.
+    if sys.stderr.isatty():
+      _tell(f"loading {options.model}")
     recommender = Recommender.load(
       options.model,
       dataset=options.dataset,
@@ -98,6 +100,7 @@ def run(options: Options) -> None:
       step=options.step,
       batch_tokens=options.batch_tokens,
     )
+    _tell(f"loaded {options.model}: {recommender}")
     # Before the first request, and not in uvicorn, which would print a
     # traceback for a model that cannot score.
     warm_up(recommender, _tell)

@@ -20,7 +20,7 @@ from instructrec_jax.errors import InputError
 
 _BACKLOG = 2048
 # How long, after a signal, requests that were sent before it are still read.
-_DRAIN_SECONDS = 0.2
+_DRAIN_SECONDS = 0.5
 
 
 @dataclasses.dataclass(frozen=True)
