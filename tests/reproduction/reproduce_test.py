@@ -157,7 +157,7 @@ def test_a_step_that_was_killed_is_done_again_alone(reproduced, name):
   storage.write_json(
     path, {"state": "started", **{key: record[key] for key in kept}}
   )
-  execute = type(reproduced.execute)(reproduced.execute.compiled)
+  execute = type(reproduced.execute)()
   manifest = reproduce(reproduced.settings, execute=execute)
   assert execute.ran == [" ".join(record["argv"])]
   assert manifest["steps"][name]["attempts"] == record["attempts"] + 1
