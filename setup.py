@@ -91,6 +91,8 @@ setuptools.setup(
       "cohere>=7.3",
       "hypothesis>=6.100",
       "import-linter>=2.16",
+      # The documentation, which a test builds.
+      "mkdocs-material>=9.7",
       "pyright[nodejs]==1.1.414",
       "pytest>=9.0",
       "pytest-xdist>=3.8",

@@ -80,3 +80,26 @@ def test_the_gin_folder_does_not_shadow_gin_config(root):
 
   assert not (root / "gin" / "__init__.py").exists()
   assert callable(gin.configurable)
+
+
+def test_the_package_itself_imports_nothing_until_it_is_asked(root):
+  program = textwrap.dedent("""
+    import sys
+    import instructrec_jax as ir
+    heavy = {"jax", "numpy", "polars", "flax"} & set(sys.modules)
+    assert not heavy, heavy
+    assert ir.__version__ and {"Recommender", "InputError"} <= set(dir(ir))
+    assert "jax" not in sys.modules
+    from instructrec_jax.serving.recommender import Recommender
+    assert ir.Recommender is Recommender
+    try:
+      ir.nothing
+    except AttributeError as error:
+      assert "nothing" in str(error)
+    else:
+      raise AssertionError
+  """)
+  done = subprocess.run(
+    [sys.executable, "-c", program], capture_output=True, text=True, cwd=root
+  )
+  assert done.returncode == 0, done.stderr

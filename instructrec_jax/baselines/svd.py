@@ -1,16 +1,16 @@
 """What is bought together, in few dimensions: the ranker `svd`, and vectors of
 a vocabulary's pieces that a T5 of random weights can start from.
 
-Positive pointwise mutual information of two items (or of two pieces of
-different purchases' titles) within a user's training interactions, factored by
-a truncated SVD: Levy & Goldberg, "Neural word embedding as implicit matrix
-factorization" (2014), with the context distribution smoothed as in Levy et al.
-(2015). Nothing held out is counted.
+Positive pointwise mutual information of two items within a user's training
+interactions, factored by a truncated SVD: Levy & Goldberg, "Neural word
+embedding as implicit matrix factorization" (2014), with the context
+distribution smoothed as in Levy et al. (2015). Nothing held out is counted.
 
 Key to shapes. I: items, P: pieces, D: width, H: items of a history, C:
 candidates.
 """
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,14 +30,18 @@ _HISTORY = 20
 # Chosen on games_2018's validation targets: a history's item weighs so much
 # less than the next one, and a cosine so many nats.
 _DECAY = 0.8
-_SHARPNESS = 12.0
+_SHARPNESS = 10.0
+WIDTH = 64
+"""Of items' vectors; chosen there, too: 128 features overfit."""
 _SMOOTHING = 0.75
+# Of the regression of items' vectors on their titles' pieces; there, too.
+_RIDGE = 1.0
 
 
 class SvdRanker:
   """Ranks by the cosine of a candidate and the history, and popularity.
 
-  A candidate's score is 12 times the cosine between its vector and the sum of
+  A candidate's score is 10 times the cosine between its vector and the sum of
   the last 20 history items' vectors, an item weighing .8 of the next, plus the
   log of its training purchases and one.
   """
@@ -62,7 +66,7 @@ class SvdRanker:
     *,
     num_items: int,
     splits: Splits,
-    width: int = 128,
+    width: int = WIDTH,
   ) -> "SvdRanker":
     """Factors which items the same users bought, in training interactions."""
     bought = _purchases(sequences, num_items, splits)
@@ -85,14 +89,35 @@ class SvdRanker:
     return _SHARPNESS * cosines_C + self._log_counts[candidates_C]
 
 
-def piece_vectors(
-  folder: DatasetFolder, vocabulary: Vocabulary, *, rows: int, width: int
-) -> tuple[Float32[np.ndarray, "pieces width"], Int64[np.ndarray, " pieces"]]:
-  """Returns vectors of a vocabulary's pieces, and how often they are bought.
+@dataclasses.dataclass(frozen=True)
+class PieceVectors:
+  """What a vocabulary's pieces tell of the items whose titles have them.
 
-  Two pieces go together where a user bought a title with the one and another
-  title with the other. Pieces that no title has get zeros. The end of a
-  sequence is bought with every title, and has no vector.
+  Attributes:
+    parts_PxD: vectors whose sum over a title's pieces is about its item's: a
+      brand's name has much of it, a comma next to nothing.
+    means_PxD: the mean vector of the purchases whose titles have the piece.
+    counts_P: such purchases.
+  """
+
+  parts_PxD: Float32[np.ndarray, "pieces width"]
+  means_PxD: Float32[np.ndarray, "pieces width"]
+  counts_P: Int64[np.ndarray, " pieces"]
+
+
+def piece_vectors(
+  folder: DatasetFolder,
+  vocabulary: Vocabulary,
+  *,
+  rows: int,
+  width: int = WIDTH,
+) -> PieceVectors:
+  """Spreads items' vectors over the pieces of their titles.
+
+  The parts are a ridge regression of items' unit vectors on which pieces their
+  titles have, an item weighing the log of its training purchases and one.
+  Pieces that no title has get zeros. The end of a sequence is bought with every
+  title, and has no vector.
 
   Args:
     folder: whose training interactions and titles count.
@@ -101,17 +126,27 @@ def piece_vectors(
     width: of the vectors.
   """
   titles = display_titles(folder.items)
-  ids = [sorted(set(vocabulary.encode_one(title))) for title in titles]
+  ids = [sorted({*vocabulary.encode_one(t)} - {EOS_ID}) for t in titles]
   pieces = _indicator(ids, rows)
   bought = _purchases(folder.sequences, len(titles), folder.splits)
   purchases = np.asarray(bought.sum(0)).ravel()
-  of_users = bought @ pieces
-  together = of_users.T @ of_users - (
-    pieces.T @ scipy.sparse.diags_array(purchases) @ pieces
-  )
+  items = _unit(factored(_ppmi(bought.T @ bought), width))
+  weights = scipy.sparse.diags_array(np.log1p(purchases))
+  normal = pieces.T @ weights @ pieces + _RIDGE * scipy.sparse.eye_array(rows)
+  sums = pieces.T @ (weights @ items)
+  parts = [
+    scipy.sparse.linalg.cg(normal, sums[:, k], rtol=1e-4, maxiter=60)[0]
+    for k in range(width)
+  ]
   counts = np.asarray(pieces.T @ purchases).astype(np.int64)
+  totals = pieces.T @ (purchases[:, None] * items)
+  counts_or_1 = np.maximum(counts, 1)[:, None]
   counts[EOS_ID] = int(purchases.sum())
-  return factored(_ppmi(together), width), counts
+  return PieceVectors(
+    np.stack(parts, axis=1).astype(np.float32),
+    (totals / counts_or_1).astype(np.float32),
+    counts,
+  )
 
 
 def factored(

@@ -1,7 +1,7 @@
 """Ranks the same stored candidates with every ranker and prints the table.
 
 Popularity and co-occurrence are fitted on the training interactions. Writes
-results.json (for programs) and results.md into --out.
+results.json (for programs), results.md and report.html into --out.
 """
 
 import dataclasses
@@ -129,5 +129,5 @@ def run(options: Options) -> tuple[Any, str] | None:
     return None
   return results, (
     f"{report.markdown(results)}\n"
-    f"written: {options.out}/results.json, {options.out}/results.md"
+    f"written: {options.out}/results.json, results.md and report.html"
   )

@@ -234,7 +234,13 @@ Results = Annotated[
 Out = Annotated[OutputFolder, Arg("folder to write")]
 Requests = Annotated[File, Arg(check=_requests_file)]
 Scores = Annotated[File, Arg(check=_new_file(".parquet", ".jsonl"))]
-Mixture = Annotated[str, Arg("a SeqIO mixture or task", is_positional=True)]
+Mixture = Annotated[
+  str,
+  Arg(
+    "a SeqIO mixture or task, or several with weights: NAME=3,NAME=1",
+    is_positional=True,
+  ),
+]
 Split = Annotated[
   Literal["train", "validation", "test"], Arg("examples to read")
 ]

@@ -42,7 +42,11 @@ SCENARIOS = ("sequential", "personalised_i2")
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-2
 VALIDATION_USERS = 300
-WORKED_EXAMPLES = 3
+WORKED_EXAMPLES = 4
+# Requests among which worked examples are sought.
+LOOKED_THROUGH = 60
+# The best of the shop that are told of each wish.
+LISTED = 3
 OUTPUTS = {
   *("shop", "packed", "model", "results", "report.html"),
   *("answers.json", "wishes.json"),
@@ -100,8 +104,6 @@ def _run(options: Options) -> None:
   from instructrec_jax.evaluation.evaluate import evaluate
   from instructrec_jax.evaluation.html_report import write_html_report
   from instructrec_jax.evaluation.validation import make_validator
-  from instructrec_jax.requests import read_requests
-  from instructrec_jax.scoring.reranker import T5Ranker
   from instructrec_jax.seq2seq.config import T5Config
   from instructrec_jax.seqio_bridge import build
   from instructrec_jax.seqio_bridge.pack import pack_mixture
@@ -185,27 +187,21 @@ def _run(options: Options) -> None:
     seed=seed,
   )
   print(report.markdown(results))
-  requests = list(
-    read_requests(
-      shop / requests_file("sequential", "test"), limit=WORKED_EXAMPLES
-    )
-  )
-  scores = T5Ranker.load(model).score(requests)
+  _say("7/7 ask: a server, two kinds of question, and what people type")
+  with _serving(model, shop) as url:
+    answers, wishes = _ask(url, shop), _recommend(url, shop)
+  _print_answers(answers)
+  _print_wishes(wishes)
+  storage.write_json(out / "answers.json", answers)
+  storage.write_json(out / "wishes.json", wishes)
   page = out / "report.html"
   write_html_report(
     page,
     title="instructrec quickstart",
     results=results,
     training_log=model / "metrics.jsonl",
-    examples=[
-      {
-        "instruction": request.instruction,
-        "candidates": request.candidates,
-        "scores": of_request,
-        "target": request.target,
-      }
-      for request, of_request in zip(requests, scores, strict=True)
-    ],
+    examples=_worked_examples(model, shop),
+    sections=_wish_sections(answers, wishes),
     notes=[
       "A made-up shop, whose shoppers are loyal to a brand and a finish and "
       "move through kinds of product in a fixed order. The model is a T5 of "
@@ -214,14 +210,6 @@ def _run(options: Options) -> None:
       "is what Bayes' rule gets from the shop's own rules.",
     ],
   )
-
-  _say("7/7 ask: a server, two kinds of question, and what people type")
-  with _serving(model, shop) as url:
-    answers, wishes = _ask(url, shop), _recommend(url, shop)
-  _print_answers(answers)
-  _print_wishes(wishes)
-  storage.write_json(out / "answers.json", answers)
-  storage.write_json(out / "wishes.json", wishes)
   minutes = (time.monotonic() - started) / 60
   print(
     f"{page} has the table, the curves and worked examples "
@@ -231,6 +219,77 @@ def _run(options: Options) -> None:
     f"  instructrec serve --model {model} --dataset {shop}\n"
     'or take your own reviews through the same steps (README, "Real data").'
   )
+
+
+def _worked_examples(model: Path, shop: Path) -> list[dict[str, Any]]:
+  """Returns requests whose answer is found and, as far as there are, missed."""
+  from instructrec_jax.data.folder import requests_file
+  from instructrec_jax.requests import read_requests
+  from instructrec_jax.scoring.reranker import T5Ranker
+
+  file = shop / requests_file("sequential", "test")
+  requests = list(read_requests(file, limit=LOOKED_THROUGH))
+  examples = [
+    {
+      "instruction": request.instruction,
+      "candidates": request.candidates,
+      "scores": scores,
+      "target": request.target,
+    }
+    for request, scores in zip(
+      requests, T5Ranker.load(model).score(requests), strict=True
+    )
+  ]
+  missed = [e for e in examples if e["scores"].argmax() != e["target"]]
+  found = [e for e in examples if e["scores"].argmax() == e["target"]]
+  half = WORKED_EXAMPLES // 2
+  chosen = [*found[: max(half, WORKED_EXAMPLES - len(missed))], *missed]
+  return chosen[:WORKED_EXAMPLES]
+
+
+def _wish_sections(
+  answers: list[dict[str, Any]], wishes: list[dict[str, Any]]
+) -> list[Any]:
+  """Returns the answers to opposite wishes, and to what people type."""
+  from instructrec_jax.evaluation.html_report import Section
+  from instructrec_jax.tables import Row, Table
+
+  swapped = Table(
+    ["wish", "first", "second", "third"],
+    [
+      Row(
+        [
+          f"“{answer['query']}”",
+          *(answer["documents"][r["index"]] for r in answer["results"][:3]),
+        ]
+      )
+      for answer in answers
+    ],
+  )
+  alone, personal = wishes[::2], wishes[1::2]
+  typed = Table(
+    ["wish", "to a stranger", "to this shopper"],
+    [
+      Row([f"“{a['query']}”", a["titles"][0], p["titles"][0]])
+      for a, p in zip(alone, personal, strict=True)
+    ],
+  )
+  had = "; ".join(personal[0]["history"][-3:])
+  return [
+    Section(
+      "The wish is swapped",
+      "The same shopper and the same ten candidates: only the words differ.",
+      [swapped],
+      is_text=True,
+    ),
+    Section(
+      "Of the whole shop",
+      "In words that the model was not trained on: its best title, for "
+      f"somebody of whom nothing is known, and for one who has {had}.",
+      [typed],
+      is_text=True,
+    ),
+  ]
 
 
 def _say(step: str) -> None:
@@ -321,7 +380,7 @@ def _recommend(url: str, shop: Path) -> list[dict[str, Any]]:
   wishes = []
   for words in PLAIN:
     for had in ([], history):
-      body = {"query": words, "history": had, "top_n": WORKED_EXAMPLES}
+      body = {"query": words, "history": had, "top_n": LISTED}
       found = _post(f"{url}/v1/recommend", body)
       titles = [result["document"]["text"] for result in found["results"]]
       wishes.append({"query": words, "history": had, "titles": titles})

@@ -1,16 +1,29 @@
 """Answers over HTTP, and with a page at /.
 
 /v1/rerank and /v2/rerank speak with rerank clients, /v1/recommend finds the
-best of the catalogue, /openapi.json describes all. Nobody is asked who they
-are: with another --host than the default, put a proxy in front that does.
+best of the catalogue, /docs describes all. It listens on this machine alone;
+with another --host, ask for a key (--api-key) and encrypt (--ssl-certfile), or
+put a proxy in front that does.
 """
 
+import re
+import sys
 from dataclasses import dataclass
 from typing import Annotated
 
 from instructrec_jax.cli import options as opt
 
 EXAMPLE = "instructrec serve --model runs/games --dataset data/games"
+
+
+def _origin(text: str) -> str:
+  is_origin = text == "*" or re.fullmatch(r"https?://[^\s/?#@]+", text)
+  return "" if is_origin else "an origin such as https://shop.example is needed"
+
+
+def _root(text: str) -> str:
+  is_root = re.fullmatch(r"(/[\w.~-]+)+", text, re.ASCII)
+  return "" if is_root else "a path such as /recs is needed, without a / behind"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,30 +38,83 @@ class Options:
   """address to listen at (default: 127.0.0.1, this machine alone)"""
   port: Annotated[opt.CountOrZero, opt.Arg(most=65535)] = 8000
   """to listen at; 0 for a free one"""
+  api_key: opt.InputFile | None = None
+  """file of API keys, one a line; a request without one gets a 401 (default:
+  those of the variable INSTRUCTREC_API_KEY, with commas between, if any)"""
+  cors_origins: Annotated[
+    tuple[str, ...], opt.Arg(metavar="ORIGIN", check=_origin, is_set=True)
+  ] = ()
+  """pages of other hosts whose scripts may ask, such as https://shop.example,
+  or *"""
+  root_path: Annotated[str, opt.Arg(metavar="PATH", check=_root)] = ""
+  """where a proxy shows the server, such as /recs"""
+  ssl_certfile: opt.InputFile | None = None
+  """certificate for HTTPS, in PEM"""
+  ssl_keyfile: opt.InputFile | None = None
+  """its key, without a passphrase (default: in the certificate's file)"""
+  request_log: bool = False
+  """write a line of JSON for each request to standard error"""
+  truncate: bool = False
+  """cut texts that are too long, unless a request to rerank says otherwise"""
   waiting: opt.Count = 128
   """requests that may wait before others get a 503"""
   timeout: Annotated[opt.Count, opt.Arg(most=86_400)] = 30
   """seconds that an answer may take before it is a 504"""
+  head_timeout: Annotated[opt.Count, opt.Arg(most=86_400)] = 10
+  """seconds that a request's headers may take before the connection ends"""
+  keep_alive: Annotated[opt.Count, opt.Arg(most=86_400)] = 5
+  """seconds that a connection may be idle; behind a proxy, more than its own"""
   batch_tokens: opt.BatchTokens | None = None
 
 
 def run(options: Options) -> None:
   """Serves until a signal, and answers what has come till then."""
+  from instructrec_jax.serving.access import Access, read_keys
   from instructrec_jax.serving.app import Limits, create_app
   from instructrec_jax.serving.recommender import Recommender
-  from instructrec_jax.serving.server import listen, serve
+  from instructrec_jax.serving.server import Connections, listen, serve
   from instructrec_jax.serving.service import warm_up
 
-  # Before the model is loaded: a taken port is found out at once.
+  # Before the model is loaded: what is wrong is found out at once.
+  connections = Connections(
+    head_timeout=options.head_timeout,
+    keep_alive=options.keep_alive,
+    certificate=options.ssl_certfile,
+    key=options.ssl_keyfile,
+  )
+  connections.check()
+  access = Access(
+    keys=read_keys(options.api_key),
+    cors_origins=options.cors_origins,
+    root_path=options.root_path,
+  )
   listening = listen(options.host, options.port)
   with listening:
-    apart = ("model", "host", "port", "waiting", "timeout")
+    _tell(f"loading {options.model}")
     recommender = Recommender.load(
-      options.model, **opt.arguments(options, *apart)
+      options.model,
+      dataset=options.dataset,
+      templates=options.templates,
+      step=options.step,
+      batch_tokens=options.batch_tokens,
     )
     # Before the first request, and not in uvicorn, which would print a
     # traceback for a model that cannot score.
-    warm_up(recommender)
-    limits = Limits(max_waiting=options.waiting, timeout=options.timeout)
-    app = create_app(recommender, limits=limits)
-    serve(app, listening, timeout=options.timeout)
+    warm_up(recommender, _tell)
+    limits = Limits(
+      max_waiting=options.waiting,
+      timeout=options.timeout,
+      truncate=options.truncate,
+    )
+    app = create_app(
+      recommender,
+      limits=limits,
+      access=access,
+      log_requests=options.request_log,
+    )
+    serve(app, listening, timeout=options.timeout, connections=connections)
+
+
+def _tell(line: str) -> None:
+  """Says how far it is: starting takes a minute or so."""
+  print(line, file=sys.stderr, flush=True)

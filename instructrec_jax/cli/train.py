@@ -163,17 +163,18 @@ def _svd_params(folder: Path, data: Any, config: Any, seed: int) -> Any:
 
   Only training purchases of the dataset folder count.
   """
+  from instructrec_jax.baselines import svd
   from instructrec_jax.baselines.svd import piece_vectors
   from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.training.svd_start import svd_start
 
-  vectors, counts = piece_vectors(
+  vectors = piece_vectors(
     DatasetFolder.open(folder),
     data.vocabulary,
     rows=config.vocab_size,
-    width=config.emb_dim - 1,
+    width=min(svd.WIDTH, config.emb_dim - 1),
   )
-  return svd_start(config, vectors, counts, seed=seed)
+  return svd_start(config, vectors, seed=seed)
 
 
 def _packed_data(macros: dict[str, Any]) -> Any:

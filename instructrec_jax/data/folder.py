@@ -28,6 +28,7 @@ import polars as pl
 from jaxtyping import Int8, Int64
 
 from instructrec_jax import parquet, storage
+from instructrec_jax.cards import DATASET_CARD
 from instructrec_jax.data.candidates import Candidates
 from instructrec_jax.data.splits import (
   SPLITS,
@@ -79,6 +80,7 @@ MADE_ANEW = frozenset(
     TEMPLATES_FILE,
     REQUESTS,
     INSTRUCTIONS_FILE,
+    DATASET_CARD,
     INSTRUCTIONS,
     BASELINES,
     "build",

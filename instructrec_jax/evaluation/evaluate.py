@@ -27,6 +27,7 @@ from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation import (
   chat_sample,
   consistency,
+  html_report,
   report,
   selection,
   steering,
@@ -345,6 +346,13 @@ def evaluate(
       storage.write_json(partial / "results.json", results)
       (partial / "results.md").write_text(
         report.markdown(results), encoding="utf-8"
+      )
+      log = model and pathlib.Path(model) / "metrics.jsonl"
+      html_report.write_html_report(
+        partial / "report.html",
+        title=f"Rankers on {folder.path.name}",
+        results=results,
+        training_log=log if log and log.is_file() else None,
       )
   return results
 

@@ -12,7 +12,29 @@ import jinja2
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import plots, report
+from instructrec_jax.provenance import provenance
 from instructrec_jax.tables import Table
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+  """Tables of one kind, under a heading.
+
+  Attributes:
+    title: the heading.
+    caption: what they show.
+    tables: none if what they would show is lacking altogether.
+    lacking: what is not there, and why.
+    verdicts: sentences that say what the tables come to.
+    is_text: the tables have texts where others have figures.
+  """
+
+  title: str
+  caption: str
+  tables: Sequence[Table] = ()
+  lacking: Sequence[str] = ()
+  verdicts: Sequence[str] = ()
+  is_text: bool = False
 
 
 def write_html_report(
@@ -21,10 +43,11 @@ def write_html_report(
   title: str,
   results: Mapping[str, Any],
   training_log: pathlib.Path | None,
-  examples: Sequence[Mapping[str, Any]],
-  notes: Sequence[str],
+  examples: Sequence[Mapping[str, Any]] = (),
+  notes: Sequence[str] = (),
+  sections: Sequence[Section] = (),
 ) -> None:
-  """Writes the page; it loads nothing, so it can be mailed or archived.
+  """Writes the page of an evaluation.
 
   Args:
     out_path: the .html file, replaced if it exists.
@@ -34,47 +57,84 @@ def write_html_report(
     examples: each with "instruction", "candidates" (texts), "scores" (in
       their order, higher wins) and "target" (index of the true answer, or
       None).
-    notes: paragraphs of plain text that follow the heading.
+    notes: paragraphs of plain text that follow the verdicts.
+    sections: more of them, after the scenarios'.
 
   Raises:
     InputError: the training log is missing or not JSON lines.
   """
+  of_scenarios = [
+    _scenario_section(results, scenario) for scenario in results["scenarios"]
+  ]
+  if results["probe"]:
+    table = report.probe_table(results)
+    of_scenarios.append(Section(report.PROBE, "", [table]))
   write_page(
     out_path,
-    "evaluation.html.jinja",
     title=title,
-    notes=notes,
-    blocks=[
-      {
-        "name": scenario["name"],
-        "aspects": scenario["aspects"],
-        "subtitle": report.subtitle(scenario, split=results["split"]),
-        "table": with_intervals(
-          report.scenario_table(results, scenario, ends=True),
-          results,
-          scenario,
-        ),
-        "end_to_end": scenario["matcher"]
-        and report.end_to_end_table(results, scenario),
-      }
-      for scenario in results["scenarios"]
-    ],
-    end_to_end=report.END_TO_END,
-    costs=report.cost_caption(results),
-    probe_title=report.PROBE,
-    probe=report.probe_table(results) if results["probe"] else None,
-    inconsistencies=report.inconsistencies(results),
+    notes=[*notes, *report.inconsistencies(results)],
+    sections=[*of_scenarios, *sections],
     training=training_curves(training_log) if training_log else [],
     examples=[_example(example) for example in examples],
-    results=results,
+    provenance={
+      **provenance(),
+      "dataset": results["dataset"],
+      "dataset's manifest, sha256": results["dataset_sha256"],
+      "model": results["model"] or "none",
+      "device": results["device"],
+      "requests": f"{results['split']} split, "
+      + (f"{results['limit']:,} at random" if results["limit"] else "all"),
+      "bootstrap": f"{results['resamples']:,} resamples, seed "
+      f"{results['seed']}",
+      **{
+        f"candidates of {scenario['name']}, sha256": scenario[
+          "candidates_sha256"
+        ]
+        for scenario in results["scenarios"]
+      },
+    },
   )
 
 
-def write_page(out_path: pathlib.Path, template: str, **values: Any) -> None:
-  """Renders one of `templates/` whole or not at all; all text is escaped.
+def _scenario_section(
+  results: Mapping[str, Any], scenario: Mapping[str, Any]
+) -> Section:
+  table = report.scenario_table(results, scenario, ends=True)
+  tables = [with_intervals(table, results, scenario)]
+  if scenario["matcher"]:
+    end_to_end = report.end_to_end_table(results, scenario)
+    tables.append(dataclasses.replace(end_to_end, title=report.END_TO_END))
+  return Section(
+    f"{scenario['name']} {scenario['aspects']}",
+    f"{report.described(scenario)} "
+    f"{report.subtitle(scenario, split=results['split'])}.",
+    tables,
+    verdicts=report.verdict(results, scenario),
+  )
 
-  A template extends `base.html.jinja`, which wants `title`, `notes`
-  (paragraphs) and `training` (of `training_curves`).
+
+def write_page(
+  out_path: pathlib.Path,
+  *,
+  title: str,
+  notes: Sequence[str],
+  sections: Sequence[Section],
+  training: Sequence[str],
+  provenance: Mapping[str, str],
+  examples: Sequence[Mapping[str, Any]] = (),
+) -> None:
+  """Writes a report whole or not at all; all text is escaped.
+
+  It loads nothing, so it can be mailed or archived.
+
+  Args:
+    out_path: the .html file, replaced if it exists.
+    title: the page's heading.
+    notes: paragraphs that follow the verdicts of all sections.
+    sections: in their order.
+    training: SVGs of `training_curves`.
+    provenance: what made it, by name.
+    examples: of `_example`.
   """
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader("instructrec_jax.evaluation"),
@@ -83,7 +143,15 @@ def write_page(out_path: pathlib.Path, template: str, **values: Any) -> None:
     trim_blocks=True,
     lstrip_blocks=True,
   )
-  page = environment.get_template(template).render(values)
+  page = environment.get_template("report.html.jinja").render(
+    title=title,
+    notes=notes,
+    sections=sections,
+    training=training,
+    provenance=provenance,
+    examples=examples,
+    meanings=report.meanings,
+  )
   with storage.staged_file(pathlib.Path(out_path)) as partial:
     partial.write_text(page.lstrip(), encoding="utf-8")
 
@@ -151,15 +219,22 @@ def _curves(
 
 def _example(example: Mapping[str, Any]) -> dict[str, Any]:
   """Returns an example with its candidates from the likeliest down."""
-  scores = example["scores"]
+  scores, target = example["scores"], example["target"]
+  order = sorted(range(len(scores)), key=lambda i: -scores[i])
+  place = None if target is None else order.index(target) + 1
   return {
     "instruction": example["instruction"],
+    "outcome": ""
+    if place is None
+    else "a hit"
+    if place == 1
+    else f"a miss: the true answer has place {place}",
     "ranking": [
       {
         "text": example["candidates"][index],
         "score": f"{scores[index]:.2f}",
-        "is_target": index == example["target"],
+        "is_target": index == target,
       }
-      for index in sorted(range(len(scores)), key=lambda i: -scores[i])
+      for index in order
     ],
   }

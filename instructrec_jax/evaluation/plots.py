@@ -39,7 +39,8 @@ def interval_plot(
   highlight: Sequence[str] = (),
 ) -> str:
   """Returns an SVG with a dot and its interval for each name, top to bottom.
-  Intervals are value, low, high; those to `highlight` get the accent colour.
+  Intervals are value, low, high, of a share; those to `highlight` get the
+  accent colour.
   """
   figure = Figure(
     figsize=(5.2, 0.55 + 0.25 * len(intervals)), layout="constrained"
@@ -52,7 +53,8 @@ def interval_plot(
   axes.set_yticks(range(len(intervals)), list(intervals))
   axes.tick_params(axis="y", length=0, labelcolor=_INK)
   axes.set_ylim(len(intervals) - 0.5, -0.5)
-  axes.set_xlim(0, min(1.0, 1.1 * max(high for *_, high in intervals.values())))
+  # The same on all charts, so that they can be compared at a glance.
+  axes.set_xlim(0, 1)
   axes.spines["left"].set_visible(False)
   axes.grid(axis="x", color=_QUIET, alpha=0.25, linewidth=0.6)
   axes.set_xlabel(label)

@@ -1,6 +1,7 @@
 """`evaluate`'s results for people: tables, and remarks in sentences."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -105,6 +106,109 @@ def scenario_table(
       table, columns=[*table.columns, *COSTS], rows=rows
     )
   return dataclasses.replace(table, notes=remarks(results, scenario))
+
+
+_READS = {
+  "P1": "the titles that somebody has bought",
+  "P2": "what somebody likes, in words",
+  "I1": "a wish, roughly told",
+  "I2": "a wish, told exactly",
+}
+_ANSWERS = {
+  "T0": "says Yes or No to one candidate",
+  "T1": "chooses between two candidates",
+  "T2": "names an item without seeing the candidates listed",
+  "T3": "chooses among the candidates that are listed",
+}
+_MEANS = {
+  "HR@": "hit rate: the share of requests whose true item is among the first "
+  "{}; higher is better",
+  "NDCG@": "as HR@{0}, but an item further down counts less: 1 for first "
+  "place, .63 for second, .5 for third, nothing after place {0}",
+  "AUC": "how often a true pair of user and item scores above a false one; .5 "
+  "is chance",
+  "LOG LOSS": "how surprised the scores are by the truth; lower is better",
+  "ECE": "how far the probabilities are from the true frequencies; 0 is best",
+  "ms": "milliseconds that a request takes, one of many in a batch",
+  "FLOPs": "multiplications and additions of a request's matrix products",
+  "parameters": "numbers that are kept of training: weights, counts, an index",
+}
+
+
+def described(scenario: Mapping[str, Any]) -> str:
+  """Returns what the model reads and does in a scenario, as a sentence."""
+  codes = re.findall(r"[PIT]\d", scenario["aspects"])
+  reads = [_READS[code] for code in codes if code in _READS]
+  does = [_ANSWERS[code] for code in codes if code in _ANSWERS]
+  return f"The model reads {_listed(reads)}, and {_listed(does)}."
+
+
+def meanings(columns: Sequence[str]) -> dict[str, str]:
+  """Returns what each column of a table means, by its head, where known."""
+  found = {}
+  for head in columns:
+    for start, meaning in _MEANS.items():
+      if head == start or (start[-1] == "@" and head.startswith(start)):
+        found[head] = meaning.format(head.removeprefix(start))
+  return found
+
+
+def verdict(
+  results: Mapping[str, Any], scenario: Mapping[str, Any]
+) -> list[str]:
+  """Returns how the model does in a scenario, in sentences; [] without one."""
+  labels = labels_in(results, scenario)
+  metric = scenario["metrics"][0]
+  rows = {
+    name: row[metric]["value"]
+    for name, row in by_ranker(
+      results["rows"], scenario=scenario["name"]
+    ).items()
+    if metric in row
+  }
+  compared = [
+    c
+    for c in _of_model(results["comparisons"], scenario["name"])
+    if c["metric"] == metric and c["against"] in rows
+  ]
+  if "model" not in rows or not compared:
+    return []
+  first = compared[0]
+  level = first["low"] <= 0 <= first["high"]
+  how = (
+    "is level with"
+    if level
+    else ("beats" if first["value"] > 0 else "is behind")
+  )
+  of, against = rows["model"], rows[first["against"]]
+  if metric.startswith("hr@"):
+    k = metric.removeprefix("hr@")
+    where = "first" if k == "1" else f"among its first {k}"
+    how += (
+      f" the best baseline: it ranks the true item {where} in {of:.1%} of the "
+      f"requests, {labels[first['against']]} in {against:.1%}. That is "
+      f"{100 * first['value']:+.1f} points (95% interval "
+      f"{100 * first['low']:+.1f} to {100 * first['high']:+.1f})"
+    )
+  else:
+    how += (
+      f" the best baseline, {labels[first['against']]}: {column_head(metric)} "
+      f"{share(of)} against {share(against)}, a difference of "
+      f"{_signed(first['value'])} (95% interval {_signed(first['low'])} to "
+      f"{_signed(first['high'])})"
+    )
+  if ceiling := rows.get("planted"):
+    how += (
+      f", and {of / ceiling:.0%} of the ceiling that no ranker can pass, "
+      + (f"{ceiling:.1%}" if metric.startswith("hr@") else share(ceiling))
+    )
+  sentence = f"{scenario['name']}: the model {how}."
+  more = [
+    f" {labels[c['against']]}, which sees more than the model, has "
+    f"{share(rows[c['against']])}."
+    for c in compared[1:]
+  ]
+  return [sentence + "".join(more)]
 
 
 def end_to_end_table(

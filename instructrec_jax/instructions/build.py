@@ -19,6 +19,7 @@ import numpy as np
 import tqdm
 
 from instructrec_jax import locks, storage
+from instructrec_jax.cards import DATASET_CARD, dataset_card
 from instructrec_jax.data.folder import (
   INSTRUCTIONS_FILE,
   MANIFEST_FILE,
@@ -308,6 +309,15 @@ def _build(
       "annotations": annotations.as_json(),
       "templates": {t.name: t.label for t in templates},
     }
+    (partial / DATASET_CARD).write_text(
+      dataset_card(
+        folder.path.resolve().name,
+        manifest=folder.manifest,
+        statistics=folder.statistics,
+        instructions=manifest,
+      ),
+      encoding="utf-8",
+    )
   # While files are moved the folder must not count as built.
   (folder.path / INSTRUCTIONS_FILE).unlink(missing_ok=True)
   for path in staging.iterdir():

@@ -6,8 +6,8 @@ same function.
 
 import dataclasses
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 
@@ -22,6 +22,11 @@ from instructrec_jax.progress import progress
 from instructrec_jax.records import Ranker, RankingRequest
 from instructrec_jax.text.vocabulary import UNK_ID, Vocabulary
 
+if TYPE_CHECKING:
+  import polars
+
+# Candidates that a recommendation prints.
+_SHOWN = 10
 # Titles scored per step of the progress bar.
 _CHUNK = 512
 # "Not orange" is said so much more often by those who want nothing orange: a
@@ -42,14 +47,72 @@ class Ranked:
   log_likelihood: float
   # Softmax of the log-likelihoods of all candidates.
   probability: float
+  # Of the catalogue's items with this title, where it is known.
+  item_ids: tuple[str, ...] = ()
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(frozen=True, slots=True, repr=False)
 class Recommendation:
-  """An instruction and all candidates, best first; none without a ranker."""
+  """An instruction and all candidates, best first; none without a ranker.
+
+  Iterating goes through the candidates, from the best down.
+  """
 
   composed: Composed
   ranking: tuple[Ranked, ...]
+
+  def __iter__(self) -> Iterator[Ranked]:
+    return iter(self.ranking)
+
+  def __len__(self) -> int:
+    return len(self.ranking)
+
+  @overload
+  def __getitem__(self, place: int) -> Ranked: ...
+  @overload
+  def __getitem__(self, place: slice) -> tuple[Ranked, ...]: ...
+  def __getitem__(self, place: int | slice) -> Ranked | tuple[Ranked, ...]:
+    return self.ranking[place]
+
+  def __repr__(self) -> str:
+    """Shows the instruction and the first ten, a line each."""
+    lines = [
+      f"{rank:3}  {each.probability:6.1%}  {each.title}"
+      for rank, each in enumerate(self.ranking[:_SHOWN], start=1)
+    ]
+    if (more := len(self) - _SHOWN) > 0:
+      lines.append(f"     and {more:,} more")
+    return "\n".join([self.composed.instruction, *lines])
+
+  @property
+  def titles(self) -> list[str]:
+    """The candidates' titles, the best first."""
+    return [each.title for each in self.ranking]
+
+  @property
+  def item_ids(self) -> list[str]:
+    """The candidates' item ids, the best first; of each the first."""
+    return [each.item_ids[0] for each in self.ranking if each.item_ids]
+
+  def to_polars(self) -> "polars.DataFrame":
+    """Returns a frame of rank, title, item_ids, log_likelihood, probability."""
+    # Imported late: a slim install has none.
+    import polars
+
+    columns = ("title", "item_ids", "log_likelihood", "probability")
+    return polars.DataFrame(
+      {
+        "rank": list(range(1, len(self) + 1)),
+        **{c: [getattr(each, c) for each in self.ranking] for c in columns},
+      },
+      schema={
+        "rank": polars.Int64,
+        "title": polars.String,
+        "item_ids": polars.List(polars.String),
+        "log_likelihood": polars.Float64,
+        "probability": polars.Float64,
+      },
+    )
 
   def to_json(self, *, top: int | None = None) -> dict[str, Any]:
     """Returns a JSON object, with the first `top` of the ranking."""
@@ -62,10 +125,15 @@ class Recommendation:
       "items_dropped": composed.items_dropped,
       "replaced": composed.replaced,
       "ranking": [
-        {"rank": rank, **dataclasses.asdict(ranked)}
+        {"rank": rank, **_without_empty(dataclasses.asdict(ranked))}
         for rank, ranked in enumerate(self.ranking[:top], start=1)
       ],
     }
+
+
+def _without_empty(fields: dict[str, Any]) -> dict[str, Any]:
+  """Leaves out ids where none are known."""
+  return {k: v for k, v in fields.items() if k != "item_ids" or v}
 
 
 def recommend(

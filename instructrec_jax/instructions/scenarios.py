@@ -154,8 +154,10 @@ def find_scenarios(
   known = [scenario.name for scenario in (*SCENARIOS, *CROWD)]
   for name in names:
     if name not in ("all", *known):
+      names = ", ".join(scenario.name for scenario in SCENARIOS)
       raise InputError(
-        f"there is no scenario {name!r}: name some of all, {', '.join(known)}."
+        f"there is no scenario {name!r:.60}: name some of all, {names}, or in "
+        f"a crowd's words {CROWD[0].name} and the like."
       )
   return [
     scenario

@@ -1,12 +1,11 @@
 """Tables 2, 3 and 5: the data and its annotations."""
 
-import dataclasses
 import pathlib
-from collections.abc import Sequence
 from typing import Any
 
 from instructrec_jax import paper, storage
 from instructrec_jax.data.folder import BUILT, INSTRUCTIONS_FILE
+from instructrec_jax.evaluation.html_report import Section
 from instructrec_jax.reproduction.settings import Settings
 from instructrec_jax.tables import Row, Table
 from instructrec_jax.teacher import review
@@ -29,23 +28,6 @@ _STATISTICS = {
   "sparsity": "#Sparsity",
   "average_length": "Avg. length",
 }
-
-
-@dataclasses.dataclass(frozen=True)
-class Section:
-  """A table or figure of the paper.
-
-  Attributes:
-    title: as the paper numbers it.
-    caption: what it shows.
-    tables: none if it is lacking altogether.
-    lacking: what is not there, and why.
-  """
-
-  title: str
-  caption: str
-  tables: Sequence[Table] = ()
-  lacking: Sequence[str] = ()
 
 
 def sections(settings: Settings) -> list[Section]:

@@ -19,6 +19,7 @@ from instructrec_jax.data.folder import (
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import html_report, plots
 from instructrec_jax.evaluation.consistency import impossible
+from instructrec_jax.evaluation.html_report import Section
 from instructrec_jax.evaluation.report import (
   CAPTION,
   by_ranker,
@@ -27,10 +28,11 @@ from instructrec_jax.evaluation.report import (
   end_to_end_table,
   heading,
   scenario_table,
+  verdict,
 )
 from instructrec_jax.evaluation.requests import CATALOGUE_SAMPLE
+from instructrec_jax.provenance import code, provenance
 from instructrec_jax.reproduction import counts
-from instructrec_jax.reproduction.counts import Section
 from instructrec_jax.reproduction.experiments import (
   HELD_OUT,
   LADDER,
@@ -39,7 +41,6 @@ from instructrec_jax.reproduction.experiments import (
   missing_data,
   missing_ranker,
 )
-from instructrec_jax.reproduction.run import code
 from instructrec_jax.reproduction.settings import Settings
 from instructrec_jax.tables import Row, Table
 
@@ -97,11 +98,17 @@ def write(
       partial.write_text(text, encoding="utf-8", newline="")
   html_report.write_page(
     out / "report.html",
-    "reproduction.html.jinja",
     title=title,
     notes=notes,
     sections=sections,
     training=html_report.training_curves(settings.model / "metrics.jsonl"),
+    provenance={
+      **provenance(),
+      "command": command,
+      "dataset": str(settings.dataset),
+      "recipe": str(settings.recipe),
+      "seed": str(settings.seed),
+    },
   )
   manifest = {
     "command": command,
@@ -208,7 +215,9 @@ def ranking_section(
 ) -> Section:
   """Returns a table that ranks; no results if all scenarios are lacking."""
   results, tables = results or {"scenarios": ()}, []
+  verdicts = []
   for scenario in results["scenarios"]:
+    verdicts += verdict(results, scenario)
     tables.append(
       _beside_paper(results, scenario, table=experiment.title, dataset=dataset)
     )
@@ -225,6 +234,7 @@ def ranking_section(
     paper.results()["captions"].get(experiment.title, ""),
     tables,
     [f"{name}: {reason}" for name, reason in experiment.lacking.items()],
+    verdicts,
   )
 
 
@@ -244,7 +254,8 @@ def unseen_section(settings: Settings, results: Results | None) -> Section:
   )
   dataset = _paper_dataset(settings.unseen)
   table = _beside_paper(results, scenario, table=title, dataset=dataset)
-  return Section(title, caption, [table])
+  verdicts = verdict(results, scenario)
+  return Section(title, caption, [table], verdicts=verdicts)
 
 
 def _ladder_section(

@@ -1,6 +1,5 @@
 """Commands that run once, each in a process of its own, and are recorded."""
 
-import functools
 import hashlib
 import json
 import os
@@ -18,9 +17,9 @@ import tqdm
 
 from instructrec_jax import locks, storage
 from instructrec_jax.errors import InputError
+from instructrec_jax.provenance import code
 
 CLI = "instructrec_jax.cli.main"
-_ROOT = pathlib.Path(__file__).resolve().parents[2]
 # Runs `main` of a module and returns its exit status: called as execute(argv,
 # stdout=PATH, log=PATH, tick=FUNCTION), it appends stdout and stderr to the two
 # files and calls `tick` about once a second.
@@ -243,33 +242,12 @@ def step_key(
   return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
-@functools.cache
-def code() -> dict[str, Any]:
-  """Returns the commit, and whether files differ from it; None if not git."""
-  return {
-    "commit": _git("rev-parse", "HEAD"),
-    "changed": bool(_git("status", "--porcelain")),
-  }
-
-
 def _command_line(argv: Sequence[str], printed: pathlib.Path | None) -> str:
   """Returns the line that does the same by hand."""
   module, *arguments = argv
   words = ["instructrec"] if module == CLI else ["python", "-m", module]
   line = shlex.join([*words, *arguments])
   return f"{line} > {shlex.quote(str(printed))}" if printed else line
-
-
-def _git(*arguments: str) -> str | None:
-  try:
-    return subprocess.run(
-      ["git", "-C", str(_ROOT), *arguments],
-      check=True,
-      capture_output=True,
-      text=True,
-    ).stdout.strip()
-  except (OSError, subprocess.CalledProcessError):
-    return None
 
 
 def _cpu_seconds() -> float:

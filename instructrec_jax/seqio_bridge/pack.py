@@ -6,6 +6,7 @@ has each of its rows once.
 
 import dataclasses
 import difflib
+import math
 import pathlib
 from collections.abc import Iterator
 from typing import Any
@@ -45,12 +46,57 @@ def open_mixture(
 ) -> list[Member]:
   """Returns the tasks of a mixture, or a task by itself, that have rows.
 
+  Several may be named with how much each weighs, "NAME=3,NAME=1": within each,
+  tasks keep their mixing rates.
+
   Raises:
     InputError: an unbuilt dataset, or no such mixture or split, or no rows.
   """
   use_dataset(dataset)
   if split not in SPLITS:
     raise InputError(f"the split is {split!r}, not one of {', '.join(SPLITS)}.")
+  weights = _weights(name)
+  parts = {part: _members(part, dataset, split) for part in weights}
+  # A part without rows, of validation say, leaves its weight to the others.
+  total = sum(weight for part, weight in weights.items() if parts[part])
+  if not total:
+    raise InputError(f"{dataset}: {name} has no rows in its {split} split.")
+  members: dict[str, Member] = {}
+  for part, weight in weights.items():
+    for member in parts[part]:
+      known = members.get(member.task.name)
+      share = member.share * weight / total + (known.share if known else 0)
+      members[member.task.name] = dataclasses.replace(member, share=share)
+  return list(members.values())
+
+
+def _weights(name: str) -> dict[str, float]:
+  """Parses "NAME" or "NAME=WEIGHT,NAME=WEIGHT".
+
+  Raises:
+    InputError: a weight is missing or not positive, or a name comes twice.
+  """
+  if "=" not in name and "," not in name:
+    return {name: 1.0}
+  weights: dict[str, float] = {}
+  for part in name.split(","):
+    single, _, number = part.strip().partition("=")
+    try:
+      weight = float(number)
+    except ValueError:
+      weight = math.nan
+    if not single or single in weights or not 0 < weight < math.inf:
+      raise InputError(
+        f"the mixture is {name!r:.200}: names are needed, each once and with a "
+        "number above 0, such as instructrec_sequences_v1=3,"
+        "instructrec_p0_i2_t3_v1=1."
+      )
+    weights[single] = weight
+  return weights
+
+
+def _members(name: str, dataset: pathlib.Path, split: str) -> list[Member]:
+  """Returns the tasks of one mixture, or a task, that have rows."""
   try:
     provider = seqio.get_mixture_or_task(name)
   except ValueError:
@@ -67,10 +113,8 @@ def open_mixture(
       rates = {task: provider.get_rate(task) for task in provider.tasks}
     rows = {task: count_rows(task, split) for task in rates}
   total = sum(rate for task, rate in rates.items() if rows[task])
-  if not any(rows.values()):
-    raise InputError(f"{dataset}: {name} has no rows in its {split} split.")
   if not total:
-    # Rates are numbers of training rows, and there are none.
+    # Rates are numbers of training rows, and there may be none.
     rates, total = rows, sum(rows.values())
   return [
     Member(task, share=rate / total, rows=rows[task])
@@ -94,7 +138,8 @@ def pack_mixture(
   """Samples examples of a mixture, tokenises and packs them.
 
   Args:
-    mixture: name of a SeqIO mixture or task.
+    mixture: name of a SeqIO mixture or task, or several with weights; see
+      `open_mixture`.
     dataset: a folder of `build`.
     out: the folder to write.
     split: "train", "validation" or "test".

@@ -2,26 +2,34 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import pathlib
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import anyio.to_thread
-from fastapi import APIRouter, FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response, Security
 from fastapi.exceptions import RequestValidationError
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
+from fastapi.security import HTTPBearer
 from starlette.exceptions import HTTPException
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.serving import schemas
+from instructrec_jax.serving.access import Access
 from instructrec_jax.serving.batcher import Batcher, Overloaded
 from instructrec_jax.serving.conversations import UnknownConversation
 from instructrec_jax.serving.middleware import BoundedRoute, Metrics
 from instructrec_jax.serving.recommender import Recommender
+from instructrec_jax.serving.request_log import RequestLog
 from instructrec_jax.serving.service import NoCatalogue, Service
 
 _PAGE = pathlib.Path(__file__).with_name("page")
 _MEDIA = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+# Swagger UI, which FastAPI's own page would load from another host.
+_SWAGGER = ("swagger-ui-bundle.js", "swagger-ui.css")
 _PAGE_HEADERS = {
   "Content-Security-Policy": (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' "
@@ -42,23 +50,31 @@ class Limits:
     max_waiting: requests that may wait for answers; others get a 503.
     max_batch: requests that are scored together, at most.
     timeout: seconds that an answer may take before it is a 504.
+    truncate: texts that are too long are cut unless a request says otherwise.
   """
 
   max_waiting: int = 128
   max_batch: int = 16
   timeout: float = 30.0
+  truncate: bool = False
 
 
 def create_app(
-  recommender: Recommender, *, limits: Limits | None = None
+  recommender: Recommender,
+  *,
+  limits: Limits | None = None,
+  access: Access | None = None,
+  log_requests: bool = False,
 ) -> FastAPI:
   """Returns the application.
 
   Args:
     recommender: owned by the application from now on.
     limits: of its load.
+    access: who may ask; everybody if None.
+    log_requests: has each request logged, see `RequestLog`.
   """
-  limits = limits or Limits()
+  limits, access = limits or Limits(), access or Access()
   metrics = Metrics()
 
   @contextlib.asynccontextmanager
@@ -70,7 +86,9 @@ def create_app(
       observe=metrics.observe_batch,
     )
     metrics.watch(batcher, recommender.ranker)
-    app.state.service = Service(recommender, batcher, limits.timeout)
+    app.state.service = Service(
+      recommender, batcher, limits.timeout, limits.truncate
+    )
     try:
       yield
     finally:
@@ -81,25 +99,79 @@ def create_app(
     description="Ranks items for what a user says.",
     version="1",
     lifespan=lifespan,
-    # FastAPI's pages of documentation load scripts from other hosts.
+    # Ours are below: FastAPI's load scripts from other hosts.
     docs_url=None,
     redoc_url=None,
   )
+  app.state.access = access
+  app.state.started = int(time.time())
   app.add_middleware(metrics.middleware)
-  app.include_router(_router)
-  app.add_api_route("/metrics", metrics.expose, include_in_schema=False)
-  for path in sorted(_PAGE.iterdir()):
-    if path.suffix in _MEDIA:
-      url = "/" if path.name == "index.html" else f"/page/{path.name}"
-      app.add_api_route(url, _static(path), include_in_schema=False)
+  if access.cors_origins:
+    app.add_middleware(
+      CORSMiddleware,
+      allow_origins=access.cors_origins,
+      allow_methods=["GET", "POST"],
+      allow_headers=["Authorization", "Content-Type", "X-API-Key"],
+      expose_headers=["Retry-After", "X-Request-ID"],
+    )
+  if log_requests:
+    app.add_middleware(RequestLog)
+  app.add_middleware(_Rooted, root_path=access.root_path)
+  # Only where one is needed does the description have a field for it.
+  key = [Security(HTTPBearer(auto_error=False))] if access.keys else []
+  app.include_router(_router, dependencies=key)
+  app.include_router(_open)
+  private = APIRouter(route_class=BoundedRoute)
+  private.add_api_route("/metrics", metrics.expose, include_in_schema=False)
+  app.include_router(private)
+  _add_pages(app)
   _add_error_handlers(app, limits)
   return app
 
 
+class _Rooted:
+  """Has paths served with a prefix and without it.
+
+  Some proxies take it off, some do not; uvicorn's own option would put a second
+  one before what comes with it.
+  """
+
+  def __init__(self, app: Any, *, root_path: str):
+    self._app, self._root_path = app, root_path
+
+  async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "http" and self._root_path:
+      scope = {**scope, "root_path": self._root_path}
+    await self._app(scope, receive, send)
+
+
+def _add_pages(app: FastAPI) -> None:
+  """Adds the page at /, and Swagger UI at /docs.
+
+  Their own addresses of other files are relative, as a proxy may show them
+  elsewhere than at its root.
+  """
+  names = {"index.html": "/", "docs.html": "/docs"}
+  files = [path for path in _PAGE.iterdir() if path.suffix in _MEDIA]
+  spec = importlib.util.find_spec("fastapi_offline")
+  if spec is not None and spec.origin is not None:
+    static = pathlib.Path(spec.origin).with_name("static")
+    files += [static / name for name in _SWAGGER]
+  for path in sorted(files):
+    url = names.get(path.name, f"/page/{path.name}")
+    app.add_api_route(url, _static(path), include_in_schema=False)
+
+
 def _static(path: pathlib.Path) -> Callable[[], Response]:
-  content = path.read_bytes()
+  content, headers = path.read_bytes(), dict(_PAGE_HEADERS)
+  if path.name == "docs.html":
+    # Swagger UI sets styles from its script.
+    policy = headers["Content-Security-Policy"]
+    headers["Content-Security-Policy"] = policy.replace(
+      "style-src 'self'", "style-src 'self' 'unsafe-inline'"
+    )
   return lambda: Response(
-    content, media_type=_MEDIA[path.suffix], headers=_PAGE_HEADERS
+    content, media_type=_MEDIA[path.suffix], headers=headers
   )
 
 
@@ -107,17 +179,35 @@ _router = APIRouter(
   route_class=BoundedRoute,
   responses={
     status: {"model": schemas.Problem}
-    for status in (400, 404, 408, 413, 415, 422, 503, 504)
+    for status in (400, 401, 404, 408, 413, 415, 422, 503, 504)
   },
 )
+# What probes ask, and nobody has a key for.
+_open = APIRouter()
 
 
+# Some clients have the version in their base address, or none.
+@_router.post(
+  "/rerank", response_model_exclude_none=True, include_in_schema=False
+)
 @_router.post("/v1/rerank", response_model_exclude_none=True)
 async def rerank(
   asked: schemas.RerankRequest, request: Request
 ) -> schemas.RankingAnswer:
   """Ranks documents, as Cohere's first and Jina's form ask for it."""
   return await request.app.state.service.rerank(asked, "1")
+
+
+@_router.post("/infinity/rerank", include_in_schema=False)
+async def rerank_infinity(
+  asked: schemas.RerankRequest, request: Request
+) -> dict[str, Any]:
+  """Ranks documents in Infinity's form, which has them as bare texts."""
+  answer = (await rerank(asked, request)).model_dump(exclude_none=True)
+  for result in answer["results"]:
+    if "document" in result:
+      result["document"] = result["document"]["text"]
+  return answer
 
 
 @_router.post("/v2/rerank", response_model_exclude_none=True)
@@ -128,7 +218,7 @@ async def rerank_v2(
   return await request.app.state.service.rerank(asked, "2")
 
 
-@_router.post("/v1/recommend")
+@_router.post("/v1/recommend", response_model_exclude_none=True)
 async def recommend(
   asked: schemas.RecommendRequest, request: Request
 ) -> schemas.RankingAnswer:
@@ -165,13 +255,31 @@ async def items(
   request: Request,
   search: str = Query("", max_length=schemas.MAX_TITLE_LENGTH),
   limit: int = Query(20, ge=1, le=100),
+  offset: int = Query(0, ge=0, le=10**9),
 ) -> schemas.Items:
-  """Finds titles of the catalogue that contain a text."""
-  found = await request.app.state.service.find(search, limit)
-  return schemas.Items(items=found)
+  """Finds titles of the catalogue that have all words of a text."""
+  return await request.app.state.service.find(search, limit, offset)
 
 
-@_router.get("/healthz")
+@_router.get("/v1/examples")
+async def examples(request: Request) -> schemas.Examples:
+  """Returns wishes to begin with, which the model is known to answer."""
+  return await request.app.state.service.examples()
+
+
+@_router.get("/v1/models")
+async def models(request: Request) -> schemas.Models:
+  """Lists the model that is served."""
+  recommender = request.app.state.service.recommender
+  served = schemas.ServedModel(
+    id=recommender.name,
+    created=request.app.state.started,
+    catalogue=len(recommender.titles),
+  )
+  return schemas.Models(data=[served])
+
+
+@_open.get("/healthz")
 async def healthz(request: Request) -> schemas.Health:
   """Says that the server answers."""
   recommender = request.app.state.service.recommender
@@ -237,7 +345,7 @@ def _sentence(error: dict[str, Any]) -> str:
     if isinstance(step, int):
       where += f"[{step}]"
     # Names of a union's members stand between the fields'.
-    elif step not in ("str", "constrained-str", "Text"):
+    elif step not in ("str", "constrained-str", "Text", "Fields"):
       # Cut: an unknown field's name is the client's, of any length.
       name = f"{step:.80}"
       where += f".{name}" if where else name

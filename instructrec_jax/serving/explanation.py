@@ -21,6 +21,7 @@ import numpy as np
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.instructions.compose import Composed
 from instructrec_jax.instructions.recommend import (
+  Ranked,
   Recommendation,
   ranked,
   ranking_request,
@@ -88,6 +89,11 @@ class Explanation:
   against: str | None
   weights: tuple[Weight, ...]
   deletion: Deletion | None
+
+  @property
+  def ranking(self) -> tuple[Ranked, ...]:
+    """The candidates, the best first."""
+    return self.recommendation.ranking
 
   def to_json(self) -> dict[str, Any]:
     """Returns it in JSON's types."""

@@ -77,7 +77,7 @@ class BoundedRequest(Request):
 
 
 class BoundedRoute(APIRoute):
-  """A route whose requests are `BoundedRequest`s.
+  """A route whose requests are `BoundedRequest`s, and have a key.
 
   When the client disconnects, its answer is cancelled.
   """
@@ -89,6 +89,19 @@ class BoundedRoute(APIRoute):
     handle = super().get_route_handler()
 
     async def handle_bounded(request: Request) -> Response:
+      if not request.app.state.access.admits(request.headers):
+        raise HTTPException(
+          401,
+          "an API key is needed: send it as Authorization: Bearer KEY.",
+          headers={"WWW-Authenticate": "Bearer"},
+        )
+      if {"content-length", "transfer-encoding"} <= {*request.headers}:
+        # Where a proxy reads the other one, a second request hides in the body.
+        raise HTTPException(
+          400,
+          "Content-Length and Transfer-Encoding exclude each other.",
+          headers={"Connection": "close"},
+        )
       if request.method == "POST":
         media = request.headers.get("content-type", "")
         kind = media.partition(";")[0].strip().lower()
@@ -134,6 +147,8 @@ class Metrics:
   def __init__(self):
     """Creates a registry of its own: a process may run several servers."""
     registry = self._registry = prometheus.CollectorRegistry()
+    # Memory, processor time, open files, and when it started.
+    prometheus.ProcessCollector(registry=registry)
     self._requests = prometheus.Counter(
       f"{_PREFIX}requests", "Answers", ["path", "status"], registry=registry
     )

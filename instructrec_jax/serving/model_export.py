@@ -6,6 +6,7 @@ model.safetensors   the parameters, in the dtype of training
 vocabulary.model    the SentencePiece model
 title_counts.json   its catalogue's training purchases, if it knows them
 templates.yaml      the templates to choose from
+MODEL_CARD.md       what it is, how it was trained, and its limits, for people
 items.jsonl         the catalogue, a JSON object a line: `title`, as
                     instructions show it, and `item_ids`, of all items with it
 
@@ -13,13 +14,17 @@ items.jsonl         the catalogue, a JSON object a line: `title`, as
 any package that prepares data (`requirements/serve.txt`).
 """
 
+import contextlib
 import json
 import pathlib
 import shutil
 from collections.abc import Sequence
 from typing import Any
 
+import jax
+
 from instructrec_jax import storage
+from instructrec_jax.cards import MODEL_CARD, model_card
 from instructrec_jax.checkpoints import export_folder, model_folder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.compose import shown_titles
@@ -80,13 +85,52 @@ def export(
       for title, item_ids in items.items():
         line = {"title": title, "item_ids": item_ids}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
+    found_step = model_folder.find_step(model, step)
+    (partial / MODEL_CARD).write_text(
+      model_card(
+        model.resolve().name,
+        step=found_step,
+        config=storage.read_json(partial / model_folder.CONFIG_FILE, dict),
+        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        vocabulary=vocabulary.sha256,
+        titles=len(items),
+        templates=[each.name for each in load_templates(*templates)],
+        run=_run(model),
+        metrics=_metrics(model, found_step),
+      ),
+      encoding="utf-8",
+    )
     manifest = export_folder.write_manifest(
       partial,
       name=model.resolve().name,
-      step=model_folder.find_step(model, step),
+      step=found_step,
       items=len(items),
     )
   return manifest
+
+
+def _run(model: pathlib.Path) -> dict[str, Any]:
+  """Returns what `train` was started with, as far as the folder tells."""
+  path = model / "run.json"
+  return storage.read_json(path, dict) if path.is_file() else {}
+
+
+def _metrics(model: pathlib.Path, step: int) -> dict[str, float]:
+  """Returns the last validation up to a step, as far as the folder tells."""
+  path = model / "metrics.jsonl"
+  if not path.is_file():
+    return {}
+  found: dict[str, float] = {}
+  for line in path.read_text(encoding="utf-8").splitlines():
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+      record = json.loads(line)
+      if record.get("step", 0) <= step:
+        found |= {
+          key.removeprefix("validation/"): float(value)
+          for key, value in record.items()
+          if key.startswith("validation/")
+        }
+  return found
 
 
 def catalogue(dataset: pathlib.Path) -> dict[str, list[str]]:
@@ -114,14 +158,14 @@ def catalogue_titles(folder: pathlib.Path) -> list[str]:
   """
   folder = pathlib.Path(folder)
   is_exported = (folder / ITEMS_FILE).is_file()
-  titles = exported_titles(folder) if is_exported else [*catalogue(folder)]
+  titles = [*(exported_items if is_exported else catalogue)(folder)]
   if not titles:
     raise InputError(f"{folder}: there is no title in its catalogue.")
   return titles
 
 
-def exported_titles(folder: pathlib.Path) -> list[str]:
-  """Returns the titles of an export's catalogue.
+def exported_items(folder: pathlib.Path) -> dict[str, list[str]]:
+  """Returns an export's catalogue: title -> item ids.
 
   Raises:
     InputError: the file is missing or broken.
@@ -129,7 +173,8 @@ def exported_titles(folder: pathlib.Path) -> list[str]:
   path = pathlib.Path(folder) / ITEMS_FILE
   try:
     with open(path, encoding="utf-8") as file:
-      return [json.loads(line)["title"] for line in file]
+      items = map(json.loads, file)
+      return {item["title"]: list(item["item_ids"]) for item in items}
   except (OSError, ValueError, KeyError, TypeError) as error:
     raise InputError(
       f"{path}: not a catalogue ({error}): copy the export again."

@@ -1,7 +1,9 @@
 """A model that is loaded once and answers many requests."""
 
 import dataclasses
+import difflib
 import functools
+import inspect
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -32,10 +34,12 @@ from instructrec_jax.serving.explanation import Explanation, explain
 from instructrec_jax.serving.model_export import (
   TEMPLATES_FILE,
   catalogue,
-  exported_titles,
+  exported_items,
 )
 from instructrec_jax.text.vocabulary import Vocabulary
 
+# Scores that are no log-probabilities are made comparable over so many titles.
+_SHARED = 100
 _NO_CATALOGUE = (
   "there is no catalogue to recommend from: load the model with a dataset, or "
   "give candidates to rank."
@@ -92,6 +96,7 @@ class Recommender:
     vocabulary: Vocabulary,
     templates: Sequence[Template] | None = None,
     titles: Sequence[str] = (),
+    item_ids: Mapping[str, Sequence[str]] | None = None,
     name: str = "model",
     input_length: int = 512,
     batch_tokens: int | None = None,
@@ -106,6 +111,7 @@ class Recommender:
       vocabulary: the one it was trained with.
       templates: to choose from; the package's if None.
       titles: the catalogue.
+      item_ids: of the items with each of its titles.
       name: of the model, for display.
       input_length: tokens that an instruction may have.
       batch_tokens: tokens in a batch of the ranker, about.
@@ -132,6 +138,7 @@ class Recommender:
     self.templates = load_templates() if templates is None else [*templates]
     shown = shown_titles(titles, name="catalogue")
     self.titles = tuple(dict.fromkeys(shown))
+    self._item_ids = {t: tuple(ids) for t, ids in (item_ids or {}).items()}
     self.name = name
     self.input_length = input_length
     self._new_generator = functools.partial(
@@ -179,26 +186,35 @@ class Recommender:
     """
     folder = pathlib.Path(folder)
     config, params = model_folder.load_params(folder, step=step)
-    name, titles = folder.resolve().name, []
+    name, items = folder.resolve().name, {}
     if export_folder.is_export(folder):
       name = str(export_folder.read_manifest(folder).get("name", name))
       # A folder of `convert` has neither a catalogue nor templates.
       if (folder / TEMPLATES_FILE).is_file():
-        titles = exported_titles(folder)
+        items = exported_items(folder)
         templates = templates or (folder / TEMPLATES_FILE,)
     if dataset is not None:
-      titles = list(catalogue(pathlib.Path(dataset)))
+      items = catalogue(pathlib.Path(dataset))
     return cls(
       config=config,
       params=params,
       vocabulary=model_folder.load_vocabulary(folder),
       templates=load_templates(*templates or ()),
-      titles=titles,
+      titles=list(items),
+      item_ids=items,
       name=name,
       input_length=input_length,
       batch_tokens=batch_tokens,
       normalisation=normalisation,
       title_counts=model_folder.load_title_counts(folder),
+    )
+
+  def __repr__(self) -> str:
+    """Says which model it is, how large, and what it can recommend."""
+    parameters = self.ranker.num_parameters
+    return (
+      f"Recommender({self.name!r}: {parameters:,} parameters, "
+      f"{len(self.titles):,} titles)"
     )
 
   def compose(
@@ -211,13 +227,14 @@ class Recommender:
     context: str | None = None,
     kind: str = "auto",
     template: str | None = None,
+    by_id: bool = False,
   ) -> Composed:
     """Composes the model instruction; see `instructions.compose.compose`."""
     return recommend(
       instruction,
       vocabulary=self.vocabulary,
-      history=history,
-      candidates=candidates,
+      history=self._titles_of(history, "history", by_id=by_id),
+      candidates=self._titles_of(candidates, "candidates", by_id=by_id),
       preference=preference,
       context=context,
       kind=kind,
@@ -236,7 +253,8 @@ class Recommender:
       candidates: titles; listed in the model instruction if they fit.
       **said: further arguments of `compose`.
     """
-    if not candidates:
+    _check_names(said, "rank")
+    if candidates is None or not len(candidates):
       raise InputError("there is nothing to rank: give candidates.")
     composed = self.compose(instruction, candidates=candidates, **said)
     request = self.request(composed, composed.candidates)
@@ -254,7 +272,10 @@ class Recommender:
   ) -> Recommendation:
     """Returns the exact top k of the catalogue, without the history.
 
-    Probabilities are normalised over the titles that are returned.
+    A probability is that of the title as the model's answer, among all that
+    it might write: it depends on neither `k` nor the other titles. Under
+    another normalisation than "sum", it is the title's share among the best
+    100, whatever `k` is.
 
     Args:
       instruction: the user's own words.
@@ -265,8 +286,9 @@ class Recommender:
     if not self.titles:
       raise InputError(_NO_CATALOGUE)
     check_counts(k=k)
+    _check_names(said, "recommend", but=("candidates",))
     composed = self.compose(instruction, history=history, **said)
-    had = shown_titles(history, name="history")
+    had = composed.slots.history
     numbers = {self.index[title] for title in had if title in self.index}
     # A denied title is among the best of all, or not among the best k.
     excluded = [numbers]
@@ -278,7 +300,9 @@ class Recommender:
       excluded.append(numbers | denied)
     scores: dict[int, float] = {}
     instructions = [composed.instruction] * len(excluded)
-    for found in self._search.top(instructions, k, excluded=excluded):
+    is_sum = self.ranker.normalisation == Normalisation.SUM
+    searched = k if is_sum else max(k, _SHARED)
+    for found in self._search.top(instructions, searched, excluded=excluded):
       pairs = zip(found.titles, found.scores, strict=True)
       scores |= {int(number): float(score) for number, score in pairs}
     ranking = ranked(
@@ -286,7 +310,19 @@ class Recommender:
       [*scores.values()],
       denied=composed.denied,
     )
-    return Recommendation(composed, _shared(ranking[:k]))
+    likely = np.array([each.log_likelihood for each in ranking])
+    if not is_sum:
+      likely -= np.logaddexp.reduce(likely[:_SHARED])
+    chances = np.exp(np.minimum(likely, 0)).tolist()
+    return Recommendation(
+      composed,
+      tuple(
+        dataclasses.replace(
+          each, probability=chance, item_ids=self._item_ids.get(each.title, ())
+        )
+        for each, chance in zip(ranking[:k], chances, strict=False)
+      ),
+    )
 
   def converse(
     self,
@@ -319,11 +355,13 @@ class Recommender:
     if not self.titles:
       raise InputError(_NO_CATALOGUE)
     check_counts(k=k)
+    _check_names(said, "converse", but=("candidates",))
     need = conversation.read(turns, catalogue=self._words)
     if wording is None:
       wording = conversation.load_turns()["composed"]
     shown = turns[-2].shown if len(turns) > 1 else ()
-    had = [*history, *need.chosen]
+    by_id = said.pop("by_id", False)
+    had = [*self._titles_of(history, "history", by_id=by_id), *need.chosen]
     left_out = 0
     while True:
       words = conversation.compose_words(
@@ -339,7 +377,7 @@ class Recommender:
         if left_out >= len(need.words) + len(shown) + len(need.refused):
           raise
         left_out += 1
-    gone = [*need.refused, *need.liked, *shown_titles(had, name="history")]
+    gone = [*need.refused, *need.liked, *composed.slots.history]
     excluded = {self.index[title] for title in gone if title in self.index}
     left, given_up = self._words.fulfilling(need, excluded)
     every = range(len(self.titles))
@@ -348,7 +386,9 @@ class Recommender:
       k,
       excluded=[frozenset(every).difference(left)],
     )
-    ranking = ranked([self.titles[n] for n in found.titles], found.scores)
+    ranking = self.ranking(
+      [self.titles[number] for number in found.titles], found.scores
+    )
     return Reply(Recommendation(composed, ranking), need, given_up)
 
   def explain(
@@ -376,11 +416,12 @@ class Recommender:
       k: titles of the catalogue to rank.
       **said: further arguments of `compose`.
     """
+    _check_names(said, "explain")
     named = [
       None if each is None else shown_titles([each], name=name)[0]
       for name, each in (("title", title), ("against", against))
     ]
-    if candidates:
+    if candidates is not None and len(candidates):
       composed = self.compose(instruction, candidates=candidates, **said)
       titles = composed.candidates
     else:
@@ -448,7 +489,39 @@ class Recommender:
 
     `denied` are the words that `compose` found not to be wanted.
     """
-    return ranked(candidates, scores, denied=denied)
+    return tuple(
+      dataclasses.replace(each, item_ids=self._item_ids.get(each.title, ()))
+      for each in ranked(candidates, scores, denied=denied)
+    )
+
+  def _titles_of(
+    self, values: Sequence[str], name: str, *, by_id: bool
+  ) -> list[str]:
+    """Returns titles of any kind of list, or of the items with these ids."""
+    if isinstance(values, str | bytes):
+      raise InputError(f"the {name} is a text: a list of titles is needed.")
+    # numpy's texts are texts of Python, too.
+    listed = [str(v) if isinstance(v, str) else v for v in values]
+    if not by_id:
+      return listed
+    titles = []
+    for value in listed:
+      title = self._by_id.get(str(value))
+      if title is None:
+        raise InputError(
+          f"the {name}: the catalogue has no item {str(value)!r:.80}."
+        )
+      titles.append(title)
+    return titles
+
+  @functools.cached_property
+  def _by_id(self) -> dict[str, str]:
+    """Each item's title, by its id."""
+    return {
+      item_id: title
+      for title, item_ids in self._item_ids.items()
+      for item_id in item_ids
+    }
 
   @functools.cache  # noqa: B019
   def _generator(self, only_titles: bool) -> Generator:
@@ -475,10 +548,16 @@ class Recommender:
     return {title: number for number, title in enumerate(self.titles)}
 
 
-def _shared(ranking: tuple[Ranked, ...]) -> tuple[Ranked, ...]:
-  """Normalises probabilities over what is left of a ranking."""
-  total = sum(each.probability for each in ranking)
-  return tuple(
-    dataclasses.replace(each, probability=each.probability / total)
-    for each in ranking
-  )
+def _check_names(
+  said: Mapping[str, Any], method: str, but: Sequence[str] = ()
+) -> None:
+  """Raises TypeError for an argument that the method called does not have."""
+  parameters = inspect.signature(Recommender.compose).parameters
+  names = [n for n in parameters if n not in ("self", *but)]
+  for name in said:
+    if name not in names:
+      close = difflib.get_close_matches(name, names, n=1)
+      hint = f"; did you mean {close[0]}?" if close else ""
+      raise TypeError(
+        f"Recommender.{method}() got an unexpected argument {name!r}{hint}"
+      )

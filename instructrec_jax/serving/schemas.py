@@ -7,7 +7,9 @@ and docstrings appear in /openapi.json.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+
+from instructrec_jax.errors import InputError
 
 MAX_DOCUMENTS = 1000
 MAX_EXPLAINED = 100
@@ -15,6 +17,8 @@ MAX_RECOMMENDED = 100
 MAX_HISTORY = 200
 MAX_TITLE_LENGTH = 500
 MAX_TEXT_LENGTH = 4000
+# Of what may be cut; the body as a whole is bounded too.
+MAX_CUT_LENGTH = 100_000
 
 _SAID: dict[str, Any] = {
   "query": "I want something scary for tonight",
@@ -43,6 +47,14 @@ Documents = Annotated[
     description="Titles, no two alike.",
   ),
 ]
+
+
+class Fields(BaseModel):
+  """A document as an object: its `text`, or those that `rank_fields` names."""
+
+  model_config = ConfigDict(extra="allow")
+
+  text: str | None = None
 
 
 class UserInput(BaseModel):
@@ -74,10 +86,55 @@ class RerankRequest(UserInput):
     json_schema_extra={"examples": [{**_EXAMPLE, "top_n": 2}]}
   )
 
+  query: Annotated[str, Field(max_length=MAX_CUT_LENGTH)] = Field(
+    "", description="The user's own words."
+  )
   model: str | None = Field(None, description="Ignored: one is served.")
-  documents: Documents
+  documents: Annotated[
+    list[Annotated[str, Field(max_length=MAX_CUT_LENGTH)] | Fields],
+    Field(
+      min_length=1,
+      max_length=MAX_DOCUMENTS,
+      description="Titles. The same one twice has the same score twice; an "
+      "empty one is the last, with a score of 0.",
+    ),
+  ]
+  rank_fields: list[str] | None = Field(
+    None, description="Fields of documents that are objects (default: text)."
+  )
   top_n: Annotated[int, Field(ge=1)] | None = None
   return_documents: bool | None = None
+  truncate: bool | None = Field(
+    None,
+    validation_alias=AliasChoices("truncate", "truncation"),
+    description="Whether texts that are too long are cut, and not refused "
+    "(default: what the server was started with).",
+  )
+  max_tokens_per_doc: Annotated[int, Field(ge=1)] | None = Field(
+    None, description="Documents are cut to as many tokens."
+  )
+
+  def texts(self) -> list[str]:
+    """Returns the documents' texts.
+
+    Raises:
+      InputError: an object has none.
+    """
+    found = []
+    for number, document in enumerate(self.documents):
+      if isinstance(document, str):
+        found.append(document)
+      elif self.rank_fields:
+        values = (document.model_dump().get(f) for f in self.rank_fields)
+        found.append(", ".join(str(value) for value in values if value))
+      elif document.text is None:
+        raise InputError(
+          f"documents[{number}] has no text: name the fields to read in "
+          "rank_fields."
+        )
+      else:
+        found.append(document.text)
+    return found
 
 
 class _OurRequest(UserInput):
@@ -95,7 +152,7 @@ class RecommendRequest(_OurRequest):
   top_n: Annotated[int, Field(ge=1, le=MAX_RECOMMENDED)] = 10
 
 
-class ChatRequest(UserInput):
+class ChatRequest(_OurRequest):
   """Asks for an answer to the next turn of a conversation.
 
   `query` is what the user says now: a wish, or a correction such as "not from
@@ -104,10 +161,9 @@ class ChatRequest(UserInput):
   """
 
   model_config = ConfigDict(
-    extra="forbid",
     json_schema_extra={
       "examples": [{"query": "In green, please.", "conversation": "5c0e9f"}]
-    },
+    }
   )
 
   conversation: Annotated[str, Field(max_length=64)] | None = Field(
@@ -151,17 +207,24 @@ class InstructionRequest(_OurRequest):
   )
 
 
+class Document(BaseModel):
+  """A document as it was given."""
+
+  text: str
+
+
 class Result(BaseModel):
   """A ranked document.
 
   `relevance_score` is the probability among the documents that were ranked,
-  or, of a catalogue, among those that are returned.
+  or, of a catalogue, that the model gives this very title as its answer; how
+  many are returned changes neither. An empty document has no log-likelihood.
   """
 
   index: int
   relevance_score: float
-  log_likelihood: float
-  document: Text | None = None
+  log_likelihood: float | None = None
+  document: Document | None = None
 
 
 class Instruction(BaseModel):
@@ -173,6 +236,11 @@ class Instruction(BaseModel):
   operations: list[str]
   items_dropped: int
   replaced: str
+  unknown_history: list[str] = Field(
+    default_factory=list,
+    description="Titles of the history that the catalogue, if there is one, "
+    "does not have: the model reads them as they are.",
+  )
 
 
 class ApiVersion(BaseModel):
@@ -185,6 +253,7 @@ class Meta(BaseModel):
   """Fields that Cohere's clients expect beside the results."""
 
   api_version: ApiVersion
+  warnings: list[str] | None = Field(None, description="What was cut.")
 
 
 class Usage(BaseModel):
@@ -251,9 +320,34 @@ class Explanation(Instruction):
 
 
 class Items(BaseModel):
-  """Titles of the catalogue."""
+  """Titles of the catalogue, and how many there are to find in all."""
 
   items: list[str]
+  total: int
+
+
+class Examples(BaseModel):
+  """Wishes whose best answers have what was wished for in their titles."""
+
+  wishes: list[str]
+  history: list[str] = Field(description="Titles of the catalogue.")
+
+
+class ServedModel(BaseModel):
+  """A model, in the form of OpenAI's clients."""
+
+  id: str
+  object: Literal["model"] = "model"
+  created: int = Field(description="When it was loaded, in seconds of Unix.")
+  owned_by: Literal["instructrec_jax"] = "instructrec_jax"
+  catalogue: int = Field(description="Titles to recommend from.")
+
+
+class Models(BaseModel):
+  """The one model that is served."""
+
+  object: Literal["list"] = "list"
+  data: list[ServedModel]
 
 
 class Health(BaseModel):

@@ -1,13 +1,17 @@
 """What the HTTP routes answer, and compiling for it before the first one."""
 
 import asyncio
+import bisect
+import collections
 import contextlib
 import dataclasses
 import functools
-import itertools
+import re
+import time
 import uuid
 from collections.abc import (
   AsyncIterator,
+  Callable,
   Iterable,
   Iterator,
   Mapping,
@@ -32,6 +36,7 @@ from instructrec_jax.serving.recommender import Recommender
 # them would hold up other requests.
 MAX_TITLE_TOKENS = 95
 MAX_TOKENS = 1 << 15
+_MAY_BE_CUT = ' Send "truncate": true to have it cut.'
 
 # Warm-up: (candidates, requests in a batch) of the paper's 10 candidates and
 # of 100, with histories of these lengths.
@@ -59,12 +64,14 @@ class Service:
     recommender: the model.
     batcher: has the threads that compute with it.
     timeout: seconds that an answer may take.
+    truncate: longer texts are cut unless a request says otherwise.
     conversations: that `chat` answers.
   """
 
   recommender: Recommender
   batcher: Batcher
   timeout: float
+  truncate: bool = False
   conversations: Conversations = dataclasses.field(
     default_factory=Conversations
   )
@@ -75,24 +82,33 @@ class Service:
     """Ranks documents.
 
     Raises:
-      InputError: a document is empty, too long or given twice, all are too
+      InputError: a text is too long and not to be cut, all documents are too
         long together, or no instruction can be composed.
       Overloaded: too many requests wait.
       TimeoutError: the answer takes too long.
     """
     async with self._slot():
-      documents, composed = await self._compose(asked, asked.documents)
-      request = self.recommender.request(composed, composed.candidates)
-      scores = await self.batcher.score(request)
+      cut = await anyio.to_thread.run_sync(self._cut, asked)
+      said = _arguments(asked)
+      said["instruction"] = cut.query
+      said["candidates"] = [title for title in cut.titles if title]
+      compose = functools.partial(self.recommender.compose, **said)
+      composed = await anyio.to_thread.run_sync(compose)
+      scores: Sequence[float] | np.ndarray = ()
+      if composed.candidates:
+        request = self.recommender.request(composed, composed.candidates)
+        scores = await self.batcher.score(request)
     ranking = self.recommender.ranking(
       composed.candidates, scores, denied=composed.denied
     )
-    results = _results(
-      ranking[: asked.top_n],
-      _index(composed.candidates),
-      texts=documents if asked.return_documents else (),
+    results = _of_documents(ranking, cut.titles)[: asked.top_n]
+    if asked.return_documents:
+      for result in results:
+        text = cut.documents[result.index]
+        result.document = schemas.Document(text=text)
+    return self._answer(
+      composed, results, version, composed.candidates, cut.warnings
     )
-    return self._answer(composed, results, version, composed.candidates)
 
   async def recommend(
     self, asked: schemas.RecommendRequest
@@ -187,7 +203,7 @@ class Service:
     if documents:
       index, texts = _index(composed.candidates), documents
     return schemas.Explanation(
-      **_instruction(composed),
+      **self._instruction(composed),
       results=_results(ranking.ranking, index, texts=texts),
       title=found.title,
       against=found.against,
@@ -204,18 +220,44 @@ class Service:
     """Composes an instruction, and ranks nothing; raises as `rerank` does."""
     async with self._slot():
       _, composed = await self._compose(asked, asked.documents)
-    return schemas.Instruction(**_instruction(composed))
+    return schemas.Instruction(**self._instruction(composed))
 
-  async def find(self, search: str, limit: int) -> list[str]:
-    """Returns the first titles of the catalogue that contain a text."""
-    wanted = search.casefold().strip()
+  async def find(self, search: str, limit: int, offset: int) -> schemas.Items:
+    """Returns titles of the catalogue that have all words of a text."""
+    words = search.casefold().split()
 
-    def find() -> list[str]:
-      titles = zip(self.recommender.titles, self._folded, strict=True)
-      found = (title for title, folded in titles if wanted in folded)
-      return list(itertools.islice(found, limit))
+    def find() -> schemas.Items:
+      found = [
+        title
+        for title, folded in zip(
+          self.recommender.titles, self._folded, strict=True
+        )
+        if all(word in folded for word in words)
+      ]
+      page = found[offset : offset + limit]
+      return schemas.Items(items=page, total=len(found))
 
     return await anyio.to_thread.run_sync(find)
+
+  async def examples(self) -> schemas.Examples:
+    """Returns wishes that the model can answer; none without a catalogue."""
+    if not self.recommender.titles:
+      return schemas.Examples(wishes=[], history=[])
+    async with self._slot():
+      return await self.batcher.call(lambda: examples(self.recommender))
+
+  def _instruction(self, composed: Composed) -> dict[str, Any]:
+    index = self.recommender.index
+    had = composed.slots.history if index else ()
+    return {
+      "instruction": composed.instruction,
+      "template": composed.form.template.name,
+      "aspects": composed.label,
+      "operations": [*map(str, composed.operations)],
+      "items_dropped": composed.items_dropped,
+      "replaced": composed.replaced,
+      "unknown_history": [title for title in had if title not in index],
+    }
 
   @functools.cached_property
   def _folded(self) -> list[str]:
@@ -243,6 +285,52 @@ class Service:
       return titles, self.recommender.compose(**arguments, candidates=titles)
 
     return await anyio.to_thread.run_sync(compose)
+
+  def _cut(self, asked: schemas.RerankRequest) -> "_Cut":
+    """Returns a request's texts, none too long.
+
+    Raises:
+      InputError: one is, and is not to be cut, or all are together.
+    """
+    truncate = self.truncate if asked.truncate is None else asked.truncate
+    count = self.recommender.vocabulary.count_tokens
+    documents, warnings = asked.texts(), []
+    most = min(asked.max_tokens_per_doc or MAX_TITLE_TOKENS, MAX_TITLE_TOKENS)
+    # Who says how many tokens a document may have wants it cut.
+    may_cut = truncate or bool(asked.max_tokens_per_doc)
+    titles, total = [], 0
+    for number, text in enumerate(documents):
+      try:
+        (title,) = shown_titles([text[: MAX_TITLE_TOKENS * 40]], name="")
+      except InputError:
+        # Without a letter or a digit.
+        titles.append("")
+        continue
+      where = f"documents[{number}]"
+      long = _too_long(where, text, count, schemas.MAX_TITLE_LENGTH, most)
+      if long and not may_cut:
+        raise InputError(f"{long}.{_MAY_BE_CUT}")
+      if long:
+        warnings.append(f"{long}: cut.")
+        title = _first_words(title[: schemas.MAX_TITLE_LENGTH], count, most)
+      titles.append(title)
+      total += count(title)
+    if total > MAX_TOKENS:
+      raise InputError(
+        f"the documents have {total:,} tokens: at most {MAX_TOKENS:,} are "
+        "ranked at a time."
+      )
+    query = asked.query
+    longest = schemas.MAX_TEXT_LENGTH
+    # What is left is for the template; titles that do not fit are not listed.
+    budget = self.recommender.input_length * 3 // 4
+    long = _too_long("query", query, count, longest, budget)
+    if truncate and long:
+      warnings.append(f"{long}: cut.")
+      query = _first_words(query[:longest], count, budget)
+    elif len(query) > longest:
+      raise InputError(f"{long}.{_MAY_BE_CUT}")
+    return _Cut(query, documents, titles, warnings)
 
   def _titles(self, documents: Sequence[str | schemas.Text]) -> list[str]:
     """Returns documents' titles, checked."""
@@ -275,16 +363,20 @@ class Service:
     results: list[schemas.Result],
     version: str,
     titles: Sequence[str],
+    warnings: list[str] | None = None,
   ) -> schemas.RankingAnswer:
     count = self.recommender.vocabulary.count_tokens
     # One more each: the end of sequence.
     tokens = sum(count(text) + 1 for text in (composed.instruction, *titles))
     return schemas.RankingAnswer(
-      **_instruction(composed),
+      **self._instruction(composed),
       id=uuid.uuid4().hex,
       model=self.recommender.name,
       results=results,
-      meta=schemas.Meta(api_version=schemas.ApiVersion(version=version)),
+      meta=schemas.Meta(
+        api_version=schemas.ApiVersion(version=version),
+        warnings=warnings or None,
+      ),
       usage=schemas.Usage(total_tokens=tokens, prompt_tokens=tokens),
     )
 
@@ -299,6 +391,67 @@ def _arguments(asked: schemas.UserInput) -> dict[str, Any]:
     "kind": asked.kind,
     "template": asked.template,
   }
+
+
+@dataclasses.dataclass(frozen=True)
+class _Cut:
+  """Texts of a request, none of them too long.
+
+  Attributes:
+    query: the user's words.
+    documents: as they were given.
+    titles: of the documents, as instructions show them; "" if there is none.
+    warnings: a sentence for each that was cut.
+  """
+
+  query: str
+  documents: list[str]
+  titles: list[str]
+  warnings: list[str]
+
+
+def _too_long(
+  where: str, text: str, count: Callable[[str], int], longest: int, most: int
+) -> str:
+  """Returns how long a text is, if it is too long."""
+  if len(text) > longest:
+    return f"{where} has {len(text):,} characters, of at most {longest:,}"
+  if (tokens := count(text)) > most:
+    return f"{where} has {tokens:,} tokens, of at most {most}"
+  return ""
+
+
+def _first_words(text: str, count: Callable[[str], int], most: int) -> str:
+  """Returns as many words of a text as have `most` tokens, or of one word
+  as many characters."""
+  parts = text.split()
+  glue = " " if len(parts) > 1 and count(parts[0]) <= most else ""
+  parts = parts if glue else list(text)
+  sizes = range(len(parts) + 1)
+  fitting = bisect.bisect_right(
+    sizes, most, key=lambda size: count(glue.join(parts[:size]))
+  )
+  return glue.join(parts[: fitting - 1]).rstrip(" ,:")
+
+
+def _of_documents(
+  ranking: Sequence[Ranked], titles: Sequence[str]
+) -> list[schemas.Result]:
+  """Returns a result for each document; the same title shares its score."""
+  places: dict[str, list[int]] = {}
+  for number, title in enumerate(titles):
+    places.setdefault(title, []).append(number)
+  results = [
+    schemas.Result(
+      index=number,
+      relevance_score=each.probability,
+      log_likelihood=each.log_likelihood,
+    )
+    for each in ranking
+    for number in places[each.title]
+  ]
+  empty = places.get("", [])
+  return results + [schemas.Result(index=n, relevance_score=0.0) for n in empty]
 
 
 def _index(titles: Sequence[str]) -> dict[str, int]:
@@ -317,43 +470,109 @@ def _results(
       index=(number := index[each.title]),
       relevance_score=each.probability,
       log_likelihood=each.log_likelihood,
-      document=schemas.Text(text=texts[number]) if texts else None,
+      document=schemas.Document(text=texts[number]) if texts else None,
     )
     for each in ranking
   ]
 
 
-def _instruction(composed: Composed) -> dict[str, Any]:
-  return {
-    "instruction": composed.instruction,
-    "template": composed.form.template.name,
-    "aspects": composed.label,
-    "operations": [*map(str, composed.operations)],
-    "items_dropped": composed.items_dropped,
-    "replaced": composed.replaced,
-  }
+# Wishes of a page's visitor to begin with, and how many words are tried.
+_EXAMPLES = 4
+_TRIED = 16
+_EXAMPLE_WISHES = ("{} please", "looking for {}", "show me {}", "{}")
 
 
-def warm_up(recommender: Recommender) -> None:
-  """Compiles all shapes that answers need, for large batches and small."""
+@functools.lru_cache(maxsize=4)
+def examples(recommender: Recommender) -> schemas.Examples:
+  """Returns wishes for words that titles share, and that the model knows.
+
+  Each was asked: at least two of its three best titles have the word. There may
+  be none, as of a model that has learned little.
+  """
+  titles = recommender.titles
+  shared: collections.Counter[str] = collections.Counter()
+  for title in titles:
+    shared.update({w for w in re.findall(r"[^\W\d_]{4,}", title)})
+  # Neither rare nor what nearly all have: those of middling frequency first.
+  rng = np.random.default_rng(0)
+  middling = [
+    word for word, n in shared.items() if 3 <= n <= max(len(titles) // 10, 3)
+  ]
+  wishes: list[str] = []
+  for word in rng.permutation(sorted(middling))[:_TRIED].tolist():
+    wish = _EXAMPLE_WISHES[len(wishes)].format(word.lower())
+    with contextlib.suppress(InputError):
+      best = recommender.recommend(wish, k=3).ranking
+      if sum(word in each.title for each in best) >= min(2, len(best)):
+        wishes.append(wish)
+    if len(wishes) == _EXAMPLES:
+      break
+  drawn = rng.permutation(len(titles))[:2]
+  return schemas.Examples(wishes=wishes, history=[titles[n] for n in drawn])
+
+
+def warm_up(
+  recommender: Recommender, tell: Callable[[str], object] = lambda line: None
+) -> None:
+  """Compiles all shapes that answers need, for large batches and small.
+
+  Args:
+    recommender: whose ranker and search compile.
+    tell: called with a line before each step.
+  """
+  started = time.monotonic()
+  steps = list(_warm_up_steps(recommender))
+  for number, (what, step) in enumerate(steps, start=1):
+    seconds = time.monotonic() - started
+    tell(f"compiling, step {number} of {len(steps)}: {what} ({seconds:.0f} s)")
+    step()
+
+
+def _warm_up_steps(
+  recommender: Recommender,
+) -> Iterator[tuple[str, Callable[[], object]]]:
+  """Yields what is compiled next, and a function that does so."""
   titles = recommender.titles or _made_up_titles(recommender)
   rng = np.random.default_rng(0)
   ranker = recommender.ranker
   for offered, batch in _WARM_UP_BATCHES:
     if typical := list(_typical(recommender, titles, offered, rng)):
-      ranker.add_shape(typical, together=batch)
-      ranker.score(typical[:batch])
+
+      def score(typical=typical, batch=batch) -> None:
+        ranker.add_shape(typical, together=batch)
+        ranker.score(typical[:batch])
+
+      yield f"{offered} titles, {batch} requests at a time", score
   for had, offered in _LARGEST:
-    ranker.score(_requests(recommender, titles, range(had + offered), had))
+    requests = _requests(recommender, titles, range(had + offered), had)
+    if requests:
+      yield (
+        f"{offered} titles, a history of {had}",
+        functools.partial(ranker.score, requests),
+      )
   if recommender.titles:
-    # Instructions of every length, with as many results as are allowed.
-    for had in _ENCODER_HISTORIES:
-      with contextlib.suppress(InputError):
-        recommender.recommend(
-          _WARM_UP_QUERY,
-          history=recommender.titles[:had],
-          k=schemas.MAX_RECOMMENDED,
-        )
+    yield "wishes to show", functools.partial(examples, recommender)
+  yield "what weighs most", functools.partial(_explain, recommender, titles)
+  # Instructions of every length, with as many results as are allowed.
+  for had in _ENCODER_HISTORIES if recommender.titles else ():
+    yield (
+      f"the whole catalogue, a history of {had}",
+      functools.partial(_recommend, recommender, had),
+    )
+
+
+def _explain(recommender: Recommender, titles: Sequence[str]) -> None:
+  with contextlib.suppress(InputError):
+    recommender.explain(_WARM_UP_QUERY, candidates=titles[:10])
+
+
+def _recommend(recommender: Recommender, had: int) -> None:
+  with contextlib.suppress(InputError):
+    recommender.recommend(
+      _WARM_UP_QUERY,
+      history=recommender.titles[:had],
+      k=schemas.MAX_RECOMMENDED,
+    )
 
 
 def _typical(

@@ -128,8 +128,6 @@ def needs(
     noun = _noun(kind, rng, is_gift=bool(cues.whom))
     tails = _purpose(cues, noun, rng)
     another = cues.another if rng.random() < 0.8 and not _is_gift(noun) else ""
-    if any(t.startswith("for my ") and t.endswith(noun.noun) for t in tails):
-      noun = noun.head
     said = "".join(t if t[0] == "," else f" {t}" for t in tails)
     is_ = []
     if not another and rng.random() < (0.4 if said else 0.8):
@@ -219,6 +217,10 @@ def _noun(kind: Kind | None, rng: random.Random, *, is_gift: bool) -> Kind:
 
 def _fits(tail: str, kind: Kind) -> bool:
   """Whether a product of a kind can be for what the tail says."""
+  # No stand is for a stand.
+  own = {word.removesuffix("s") for word in re.split("[ ,]+", kind.head.noun)}
+  if tail.startswith("for my ") and tail.split()[-1].removesuffix("s") in own:
+    return False
   for_, of = (
     _INSTRUMENTS.intersection(re.split("[ ,]+", text))
     for text in (tail, kind.noun)

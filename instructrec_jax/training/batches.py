@@ -11,6 +11,7 @@ from jax.sharding import Sharding
 from jaxtyping import Int
 
 from instructrec_jax.text.packed_dataset import PackedDataset
+from instructrec_jax.training.title_dropout import TitleDropout
 
 
 def rows_of_step(
@@ -43,8 +44,12 @@ def prefetched_batches(
   batch_size: int,
   seed: int,
   sharding: Sharding,
+  dropout: TitleDropout | None = None,
 ) -> Iterator[dict[str, jax.Array]]:
-  """Yields the batches of steps `start` to `stop`, two of them ahead."""
+  """Yields the batches of steps `start` to `stop`, two of them ahead.
+
+  With a `dropout` they lack some of the titles; see there.
+  """
   ready: queue.Queue = queue.Queue(maxsize=2)
   stopped = threading.Event()
 
@@ -62,7 +67,7 @@ def prefetched_batches(
         rows = rows_of_step(
           step, num_rows=len(data), batch_size=batch_size, seed=seed
         )
-        offer(_on_devices(data, rows, sharding))
+        offer(_on_devices(data, rows, sharding, step=step, dropout=dropout))
         if stopped.is_set():
           return
     except BaseException as error:
@@ -81,16 +86,44 @@ def prefetched_batches(
     thread.join()
 
 
+def token_counts(
+  data: PackedDataset,
+  step: int,
+  *,
+  batch_size: int,
+  seed: int,
+  dropout: TitleDropout | None = None,
+) -> Int[np.ndarray, "batch 2"]:
+  """Returns the tokens of a step's rows, of inputs and of targets."""
+  rows = rows_of_step(
+    step, num_rows=len(data), batch_size=batch_size, seed=seed
+  )
+  counts = data.token_counts(rows)
+  if dropout:
+    places = np.arange(len(rows))
+    batch = dropout.batch(data.batch(rows), step=step, rows=places)
+    counts[:, 0] = np.count_nonzero(batch["encoder_input_tokens"], axis=1)
+  return counts
+
+
 def _on_devices(
-  data: PackedDataset, rows: Int[np.ndarray, " batch"], sharding: Sharding
+  data: PackedDataset,
+  rows: Int[np.ndarray, " batch"],
+  sharding: Sharding,
+  *,
+  step: int,
+  dropout: TitleDropout | None,
 ) -> dict[str, jax.Array]:
   """Reads the rows of this process's devices; together they are the batch."""
   here = np.zeros(len(rows), bool)
   for index in sharding.addressable_devices_indices_map(rows.shape).values():
     here[index or ...] = True
+  batch = data.batch(rows[here])
+  if dropout:
+    batch = dropout.batch(batch, step=step, rows=np.flatnonzero(here))
   return {
     name: jax.make_array_from_process_local_data(
       sharding, array, (len(rows), *array.shape[1:])
     )
-    for name, array in data.batch(rows[here]).items()
+    for name, array in batch.items()
   }

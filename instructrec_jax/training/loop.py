@@ -34,11 +34,12 @@ from instructrec_jax.progress import progress
 from instructrec_jax.seq2seq import lora
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
-from instructrec_jax.training.batches import prefetched_batches, rows_of_step
+from instructrec_jax.training.batches import prefetched_batches, token_counts
 from instructrec_jax.training.inputs import capacity_of_steps
 from instructrec_jax.training.metrics_log import MetricsLog
 from instructrec_jax.training.state import initial_state, state_shardings
 from instructrec_jax.training.step import check_batch, jitted_step
+from instructrec_jax.training.title_dropout import TitleDropout
 
 RUN_FILE = "run.json"
 CONFIG_FILE = "config.gin"
@@ -73,6 +74,7 @@ def train(
   z_loss: float = 1e-4,
   loss_normalizing_factor: float | None = None,
   seed: int = 0,
+  title_dropout: float = 0.0,
   mesh: Mesh | None = None,
   zero: bool = False,
   initial_params: Any = None,
@@ -101,6 +103,8 @@ def train(
     z_loss: weight of T5X's z-loss.
     loss_normalizing_factor: the number of target tokens if None.
     seed: of weights, order and dropout.
+    title_dropout: the probability that a title of a history is left out, where
+      rows are histories alone; see `title_dropout.TitleDropout`.
     mesh: of `mesh.make_mesh`; one device if None.
     zero: split parameters and optimizer over the data axis too.
     initial_params: weights to start from; random if None. With the config's
@@ -145,6 +149,7 @@ def train(
       "LORA_RANK is bound, but no model to adapt: bind INITIAL_CHECKPOINT to "
       "its folder."
     )
+  dropout = TitleDropout.of(data, rate=title_dropout, seed=seed)
   make_state = functools.partial(initial_state, config, optimizer, seed=seed)
   shapes = jax.eval_shape(make_state)
   shardings = state_shardings(
@@ -158,6 +163,7 @@ def train(
     microbatches=microbatches,
     z_loss=z_loss,
     loss_normalizing_factor=loss_normalizing_factor,
+    title_dropout=title_dropout,
   )
   if base is not None:
     settings["lora"] = dataclasses.asdict(base)
@@ -204,10 +210,8 @@ def train(
     capacity = None
     if config.loops_over_examples(mesh):
       counts = (
-        data.token_counts(
-          rows_of_step(
-            step, num_rows=len(data), batch_size=batch_size, seed=seed
-          )
+        token_counts(
+          data, step, batch_size=batch_size, seed=seed, dropout=dropout
         )
         for step in range(steps)
       )
@@ -246,6 +250,7 @@ def train(
       batch_size=batch_size,
       seed=seed,
       sharding=by_row,
+      dropout=dropout,
     )
     values = log.last
     began = time.monotonic() - values.get("seconds", 0.0)

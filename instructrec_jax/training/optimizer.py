@@ -4,11 +4,16 @@ The optimizers keep the learning rate of their last step in their state, where
 `step.train_step` finds it to be logged.
 """
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import optax
 
 from instructrec_jax.errors import InputError, check_counts, check_numbers
 
+# Its name among the parameters.
+_OUTPUT_LAYER = "logits_dense"
 # Float32 has no smaller rate; a larger one than this has trained nothing.
 _SLOWEST, _FASTEST = 1e-37, 1e6
 # Averages that forget nothing divide by 0.
@@ -30,27 +35,64 @@ def adafactor(
   def make(learning_rate):
     return optax.adafactor(learning_rate, decay_rate=0.8)
 
-  return optax.inject_hyperparams(make)(learning_rate)
+  return _with_rate(make, learning_rate)
 
 
 def adamw(
   learning_rate: optax.ScalarOrSchedule = 1e-3,
   weight_decay: float = 0.0,
   b2: float = 0.999,
+  output_rate: float = 1.0,
 ) -> optax.GradientTransformation:
-  """Returns AdamW on gradients clipped to a global norm of 1."""
+  """Returns AdamW on gradients clipped to a global norm of 1.
+
+  The output layer learns at `output_rate` times the learning rate. Its entries
+  are small, and every one moves at each step: at the full rate a start from an
+  SVD is forgotten there within a few dozen steps.
+  """
 
   _check_rate(learning_rate)
-  check_numbers(weight_decay=weight_decay)
+  check_numbers(weight_decay=weight_decay, output_rate=output_rate)
   check_numbers(most=_BELOW_ONE, b2=b2)
 
+  def slower(path, update):
+    is_output = any(getattr(k, "key", None) == _OUTPUT_LAYER for k in path)
+    return update * output_rate if is_output else update
+
   def make(learning_rate):
-    return optax.chain(
+    steps = [
       optax.clip_by_global_norm(1.0),
       optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay),
-    )
+    ]
+    # The state of a run without it has no place for it.
+    if output_rate != 1:
+      steps.append(
+        optax.stateless(
+          lambda updates, _: jax.tree_util.tree_map_with_path(slower, updates)
+        )
+      )
+    return optax.chain(*steps)
 
-  return optax.inject_hyperparams(make)(learning_rate)
+  return _with_rate(make, learning_rate)
+
+
+def _with_rate(
+  make: Callable[..., optax.GradientTransformation],
+  learning_rate: optax.ScalarOrSchedule,
+) -> optax.GradientTransformation:
+  """Returns the optimizer, which keeps its rate in its state."""
+  transform = optax.inject_hyperparams(make)(learning_rate)
+  if callable(learning_rate):
+    return transform
+
+  def update(updates, state, params=None, **extra):
+    # A resumed run's state has the rate that it was begun with.
+    old = state.hyperparams["learning_rate"]
+    rate = {"learning_rate": jnp.full_like(old, learning_rate)}
+    state = state._replace(hyperparams=state.hyperparams | rate)
+    return transform.update(updates, state, params, **extra)
+
+  return optax.GradientTransformationExtraArgs(transform.init, update)
 
 
 def constant(peak: float = 1e-3, warmup_steps: int = 0) -> optax.Schedule:

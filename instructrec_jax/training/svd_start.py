@@ -1,53 +1,50 @@
 """Random weights that start as a ranker: what is bought together, by SVD.
 
-The T5 begins as the log-bilinear model that its token vectors make: the decoder
-sees the mean of the instruction's tokens, and a token is as likely as it goes
-together with that mean, times how usual it is. Training finds cross-attention
-formed, and can only improve on it. Nothing of the architecture changes; the
-random weights of `Transformer` are, in parts, replaced or made smaller.
+The T5 begins as the log-bilinear model that its token vectors make. An
+instruction's tokens add up to vectors of the titles they spell; the decoder
+sees their mean, and a token is as likely as the purchases of titles that have
+it go together with that mean, times how usual it is. Training finds
+cross-attention formed, and can only improve on it. Nothing of the architecture
+changes; the random weights of `Transformer` are, in parts, replaced or made
+smaller.
 
-Key to shapes. V: vocabulary, D: emb_dim.
+Key to shapes. V: vocabulary, E: width of the SVD, D: emb_dim.
 """
 
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
 
+from instructrec_jax.baselines.svd import PieceVectors
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.text.vocabulary import EOS_ID
 
-# The residual stream's first feature is the same for all tokens, so that the
-# output layer has a bias: how usual each token is.
-_CONSTANT = 3.0
-# What the output layer meets there, about, behind the decoder's norm.
-_CONSTANT_OUT = 5.0
-# Nats of a unit cosine, over the square root of the width, chosen on
-# games_2018's validation: 8 of 11.3.
-_SHARPNESS = 0.7
+# Chosen on games_2018's validation, as what ranks best before any step.
+# The residual stream's first feature is the same for all tokens, over the
+# square root of the width: so large that the norms hand on which tokens have a
+# long vector, and the output layer has a bias, which it meets there, about.
+_CONSTANT = 1.0
+_CONSTANT_OUT = 0.4
+# What the decoder adds of the mean: most of a title's tokens say little.
+_GAIN = 20.0
+# Nats of a unit cosine.
+_SHARPNESS = 14.0
 # Of random projections that should not drown what is known at first.
 _QUIET = 0.1
-# Of a token without a vector, beside those that have one.
+# Of a token without a vector.
 _UNKNOWN = 0.3
 
 
-def svd_start(
-  config: T5Config,
-  vectors_VxE: Float[np.ndarray, "vocab embed-1"],
-  counts_V: Int[np.ndarray, " vocab"],
-  *,
-  seed: int,
-) -> Any:
+def svd_start(config: T5Config, vectors: PieceVectors, *, seed: int) -> Any:
   """Returns parameters that start from vectors of tokens.
 
   Args:
     config: the model's sizes; heads x head_dim is at least emb_dim, so that
       attention can hand on what it gathers, and the output layer is untied.
-    vectors_VxE: of `baselines.svd.piece_vectors`, one feature less than
-      emb_dim; zeros for tokens that are not known.
-    counts_V: how often each token is seen.
+    vectors: of the vocabulary's tokens, of at most emb_dim - 1 features.
     seed: of the random weights.
 
   Raises:
@@ -55,22 +52,26 @@ def svd_start(
   """
   check_config(config)
   width, inner = config.emb_dim, config.num_heads * config.head_dim
+  scale = width**0.5
   params = jax.tree.map(
     lambda x: np.array(x), parameters.initial_variables(config, seed=seed)
   )["params"]
+  counts_V = vectors.counts_P
+  last = 1 + vectors.parts_PxD.shape[1]
+  is_known = np.linalg.norm(vectors.parts_PxD, axis=1) > 1e-6
   rng = np.random.default_rng(seed)
-  lengths = np.linalg.norm(vectors_VxE, axis=1, keepdims=True)
-  is_known = lengths > 1e-6
-  random = rng.normal(size=vectors_VxE.shape) * width**-0.5 * _UNKNOWN
-  unit = np.where(is_known, vectors_VxE / np.maximum(lengths, 1e-6), random)
   embedding = params["token_embedder"]["embedding"]
-  embedding[:, 0] = _CONSTANT
-  embedding[:, 1:] = unit * np.sqrt(width)
-  # What decoding begins with knows nothing yet.
-  embedding[0, 1:] = 0
+  embedding[:] = rng.normal(size=embedding.shape) * _UNKNOWN
+  embedding[is_known] = 0
+  embedding[:, 0] = scale * _CONSTANT
+  embedding[is_known, 1:last] = scale * vectors.parts_PxD[is_known]
+  # What begins and ends a text knows nothing.
+  embedding[[0, EOS_ID], 1:] = 0
   head = params["decoder"]["logits_dense"]["kernel"]
-  head[0] = np.log((counts_V + 0.5) / max(counts_V.sum(), 1)) / _CONSTANT_OUT
-  head[1:] = np.where(is_known, unit, 0).T * _SHARPNESS
+  head[:] = 0
+  usual = np.log((counts_V + 0.5) / max(counts_V.sum(), 1))
+  head[0] = usual / (scale * _CONSTANT_OUT)
+  head[1:last] = vectors.means_PxD.T * (_SHARPNESS / scale)
   for stack in ("encoder", "decoder"):
     for name, layer in params[stack].items():
       if not name.startswith("layers_"):
@@ -85,11 +86,12 @@ def svd_start(
     for name, layer in params["decoder"].items()
     if name.startswith("layers_")
   ]
-  # All layers together add twice the mean: as much as a token itself has.
-  gain = (2 / len(cross)) ** 0.5
+  # All layers together add that much of the mean, but not of its constant.
+  gain = (_GAIN / len(cross)) ** 0.5
   for attention in cross:
     attention["query"]["kernel"] *= _QUIET
     attention["value"]["kernel"][:] = gain * np.eye(width, inner)
+    attention["value"]["kernel"][0] = 0
     attention["out"]["kernel"][:] = gain * np.eye(inner, width)
   return params
 

@@ -90,19 +90,58 @@ def test_nothing_known_is_popularity():
   )
 
 
-def test_pieces_have_vectors_of_other_purchases(tmp_path):
-  folder = shelf_folder(tmp_path)
-  texts = [item.title for item in folder.items]
-  vocabulary = train_vocabulary(texts, tmp_path / "vocabulary.model", size=99)
-  vectors, counts = svd.piece_vectors(folder, vocabulary, rows=256, width=16)
-  assert vectors.shape == (256, 16)
+@pytest.fixture(scope="module")
+def shelves(tmp_path_factory):
+  path = tmp_path_factory.mktemp("shelves")
+  folder = shelf_folder(path)
+  titles = [item.title for item in folder.items]
+  return folder, train_vocabulary(titles, path / "vocabulary.model", size=99)
+
+
+def test_pieces_count_training_purchases(shelves):
+  folder, vocabulary = shelves
+  pieces = svd.piece_vectors(folder, vocabulary, rows=256, width=16)
+  assert pieces.parts_PxD.shape == pieces.means_PxD.shape == (256, 16)
   training = folder.splits.training_mask(folder.sequences)
-  assert counts[EOS_ID] == training.sum()
-  titles = [texts[i] for i in folder.sequences.items[training]]
+  assert pieces.counts_P[EOS_ID] == training.sum()
+  items = folder.sequences.items[training]
+  titles = [folder.items[i].title for i in items]
   (alder,) = vocabulary.encode_one("Alder")
-  assert counts[alder] == sum(title.startswith("Alder ") for title in titles)
-  assert np.abs(vectors[counts == 0]).max() < 1e-4
+  assert pieces.counts_P[alder] == sum(t.startswith("Alder ") for t in titles)
+  unseen = pieces.counts_P == 0
+  assert not pieces.parts_PxD[unseen].any()
+  assert not pieces.means_PxD[unseen].any()
   # Who buys a brand buys more of it, whatever the kind.
   brands = [vocabulary.encode_one(b)[0] for b in ("Alder", "Borea", "Corvo")]
-  products = vectors[brands] @ vectors[brands].T
-  assert (products.argmax(1) == np.arange(3)).all()
+  for vectors in (pieces.parts_PxD, pieces.means_PxD):
+    products = vectors[brands] @ vectors[brands].T
+    assert (products.argmax(1) == np.arange(3)).all()
+
+
+def test_parts_add_up_to_their_titles_items(shelves):
+  folder, vocabulary = shelves
+  count = len(folder.items)
+  ranker = SvdRanker.fit(
+    folder.sequences, num_items=count, splits=folder.splits, width=16
+  )
+  pieces = svd.piece_vectors(folder, vocabulary, rows=256, width=16)
+  bought = np.unique(
+    folder.sequences.items[folder.splits.training_mask(folder.sequences)]
+  )
+  sums = np.stack(
+    [
+      pieces.parts_PxD[sorted({*vocabulary.encode_one(item.title)})].sum(0)
+      for item in folder.items
+    ]
+  )[bought]
+  items = ranker._vectors[bought]
+  error = np.square(sums - items).sum() / np.square(items).sum()
+  # Means of parts, or parts of others' titles, are worse than nothing.
+  assert error < 0.5
+  means = np.stack(
+    [
+      pieces.means_PxD[vocabulary.encode_one(i.title)].sum(0)
+      for i in folder.items
+    ]
+  )[bought]
+  assert error < np.square(means - items).sum() / np.square(items).sum()

@@ -136,6 +136,9 @@ def small_results():
   group = {"group": 0, "requests": 9, "value": 0.25, "low": 0.2, "high": 0.3}
   return {
     "dataset": "data/shop",
+    "dataset_sha256": "cd" * 32,
+    "model": None,
+    "limit": None,
     "split": "test",
     "resamples": 1000,
     "seed": 0,

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation import plots, report
 from instructrec_jax.evaluation.html_report import write_html_report
 
 from .conftest import small_results
@@ -74,8 +75,8 @@ def test_untrusted_text_is_escaped_and_nothing_is_loaded(write, training_log):
   text = write(training_log=training_log, examples=[example(1)], notes=[EVIL])
   page = _Page(text)
   assert "script" not in page.tags
-  # Title twice, note, chart, table, verdict, what it saw, instruction,
-  # candidate, footer.
+  # Title twice, note, chart, table, difference, what it saw, instruction,
+  # candidate, dataset.
   assert "".join(page.words).count(EVIL) == 10
   assert page.outside == []
   assert "https:" not in text and "@import" not in text
@@ -102,6 +103,58 @@ def test_colours_follow_the_page(write):
   svg = write().split("<svg")[1]
   assert "var(--accent)" in svg and "var(--ink)" in svg
   assert "#0" not in svg.replace('"#', "")
+
+
+def test_the_verdict_comes_first_and_tells_who_wins(write):
+  text = write()
+  verdict = text.split('class="verdict"')[1].split("</div>")[0]
+  assert text.index("verdict") < text.index("<section>")
+  results = small_results()
+  (c, *_) = [
+    c
+    for c in results["comparisons"]
+    if c["ranker"] == "model"
+    and c["metric"] == results["scenarios"][0]["metrics"][0]
+  ]
+  how = {True: "is level with", False: "beats"}[c["low"] <= 0 <= c["high"]]
+  if c["high"] < 0:
+    how = "is behind"
+  assert f"the model {how} the best baseline" in verdict
+  value = next(
+    row["value"]
+    for row in results["rows"]
+    if (row["ranker"], row["metric"]) == ("model", c["metric"])
+  )
+  assert f"{value:.1%}" in verdict
+
+
+def test_what_columns_mean_stands_with_the_table(write):
+  text = write()
+  for metric in small_results()["scenarios"][0]["metrics"]:
+    assert f"<dt>{report.column_head(metric)}</dt>" in text
+  assert "the share of requests whose true item is among the first 1" in text
+
+
+def test_every_report_says_how_it_was_made(write):
+  text = write()
+  made = text.split("How this was made")[1]
+  for part in ("made on", "program", "command", "device", "sha256"):
+    assert part in made
+
+
+def test_charts_share_an_axis():
+  one, other = (
+    plots.interval_plot({"a": (value, value, value)}, label="HR@1")
+    for value in (0.1, 0.9)
+  )
+  for svg in (one, other):
+    assert ">1.0<" in svg and ">0.0<" in svg
+
+
+def test_a_miss_tells_the_place_of_the_true_answer(write):
+  text = write(examples=[example(0), example(1), example(None)])
+  assert text.count("a miss: the true answer has place 2") == 1
+  assert text.count(">a hit<") == 1
 
 
 def test_a_broken_log_is_located(write, tmp_path, training_log):

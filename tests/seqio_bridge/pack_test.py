@@ -132,6 +132,27 @@ def test_rates_of_a_mixture_are_heeded(dataset, tmp_path):
   assert sum(pair in stored["A04"] for pair in drawn) == 100
 
 
+def test_several_mixtures_are_drawn_at_their_weights(dataset, tmp_path):
+  a01, a04 = _task("A01"), _task("A04")
+  members = open_mixture(
+    f"{a01}=3, {MIXTURE}=1", dataset=dataset, split="train"
+  )
+  shares = {member.task.name: member.share for member in members}
+  alone = {
+    member.task.name: member.share
+    for member in open_mixture(MIXTURE, dataset=dataset, split="train")
+  }
+  assert shares == pytest.approx(
+    {name: share / 4 + 0.75 * (name == a01) for name, share in alone.items()}
+  )
+  packed = _pack(
+    dataset, tmp_path / "packed", mixture=f"{a01}=3,{a04}=1", examples=400
+  )
+  stored, drawn = _stored(dataset), _pairs(packed)
+  assert sum(pair in stored["A01"] for pair in drawn) == 300
+  assert sum(pair in stored["A04"] for pair in drawn) == 100
+
+
 def test_the_seed_decides_the_order(dataset, tmp_path):
   first = _pack(dataset, tmp_path / "a", examples=100)
   same = _pack(dataset, tmp_path / "b", examples=100)
@@ -153,6 +174,14 @@ def test_one_task_and_another_split(dataset, tmp_path):
   ("change", "complaint"),
   [
     ({"mixture": "instructrec_d_v1"}, "no mixture or task 'instructrec_d_v1'"),
+    *(
+      ({"mixture": name}, "each once and with a number above 0")
+      for name in (
+        *(f"{MIXTURE}=0", f"{MIXTURE}=nan", f"{MIXTURE}=", "=1"),
+        *(f"{MIXTURE}=1,{MIXTURE}=1", f"{MIXTURE}=1,", f"{MIXTURE},a=1"),
+      )
+    ),
+    ({"mixture": f"{MIXTURE}=1,x=1"}, "no mixture or task 'x'"),
     ({"split": "dev"}, "not one of train, validation, test"),
     ({"examples": 0}, "at least 1"),
   ],

@@ -106,7 +106,7 @@ class Page:
 
   def tab_to(self, element_id: str) -> None:
     """Presses Tab until an element has the focus."""
-    for _ in range(30):
+    for _ in range(150):
       self.press("Tab")
       if self.evaluate("document.activeElement.id") == element_id:
         return

@@ -14,6 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from instructrec_jax.cards import MODEL_CARD
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.conversion import convert
 from instructrec_jax.errors import InputError
@@ -298,3 +299,39 @@ def test_nothing_is_replaced_or_half_written(
   export(model_dir, tmp_path / "out", force=True)
   assert Recommender.load(tmp_path / "out").titles == ()
   assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_model_tells_its_size_step_and_validation(
+  model_dir,
+  shop,
+  tmp_path,
+):
+  log = model_dir / "metrics.jsonl"
+  lines = [
+    {"step": 5, "loss": 2.0, "validation/hr@1": 0.25},
+    {"step": 7, "validation/hr@1": 0.5},
+    {"step": 9, "validation/hr@1": 0.75},
+  ]
+  log.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  try:
+    export(model_dir, tmp_path / "out", dataset=shop)
+  finally:
+    log.unlink()
+  card = (tmp_path / "out" / MODEL_CARD).read_text()
+  assert card.startswith("# Model card: tiny")
+  assert "| training step | 7 |" in card
+  # Of the step that is exported, not of a later one.
+  assert "| hr@1 | 0.500 |" in card
+  titles = len((tmp_path / "out" / "items.jsonl").read_text().splitlines())
+  assert f"{titles:,} titles to recommend from" in card
+  assert "## Limits" in card
+  # Its hash is in the manifest, as every file's.
+  manifest = json.loads((tmp_path / "out" / "export.json").read_text())
+  assert MODEL_CARD in manifest["files"]
+
+
+def test_a_model_without_a_catalogue_says_so(model_dir, tmp_path):
+  export(model_dir, tmp_path / "bare")
+  card = (tmp_path / "bare" / MODEL_CARD).read_text()
+  assert "no catalogue" in card
+  assert "does not say" in card

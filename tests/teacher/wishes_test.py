@@ -88,6 +88,9 @@ def test_a_product_is_not_for_another_instrument():
     ("for my guitar", "Ukulele Accessories", False),
     ("for my mic", "Condenser Microphones", False),
     ("for my son", "Ukuleles", True),
+    ("for my music stand", "Sheet Music Stands", False),
+    ("for my pedals", "Distortion & Overdrive", False),
+    ("for my pedal board", "Distortion & Overdrive", True),
   ],
 )
 def test_what_a_product_can_be_for(tail, label, fits):

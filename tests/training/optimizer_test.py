@@ -73,6 +73,21 @@ def test_the_last_learning_rate_is_in_the_state(make):
   np.testing.assert_allclose(rates, [0, 0.25, 0.5, 0.75, 1, 0.75])
 
 
+@pytest.mark.parametrize("make", [optimizer.adafactor, optimizer.adamw])
+@pytest.mark.parametrize("kind", [float, optimizer.constant])
+def test_a_resumed_state_goes_on_at_the_rate_that_is_bound_now(make, kind):
+  params, gradient = jnp.ones(4), jnp.ones(4)
+  state = make(kind(1e-2)).init(params)
+  _, state = make(kind(1e-2)).update(gradient, state, params)
+  moved, after = make(kind(1e-3)).update(gradient, state, params)
+  slow = make(kind(1e-3))
+  state = slow.init(params)
+  for _ in range(2):
+    expected, state = slow.update(gradient, state, params)
+  np.testing.assert_allclose(moved, expected, rtol=1e-6)
+  np.testing.assert_allclose(after.hyperparams["learning_rate"], 1e-3)
+
+
 @pytest.mark.parametrize(
   ("schedule", "rates"),
   [
@@ -103,3 +118,25 @@ def test_schedules(schedule, rates):
 def test_impossible_schedules_are_refused(make):
   with pytest.raises(InputError):
     make()
+
+
+def test_the_output_layer_alone_can_learn_slower():
+  rng = np.random.default_rng(0)
+  params, gradients = (
+    {
+      "layer": jnp.asarray(rng.normal(size=(3, 4)), jnp.float32),
+      "logits_dense": {"kernel": jnp.asarray(rng.normal(size=(4, 5)))},
+    }
+    for _ in range(2)
+  )
+  plain, slow = (
+    optimizer.adamw(1e-2, weight_decay=0.1, output_rate=share)
+    for share in (1.0, 0.25)
+  )
+  (one, _), (other, _) = (
+    each.update(gradients, each.init(params), params) for each in (plain, slow)
+  )
+  np.testing.assert_array_equal(other["layer"], one["layer"])
+  np.testing.assert_allclose(
+    other["logits_dense"]["kernel"], one["logits_dense"]["kernel"] / 4
+  )

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from instructrec_jax.baselines.svd import PieceVectors
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
@@ -32,10 +33,12 @@ KNOWN = np.arange(3, 33)
 def start():
   vectors = np.zeros((128, 31), np.float32)
   rng = np.random.default_rng(0)
-  vectors[KNOWN] = 3 * np.eye(31)[SHELF] + 0.1 * rng.normal(size=(30, 31))
+  vectors[KNOWN] = 3 * np.eye(31)[SHELF] + 0.01 * rng.normal(size=(30, 31))
   counts = np.zeros(128, int)
   counts[KNOWN] = 10 + np.arange(30) % 10 * 20
-  return svd_start(CONFIG, vectors, counts, seed=1), counts
+  vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
+  pieces = PieceVectors(vectors, vectors, counts)
+  return svd_start(CONFIG, pieces, seed=1), counts
 
 
 def log_probabilities(params, tokens):
@@ -76,10 +79,23 @@ def test_an_unknown_token_is_not_preferred(start):
   assert log_p[40:].max() < log_p[KNOWN[:10]].min()
 
 
-def test_equal_seeds_give_equal_weights(start):
+def test_what_says_little_of_a_title_changes_little(start):
   params, counts = start
+  filler = 100
+  params = jax.tree.map(np.copy, params)
+  params["token_embedder"]["embedding"][filler, 1:] = 0
+  history = [*KNOWN[:3]]
+  alone = log_probabilities(params, [*history, 1])[KNOWN]
+  among = log_probabilities(params, [*history, *[filler] * 3, 1])[KNOWN]
+  other = log_probabilities(params, [*history, *KNOWN[10:13], 1])[KNOWN]
+  assert np.abs(among - alone).max() < np.abs(other - alone).max() / 2
+
+
+def test_equal_seeds_give_equal_weights(start):
+  _, counts = start
   vectors = np.zeros((128, 31), np.float32)
-  one, other = (svd_start(CONFIG, vectors, counts, seed=s) for s in (1, 1))
+  pieces = PieceVectors(vectors, vectors, counts)
+  one, other = (svd_start(CONFIG, pieces, seed=s) for s in (1, 1))
   jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
@@ -94,4 +110,6 @@ def test_equal_seeds_give_equal_weights(start):
 def test_refuses_a_model_that_cannot_hand_on_what_it_gathers(change, says):
   config = dataclasses.replace(CONFIG, **change)
   with pytest.raises(InputError, match=says):
-    svd_start(config, np.zeros((128, 31)), np.ones(128), seed=0)
+    nothing = np.zeros((128, 31), np.float32)
+    pieces = PieceVectors(nothing, nothing, np.ones(128, int))
+    svd_start(config, pieces, seed=0)

@@ -1,31 +1,49 @@
 // The page's only script. Texts of users and catalogues are set as text alone.
 
 const of = (id) => document.getElementById(id);
-// Titles that /v1/explain takes.
+const LISTED = 10;
+// What the server takes.
+const MOST_LISTED = 100;
 const MOST_EXPLAINED = 100;
+const PAGE = 30;
+// Other titles that the best is explained against.
+const CONTRAST = 12;
+const KEY = "instructrec-key";
 
 let history = [];
+let rejected = [];
+let unknown = new Set();
 // Places of the ranking before, to tell what has moved.
 let before = new Map();
-let catalogue = 0;
-let asked = null;
-// The words that the ranking is for.
 let wish = "";
+let catalogue = 0;
+// What "Why?" asks about: the last question and its best answer.
+let asked = null;
+
+class NoKey extends Error {}
 
 async function fetched(path, body) {
-  const options = body && {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify(body),
-  };
+  const headers = {};
+  const key = sessionStorage.getItem(KEY);
+  if (key) headers.Authorization = `Bearer ${key}`;
+  const options = { headers };
+  if (body) {
+    headers["Content-Type"] = "application/json";
+    Object.assign(options, { method: "POST", body: JSON.stringify(body) });
+  }
   let answer;
   try {
-    answer = await fetch(path, options || undefined);
+    answer = await fetch(path, options);
   } catch {
-    throw new Error("The server does not answer.");
+    throw new Error("The server does not answer. Try again in a moment.");
   }
   const found = await answer.json().catch(() => ({}));
+  if (answer.status === 401) {
+    of("key-field").hidden = false;
+    throw new NoKey(key ? "This key is not one of the server's." : "");
+  }
   if (!answer.ok) throw new Error(found.message || `Status ${answer.status}.`);
+  of("key-field").hidden = true;
   return found;
 }
 
@@ -36,9 +54,20 @@ function element(name, text, className) {
   return made;
 }
 
+function button(text, label, action, id) {
+  const made = element("button", text, "small-button");
+  made.type = "button";
+  if (id) made.id = id;
+  if (label !== text) made.setAttribute("aria-label", label);
+  made.addEventListener("click", () => action(made));
+  return made;
+}
+
 const lines = (text) => [
   ...new Set(text.split("\n").map((line) => line.trim()).filter(Boolean)),
 ];
+
+const quoted = (text) => `“${text}”`;
 
 function wholeCatalogue() {
   return document.querySelector("[name=source]:checked").value === "catalogue";
@@ -54,43 +83,131 @@ function said() {
   return body;
 }
 
+// --- The address has all that was said, after the #: it goes to no server.
+
+function toAddress() {
+  const state = new URLSearchParams();
+  const { query, kind, preference, context } = said();
+  if (query) state.set("wish", query);
+  for (const title of history) state.append("has", title);
+  for (const title of rejected) state.append("not", title);
+  if (kind !== "auto") state.set("kind", kind);
+  if (preference) state.set("taste", preference);
+  if (context) state.set("for", context);
+  if (!wholeCatalogue()) {
+    for (const title of lines(of("candidates").value)) state.append("of", title);
+  }
+  return state.size ? `#${state}` : location.pathname;
+}
+
+function fromAddress() {
+  const state = new URLSearchParams(location.hash.slice(1));
+  of("query").value = state.get("wish") ?? "";
+  history = state.getAll("has");
+  rejected = state.getAll("not");
+  of("preference").value = state.get("taste") ?? "";
+  of("context").value = state.get("for") ?? "";
+  const kinds = [...of("kind").options].map((option) => option.value);
+  const kind = state.get("kind");
+  of("kind").value = kinds.includes(kind) ? kind : "auto";
+  const titles = state.getAll("of");
+  of("candidates").value = titles.join("\n");
+  chooseSource(catalogue && !titles.length ? "catalogue" : "titles");
+  unknown = new Set();
+  showHistory();
+  showRejected();
+  return Boolean(of("query").value || history.length || state.get("taste"));
+}
+
+function chooseSource(name) {
+  document.querySelector(`[name=source][value=${name}]`).checked = true;
+  of("titles").hidden = name === "catalogue";
+}
+
+// --- What you have.
+
+function chip(title, remove, label) {
+  const item = element("li", title);
+  item.append(button("×", label, remove));
+  return item;
+}
+
 function showHistory() {
   of("history").replaceChildren(
     ...history.map((title, place) => {
-      const item = element("li", title);
-      const remove = element("button", "×");
-      remove.type = "button";
-      remove.setAttribute("aria-label", `Remove ${title}`);
-      remove.addEventListener("click", () => {
+      const item = chip(title, () => {
         history.splice(place, 1);
         showHistory();
         of("title").focus();
         composeSoon();
-      });
-      item.append(remove);
+      }, `Remove ${title}`);
+      if (unknown.has(title)) item.classList.add("unknown");
       return item;
+    }),
+  );
+  const strange = history.filter((title) => unknown.has(title));
+  of("unknown").textContent = strange.length
+    ? `Not in the catalogue: ${strange.join("; ")}. The model reads the title ` +
+      "as you wrote it."
+    : "";
+}
+
+function flagUnknown(answer) {
+  unknown = new Set(answer.unknown_history);
+  showHistory();
+}
+
+function has(title) {
+  if (!title || history.includes(title)) return;
+  history.push(title);
+  showHistory();
+  composeSoon();
+}
+
+function addTitle() {
+  has(of("title").value.trim());
+  of("title").value = "";
+  of("found").replaceChildren();
+  of("title").focus();
+}
+
+async function suggest() {
+  const text = of("title").value.trim();
+  if (!catalogue || text.length < 2) return;
+  const path = `v1/items?limit=12&search=${encodeURIComponent(text)}`;
+  const { items } = await fetched(path).catch(() => ({ items: [] }));
+  if (text !== of("title").value.trim()) return;
+  of("found").replaceChildren(
+    ...items.map((title) => {
+      const option = document.createElement("option");
+      option.value = title;
+      return option;
     }),
   );
 }
 
-function addTitle() {
-  const title = of("title").value.trim();
-  if (!title) return;
-  history.push(title);
-  of("title").value = "";
-  of("found").replaceChildren();
-  showHistory();
-  of("title").focus();
-  composeSoon();
+function showRejected() {
+  of("left-out").hidden = !rejected.length;
+  of("not-list").replaceChildren(
+    ...rejected.map((title, place) =>
+      chip(title, () => {
+        rejected.splice(place, 1);
+        showRejected();
+        busy(rank);
+      }, `Allow ${title} again`),
+    ),
+  );
 }
+
+// --- What the model reads.
 
 function showInstruction(answer) {
   of("instruction").textContent = answer.instruction;
-  let notes = `Template ${answer.template}, ${answer.aspects}`;
+  const notes = [`Template ${answer.template} ${answer.aspects}.`];
   if (answer.items_dropped) {
-    notes += `; ${answer.items_dropped} oldest titles left out for length`;
+    notes.push(`${answer.items_dropped} oldest titles are left out for length.`);
   }
-  of("composed").textContent = notes;
+  of("composed").textContent = notes.join(" ");
 }
 
 // Answers may overtake each other: only the last question's counts.
@@ -102,8 +219,10 @@ async function compose() {
   if (!wholeCatalogue() && titles.length) body.documents = titles;
   if (!body.query && !body.history && !body.preference) return;
   try {
-    const answer = await fetched("/v1/instructions", body);
-    if (mine === composing) showInstruction(answer);
+    const answer = await fetched("v1/instructions", body);
+    if (mine !== composing) return;
+    showInstruction(answer);
+    flagUnknown(answer);
   } catch (error) {
     if (mine === composing) of("composed").textContent = error.message;
   }
@@ -119,6 +238,8 @@ function afterAWhile(action) {
 
 const composeSoon = afterAWhile(compose);
 
+// --- The ranking.
+
 function moved(title, place) {
   if (!before.size) return null;
   const last = before.get(title);
@@ -133,126 +254,277 @@ function moved(title, place) {
   return mark;
 }
 
+function percent(chance) {
+  if (chance > 0 && chance < 0.001) return "<0.1%";
+  return `${(100 * chance).toFixed(chance < 0.1 ? 1 : 0)}%`;
+}
+
+function showSkeleton() {
+  const rows = Array.from({ length: 5 }, () => element("li", "", "skeleton"));
+  of("ranking").replaceChildren(...rows);
+  of("ranking").setAttribute("aria-hidden", "true");
+  for (const id of ["weights", "after"]) of(id).hidden = true;
+}
+
 function showRanking(results) {
   const places = new Map();
+  const most = Math.max(...results.map((result) => result.relevance_score), 1e-9);
   const items = results.map((result, index) => {
     const title = result.document.text;
     places.set(title, index + 1);
-    const share = `${(100 * result.relevance_score).toFixed(1)}%`;
     const item = document.createElement("li");
-    item.style.setProperty("--share", share);
-    const likelihood = result.log_likelihood.toFixed(2).replace("-", "−");
+    const share = (100 * result.relevance_score) / most;
+    item.style.setProperty("--share", `${share.toFixed(1)}%`);
     const named = element("span", title, "named");
     const mark = moved(title, index + 1);
     if (mark) named.append(" ", mark);
-    const score = element("span", share, "score");
-    score.append(" ", element("small", likelihood));
-    item.append(element("span", String(index + 1), "place"), named, score);
+    const actions = element("span", "", "actions");
+    if (!index && results.length > 1) {
+      actions.append(button("Why?", `Why? ${title}`, () => busy(why), "why"));
+    }
+    actions.append(
+      button("More like this", `More like this: ${title}`, () => moreLike(title)),
+      button("Not this", `Not this: ${title}`, () => notThis(title)),
+    );
+    item.append(
+      element("span", String(index + 1), "place"),
+      named,
+      element("span", percent(result.relevance_score), "score"),
+      actions,
+    );
     return item;
   });
+  of("ranking").removeAttribute("aria-hidden");
   of("ranking").replaceChildren(...items);
   before = places;
 }
 
-async function rank() {
-  const body = said();
-  const whole = wholeCatalogue();
-  if (!whole) {
-    body.documents = lines(of("candidates").value);
-    body.return_documents = true;
-    if (!body.documents.length) {
-      throw new Error("Write the titles to rank, one a line.");
-    }
+// The one place that asks for a ranking: another way to converse goes here.
+async function answerTo(body) {
+  if (wholeCatalogue()) {
+    const left = rejected.length + liked(body.query).length;
+    body.top_n = Math.min(LISTED + left, MOST_LISTED);
+    return fetched("v1/recommend", body);
   }
-  const answer = await fetched(whole ? "/v1/recommend" : "/v1/rerank", body);
-  composing++;
-  showInstruction(answer);
-  const again = before.size > 0;
-  showRanking(answer.results);
-  const titles = answer.results.map((result) => result.document.text);
-  // In the same template: else another ranking would be explained.
-  asked = { ...body, documents: titles, template: answer.template };
-  delete asked.return_documents;
-  of("why").hidden = titles.length < 2 || titles.length > MOST_EXPLAINED;
-  of("weights").hidden = true;
-  const last = wish;
-  wish = body.query ? `“${body.query}”` : "your history";
-  of("status").textContent =
-    `For ${wish}: ${titles.length} titles, the likeliest first, with their ` +
-    "share and log-likelihood." +
-    (again ? ` Marks tell what has moved since ${last}.` : "");
+  body.documents = lines(of("candidates").value);
+  body.return_documents = true;
+  if (!body.documents.length) {
+    throw new Error(
+      "Write the titles to choose from, one a line, under More choices.",
+    );
+  }
+  return fetched("v1/rerank", body);
 }
 
-async function explain() {
-  const answer = await fetched("/v1/explain", asked);
-  const first = answer.results[0].index;
-  of("weights-heading").textContent =
-    `What speaks for “${asked.documents[first]}”`;
+async function rank() {
+  const body = said();
+  if (!body.query && !body.history && !body.preference) {
+    of("query").focus();
+    throw new Error("Say a wish first, or add a title that you have.");
+  }
+  const last = [...of("ranking").childNodes];
+  showSkeleton();
+  of("status").textContent = "Looking …";
+  toRanking();
+  let answer;
+  try {
+    answer = await answerTo(body);
+  } catch (error) {
+    of("ranking").replaceChildren(...last);
+    of("ranking").removeAttribute("aria-hidden");
+    of("status").textContent = "There is no answer to the last wish.";
+    throw error;
+  }
+  composing++;
+  showInstruction(answer);
+  flagUnknown(answer);
+  const again = before.size > 0;
+  const left = new Set([...rejected, ...liked(body.query)]);
+  const all = answer.results.filter(({ document }) => !left.has(document.text));
+  const shown = wholeCatalogue() ? all.slice(0, LISTED) : all;
+  showRanking(shown);
+  asked = { ...said(), template: answer.template, results: shown };
+  const previous = wish;
+  wish = body.query ? quoted(body.query) : "what you have";
+  of("status").textContent =
+    `For ${wish}.` + (again ? ` The marks tell what changed since ${previous}.` : "");
+  of("after").hidden = false;
+  of("shared").textContent = "";
+  if (toAddress() !== (location.hash || location.pathname)) {
+    window.history.pushState(null, "", toAddress());
+  }
+}
+
+// To where the ranking appears: on a phone it is below the wish.
+function toRanking() {
+  of("ranking-heading").focus({ preventScroll: true });
+  const { top } = of("results").getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 3) {
+    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    of("results").scrollIntoView({ behavior: calm ? "auto" : "smooth" });
+  }
+}
+
+const LIKE = "something like ";
+
+// What one asks for more of is not shown again.
+const liked = (wish) =>
+  wish.startsWith(LIKE) ? [wish.slice(LIKE.length)] : [];
+
+function moreLike(title) {
+  of("query").value = LIKE + title;
+  busy(rank);
+}
+
+function notThis(title) {
+  rejected.push(title);
+  showRejected();
+  busy(rank);
+}
+
+// How much likelier a weight makes an answer, in words.
+function times(weight) {
+  const factor = Math.exp(Math.abs(weight));
+  if (factor < 1.05) return "no difference";
+  const shown = factor > 1000 ? "over 1,000" : factor.toPrecision(2);
+  return `${Number(shown) || shown} times ${weight > 0 ? "likelier" : "less likely"}`;
+}
+
+async function why() {
+  const first = asked.results[0].document.text;
+  let others = asked.results.slice(1).map((result) => result.document.text);
+  if (wholeCatalogue()) {
+    // The ten best are often alike; what sets the best apart is told against
+    // titles from all over the catalogue.
+    const drawn = await Promise.all(
+      Array.from({ length: CONTRAST }, (_, part) => {
+        const offset = Math.floor((part * catalogue) / CONTRAST);
+        return fetched(`v1/items?limit=1&offset=${offset}`);
+      }),
+    );
+    const had = new Set([first, ...history, ...rejected]);
+    const titles = drawn.flatMap((page) => page.items);
+    others = [...new Set(titles)].filter((title) => !had.has(title));
+  }
+  const { results, ...body } = asked;
+  const documents = [first, ...others].slice(0, MOST_EXPLAINED);
+  const answer = await fetched("v1/explain", { ...body, documents });
+  of("weights-heading").textContent = `Why ${documents[answer.results[0].index]}`;
   of("weight-list").replaceChildren(
     ...answer.weights.flatMap((part) => [
-      element("dt", part.text),
-      element("dd", `${part.weight > 0 ? "+" : "−"}${Math.abs(part.weight).toFixed(2)}`),
+      element("dt", part.text.replace(/[\s.,;:!?]+$/, "") || part.text),
+      element("dd", times(part.weight)),
     ]),
   );
   if (!answer.weights.length) {
-    of("weight-list").append(element("dt", "No word can be left out."));
+    of("weight-list").append(
+      element("dt", "There is only one word: without it nothing is left."),
+    );
   }
   of("weights").hidden = false;
   of("weights-heading").focus();
 }
 
-// Runs what a button asks for, one at a time.
-async function busy(button, action) {
-  if (document.body.hasAttribute("aria-busy")) return;
+// Runs what is asked for, one at a time: the last that comes meanwhile is next.
+let next = null;
+async function busy(action) {
+  if (document.body.hasAttribute("aria-busy")) {
+    next = action;
+    return;
+  }
   of("problem").textContent = "";
-  // Not disabled: it would lose the focus.
-  button.setAttribute("aria-disabled", "true");
   document.body.setAttribute("aria-busy", "true");
+  // Not disabled: it would lose the focus.
+  of("rank").setAttribute("aria-disabled", "true");
   try {
     await action();
   } catch (error) {
     of("problem").textContent = error.message;
+    if (error instanceof NoKey) of("key").focus();
+    else of("problem").scrollIntoView({ block: "nearest" });
   }
-  button.removeAttribute("aria-disabled");
+  of("rank").removeAttribute("aria-disabled");
   document.body.removeAttribute("aria-busy");
+  const waiting = next;
+  next = null;
+  if (waiting && waiting !== action) await busy(waiting);
 }
 
-async function suggest() {
-  const text = of("title").value.trim();
-  if (!catalogue || text.length < 2) return;
-  const path = `/v1/items?limit=12&search=${encodeURIComponent(text)}`;
-  const { items } = await fetched(path).catch(() => ({ items: [] }));
-  if (text !== of("title").value.trim()) return;
-  of("found").replaceChildren(
-    ...items.map((title) => {
-      const option = document.createElement("option");
-      option.value = title;
-      return option;
+// --- The catalogue.
+
+let searching = 0;
+async function browse(offset = 0) {
+  const mine = ++searching;
+  const search = encodeURIComponent(of("search").value.trim());
+  const path = `v1/items?limit=${PAGE}&offset=${offset}&search=${search}`;
+  const found = await fetched(path).catch((error) => {
+    of("counted").textContent = error.message;
+  });
+  if (!found || mine !== searching) return;
+  const items = found.items.map((title) => {
+    const item = element("li", "");
+    item.append(
+      element("span", title, "named"),
+      button("I have it", `I have it: ${title}`, () => has(title)),
+    );
+    return item;
+  });
+  if (offset) of("titles-list").append(...items);
+  else of("titles-list").replaceChildren(...items);
+  const listed = of("titles-list").childElementCount;
+  of("more").hidden = listed >= found.total;
+  of("counted").textContent = found.total
+    ? `${listed.toLocaleString()} of ${found.total.toLocaleString()} titles`
+    : "No title has these words.";
+}
+
+async function showExamples() {
+  const found = await fetched("v1/examples").catch(() => null);
+  if (!found || !(found.wishes.length || found.history.length)) return;
+  const tryIt = (text, say) => {
+    const item = document.createElement("li");
+    item.append(button(text, text, () => {
+      say();
+      busy(rank);
+    }));
+    return item;
+  };
+  of("example-list").replaceChildren(
+    ...found.wishes.map((text) =>
+      tryIt(text, () => {
+        of("query").value = text;
+      }),
+    ),
+    tryIt(`for someone with ${found.history.join(" and ")}`, () => {
+      of("query").value = "";
+      history = [...found.history];
+      showHistory();
     }),
   );
+  of("examples").hidden = false;
 }
 
-async function sample() {
-  let titles = [
-    "Canvas Tent", "Down Sleeping Bag", "Cast Iron Pan", "Chess Set",
-    "Trail Running Shoes", "Espresso Machine", "Head Lamp", "Yoga Mat",
-  ];
-  if (catalogue) {
-    const { items } = await fetched("/v1/items?limit=100");
-    // A few from all over the catalogue.
-    const step = Math.max(1, Math.floor(items.length / 8));
-    titles = items.filter((_, place) => place % step === 0).slice(0, 8);
+async function share() {
+  const address = location.origin + location.pathname + toAddress();
+  try {
+    await navigator.clipboard.writeText(address);
+    of("shared").textContent = "Copied.";
+  } catch {
+    // Without HTTPS a script may not write to the clipboard.
+    of("shared").textContent = "The address of this page is the link.";
   }
-  history = titles.slice(0, 2);
-  of("candidates").value = titles.slice(2).join("\n");
-  of("query").value = `I want something like ${titles[titles.length - 1]}`;
-  showHistory();
-  await compose();
 }
 
-function showSource() {
-  of("titles").hidden = wholeCatalogue();
-  composeSoon();
+function clear() {
+  window.history.pushState(null, "", location.pathname);
+  fromAddress();
+  before = new Map();
+  asked = null;
+  of("ranking").replaceChildren();
+  for (const id of ["weights", "after"]) of(id).hidden = true;
+  of("status").textContent = "Say a wish, or tell what you have.";
+  of("problem").textContent = "";
+  of("query").focus();
 }
 
 of("add").addEventListener("click", addTitle);
@@ -271,28 +543,52 @@ of("query").addEventListener("keydown", (event) => {
   of("ask").requestSubmit();
 });
 for (const radio of document.querySelectorAll("[name=source]")) {
-  radio.addEventListener("change", showSource);
+  radio.addEventListener("change", () => {
+    chooseSource(radio.value);
+    composeSoon();
+  });
 }
 of("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  busy(of("rank"), rank);
+  busy(rank);
 });
-of("why").addEventListener("click", () => busy(of("why"), explain));
-of("sample").addEventListener("click", () => {
-  sample().catch((error) => { of("problem").textContent = error.message; });
+of("search").addEventListener("input", afterAWhile(() => browse()));
+of("more").addEventListener("click", () =>
+  browse(of("titles-list").childElementCount));
+of("clear").addEventListener("click", clear);
+of("share").addEventListener("click", share);
+function useKey() {
+  sessionStorage.setItem(KEY, of("key").value.trim());
+  busy(start);
+}
+of("use-key").addEventListener("click", useKey);
+of("key").addEventListener("keydown", (event) => {
+  if (event.key !== "Enter") return;
+  event.preventDefault();
+  useKey();
+});
+addEventListener("popstate", () => {
+  if (fromAddress()) busy(rank);
+  else clear();
 });
 
-try {
-  const health = await fetched("/healthz");
+async function start() {
+  const health = await fetched("healthz");
   catalogue = health.catalogue;
-  of("served").textContent = `${health.model}, ` + (catalogue
-    ? `${catalogue.toLocaleString()} titles in the catalogue`
-    : "no catalogue");
+  of("served").textContent = `${health.model}: ` + (catalogue
+    ? `${catalogue.toLocaleString()} titles to choose from`
+    : "no catalogue; bring titles of your own");
+  of("sources").hidden = of("catalogue").hidden = !catalogue;
+  // Without a catalogue they are what there is to choose from.
+  if (!catalogue) of("titles").closest("details").open = true;
+  const wished = fromAddress();
+  // Asks for the key, if one is needed.
+  await fetched("v1/models");
   if (catalogue) {
-    of("sources").hidden = false;
-    document.querySelector("[value=catalogue]").checked = true;
-    showSource();
+    browse();
+    showExamples();
   }
-} catch (error) {
-  of("problem").textContent = error.message;
+  if (wished) await rank();
 }
+
+busy(start);

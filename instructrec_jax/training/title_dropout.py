@@ -1,0 +1,98 @@
+"""Leaving titles out of histories at random, anew each time a row is read.
+
+Who reads the same history twice learns it by heart. A recommender is better
+kept from it by dropping what it reads (Liang et al., "Variational autoencoders
+for collaborative filtering", 2018) than by dropping activations: any part of a
+history then has to tell what follows. Left-out tokens are not computed.
+
+Key to shapes. B: rows of a batch, T: tokens of a row.
+"""
+
+import dataclasses
+
+import numpy as np
+
+from instructrec_jax.errors import InputError, check_numbers
+from instructrec_jax.instructions.render import SEPARATOR
+from instructrec_jax.instructions.scenarios import SEQUENCES
+from instructrec_jax.text.features import positions
+from instructrec_jax.text.packed_dataset import PackedDataset
+from instructrec_jax.text.vocabulary import EOS_ID
+
+
+@dataclasses.dataclass(frozen=True)
+class TitleDropout:
+  """Drops each title of a batch's histories with a probability.
+
+  Attributes:
+    rate: the probability.
+    separator: the token between titles.
+    seed: with the step's number, of what is dropped.
+  """
+
+  rate: float
+  separator: int
+  seed: int
+
+  @classmethod
+  def of(
+    cls, data: PackedDataset, *, rate: float, seed: int
+  ) -> "TitleDropout | None":
+    """Returns the dropout for packed rows; none for a rate of 0.
+
+    Raises:
+      InputError: the rate is not from 0 to below 1, the rows are not histories
+        alone, or their vocabulary has no token between titles.
+    """
+    check_numbers(most=1 - 1e-6, title_dropout=rate)
+    if not rate:
+      return None
+    tasks = data.manifest.get("tasks") or {"": None}
+    if any(f"_{SEQUENCES}_" not in name for name in tasks):
+      raise InputError(
+        f"{data.path}: TITLE_DROPOUT leaves titles out of histories, and these "
+        "rows have other titles, too: pack instructrec_sequences_v1 alone, or "
+        "bind TITLE_DROPOUT to 0."
+      )
+    alone, followed = (
+      data.vocabulary.encode_one(text) for text in ("a", f"a{SEPARATOR}a")
+    )
+    if len(followed) != 2 * len(alone) + 1:
+      raise InputError(
+        f"{data.path}: TITLE_DROPOUT needs a vocabulary with {SEPARATOR!r} as "
+        "a token of its own: build it with --pieces titles, or bind "
+        "TITLE_DROPOUT to 0."
+      )
+    return cls(rate, followed[len(alone)], seed)
+
+  def batch(
+    self, batch: dict[str, np.ndarray], *, step: int, rows: np.ndarray
+  ) -> dict[str, np.ndarray]:
+    """Returns T5X's features of a batch with fewer tokens in the encoder.
+
+    Args:
+      batch: of `PackedDataset.batch`, [B, T] each.
+      step: of training.
+      rows: [B], each one's place in the batch of all processes.
+    """
+    tokens_BxT = batch["encoder_input_tokens"]
+    segments_BxT = batch["encoder_segment_ids"]
+    begins_BxT = np.ones(tokens_BxT.shape, bool)
+    begins_BxT[:, 1:] = (tokens_BxT[:, :-1] == self.separator) | (
+      segments_BxT[:, 1:] != segments_BxT[:, :-1]
+    )
+    title_BxT = begins_BxT.cumsum(axis=1) - 1
+    # For all rows of the step, so that processes agree whoever reads which.
+    rng = np.random.default_rng((self.seed, step))
+    draws = rng.random((rows.max() + 1, tokens_BxT.shape[1]))[rows]
+    is_kept_BxT = np.take_along_axis(draws >= self.rate, title_BxT, axis=1)
+    is_kept_BxT |= tokens_BxT == EOS_ID
+    # Padding stays behind what is left.
+    order_BxT = np.argsort(~is_kept_BxT | (tokens_BxT == 0), 1, kind="stable")
+    is_kept_BxT = np.take_along_axis(is_kept_BxT, order_BxT, axis=1)
+    kept = {}
+    for name in ("encoder_input_tokens", "encoder_segment_ids"):
+      kept[name] = np.take_along_axis(batch[name], order_BxT, axis=1)
+      kept[name] = np.where(is_kept_BxT, kept[name], 0)
+    kept["encoder_positions"] = positions(kept["encoder_segment_ids"])
+    return batch | kept
