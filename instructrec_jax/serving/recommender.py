@@ -357,15 +357,14 @@ class Recommender:
     check_counts(k=k)
     _check_names(said, "converse", but=("candidates",))
     need = conversation.read(turns, catalogue=self._words)
-    if wording is None:
-      wording = conversation.load_turns()["composed"]
+    worded = wording or conversation.load_turns()["composed"]
     shown = turns[-2].shown if len(turns) > 1 else ()
     by_id = said.pop("by_id", False)
     had = [*self._titles_of(history, "history", by_id=by_id), *need.chosen]
     left_out = 0
     while True:
       words = conversation.compose_words(
-        need, wording, shown=shown, left_out=left_out
+        need, worded, shown=shown, left_out=left_out
       )
       # What is only denied is all that there is to go by.
       words = words or ("" if had else turns[-1].words)
