@@ -158,7 +158,7 @@ def catalogue_titles(folder: pathlib.Path) -> list[str]:
   """
   folder = pathlib.Path(folder)
   is_exported = (folder / ITEMS_FILE).is_file()
-  titles = [*exported_items(folder)] if is_exported else [*catalogue(folder)]
+  titles = [*(exported_items if is_exported else catalogue)(folder)]
   if not titles:
     raise InputError(f"{folder}: there is no title in its catalogue.")
   return titles

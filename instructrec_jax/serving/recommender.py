@@ -361,12 +361,14 @@ class Recommender:
     if not self.titles:
       raise InputError(_NO_CATALOGUE)
     check_counts(k=k)
+    _check_names(said, "converse", but=("candidates",))
     need = conversation.read(turns, catalogue=self._words)
     worded: Mapping[str, str] = (
       conversation.load_turns()["composed"] if wording is None else wording
     )
     shown = turns[-2].shown if len(turns) > 1 else ()
-    had = [*history, *need.chosen]
+    by_id = said.pop("by_id", False)
+    had = [*self._titles_of(history, "history", by_id=by_id), *need.chosen]
     left_out = 0
     while True:
       words = conversation.compose_words(
@@ -382,7 +384,7 @@ class Recommender:
         if left_out >= len(need.words) + len(shown) + len(need.refused):
           raise
         left_out += 1
-    gone = [*need.refused, *need.liked, *shown_titles(had, name="history")]
+    gone = [*need.refused, *need.liked, *composed.slots.history]
     excluded = {self.index[title] for title in gone if title in self.index}
     left, given_up = self._words.fulfilling(need, excluded)
     every = range(len(self.titles))
@@ -425,7 +427,7 @@ class Recommender:
       None if each is None else shown_titles([each], name=name)[0]
       for name, each in (("title", title), ("against", against))
     ]
-    if len(candidates):
+    if candidates is not None and len(candidates):
       composed = self.compose(instruction, candidates=candidates, **said)
       titles = composed.candidates
     else:

@@ -152,7 +152,7 @@ class RecommendRequest(_OurRequest):
   top_n: Annotated[int, Field(ge=1, le=MAX_RECOMMENDED)] = 10
 
 
-class ChatRequest(UserInput):
+class ChatRequest(_OurRequest):
   """Asks for an answer to the next turn of a conversation.
 
   `query` is what the user says now: a wish, or a correction such as "not from
@@ -161,10 +161,9 @@ class ChatRequest(UserInput):
   """
 
   model_config = ConfigDict(
-    extra="forbid",
     json_schema_extra={
       "examples": [{"query": "In green, please.", "conversation": "5c0e9f"}]
-    },
+    }
   )
 
   conversation: Annotated[str, Field(max_length=64)] | None = Field(
