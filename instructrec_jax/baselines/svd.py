@@ -126,11 +126,21 @@ def piece_vectors(
     width: of the vectors.
   """
   titles = display_titles(folder.items)
-  ids = [sorted({*vocabulary.encode_one(t)} - {EOS_ID}) for t in titles]
-  pieces = _indicator(ids, rows)
   bought = _purchases(folder.sequences, len(titles), folder.splits)
   purchases = np.asarray(bought.sum(0)).ravel()
-  items = _unit(factored(_ppmi(bought.T @ bought), width))
+  vectors = _unit(factored(_ppmi(bought.T @ bought), width))
+  # A title that is one piece is spelled, too, so that its words are known.
+  written = [
+    (item, sorted({*ids} - {EOS_ID}))
+    for item, title in enumerate(titles)
+    for ids in {
+      tuple(vocabulary.encode_one(title)),
+      tuple(vocabulary.spell(title)),
+    }
+  ]
+  of_items = [item for item, _ in written]
+  items, purchases = vectors[of_items], purchases[of_items]
+  pieces = _indicator([ids for _, ids in written], rows)
   weights = scipy.sparse.diags_array(np.log1p(purchases))
   normal = pieces.T @ weights @ pieces + _RIDGE * scipy.sparse.eye_array(rows)
   sums = pieces.T @ (weights @ items)
@@ -141,7 +151,7 @@ def piece_vectors(
   counts = np.asarray(pieces.T @ purchases).astype(np.int64)
   totals = pieces.T @ (purchases[:, None] * items)
   counts_or_1 = np.maximum(counts, 1)[:, None]
-  counts[EOS_ID] = int(purchases.sum())
+  counts[EOS_ID] = int(bought.sum())
   return PieceVectors(
     np.stack(parts, axis=1).astype(np.float32),
     (totals / counts_or_1).astype(np.float32),

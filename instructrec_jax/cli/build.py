@@ -25,9 +25,9 @@ class Options:
     opt.Arg(metavar="SIZE", either="vocabulary", least=4, most=1_000_000),
   ] = None
   """train a vocabulary of SIZE pieces on these instructions instead"""
-  pieces: Literal["words", "titles"] = "words"
+  pieces: Literal["words", "titles", "whole-titles"] = "words"
   """of --train-vocab: titles lets a piece be several words, up to a whole title
-  that many buy"""
+  that many buy; whole-titles adds a piece for each title that is bought"""
   fold_case: bool = False
   """of --train-vocab: read capital letters as small ones"""
   sequences: bool = False

@@ -60,7 +60,7 @@ from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.text.vocabulary import Vocabulary, train_vocabulary
 
 MATCHERS = ("tfidf", "bm25", "two_tower")
-PIECES = ("words", "titles")
+PIECES = ("words", "titles", "whole-titles")
 # The most that a title counts among those that pieces of titles are learnt of:
 # beyond it, one that everybody buys is a piece already.
 _MOST_REPEATS = 60
@@ -87,8 +87,9 @@ class Options:
     paraphrases: whether to train on a crowd's wordings, too, and to write
       evaluation requests in wordings that are held out.
     sequences: write rows and requests of `instructions.sequences` too.
-    pieces: of a vocabulary that is trained, one of `PIECES`: within words, or
-      across the words of a title, up to whole titles that many buy.
+    pieces: of a vocabulary that is trained, one of `PIECES`: within words; or
+      across the words of a title, up to whole titles that many buy; or within
+      words, and beyond the size each title that is bought in training.
     input_length: the encoder's maximum of tokens, EOS included.
     target_length: the decoder's, which answers are fitted to.
     cold_items: one of `material.COLD_ITEMS`.
@@ -251,6 +252,7 @@ def _build(
         size=train_vocabulary_size,
         across_words=options.pieces == "titles",
         fold_case=fold_case,
+        whole=_bought_titles(material) if options.pieces == PIECES[2] else (),
         seed=options.seed,
       )
     else:
@@ -345,6 +347,15 @@ def _chosen_families(
   return {n: f for n, f in families.items() if not names or n in names}
 
 
+def _bought_titles(material: Material) -> list[str]:
+  """Returns the titles of training purchases, those bought most first."""
+  users, positions = material.purchases("train")
+  items = Targets(users, positions).items(material.sequences)
+  counts = np.bincount(items, minlength=len(material.titles))
+  order = np.argsort(-counts, kind="stable")[: np.count_nonzero(counts)]
+  return [material.titles[item] for item in order.tolist()]
+
+
 def _corpus(
   material: Material,
   families: dict[str, list[Form]],
@@ -357,7 +368,7 @@ def _corpus(
   all other texts word by word, so that no piece spans a title and the words
   around it.
   """
-  of_titles = options.pieces == "titles"
+  of_titles = options.pieces != PIECES[0]
   repeats = np.ones(len(material.titles), int)
   if of_titles:
     users, positions = material.purchases("train")

@@ -101,6 +101,10 @@ class Vocabulary:
       return self._processor.encode(text)
     return ids
 
+  def spell(self, text: str) -> list[int]:
+    """Returns one text's ids where no piece is of several words."""
+    return [i for word in text.split() for i in self.encode_one(word)]
+
   def count_tokens(self, text: str) -> int:
     """Returns how many ids `encode_one` returns, without an end of sequence."""
     return len(self.encode_one(text))
@@ -176,6 +180,7 @@ def train_vocabulary(
   size: int,
   across_words: bool = False,
   fold_case: bool = False,
+  whole: Iterable[str] = (),
   seed: int = 0,
 ) -> Vocabulary:
   """Trains a small SentencePiece model with T5's ids and normalisation.
@@ -189,6 +194,8 @@ def train_vocabulary(
     size: pieces, at most; a small corpus gives fewer.
     across_words: whether a piece may span words, up to a whole text.
     fold_case: whether "Tent" and "tent" are the same pieces.
+    whole: texts of several words that are a piece each, wherever they stand,
+      beyond the size; the longest where several fit.
     seed: for sampling lines of a corpus that is too large.
 
   Raises:
@@ -229,8 +236,28 @@ def train_vocabulary(
       f"no vocabulary of {size} pieces can be trained on these texts; {reason}."
     ) from None
   with storage.staged_file(out) as partial:
-    partial.write_bytes(model.getvalue())
+    partial.write_bytes(_with_whole(model.getvalue(), whole))
   return Vocabulary.load(out)
+
+
+def _with_whole(model: bytes, texts: Iterable[str]) -> bytes:
+  """Appends a piece for each text of several words.
+
+  One of a single word would be found in longer words: "Go" in "Gold".
+  """
+  from sentencepiece import sentencepiece_model_pb2
+
+  processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+  proto: Any = sentencepiece_model_pb2.ModelProto.FromString(model)
+  known = {piece.piece for piece in proto.pieces}
+  for text in texts:
+    piece = processor.normalize(text)
+    if piece not in known and _WORD_START in piece[1:]:
+      known.add(piece)
+      proto.pieces.add(
+        piece=piece, score=0, type=proto.SentencePiece.USER_DEFINED
+      )
+  return proto.SerializeToString()
 
 
 def _load_processor(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:

@@ -145,3 +145,22 @@ def test_parts_add_up_to_their_titles_items(shelves):
     ]
   )[bought]
   assert error < np.square(means - items).sum() / np.square(items).sum()
+
+
+def test_a_whole_title_and_its_words_both_have_vectors(shelves, tmp_path):
+  folder, _ = shelves
+  titles = [item.title for item in folder.items]
+  vocabulary = train_vocabulary(
+    titles, tmp_path / "whole.model", size=99, whole=titles
+  )
+  pieces = svd.piece_vectors(folder, vocabulary, rows=256, width=16)
+  training = folder.splits.training_mask(folder.sequences)
+  bought = np.unique(folder.sequences.items[training])
+  for item in bought.tolist():
+    (whole,) = vocabulary.encode_one(titles[item])
+    spelled = vocabulary.spell(titles[item])
+    for ids in ([whole], spelled):
+      assert pieces.parts_PxD[ids].any(1).all()
+    one, other = (pieces.parts_PxD[i].sum(0) for i in ([whole], spelled))
+    cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
+    assert cosine > 0.5

@@ -76,6 +76,25 @@ def test_pieces_are_titles_that_many_buy(dataset):
     assert vocabulary.encode_one(title.lower()) == ids
 
 
+def test_each_title_that_is_bought_can_be_a_piece(tmp_path):
+  path = tmp_path / "data"
+  prepare(out=path, format="synthetic", users=40, min_count=0)
+  options = Options(
+    families=("p1_i0_t2",), sequences=True, pieces="whole-titles"
+  )
+  build(path, train_vocabulary_size=300, options=options)
+  folder = DatasetFolder.open(path)
+  vocabulary = Vocabulary.load(path / "vocabulary.model")
+  bought = folder.sequences.items[folder.splits.training_mask(folder.sequences)]
+  titles = {folder.items[item].title for item in bought.tolist()}
+  assert all(len(vocabulary.encode_one(title)) == 1 for title in titles)
+  assert vocabulary.num_pieces == 300 + len(titles)
+  # What is asked for in words is read in words.
+  brand, *_ = next(iter(titles)).split()
+  (word,) = vocabulary.encode_one(brand)
+  assert word < 300
+
+
 def test_the_task_stands_beside_the_templates(dataset):
   use_dataset(dataset)
   together = seqio.get_mixture_or_task(ALL_AND_SEQUENCES)

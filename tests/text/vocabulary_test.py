@@ -136,6 +136,34 @@ def test_ids_equal_seqios_on_real_titles(t5, titles, byte_pair):
     assert vocabulary.num_pieces + vocabulary.extra_ids == theirs.vocab_size
 
 
+def test_whole_texts_are_one_piece_wherever_they_stand(titles, tmp_path):
+  seqio = pytest.importorskip("seqio")
+  corpus = [*titles[:2000], "; , . not"]
+  vocabulary = train_vocabulary(
+    corpus, tmp_path / "whole.model", size=2000, whole=titles
+  )
+  several = [title for title in titles if " " in title.strip()]
+  ids = vocabulary.encode(several)
+  assert all(len(each) == 1 for each in ids)
+  listed = vocabulary.encode_one("; ".join(several[:50]))
+  (mark,) = vocabulary.encode_one("a;")[1:]
+  assert [i for i in listed if i != mark] == [i for (i,) in ids[:50]]
+  # Words of their own are not; a title of one word is none, or "Go" were in
+  # "Gold".
+  spelled = vocabulary.spell(several[0])
+  assert len(spelled) > 1 and max(spelled) < 2000
+  assert vocabulary.decode(spelled) == vocabulary.decode(ids[0])
+  single = [title for title in titles if " " not in title.strip()]
+  assert all(max(each) < 2000 for each in vocabulary.encode(single))
+  theirs = seqio.SentencePieceVocabulary(
+    str(vocabulary.path), vocabulary.extra_ids
+  )
+  texts = [*titles[:500], "; ".join(titles[:50]), "not " + titles[7]]
+  ours = vocabulary.encode(texts)
+  assert ours == [theirs.encode(text) for text in texts]
+  assert ours == theirs.encode_tf(texts).to_list()
+
+
 @hypothesis.settings(max_examples=200, deadline=None)
 @hypothesis.given(text=_TEXTS)
 def test_ids_equal_seqios_on_any_text(t5, text):
