@@ -12,8 +12,8 @@ import optax
 
 from instructrec_jax.errors import InputError, check_counts, check_numbers
 
-# Its name among the parameters.
-_OUTPUT_LAYER = "logits_dense"
+# Their names among the parameters.
+_EMBEDDING, _OUTPUT_LAYER = "token_embedder", "logits_dense"
 # Float32 has no smaller rate; a larger one than this has trained nothing.
 _SLOWEST, _FASTEST = 1e-37, 1e6
 # Averages that forget nothing divide by 0.
@@ -42,22 +42,28 @@ def adamw(
   learning_rate: optax.ScalarOrSchedule = 1e-3,
   weight_decay: float = 0.0,
   b2: float = 0.999,
+  embedding_rate: float = 1.0,
   output_rate: float = 1.0,
 ) -> optax.GradientTransformation:
   """Returns AdamW on gradients clipped to a global norm of 1.
 
-  The output layer learns at `output_rate` times the learning rate. Its entries
-  are small, and every one moves at each step: at the full rate a start from an
-  SVD is forgotten there within a few dozen steps.
+  Embeddings and the output layer learn at their shares of the learning rate. A
+  start from an SVD is in them: at the full rate it is forgotten within a few
+  dozen steps, since each entry moves by about the rate, however small it is.
   """
 
   _check_rate(learning_rate)
-  check_numbers(weight_decay=weight_decay, output_rate=output_rate)
+  shares = {_EMBEDDING: embedding_rate, _OUTPUT_LAYER: output_rate}
+  check_numbers(
+    weight_decay=weight_decay,
+    embedding_rate=embedding_rate,
+    output_rate=output_rate,
+  )
   check_numbers(most=_BELOW_ONE, b2=b2)
 
   def slower(path, update):
-    is_output = any(getattr(k, "key", None) == _OUTPUT_LAYER for k in path)
-    return update * output_rate if is_output else update
+    names = {getattr(key, "key", None) for key in path} & shares.keys()
+    return update * shares[names.pop()] if names else update
 
   def make(learning_rate):
     steps = [
@@ -65,7 +71,7 @@ def adamw(
       optax.adamw(learning_rate, b2=b2, weight_decay=weight_decay),
     ]
     # The state of a run without it has no place for it.
-    if output_rate != 1:
+    if {*shares.values()} != {1}:
       steps.append(
         optax.stateless(
           lambda updates, _: jax.tree_util.tree_map_with_path(slower, updates)

@@ -37,7 +37,8 @@ def test_edges_equal_log_softmax(shards, words, at_once, monkeypatch):
     ),
     expected,
     rtol=1e-5,
-    atol=1e-6,
+    # The spacing of float32 at logits of a hundred.
+    atol=1e-5,
   )
 
 
