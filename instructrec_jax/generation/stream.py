@@ -77,10 +77,10 @@ def generate_file(
     if not total:
       raise InputError(f"{requests}: there is no request in it.")
     vocabulary = vocabulary or stream.vocabulary_beside(requests)
-    identity = stream.identity_of(model, step, vocabulary)
+    identity, found = stream.identity_of(model, step, vocabulary)
     generator = Generator.load(
       model,
-      step=identity["step"],
+      step=found,
       vocabulary=vocabulary,
       titles=titles,
       mesh=mesh_lib.make_mesh(),

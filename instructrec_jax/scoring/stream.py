@@ -104,8 +104,7 @@ def _score_file(
   total = sum(1 for _ in progress(checked, "requests", unit="request"))
   if not total:
     raise InputError(f"{requests}: there is no request in it.")
-  identity = identity_of(model, step, vocabulary)
-  step = identity["step"]
+  identity, step = identity_of(model, step, vocabulary)
   parts = parts_of(out)
   recover_parts(parts)
   fingerprint = {
@@ -162,16 +161,21 @@ def parts_of(out: pathlib.Path) -> pathlib.Path:
 
 def identity_of(
   model: pathlib.Path, step: int | str | None, vocabulary: pathlib.Path | None
-) -> dict[str, Any]:
-  """Tells this checkpoint, and its step, from any other, at little cost.
+) -> tuple[dict[str, Any], int | str | None]:
+  """Tells this checkpoint from any other, at little cost.
+
+  Returns:
+    What it is known by, and the step to load it with: that of a checkpoint of
+    T5X stays as it is, since one that is named itself has none.
 
   Raises:
     InputError: there is no such model or step.
   """
   if foreign := find_t5x(model, step):
-    return _identity_of_t5x(model, foreign.step, vocabulary)
+    return _identity_of_t5x(model, foreign.step, vocabulary), step
   model_folder.load_config(model)
-  return _identity(model, model_folder.find_step(model, step))
+  found = model_folder.find_step(model, step)
+  return _identity(model, found), found
 
 
 def recover_parts(parts: pathlib.Path) -> None:

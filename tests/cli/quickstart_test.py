@@ -35,7 +35,7 @@ def run(tmp_path_factory):
   # more than compiling.
   arguments = ["--users", "1200", "--test-users", "20"]
   name = "jax_disable_most_optimizations"
-  before = getattr(jax.config, name)
+  before = jax.config.read(name)
   jax.config.update(name, False)
   assert main(["quickstart", "--out", str(out), *arguments]) == 0
   jax.config.update(name, before)

@@ -220,11 +220,17 @@ def test_a_seed_is_what_is_drawn(generator, instructions):
     )
     for seed in (3, 3, 4)
   )
-  assert one == same != other
+  assert one == same
+
+  def written(answers):
+    # Likelihoods are rounded otherwise in another batch.
+    return [[each.tokens for each in of_one] for of_one in answers]
+
+  assert written(one) != written(other)
   again = generator.generate(
     [instructions[0]] * 2, Decoding(max_tokens=12, temperature=1.0, seed=3)
   )
-  assert again[0] == one[0] != again[1]
+  assert written(again[:1]) == written(one[:1]) != written(again[1:])
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 0.7), (5, 0.7), (5, 1.0)])
