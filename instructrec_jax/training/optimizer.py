@@ -62,8 +62,9 @@ def adamw(
   check_numbers(most=_BELOW_ONE, b2=b2)
 
   def slower(path, update):
-    names = {getattr(key, "key", None) for key in path} & shares.keys()
-    return update * shares[names.pop()] if names else update
+    for key in path:
+      update = update * shares.get(getattr(key, "key", ""), 1.0)
+    return update
 
   def make(learning_rate):
     steps = [
