@@ -248,7 +248,9 @@ def _with_whole(model: bytes, texts: Iterable[str]) -> bytes:
   from sentencepiece import sentencepiece_model_pb2
 
   processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-  proto: Any = sentencepiece_model_pb2.ModelProto.FromString(model)
+  # Its classes are made when it is imported.
+  module: Any = sentencepiece_model_pb2
+  proto = module.ModelProto.FromString(model)
   known = {piece.piece for piece in proto.pieces}
   for text in texts:
     piece = processor.normalize(text)
