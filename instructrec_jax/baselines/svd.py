@@ -129,15 +129,17 @@ def piece_vectors(
   bought = _purchases(folder.sequences, len(titles), folder.splits)
   purchases = np.asarray(bought.sum(0)).ravel()
   vectors = _unit(factored(_ppmi(bought.T @ bought), width))
-  # A title that is one piece is spelled, too, so that its words are known.
   written = [
-    (item, sorted({*ids} - {EOS_ID}))
+    (item, sorted({*vocabulary.encode_one(title)} - {EOS_ID}))
     for item, title in enumerate(titles)
-    for ids in {
-      tuple(vocabulary.encode_one(title)),
-      tuple(vocabulary.spell(title)),
-    }
   ]
+  # A title that is one piece is spelled, too, so that its words are known.
+  spelled = [
+    (item, sorted({*vocabulary.spell(titles[item])} - {EOS_ID}))
+    for item, ids in written
+    if len(ids) == 1
+  ]
+  written += [each for each in spelled if len(each[1]) > 1]
   of_items = [item for item, _ in written]
   items, purchases = vectors[of_items], purchases[of_items]
   pieces = _indicator([ids for _, ids in written], rows)

@@ -163,11 +163,10 @@ def _svd_params(folder: Path, data: Any, config: Any, seed: int) -> Any:
   Only training purchases of the dataset folder count.
   """
   from instructrec_jax.baselines import svd
-  from instructrec_jax.baselines.svd import piece_vectors
   from instructrec_jax.data.folder import DatasetFolder
   from instructrec_jax.training.svd_start import svd_start
 
-  vectors = piece_vectors(
+  vectors = svd.piece_vectors(
     DatasetFolder.open(folder),
     data.vocabulary,
     rows=config.vocab_size,

@@ -237,6 +237,11 @@ def evaluate(
     limit=limit,
     seed=seed,
   )
+  if steer and not any(map(_is_steered, chosen)):
+    raise InputError(
+      "--steer changes the words of a query, and none of the scenarios has "
+      "one: name one of a search in --scenarios, such as personalised_i2."
+    )
   # What has no bound is left to the row of the model.
   searched = normalisation if normalisation in BOUNDED else Normalisation.SUM
   forms = TemplateForms(folder, seed=seed) if select_template else None
@@ -850,25 +855,24 @@ def _steer(
   rankers = {n: run.rankers[n] for n in _STEERED if n in run.rankers}
   rows = []
   for scenario, source in zip(scenarios, sources, strict=True):
-    # Prompts that list their candidates would list others than are scored.
-    is_free = not (scenario.reranks or scenario.pointwise)
-    is_free = is_free and scenario.candidates != "catalogue"
-    if is_free and "query" in scenario.shows:
+    if _is_steered(scenario):
       found = steering.steer(
         rankers,
         source.read(),
         run.folder,
+        lists_candidates=scenario.lists_candidates,
         limit=run.limit,
         resamples=run.resamples,
         seed=run.seed,
       )
       rows += [{"scenario": scenario.name, **row} for row in found]
-  if not rows:
-    raise InputError(
-      "--steer changes the words of a query, and none of the scenarios has "
-      "one: name one of a search in --scenarios, such as personalised_i2."
-    )
   return rows
+
+
+def _is_steered(scenario: Scenario) -> bool:
+  # A tournament's prompts are made as it goes.
+  is_one_list = not (scenario.pointwise or scenario.tournament)
+  return is_one_list and "query" in scenario.shows
 
 
 def _check(split: str, limit: int | None, permutations: int, seed: int) -> None:

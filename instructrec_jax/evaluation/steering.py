@@ -2,7 +2,8 @@
 
 Each request is asked again with its query changed, and the same candidates are
 scored: the target, and titles that share most with it, some with one of its
-title's words (a), some with a word that excludes it (b), some with neither.
+title's words (a), some with a word that excludes it (b), some with neither. An
+instruction that lists its candidates lists these, as many as it did before.
 
 - edited: "QUERY, a" becomes "QUERY, b": titles with b should rise, those with a
   fall;
@@ -32,17 +33,18 @@ from instructrec_jax.evaluation.metrics import (
   percentile_interval,
 )
 from instructrec_jax.instructions.recommend import ODDS_OF_DENIAL, denies
-from instructrec_jax.instructions.render import display_titles
+from instructrec_jax.instructions.render import SEPARATOR, display_titles
 from instructrec_jax.records import Ranker, RankingRequest
 from instructrec_jax.scoring.stream import average_ranks
 from instructrec_jax.tables import Cell, Row, Table
 
 # Requests that are sampled.
 SAMPLE = 200
-# Titles with a, with b and with neither.
+# Titles with a, with b and with neither, where instructions list none.
 _EACH = 10
-_TOP = 10
 _FRAMES = ("Do you have this: {query}?", "I am looking for {query}, please")
+# Stands for the candidates in an instruction.
+_LISTED = "\0"
 _NEGATED, _FLIPPED = "{query}, not {a}", "anything but {query}"
 # An attribute is a word that so many titles have, and no more than this share.
 _FEWEST, _LARGEST_SHARE = 3, 0.5
@@ -60,6 +62,7 @@ class _Case:
 
   Attributes:
     request: with the candidates that are scored.
+    frame: the instruction before the query, and after it.
     a: the word that is edited or negated.
     b: the word that takes its place.
     with_a: which candidates have a.
@@ -68,6 +71,7 @@ class _Case:
   """
 
   request: RankingRequest
+  frame: tuple[str, str]
   a: str
   b: str
   with_a: np.ndarray
@@ -77,6 +81,7 @@ class _Case:
   def variants(self) -> list[RankingRequest]:
     """Returns the request as it is and as `_measures` compares it."""
     query, a, b = self.request.query, self.a, self.b
+    before, after = self.frame
     queries = [
       query,
       f"{query}, {a}",
@@ -89,7 +94,7 @@ class _Case:
       dataclasses.replace(
         self.request,
         request_id=f"{self.request.request_id}-{number}",
-        instruction=self.request.instruction.replace(query, changed),
+        instruction=f"{before}{changed}{after}",
         query=changed,
       )
       for number, changed in enumerate(queries)
@@ -101,6 +106,7 @@ def steer(
   requests: Iterable[RankingRequest],
   folder: DatasetFolder,
   *,
+  lists_candidates: bool = False,
   limit: int | None = None,
   resamples: int = RESAMPLES,
   seed: int = 0,
@@ -111,6 +117,7 @@ def steer(
     rankers: by name, whose scores are log-likelihoods, or at least scores.
     requests: of a scenario whose instructions quote a query.
     folder: the dataset.
+    lists_candidates: whether instructions list them.
     limit: the most requests that are changed; `SAMPLE` if None.
     resamples: of the bootstrap.
     seed: of the candidates, the words and the bootstrap.
@@ -119,14 +126,22 @@ def steer(
     A row for each ranker, edit and measure: "ranker", "edit", "measure",
     "value", "low", "high" (the 95% interval) and "n" (requests). Measures are
     shifts in nats ("rise", "fall", and "moved", without its sign) and in ranks
-    ("rise_ranks", "fall_ranks"); "violations", the share of the top 10 that
+    ("rise_ranks", "fall_ranks"); "violations", the share of the best third that
     has the negated word; the same with the rule by which a server has what is
-    denied less likely; and "kept", the share of the top 10 that stays there.
+    denied less likely; and "kept", the share of the best third that stays.
 
   Raises:
     InputError: no request has a query with a word to change.
   """
-  cases = list(_cases(requests, folder, limit=limit or SAMPLE, seed=seed))
+  cases = list(
+    _cases(
+      requests,
+      folder,
+      lists_candidates=lists_candidates,
+      limit=limit or SAMPLE,
+      seed=seed,
+    )
+  )
   if not cases:
     raise InputError(
       "--steer changes the words of a query, and no request has one of which a "
@@ -176,11 +191,12 @@ def to_table(
       "rise, fall: nats by which titles with the word that is put in, and with "
       "the one that is taken out or denied, gain on the others; ranks: places "
       "gained; each with the 95% interval",
-      "violations: the share of the top 10 that has a denied word; with rule: "
+      "violations: the share of the best third that has a denied word; with "
+      "rule: "
       f"where a denied word costs a factor of {ODDS_OF_DENIAL:,.0f}, as a "
       "server has it",
       "moved, kept: how far scores move under a paraphrase, in nats, and the "
-      "share of the top 10 that stays",
+      "share of the best third that stays",
     ],
   )
 
@@ -198,6 +214,7 @@ def _cases(
   requests: Iterable[RankingRequest],
   folder: DatasetFolder,
   *,
+  lists_candidates: bool,
   limit: int,
   seed: int,
 ) -> Iterator[_Case]:
@@ -217,8 +234,16 @@ def _cases(
     query = request.query
     if request.target is None or not request.candidate_items or not query:
       continue
-    if query not in request.instruction:
+    listed = SEPARATOR.join(request.candidates) if lists_candidates else ""
+    if listed not in request.instruction:
       continue
+    frame = request.instruction
+    if listed:
+      frame = frame.replace(listed, _LISTED)
+    # Where titles have the words of the query, those are not what is asked.
+    if frame.count(query) != 1:
+      continue
+    each = max(len(request.candidates) // 3, 1) if listed else _EACH
     target = request.candidate_items[request.target]
     said = _words(query)
     # A word that the query has would be asked for and denied at once.
@@ -241,7 +266,11 @@ def _cases(
       [i for i in near if i in having[b]],
       [i for i in near if i not in rest],
     ]
-    items = [item for group in groups for item in group[:_EACH]]
+    items = [item for group in groups for item in group[:each]]
+    shown = SEPARATOR.join(titles[item] for item in rng.permutation(items))
+    before, after = (
+      part.replace(_LISTED, shown) for part in frame.split(query)
+    )
     yield _Case(
       request=dataclasses.replace(
         request,
@@ -249,6 +278,7 @@ def _cases(
         candidate_items=tuple(items),
         target=0,
       ),
+      frame=(before, after),
       a=a,
       b=b,
       with_a=np.array([item in having[a] for item in items]),
@@ -311,22 +341,26 @@ def _shifts(
   yield (edit, f"{name}_ranks"), float(ranks[group].mean())
 
 
+def _top(scores: np.ndarray) -> int:
+  return max(len(scores) // 3, 1)
+
+
 def _in_top(scores: np.ndarray) -> np.ndarray:
   """Returns by candidate the chance to be in the top, over orders of ties."""
   ordered = np.sort(-scores)
   first, last = (
     np.searchsorted(ordered, -scores, side=side) for side in ("left", "right")
   )
-  return np.clip((_TOP - first) / (last - first), 0, 1)
+  return np.clip((_top(scores) - first) / (last - first), 0, 1)
 
 
 def _share_of_top(scores: np.ndarray, group: np.ndarray) -> float:
-  return float(_in_top(scores)[group].sum() / min(_TOP, len(scores)))
+  return float(_in_top(scores)[group].sum() / _top(scores))
 
 
 def _overlap(one: np.ndarray, other: np.ndarray) -> float:
   both = np.minimum(_in_top(one), _in_top(other)).sum()
-  return float(both / min(_TOP, len(one)))
+  return float(both / _top(one))
 
 
 def _summary(

@@ -15,7 +15,7 @@ import numpy as np
 from instructrec_jax.errors import InputError, check_numbers
 from instructrec_jax.text.features import positions
 from instructrec_jax.text.packed_dataset import SEPARATOR_KEY, PackedDataset
-from instructrec_jax.text.vocabulary import EOS_ID
+from instructrec_jax.text.vocabulary import EOS_ID, UNK_ID
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,8 @@ class TitleDropout:
     alone, followed = (
       data.vocabulary.encode_one(text) for text in ("a", f"a{separator}a")
     )
-    if len(followed) != 2 * len(alone) + 1:
+    is_alone = len(followed) == 2 * len(alone) + 1
+    if not is_alone or UNK_ID in followed:
       raise InputError(
         f"{data.path}: TITLE_DROPOUT needs a vocabulary with {separator!r} as "
         "a token of its own: build it with --pieces titles, or bind "

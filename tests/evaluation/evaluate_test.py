@@ -528,6 +528,40 @@ def test_positions_are_of_prompts_that_list_candidates(everything):
   )
 
 
+def test_searches_are_steered_where_prompts_list_candidates(built, tmp_path):
+  results = evaluate(
+    dataset=built,
+    scenarios=("product_search_i2", "personalised_i1_99", "sequential"),
+    rankers=("popularity", "bm25"),
+    limit=30,
+    resamples=50,
+    steer=True,
+    out=tmp_path / "out",
+  )
+  steered = {row["scenario"] for row in results["steering"]}
+  assert steered == {"product_search_i2", "personalised_i1_99"}
+  edited = {
+    (row["scenario"], row["ranker"]): row["value"]
+    for row in results["steering"]
+    if (row["edit"], row["measure"]) == ("edited", "rise")
+  }
+  for scenario in steered:
+    assert edited[scenario, "popularity"] == 0
+    assert edited[scenario, "bm25"] > 1
+
+
+def test_nothing_is_ranked_where_no_query_can_be_steered(built, tmp_path):
+  with pytest.raises(InputError, match="such as personalised_i2"):
+    evaluate(
+      dataset=built,
+      scenarios=("sequential",),
+      rankers=("popularity",),
+      steer=True,
+      out=tmp_path / "out",
+    )
+  assert not (tmp_path / "out").exists()
+
+
 def test_a_model_ranks_another_dataset(tiny_model, tmp_path):
   """Across domains: the other shop was built with its own vocabulary."""
   other = tmp_path / "other"

@@ -1,5 +1,6 @@
 """Steering, of rankers whose obedience is known."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -107,6 +108,47 @@ def test_a_reader_is_steered_and_one_that_knows_not_obeys(folder, requests):
   assert rows["obeys", "negated", "violations"]["value"] == 0
   assert rows["obeys", "flipped", "fall"]["value"] < -1
   assert rows["obeys", "flipped", "fall_ranks"]["value"] < 0
+
+
+def test_an_instruction_lists_what_is_scored_and_keeps_its_titles(folder):
+  titles = [item.title for item in folder.items]
+  (kind,) = {title.split()[1] for title in titles[:1]}
+  listed, has = "; ".join(titles[:9]), "Alder Nothing"
+  request = RankingRequest(
+    "0",
+    f"Has: {has}. Asks: {kind.upper()}. Of these: {listed}.",
+    tuple(titles[:9]),
+    target=0,
+    candidate_items=tuple(range(9)),
+    query=kind.upper(),
+  )
+  seen = []
+
+  class Recorder:
+    name = "recorder"
+
+    def score(self, requests):
+      seen.extend(requests)
+      return [np.zeros(len(r.candidates)) for r in requests]
+
+  steering.steer(
+    {"recorder": Recorder()}, [request], folder, lists_candidates=True
+  )
+  assert len({each.instruction for each in seen}) == len(seen)
+  for each in seen:
+    assert len(each.candidates) <= 9
+    head, _, tail = each.instruction.partition(". Of these: ")
+    assert head == f"Has: {has}. Asks: {each.query}"
+    assert sorted(tail.removesuffix(".").split("; ")) == sorted(each.candidates)
+  # Without the list where it should be, and with words that titles have, too.
+  for other in (
+    dataclasses.replace(request, instruction=f"Asks: {request.query}."),
+    dataclasses.replace(
+      request, instruction=f"Has: {request.query}. {request.instruction}"
+    ),
+  ):
+    with pytest.raises(InputError, match="--steer changes the words"):
+      steering.steer({}, [other], folder, lists_candidates=True)
 
 
 def test_the_same_seed_asks_the_same(folder, requests):
