@@ -72,7 +72,7 @@ from instructrec_jax.evaluation.scores import (
   score_margins,
 )
 from instructrec_jax.evaluation.selection import SELECT
-from instructrec_jax.instructions.scenarios import Scenario
+from instructrec_jax.instructions.scenarios import SCENARIOS, Scenario
 from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker
 from instructrec_jax.scoring.normalisation import BOUNDED, Normalisation
@@ -237,6 +237,12 @@ def evaluate(
     limit=limit,
     seed=seed,
   )
+  if steer and not any(map(_can_be_steered, chosen)):
+    raise InputError(
+      "--steer changes the words of a query whose prompt lists no candidates: "
+      f"name {' or '.join(s.name for s in SCENARIOS if _can_be_steered(s))} in "
+      "--scenarios."
+    )
   # What has no bound is left to the row of the model.
   searched = normalisation if normalisation in BOUNDED else Normalisation.SUM
   forms = TemplateForms(folder, seed=seed) if select_template else None
@@ -846,14 +852,11 @@ def _covered(
 def _steer(
   run: "_Run", scenarios: Sequence[Scenario], sources: Sequence[RequestSource]
 ) -> list[dict[str, Any]]:
-  """Returns the rows of `steering.steer` of each scenario with a query."""
+  """Returns the rows of `steering.steer` of each scenario that can be."""
   rankers = {n: run.rankers[n] for n in _STEERED if n in run.rankers}
   rows = []
   for scenario, source in zip(scenarios, sources, strict=True):
-    # Prompts that list their candidates would list others than are scored.
-    is_free = not (scenario.reranks or scenario.pointwise)
-    is_free = is_free and scenario.candidates != "catalogue"
-    if is_free and "query" in scenario.shows:
+    if _can_be_steered(scenario):
       found = steering.steer(
         rankers,
         source.read(),
@@ -863,12 +866,14 @@ def _steer(
         seed=run.seed,
       )
       rows += [{"scenario": scenario.name, **row} for row in found]
-  if not rows:
-    raise InputError(
-      "--steer changes the words of a query, and none of the scenarios has "
-      "one: name one of a search in --scenarios, such as personalised_i2."
-    )
   return rows
+
+
+def _can_be_steered(scenario: Scenario) -> bool:
+  # Prompts that list their candidates would list others than are scored.
+  lists = scenario.reranks or scenario.pointwise
+  is_full = scenario.candidates == "catalogue"
+  return "query" in scenario.shows and not (lists or is_full)
 
 
 def _check(split: str, limit: int | None, permutations: int, seed: int) -> None:

@@ -177,6 +177,19 @@ def test_requests_with_other_candidates_are_refused(shop, tmp_path, change):
   assert not (tmp_path / "out").exists()
 
 
+def test_what_cannot_be_steered_is_told_at_once(shop, tmp_path):
+  build_requests(shop)
+  with pytest.raises(InputError, match="name personalised_i1_99 in --scen"):
+    evaluate(
+      dataset=shop,
+      scenarios=["sequential"],
+      rankers=["bm25"],
+      out=tmp_path / "out",
+      steer=True,
+    )
+  assert not (tmp_path / "out").exists()
+
+
 def test_requests_without_a_row_are_refused(shop, tmp_path):
   write_requests(shop / "requests" / "sequential_test.parquet", [])
   with pytest.raises(InputError, match="no requests to rank"):
