@@ -1,11 +1,16 @@
 """What a model and a dataset say of themselves: cards in Markdown.
 
 `build` writes a dataset's into its folder, `export` a model's into the export.
-They have no date, so that the same inputs make the same bytes.
+They have no date, so that the same inputs make the same bytes, and end with a
+hash of themselves, so that one that people have written on is not replaced.
 """
 
+import hashlib
+import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+from instructrec_jax.errors import InputError
 
 DATASET_CARD = "DATASET_CARD.md"
 MODEL_CARD = "MODEL_CARD.md"
@@ -16,6 +21,24 @@ _SPLITS = {
   "global-time": "all interactions are cut at two moments in time",
   "official": "the source's own",
 }
+
+
+def refuse_changed(card: pathlib.Path) -> None:
+  """Raises InputError if a card is there, and is not as it was made."""
+  if not card.is_file():
+    return
+  text = card.read_bytes().decode(errors="replace")
+  above, _, _ = text.rpartition("<!--")
+  if _made(above) != text:
+    raise InputError(
+      f"{card}: somebody has written it, or changed it, and it would be "
+      "replaced: move it away."
+    )
+
+
+def _made(text: str) -> str:
+  digest = hashlib.sha256(text.encode()).hexdigest()
+  return f"{text}<!-- sha256 of what is above: {digest} -->\n"
 
 
 def dataset_card(
@@ -79,9 +102,13 @@ def dataset_card(
     "## How it was prepared",
     _list(
       [
-        f"users and items with fewer than {options.get('min_count')} "
-        "interactions were left out, again and again until none was",
-        f"of each user the last {options.get('max_items')} items were kept",
+        f"users and items with fewer than {options['min_count']} "
+        "interactions were left out, again and again until none was"
+        if options.get("min_count")
+        else "no users or items were left out for having few interactions",
+        f"of each user the last {options['max_items']} items were kept"
+        if options.get("max_items")
+        else "of each user all items were kept",
         f"split: {split}, {_SPLITS.get(split, '')}".rstrip(", "),
         f"seed {manifest.get('seed')}, for what is drawn: negatives, and the "
         "order of equal times",
@@ -111,7 +138,7 @@ def dataset_card(
       ]
     ),
   ]
-  return "\n\n".join(parts) + "\n"
+  return _made("\n\n".join(parts) + "\n\n")
 
 
 def model_card(
@@ -198,7 +225,7 @@ def model_card(
       ]
     ),
   ]
-  return "\n\n".join(parts) + "\n"
+  return _made("\n\n".join(parts) + "\n\n")
 
 
 def _file(path: str) -> str:

@@ -4,11 +4,13 @@ A model's card is tested with its export.
 """
 
 import json
+import shutil
 
 import pytest
 
-from instructrec_jax.cards import DATASET_CARD
+from instructrec_jax.cards import DATASET_CARD, dataset_card
 from instructrec_jax.data.prepare import prepare
+from instructrec_jax.errors import InputError
 from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.teacher.annotate import annotate_offline
 
@@ -44,3 +46,40 @@ def test_the_same_data_make_the_same_card(built, tmp_path):
   build(other, train_vocabulary_size=500, options=Options())
   cards = [(path / DATASET_CARD).read_text() for path in (built, other)]
   assert cards[0] == cards[1]
+
+
+def test_what_people_wrote_on_a_card_is_not_replaced(built, tmp_path):
+  folder = tmp_path / "small-shop"
+  shutil.copytree(built, folder)
+  card = folder / DATASET_CARD
+  as_made = card.read_bytes()
+
+  for text in (as_made.replace(b"## Limits", b"## Licence"), b"mine", b""):
+    card.write_bytes(text)
+    with pytest.raises(InputError, match="move it away"):
+      build(folder, train_vocabulary_size=500, force=True)
+    assert card.read_bytes() == text
+  # Nor one that was there before the first build, nor by `prepare`.
+  (folder / "instructions.json").unlink()
+  (folder / "annotations.sqlite").unlink()
+  with pytest.raises(InputError, match="move it away"):
+    build(folder, train_vocabulary_size=500)
+  with pytest.raises(InputError, match="move it away"):
+    prepare(format="synthetic", users=200, out=folder, force=True)
+  card.write_bytes(as_made)
+  prepare(format="synthetic", users=200, out=folder, force=True)
+
+
+def test_a_source_that_filters_nothing_is_not_said_to(built):
+  def read(name):
+    return json.loads((built / f"{name}.json").read_text())
+
+  manifest = read("manifest")
+  manifest["options"] |= {"min_count": 0, "split": "official"}
+  card = dataset_card(
+    "shop",
+    manifest=manifest,
+    statistics=read("statistics"),
+    instructions=read("instructions"),
+  )
+  assert "fewer than" not in card and "no users or items were left out" in card

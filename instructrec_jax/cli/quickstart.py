@@ -299,6 +299,7 @@ def _say(step: str) -> None:
 def _clear(out: Path, *, force: bool) -> None:
   """Removes what an earlier quickstart has left, and nothing else."""
   from instructrec_jax import locks
+  from instructrec_jax.cards import DATASET_CARD, refuse_changed
 
   names = {path.name for path in out.iterdir()} - {locks.INSIDE}
   if not names:
@@ -319,6 +320,7 @@ def _clear(out: Path, *, force: bool) -> None:
     )
   if is_synthetic:
     _refuse_paid(shop)
+    refuse_changed(shop / DATASET_CARD)
   for name in names:
     path = out / name
     shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -19,6 +19,7 @@ import polars as pl
 from jaxtyping import Bool
 
 from instructrec_jax import locks, storage
+from instructrec_jax.cards import DATASET_CARD, refuse_changed
 from instructrec_jax.data import (
   amazon,
   folder,
@@ -409,6 +410,7 @@ def _refuse_loss(out: pathlib.Path) -> None:
       f"annotate --dataset {out} --export FILE`, and delete what may go."
     )
   names = {path.name for path in out.iterdir()} - {locks.INSIDE}
+  refuse_changed(out / DATASET_CARD)
   built = out / folder.INSTRUCTIONS_FILE
   if built.exists():
     own = storage.read_json(built, folder.BUILT)["requests"]

@@ -851,7 +851,7 @@ def _covered(
 def _steer(
   run: "_Run", scenarios: Sequence[Scenario], sources: Sequence[RequestSource]
 ) -> list[dict[str, Any]]:
-  """Returns the rows of `steering.steer` of each scenario with a query."""
+  """Returns the rows of `steering.steer` of each scenario that can be."""
   rankers = {n: run.rankers[n] for n in _STEERED if n in run.rankers}
   rows = []
   for scenario, source in zip(scenarios, sources, strict=True):

@@ -69,6 +69,8 @@ def write_html_report(
   if results["probe"]:
     table = report.probe_table(results)
     of_scenarios.append(Section(report.PROBE, "", [table]))
+  for heading, table in report.steering_tables(results).items():
+    of_scenarios.append(Section(heading, "", [table]))
   write_page(
     out_path,
     title=title,

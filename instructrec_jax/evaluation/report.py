@@ -54,11 +54,8 @@ def markdown(results: Mapping[str, Any]) -> str:
         ]
   if results["probe"]:
     blocks += [f"### {PROBE}", probe_table(results).markdown()]
-  # Results of before there was any have none.
-  steered = results.get("steering", ())
-  for name in dict.fromkeys(row["scenario"] for row in steered):
-    table = steering.to_table(_of(steered, name), results["labels"])
-    blocks += [f"### {STEERING}, {name}", table.markdown()]
+  for title, table in steering_tables(results).items():
+    blocks += [f"### {title}", table.markdown()]
   blocks += [CAPTION, cost_caption(results), *inconsistencies(results)]
   return "\n\n".join(blocks) + "\n"
 
@@ -106,6 +103,20 @@ def scenario_table(
       table, columns=[*table.columns, *COSTS], rows=rows
     )
   return dataclasses.replace(table, notes=remarks(results, scenario))
+
+
+def steering_tables(results: Mapping[str, Any]) -> dict[str, Table]:
+  """Returns a table of steering for each scenario that has one, by its title.
+
+  Results of before there was any have none.
+  """
+  steered = results.get("steering", ())
+  return {
+    f"{STEERING}, {name}": steering.to_table(
+      _of(steered, name), results["labels"]
+    )
+    for name in dict.fromkeys(row["scenario"] for row in steered)
+  }
 
 
 _READS = {

@@ -145,8 +145,8 @@ def steer(
   if not cases:
     raise InputError(
       "--steer changes the words of a query, and no request has one of which a "
-      "word of the target's title could be changed: name a scenario of a "
-      "search in --scenarios, such as personalised_i2."
+      "word of the target's title could be changed: take more requests, or "
+      "leave --steer out."
     )
   rows = []
   for name, ranker in rankers.items():

@@ -19,7 +19,11 @@ import numpy as np
 import tqdm
 
 from instructrec_jax import locks, storage
-from instructrec_jax.cards import DATASET_CARD, dataset_card
+from instructrec_jax.cards import (
+  DATASET_CARD,
+  dataset_card,
+  refuse_changed,
+)
 from instructrec_jax.data.folder import (
   INSTRUCTIONS_FILE,
   MANIFEST_FILE,
@@ -213,6 +217,7 @@ def _build(
       f"{folder.path / REQUESTS} holds {foreign[0]}, which `instructrec build` "
       "did not write and would replace: move it away."
     )
+  refuse_changed(folder.path / DATASET_CARD)
   if vocabulary is None and train_vocabulary_size is None:
     vocabulary = folder.vocabulary_path
     if not vocabulary.exists():

@@ -9,6 +9,7 @@ import dataclasses
 import enum
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from instructrec_jax.data.cleaning import clean_title
 from instructrec_jax.errors import InputError
@@ -63,6 +64,17 @@ class Composed:
   candidates: tuple[str, ...]
   slots: Slots
   denied: tuple[str, ...] = ()
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the instruction and how it was composed, as JSON has it."""
+    return {
+      "instruction": self.instruction,
+      "template": self.form.template.name,
+      "aspects": self.label,
+      "operations": [*map(str, self.operations)],
+      "items_dropped": self.items_dropped,
+      "replaced": self.replaced,
+    }
 
 
 def compose(

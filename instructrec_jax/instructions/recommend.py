@@ -116,14 +116,8 @@ class Recommendation:
 
   def to_json(self, *, top: int | None = None) -> dict[str, Any]:
     """Returns a JSON object, with the first `top` of the ranking."""
-    composed = self.composed
     return {
-      "instruction": composed.instruction,
-      "template": composed.form.template.name,
-      "aspects": composed.label,
-      "operations": [*map(str, composed.operations)],
-      "items_dropped": composed.items_dropped,
-      "replaced": composed.replaced,
+      **self.composed.to_json(),
       "ranking": [
         {"rank": rank, **_without_empty(dataclasses.asdict(ranked))}
         for rank, ranked in enumerate(self.ranking[:top], start=1)

@@ -61,8 +61,7 @@ def read_keys(file: pathlib.Path | None) -> tuple[str, ...]:
   keys = [key for line in lines if (key := line.strip()) and key[0] != "#"]
   if not keys:
     raise InputError(
-      f"{where}: there is no API key; write one a line, as `openssl rand -hex "
-      "24` makes them."
+      f"{where}: there is no API key; `openssl rand -hex 24` makes one."
     )
   for number, key in enumerate(keys, start=1):
     if len(key) < _SHORTEST or not (key.isascii() and key.isprintable()):

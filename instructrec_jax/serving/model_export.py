@@ -1,6 +1,7 @@
 """Exports a trained model to a self-contained folder.
 
-export.json         model name, training step, the SHA-256 of every file
+export.json         model name, training step, the SHA-256 of every file but
+                    the card, which people may write on
 model.json          the T5Config
 model.safetensors   the parameters, in the dtype of training
 vocabulary.model    the SentencePiece model
@@ -24,7 +25,7 @@ from typing import Any
 import jax
 
 from instructrec_jax import storage
-from instructrec_jax.cards import MODEL_CARD, model_card
+from instructrec_jax.cards import MODEL_CARD, model_card, refuse_changed
 from instructrec_jax.checkpoints import export_folder, model_folder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.compose import shown_titles
@@ -68,7 +69,11 @@ def export(
   if export_folder.is_export(model) and (model / TEMPLATES_FILE).is_file():
     raise InputError(f"{model}: an export already; copy the folder.")
   with storage.staged_folder(
-    out, force=force, made_by="export", inputs=(model, dataset)
+    out,
+    force=force,
+    made_by="export",
+    may_go=lambda path: refuse_changed(path / MODEL_CARD),
+    inputs=(model, dataset),
   ) as partial:
     config, params = model_folder.load_params(model, step=step)
     vocabulary = model_folder.load_vocabulary(model)
@@ -86,6 +91,12 @@ def export(
         line = {"title": title, "item_ids": item_ids}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
     found_step = model_folder.find_step(model, step)
+    manifest = export_folder.write_manifest(
+      partial,
+      name=model.resolve().name,
+      step=found_step,
+      items=len(items),
+    )
     (partial / MODEL_CARD).write_text(
       model_card(
         model.resolve().name,
@@ -99,12 +110,6 @@ def export(
         metrics=_metrics(model, found_step),
       ),
       encoding="utf-8",
-    )
-    manifest = export_folder.write_manifest(
-      partial,
-      name=model.resolve().name,
-      step=found_step,
-      items=len(items),
     )
   return manifest
 

@@ -39,16 +39,6 @@ class Text(BaseModel):
   text: Title
 
 
-Documents = Annotated[
-  list[Title | Text],
-  Field(
-    min_length=1,
-    max_length=MAX_DOCUMENTS,
-    description="Titles, no two alike.",
-  ),
-]
-
-
 class Fields(BaseModel):
   """A document as an object: its `text`, or those that `rank_fields` names."""
 

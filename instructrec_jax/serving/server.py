@@ -76,12 +76,16 @@ def listen(host: str = "127.0.0.1", port: int = 0) -> socket.socket:
     listening.bind(address)
   # UnicodeError: a name that no host can have, such as a..b.
   except (OSError, UnicodeError) as error:
-    why = getattr(error, "strerror", None) or error
-    raise InputError(
-      f"cannot listen at {host}, port {port} ({why}): name others with "
-      "--host and --port."
-    ) from None
+    raise _cannot_listen(host, port, error) from None
   return listening
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> InputError:
+  why = getattr(error, "strerror", None) or error
+  return InputError(
+    f"cannot listen at {host}, port {port} ({why}): name others with --host "
+    "and --port."
+  )
 
 
 def url_of(listening: socket.socket, scheme: str = "http") -> str:
@@ -90,7 +94,7 @@ def url_of(listening: socket.socket, scheme: str = "http") -> str:
   return (
     f"{scheme}://[{host}]:{port}"
     if ":" in host
-    else (f"{scheme}://{host}:{port}")
+    else f"{scheme}://{host}:{port}"
   )
 
 
@@ -108,7 +112,16 @@ def serve(
     listening: a socket of `listen`.
     timeout: seconds that an answer may take.
     connections: how they are kept.
+
+  Raises:
+    InputError: another server listens there, which started meanwhile.
   """
+  # Until one of them listens, Linux lets several bind an address.
+  try:
+    listening.listen(_BACKLOG)
+  except OSError as error:
+    host, port, *_ = listening.getsockname()
+    raise _cannot_listen(host, port, error) from None
   # uvicorn raises the signal again when it has finished: not an error here.
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda *_: None)

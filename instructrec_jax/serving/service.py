@@ -218,8 +218,14 @@ class Service:
     self, asked: schemas.InstructionRequest
   ) -> schemas.Instruction:
     """Composes an instruction, and ranks nothing; raises as `rerank` does."""
+
+    def compose() -> Composed:
+      titles = self._titles(asked.documents)
+      return self.recommender.compose(**_arguments(asked), candidates=titles)
+
     async with self._slot():
-      _, composed = await self._compose(asked, asked.documents)
+      # Texts of the maximum length would block the event loop.
+      composed = await anyio.to_thread.run_sync(compose)
     return schemas.Instruction(**self._instruction(composed))
 
   async def find(self, search: str, limit: int, offset: int) -> schemas.Items:
@@ -250,12 +256,7 @@ class Service:
     index = self.recommender.index
     had = composed.slots.history if index else ()
     return {
-      "instruction": composed.instruction,
-      "template": composed.form.template.name,
-      "aspects": composed.label,
-      "operations": [*map(str, composed.operations)],
-      "items_dropped": composed.items_dropped,
-      "replaced": composed.replaced,
+      **composed.to_json(),
       "unknown_history": [title for title in had if title not in index],
     }
 
@@ -270,21 +271,6 @@ class Service:
     with self.batcher.slot():
       async with asyncio.timeout(self.timeout):
         yield
-
-  async def _compose(
-    self, asked: schemas.UserInput, documents: Sequence[str | schemas.Text]
-  ) -> tuple[list[str], Composed]:
-    """Returns documents' titles, and an instruction.
-
-    In another thread: texts of the maximum length would block the event loop.
-    """
-
-    def compose() -> tuple[list[str], Composed]:
-      titles = self._titles(documents)
-      arguments = _arguments(asked)
-      return titles, self.recommender.compose(**arguments, candidates=titles)
-
-    return await anyio.to_thread.run_sync(compose)
 
   def _cut(self, asked: schemas.RerankRequest) -> "_Cut":
     """Returns a request's texts, none too long.

@@ -82,6 +82,20 @@ def test_untrusted_text_is_escaped_and_nothing_is_loaded(write, training_log):
   assert "https:" not in text and "@import" not in text
 
 
+def test_a_scenario_that_was_steered_has_its_table(tmp_path):
+  row = {"ranker": "model", "edit": "edited", "measure": "rise", "n": 9}
+  row |= {"value": 2.5, "low": 2.0, "high": 3.0, "scenario": "a-search"}
+  path = tmp_path / "report.html"
+  write_html_report(
+    path,
+    title="steered",
+    results=small_results() | {"steering": [row]},
+    training_log=None,
+  )
+  words = " ".join(_Page(path.read_text(encoding="utf-8")).words)
+  assert "Steering, a-search" in words and "+2.50" in words
+
+
 def test_every_figure_and_section_is_there(write, training_log):
   page = _Page(write(training_log=training_log, examples=[example(None)]))
   assert page.tags.count("svg") == 3

@@ -325,9 +325,18 @@ def test_a_model_tells_its_size_step_and_validation(
   titles = len((tmp_path / "out" / "items.jsonl").read_text().splitlines())
   assert f"{titles:,} titles to recommend from" in card
   assert "## Limits" in card
-  # Its hash is in the manifest, as every file's.
-  manifest = json.loads((tmp_path / "out" / "export.json").read_text())
-  assert MODEL_CARD in manifest["files"]
+
+
+def test_a_card_may_be_written_on_and_is_not_replaced_then(model_dir, tmp_path):
+  out = tmp_path / "out"
+  export(model_dir, out)
+  export(model_dir, out, force=True)
+  with (out / MODEL_CARD).open("a") as card:
+    card.write("Licence: ours.\n")
+  assert Recommender.load(out)
+  with pytest.raises(InputError, match="move it away"):
+    export(model_dir, out, force=True)
+  assert "ours" in (out / MODEL_CARD).read_text()
 
 
 def test_a_model_without_a_catalogue_says_so(model_dir, tmp_path):

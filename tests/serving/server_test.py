@@ -17,10 +17,13 @@ import urllib.request
 import jax
 import numpy as np
 import pytest
+from fastapi import FastAPI
 
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.cli.main import main
+from instructrec_jax.errors import InputError
 from instructrec_jax.scoring.shapes import MAX_SHAPES
+from instructrec_jax.serving.server import listen, serve
 
 SERVE = (sys.executable, "-m", "instructrec_jax.cli.main", "serve")
 
@@ -116,6 +119,15 @@ def test_a_taken_port_is_one_sentence(served, command):
   )
   assert done.returncode == 2
   assert "cannot listen" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_port_that_was_taken_meanwhile_is_one_sentence():
+  # As of two servers that load at the same time.
+  with listen() as first:
+    with listen(port=first.getsockname()[1]) as second:
+      first.listen()
+      with pytest.raises(InputError, match="cannot listen at 127.0.0.1, port"):
+        serve(FastAPI(), second, timeout=1)
 
 
 def test_a_signal_in_mid_load_loses_nothing(served):
