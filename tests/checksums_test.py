@@ -205,7 +205,8 @@ def test_large_files_are_verified_piece_by_piece(tmp_path, monkeypatch):
       checksums.verify(tmp_path, remedy="")
     content[place] ^= 1
     path.write_bytes(content)
+  # Before the block: a thread may have read the file once the block runs.
+  path.write_bytes(content[:-1] + b"!")
   with pytest.raises(InputError, match="large: the file is damaged"):
     with checksums.verified(tmp_path, remedy=""):
-      path.write_bytes(content[:-1] + b"!")
       raise ValueError("what a reader makes of damage")
