@@ -220,6 +220,20 @@ class Generator:
       words = model_folder.load_vocabulary(model_dir)
     return cls(config=config, params=params, vocabulary=words, **options)
 
+  def check(self, instruction: str, name: str) -> list[int]:
+    """Returns the tokens of an instruction, which an error calls by a name.
+
+    Raises:
+      InputError: it is too long.
+    """
+    ids = [*self._vocabulary.encode_one(instruction), EOS_ID]
+    if len(ids) > _LENGTHS[-1]:
+      raise InputError(
+        f"{name} has {len(ids):,} tokens; at most {_LENGTHS[-1]:,} can be "
+        "answered."
+      )
+    return ids
+
   def generate(
     self,
     instructions: Sequence[str],
@@ -305,14 +319,10 @@ class Generator:
         return
 
   def _encode(self, instructions: Sequence[str]) -> list[list[int]]:
-    ids = [[*self._vocabulary.encode_one(t), EOS_ID] for t in instructions]
-    for number, of_one in enumerate(ids):
-      if len(of_one) > _LENGTHS[-1]:
-        raise InputError(
-          f"instruction {number + 1} has {len(of_one):,} tokens; at most "
-          f"{_LENGTHS[-1]:,} can be answered."
-        )
-    return ids
+    return [
+      self.check(text, f"instruction {number}")
+      for number, text in enumerate(instructions, start=1)
+    ]
 
   def _check_depth(self, decoding: Decoding) -> None:
     longest = max(map(len, self._titles), default=0)
