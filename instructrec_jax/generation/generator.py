@@ -185,6 +185,9 @@ class Generator:
         out_shardings=shardings,
       )(params)
     self._read = self._jit(decode.read, config=config)
+    # Of this object, not its class: which would keep it, and its parameters.
+    self._program = functools.cache(self._new_program)
+    self._start = functools.cache(self._new_start)
 
   @classmethod
   def load(
@@ -206,6 +209,7 @@ class Generator:
     Raises:
       InputError: the folder holds no model, or no such step of it.
     """
+    model_dir = pathlib.Path(model_dir)
     if foreign := find_t5x(model_dir, step):
       if vocabulary is None:
         raise InputError(
@@ -390,12 +394,10 @@ class Generator:
 
     return advance
 
-  @functools.cache  # noqa: B019
-  def _program(self, function: Any, **static: Any) -> Any:
+  def _new_program(self, function: Any, **static: Any) -> Any:
     return self._jit(function, donate_argnums=1, config=self._config, **static)
 
-  @functools.cache  # noqa: B019
-  def _start(self, sequences: int, length: int, is_beam: bool) -> Any:
+  def _new_start(self, sequences: int, length: int, is_beam: bool) -> Any:
     program = functools.partial(
       decode.start,
       config=self._config,
