@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from instructrec_jax import mesh as mesh_lib
@@ -22,7 +21,7 @@ from instructrec_jax.errors import (
 )
 from instructrec_jax.generation import decode
 from instructrec_jax.progress import progress
-from instructrec_jax.scoring.reranker import find_t5x
+from instructrec_jax.scoring.reranker import load_model
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
@@ -198,30 +197,10 @@ class Generator:
     vocabulary: pathlib.Path | None = None,
     **options: Any,
   ) -> "Generator":
-    """Loads a folder of `train` or `export`, or a checkpoint of T5X.
-
-    Args:
-      model_dir: of either kind.
-      step: a number, "best", or None for the latest.
-      vocabulary: of a checkpoint of T5X, which has none with it.
-      **options: further arguments of `Generator`.
-
-    Raises:
-      InputError: the folder holds no model, or no such step of it.
-    """
-    model_dir = pathlib.Path(model_dir)
-    if foreign := find_t5x(model_dir, step):
-      if vocabulary is None:
-        raise InputError(
-          f"{model_dir}: a checkpoint of T5X has no vocabulary with it: name "
-          "the SentencePiece model that it was trained with (--vocabulary)."
-        )
-      leaves = {name: leaf.read() for name, leaf in foreign.leaves.items()}
-      config, words = foreign.config, Vocabulary.load(vocabulary)
-      params = traverse_util.unflatten_dict(leaves, sep="/")
-    else:
-      config, params = model_folder.load_params(model_dir, step=step)
-      words = model_folder.load_vocabulary(model_dir)
+    """Loads a model, see `reranker.load_model`, for `Generator`'s options."""
+    config, params, words = load_model(
+      pathlib.Path(model_dir), step, vocabulary
+    )
     return cls(config=config, params=params, vocabulary=words, **options)
 
   def check(self, instruction: str, name: str) -> list[int]:
