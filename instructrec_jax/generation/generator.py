@@ -9,7 +9,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from instructrec_jax import mesh as mesh_lib
@@ -22,7 +21,7 @@ from instructrec_jax.errors import (
 )
 from instructrec_jax.generation import decode
 from instructrec_jax.progress import progress
-from instructrec_jax.scoring.reranker import find_t5x
+from instructrec_jax.scoring.reranker import load_model
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
@@ -185,6 +184,9 @@ class Generator:
         out_shardings=shardings,
       )(params)
     self._read = self._jit(decode.read, config=config)
+    # Of this object, not its class: which would keep it, and its parameters.
+    self._program = functools.cache(self._new_program)
+    self._start = functools.cache(self._new_start)
 
   @classmethod
   def load(
@@ -195,30 +197,25 @@ class Generator:
     vocabulary: pathlib.Path | None = None,
     **options: Any,
   ) -> "Generator":
-    """Loads a folder of `train` or `export`, or a checkpoint of T5X.
+    """Loads a model, see `reranker.load_model`, for `Generator`'s options."""
+    config, params, words = load_model(
+      pathlib.Path(model_dir), step, vocabulary
+    )
+    return cls(config=config, params=params, vocabulary=words, **options)
 
-    Args:
-      model_dir: of either kind.
-      step: a number, "best", or None for the latest.
-      vocabulary: of a checkpoint of T5X, which has none with it.
-      **options: further arguments of `Generator`.
+  def check(self, instruction: str, name: str) -> list[int]:
+    """Returns the tokens of an instruction, which an error calls by a name.
 
     Raises:
-      InputError: the folder holds no model, or no such step of it.
+      InputError: it is too long.
     """
-    if foreign := find_t5x(model_dir, step):
-      if vocabulary is None:
-        raise InputError(
-          f"{model_dir}: a checkpoint of T5X has no vocabulary with it: name "
-          "the SentencePiece model that it was trained with (--vocabulary)."
-        )
-      leaves = {name: leaf.read() for name, leaf in foreign.leaves.items()}
-      config, words = foreign.config, Vocabulary.load(vocabulary)
-      params = traverse_util.unflatten_dict(leaves, sep="/")
-    else:
-      config, params = model_folder.load_params(model_dir, step=step)
-      words = model_folder.load_vocabulary(model_dir)
-    return cls(config=config, params=params, vocabulary=words, **options)
+    ids = [*self._vocabulary.encode_one(instruction), EOS_ID]
+    if len(ids) > _LENGTHS[-1]:
+      raise InputError(
+        f"{name} has {len(ids):,} tokens; at most {_LENGTHS[-1]:,} can be "
+        "answered."
+      )
+    return ids
 
   def generate(
     self,
@@ -305,14 +302,10 @@ class Generator:
         return
 
   def _encode(self, instructions: Sequence[str]) -> list[list[int]]:
-    ids = [[*self._vocabulary.encode_one(t), EOS_ID] for t in instructions]
-    for number, of_one in enumerate(ids):
-      if len(of_one) > _LENGTHS[-1]:
-        raise InputError(
-          f"instruction {number + 1} has {len(of_one):,} tokens; at most "
-          f"{_LENGTHS[-1]:,} can be answered."
-        )
-    return ids
+    return [
+      self.check(text, f"instruction {number}")
+      for number, text in enumerate(instructions, start=1)
+    ]
 
   def _check_depth(self, decoding: Decoding) -> None:
     longest = max(map(len, self._titles), default=0)
@@ -380,12 +373,10 @@ class Generator:
 
     return advance
 
-  @functools.cache  # noqa: B019
-  def _program(self, function: Any, **static: Any) -> Any:
+  def _new_program(self, function: Any, **static: Any) -> Any:
     return self._jit(function, donate_argnums=1, config=self._config, **static)
 
-  @functools.cache  # noqa: B019
-  def _start(self, sequences: int, length: int, is_beam: bool) -> Any:
+  def _new_start(self, sequences: int, length: int, is_beam: bool) -> Any:
     program = functools.partial(
       decode.start,
       config=self._config,

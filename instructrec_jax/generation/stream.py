@@ -1,12 +1,14 @@
 """Answering a file of requests: any number, bounded memory, resumable."""
 
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 import pathlib
 import shutil
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax import storage
@@ -15,6 +17,9 @@ from instructrec_jax.generation.generator import Answer, Decoding, Generator
 from instructrec_jax.progress import progress
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring import stream
+
+if TYPE_CHECKING:
+  import pyarrow as pa
 
 # Requests that are answered, and stored, together.
 CHUNK = 1024
@@ -68,7 +73,9 @@ def generate_file(
   with storage.output_file(
     out,
     force=force,
-    is_ours=_is_answers,
+    is_ours=functools.partial(
+      stream.has_columns, names=("request_id", "texts", "is_whole")
+    ),
     inputs=(requests, model),
     leaves=(parts.with_suffix(".done"),),
   ):
@@ -86,6 +93,10 @@ def generate_file(
       mesh=mesh_lib.make_mesh(),
       batch=batch,
     )
+    for name, instruction in _read(requests, limit):
+      generator.check(
+        instruction, f"{requests}: the instruction of {name!r:.80}"
+      )
     stream.recover_parts(parts)
     stream.open_parts(
       parts,
@@ -93,7 +104,7 @@ def generate_file(
         "requests": storage.sha256_of(requests),
         **identity,
         **dataclasses.asdict(decoding),
-        "titles": list(titles),
+        "titles": hashlib.sha256("\n".join(titles).encode()).hexdigest(),
         "limit": limit,
         "batch": batch,
         "chunk": chunk,
@@ -107,7 +118,7 @@ def generate_file(
       raise
     finished = sorted(parts.glob("*.jsonl"))
     with stream.closed_parts(parts, out) as partial:
-      _join(finished, partial)
+      stream.join_parts(finished, partial, _schema())
   return total
 
 
@@ -161,15 +172,10 @@ def _write_part(
       file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
-def _join(parts: Sequence[pathlib.Path], out: pathlib.Path) -> None:
-  if out.suffix == ".jsonl":
-    with out.open("wb") as file:
-      file.writelines(part.read_bytes() for part in parts)
-    return
+def _schema() -> "pa.Schema":
   import pyarrow as pa
-  import pyarrow.parquet as pq
 
-  schema = pa.schema(
+  return pa.schema(
     [
       ("request_id", pa.string()),
       ("texts", pa.list_(pa.string())),
@@ -178,24 +184,3 @@ def _join(parts: Sequence[pathlib.Path], out: pathlib.Path) -> None:
       ("is_whole", pa.list_(pa.bool_())),
     ]
   )
-  with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-    for part in parts:
-      lines = part.read_text(encoding="utf-8").splitlines()
-      rows = [json.loads(line) for line in lines]
-      writer.write_table(pa.Table.from_pylist(rows, schema=schema))
-
-
-def _is_answers(path: pathlib.Path) -> bool:
-  """Whether a file is of answers, as its suffix says."""
-  import pyarrow as pa
-  import pyarrow.parquet as pq
-
-  try:
-    if path.suffix == ".parquet":
-      names = pq.read_schema(path).names
-    else:
-      with path.open(encoding="utf-8") as file:
-        names = list(json.loads(file.readline()))
-  except (OSError, ValueError, TypeError, pa.ArrowException):
-    return False
-  return {"request_id", "texts", "is_whole"} <= set(names)

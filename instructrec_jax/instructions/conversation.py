@@ -45,24 +45,37 @@ _ORDINALS = {
   for name in names
 }
 _ANY = "|".join([*_ORDINALS, r"\d{1,2}"])
-# "The second", "number two", "#2", "the last one", "that one".
+# "The one with pockets" is not the first.
+_NTH = rf"(?!(?:one|two|three|four|five|six|seven|eight|nine|ten)\b)(?:{_ANY})"
+# A clause ends here, be it with an emoji; "black & white" goes on.
+_END = r"(?=\s*(?:[^\w\s'&/+-]|$))"
+# "The first time" is no item.
+_NO_NOUN = (
+  r"\b(?! (?!(?:and|but|or|nor|in|from|with|only|instead|either|please|though|"
+  r"again|is|was|are|were|which|because|as|since|then)\b)\w|-)"
+)
+# "The second", "the first two", "number two", "#2", "the last one", "that one".
 _ITEM = (
-  rf"(?:(?:the |your )?(?P<ordinal>(?<=the )(?:{_ANY})|(?<=your )(?:{_ANY}))"
-  # "The first time" is no item.
-  r"(?: one| item)?(?! (?!(?:and|but|or|in|from|with|only|instead|either|"
-  r"please|though|again|is|was|which|because|as|since|then)\b)\w)|"
+  rf"(?:(?:the|your) (?P<end>first|last) (?P<count>{_ANY})(?: ones| items)?"
+  rf"{_NO_NOUN}|(?:the|your) (?P<ordinal>{_NTH})(?: one| item)?{_NO_NOUN}|"
   rf"(?:the )?(?:number|no\.|item) ?(?P<number>{_ANY})|#(?P<mark>\d{{1,2}})|"
-  r"(?P<last>the last(?: one)?)|(?P<that>that(?: one)?|this(?: one)?|it)"
-  r"(?= ?(?:[,.!?;]|$)))"
+  rf"(?P<last>the last(?: one)?{_NO_NOUN})|"
+  rf"(?P<that>that(?: one)?|this(?: one)?|it){_END})"
+)
+# "The first or the second".
+_MORE = (
+  rf"(?P<more>(?:(?:,|,? (?:and|or|nor)) (?:the |number |#)?{_NTH}"
+  rf"(?: one)?{_NO_NOUN})*)"
 )
 _LIKE = re.compile(
   rf"\b(?:more|something|another|others?|anything|one|some) (?:\w+ )?"
-  rf"(?:like|similar to) {_ITEM}",
+  rf"(?:like|similar to) {_ITEM}{_MORE}",
   re.IGNORECASE,
 )
 _REFUSED = re.compile(
   r"\b(?:not|no|without|don't (?:want|like)|do not (?:want|like)|hate|dislike|"
-  rf"remove|drop|skip|forget|anything but|except(?: for)?) {_ITEM}",
+  r"remove|drop|skip|forget|anything but|except(?: for)?|neither) "
+  rf"{_ITEM}{_MORE}",
   re.IGNORECASE,
 )
 _REFUSED_ALL = re.compile(
@@ -74,14 +87,15 @@ _REFUSED_ALL = re.compile(
 )
 _CHOSEN = re.compile(
   r"\b(?:i'll|i will|i'd|let me|i) (?:take|buy|have|choose|go (?:for|with)|"
-  rf"bought|took|chose|pick) {_ITEM}",
+  rf"bought|took|chose|pick) {_ITEM}{_MORE}",
   re.IGNORECASE,
 )
 _BRAND = re.compile(
   r"\b(?P<not>(?:not|no(?:thing|ne)?|never|anything but|except|without|don't "
   r"(?:want|like)|do not (?:want|like)) (?:\w+ )?)?(?:(?:from|by|of) )?"
-  r"(?P<which>that|this|the same|another|a different|other) "
-  r"(?:brand|maker|make|manufacturer|author|artist|band)s?\b(?! of)",
+  r"(?P<which>that|this|(?:the )?same|another|(?:a )?different|other) "
+  r"(?:brand|maker|make|manufacturer|author|artist|band)s?\b(?! of)"
+  rf"(?: (?:as|than) {_ITEM})?",
   re.IGNORECASE,
 )
 # What an answer must have: only what is said as a condition, since the words of
@@ -93,12 +107,12 @@ _MUST = re.compile(
   r"rather(?: (?:have|see|an?|the|one|from|by|in))*|"
   r"(?:what|how) about(?: an?)?|now(?: an?)?)|(?:^|[,.;!?]|\bbut|\band) ?in) "
   r"(?P<words>[\w'-]+(?: (?:or|and) [\w'-]+|(?: [\w'-]+){0,2}?)?)"
-  r"(?: ones?| please| instead| then| now)*(?=\s*(?:[,.!?;]|$))",
+  rf"(?: ones?| please| instead| then| now)*{_END}",
   re.IGNORECASE,
 )
 _INSTEAD = re.compile(
   r"(?:^|[,.!?;]\s*)(?:no,? )?(?:an? |the )?(?P<words>[\w'-]+(?: [\w'-]+)?)"
-  r"(?: ones?)? instead\b",
+  rf"(?: ones?)? (?:instead|only)(?: please)?{_END}",
   re.IGNORECASE,
 )
 # Words that say nothing of a product.
@@ -283,20 +297,19 @@ def _after(
     (_REFUSED, refused),
   ):
     for match in pattern.finditer(left):
-      if title := _item(match, shown):
-        into.append(title)
+      if titles := _items(match, shown):
+        into += titles
         left = left.replace(match[0], " ", 1)
   if shown and _REFUSED_ALL.search(left):
     refused += shown
     left = _REFUSED_ALL.sub(" ", left)
   if shown and (match := _BRAND.search(left)):
     # Titles begin with their brand: it is all that a title tells of it.
-    about = refused[-1] if refused else shown[0]
+    named = [*refused[-1:], shown[0]]
+    (about, *_) = [*_items(match, shown), *named]
     brand = next(iter(_words(about, in_order=True)), "")
-    is_other = bool(match["not"]) or match["which"].lower() in (
-      "another",
-      "a different",
-      "other",
+    is_other = match["not"] or match["which"].lower().endswith(
+      ("other", "different")
     )
     if brand and is_other:
       denied.append(brand)
@@ -304,7 +317,11 @@ def _after(
       required.append((brand,))
     left = left.replace(match[0], " ", 1)
   denied += [
-    word for each in denied_words(left) for word in _words(each, in_order=True)
+    word
+    for each in denied_words(left)
+    # "Not the tenth", where ten were not shown, is no word of a title.
+    if each not in _ORDINALS
+    for word in _words(each, in_order=True)
   ]
   for pattern in (_INSTEAD, _MUST):
     for match in pattern.finditer(left):
@@ -331,17 +348,27 @@ def _after(
   )
 
 
-def _item(match: re.Match[str], shown: Sequence[str]) -> str | None:
-  """Returns the title that a turn means, None if it was not shown."""
-  if not shown:
-    return None
-  if match["that"]:
-    return shown[0]
-  if match["last"]:
-    return shown[-1]
-  word = (match["ordinal"] or match["number"] or match["mark"] or "").lower()
-  place = int(word) - 1 if word.isdigit() else _ORDINALS.get(word, -1)
-  return shown[place] if 0 <= place < len(shown) else None
+def _items(match: re.Match[str], shown: Sequence[str]) -> list[str]:
+  """Returns the titles that a turn means, of those that were shown."""
+  found = match.groupdict()
+  if found["that"]:
+    return [*shown[:1]]
+  if found["last"]:
+    return [*shown[-1:]]
+  if found["count"]:
+    count = _number(found["count"])
+    is_first = found["end"].lower() == "first"
+    return [*(shown if is_first else shown[::-1])[:count]]
+  named = (found[name] for name in ("ordinal", "number", "mark"))
+  said = [*filter(None, named)]
+  said += re.findall(rf"\b{_NTH}\b", found.get("more") or "", re.IGNORECASE)
+  places = (_number(each) - 1 for each in said)
+  return [shown[place] for place in places if 0 <= place < len(shown)]
+
+
+def _number(word: str) -> int:
+  """Returns the number of a word or of digits, from 1."""
+  return int(word) if word.isdigit() else _ORDINALS[word.lower()] + 1
 
 
 def _required(

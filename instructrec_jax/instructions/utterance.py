@@ -47,9 +47,10 @@ _LONGEST_LABEL = 6
 # What is denied comes after one of these, and after an article.
 _DENIAL = re.compile(
   r"(?:\b(?:(?:don't|do not|doesn't|does not|didn't|did not|never) "
-  r"(?:want|like|need|enjoy|wear|use)s?|not|no|nothing|without|except(?: for)?|"
-  r"other than|anything but|hates?|dislikes?|avoids?) "
-  r"(?:(?:in|a|an|any|the|one|of|from|with|into|more|another|those|your) )*|"
+  r"(?:want|like|need|enjoy|wear|use)s?|not|no|nothing|neither|without|"
+  r"except(?: for)?|exclude|other than|anything but|hates?|dislikes?|avoids?) "
+  r"(?:(?:in|a|an|any|the|one|of|from|with|into|more|another|those|your|made|"
+  r"by) )*|"
   r"(?<!\S)-(?=[a-z]))([\w'-]+(?: (?:or|nor) [\w'-]+)*)",
   re.IGNORECASE,
 )

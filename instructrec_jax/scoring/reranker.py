@@ -68,6 +68,37 @@ def find_t5x(model_dir: pathlib.Path, step: int | str | None) -> Weights | None:
   )
 
 
+def load_model(
+  model_dir: pathlib.Path,
+  step: int | str | None,
+  vocabulary: pathlib.Path | None,
+) -> tuple[T5Config, Any, Vocabulary]:
+  """Loads a folder of `train` or `export`, or a checkpoint of T5X.
+
+  Args:
+    model_dir: of either kind.
+    step: a number, "best", or None for the latest.
+    vocabulary: of a checkpoint of T5X, which has none with it.
+
+  Returns:
+    The configuration, the parameters and the vocabulary.
+
+  Raises:
+    InputError: the folder holds no model, or no such step of it.
+  """
+  if not (foreign := find_t5x(model_dir, step)):
+    config, params = model_folder.load_params(model_dir, step=step)
+    return config, params, model_folder.load_vocabulary(model_dir)
+  if vocabulary is None:
+    raise InputError(
+      f"{model_dir}: a checkpoint of T5X has no vocabulary with it: name the "
+      "SentencePiece model that it was trained with (--vocabulary)."
+    )
+  leaves = {name: leaf.read() for name, leaf in foreign.leaves.items()}
+  params = traverse_util.unflatten_dict(leaves, sep="/")
+  return foreign.config, params, Vocabulary.load(vocabulary)
+
+
 class T5Ranker:
   """Scores candidates by the log-likelihood of their texts.
 
@@ -182,19 +213,8 @@ class T5Ranker:
         is no such normalisation.
     """
     normalisation = Normalisation.parse(normalisation)
-    if foreign := find_t5x(model_dir, step):
-      if vocabulary is None:
-        raise InputError(
-          f"{model_dir}: a checkpoint of T5X has no vocabulary with it: name "
-          "the SentencePiece model that it was trained with (--vocabulary)."
-        )
-      config = foreign.config
-      leaves = {name: leaf.read() for name, leaf in foreign.leaves.items()}
-      params = traverse_util.unflatten_dict(leaves, sep="/")
-      words = Vocabulary.load(vocabulary)
-    else:
-      config, params = model_folder.load_params(model_dir, step=step)
-      words = model_folder.load_vocabulary(model_dir)
+    model_dir = pathlib.Path(model_dir)
+    config, params, words = load_model(model_dir, step, vocabulary)
     return cls(
       config=config,
       params=params,

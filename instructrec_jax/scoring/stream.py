@@ -1,13 +1,14 @@
 """Scoring a file of requests: any number, bounded memory, resumable."""
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
 import shutil
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,10 +22,14 @@ from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker, find_t5x
 
+if TYPE_CHECKING:
+  import pyarrow as pa
+
 # Requests that are scored, and stored, together, unless they have so many
 # candidates that memory would not be bounded.
 CHUNK = 8192
 _CANDIDATES_AT_ONCE = 1 << 17
+_COLUMNS = ("request_id", "scores", "ranks", "target_rank")
 
 
 def score_file(
@@ -76,7 +81,7 @@ def score_file(
   with storage.output_file(
     out,
     force=force,
-    is_ours=_is_scores,
+    is_ours=functools.partial(has_columns, names=_COLUMNS),
     inputs=(requests, model),
     leaves=(parts_of(out).with_suffix(".done"),),
   ):
@@ -142,7 +147,7 @@ def _score_file(
     raise
   finished = sorted(parts.glob("*.jsonl"))
   with closed_parts(parts, out) as partial:
-    _join(finished, partial, normalisation)
+    join_parts(finished, partial, _schema(normalisation))
     tied, first = _ties(finished)
   if tied:
     print(
@@ -208,20 +213,44 @@ def average_ranks(scores: np.ndarray) -> np.ndarray:
   return (first + 1 + last) / 2
 
 
-def _is_scores(path: pathlib.Path) -> bool:
-  """Whether a file is of scores, as its suffix says."""
+def has_columns(path: pathlib.Path, names: Iterable[str]) -> bool:
+  """Whether a file has these columns, as .parquet or else as .jsonl."""
   import pyarrow as pa
   import pyarrow.parquet as pq
 
   try:
     if path.suffix == ".parquet":
-      names = pq.read_schema(path).names
+      found = pq.read_schema(path).names
     else:
       with path.open(encoding="utf-8") as file:
-        names = list(json.loads(file.readline()))
+        found = list(json.loads(file.readline()))
   except (OSError, ValueError, TypeError, pa.ArrowException):
     return False
-  return {"request_id", "scores", "ranks", "target_rank"} <= set(names)
+  return {*names} <= {*found}
+
+
+def join_parts(
+  parts: Sequence[pathlib.Path], out: pathlib.Path, schema: "pa.Schema"
+) -> None:
+  """Writes JSON lines one after the other, as the suffix of `out` says.
+
+  Args:
+    parts: .jsonl files.
+    out: .jsonl, or .parquet of the schema.
+    schema: of the columns that Parquet is to have.
+  """
+  if out.suffix == ".jsonl":
+    with out.open("wb") as file:
+      file.writelines(part.read_bytes() for part in parts)
+    return
+  import pyarrow as pa
+  import pyarrow.parquet as pq
+
+  with pq.ParquetWriter(out, schema, compression="zstd") as writer:
+    for part in parts:
+      lines = part.read_text(encoding="utf-8").splitlines()
+      rows = [json.loads(line) for line in lines]
+      writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
@@ -306,18 +335,11 @@ def _write_part(
       file.write(json.dumps(line) + "\n")
 
 
-def _join(
-  parts: Sequence[pathlib.Path], out: pathlib.Path, normalisation: Normalisation
-) -> None:
-  if out.suffix == ".jsonl":
-    with out.open("wb") as file:
-      file.writelines(part.read_bytes() for part in parts)
-    return
+def _schema(normalisation: Normalisation) -> "pa.Schema":
   import pyarrow as pa
-  import pyarrow.parquet as pq
 
   numbers = pa.list_(pa.float32())
-  schema = pa.schema(
+  return pa.schema(
     [
       ("request_id", pa.string()),
       ("scores", numbers),
@@ -326,11 +348,6 @@ def _join(
     ],
     metadata={"normalisation": normalisation},
   )
-  with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-    for part in parts:
-      lines = part.read_text(encoding="utf-8").splitlines()
-      rows = [json.loads(line) for line in lines]
-      writer.write_table(pa.Table.from_pylist(rows, schema=schema))
 
 
 def _ties(parts: Sequence[pathlib.Path]) -> tuple[int, str]:

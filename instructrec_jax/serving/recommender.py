@@ -144,6 +144,8 @@ class Recommender:
     self._new_generator = functools.partial(
       Generator, config=config, params=params, vocabulary=vocabulary
     )
+    # Of this object, not its class: which would keep it, and its parameters.
+    self._generator = functools.cache(self._make_generator)
     self._new_search = functools.partial(
       CatalogueSearch,
       self.titles,
@@ -529,8 +531,7 @@ class Recommender:
       for item_id in item_ids
     }
 
-  @functools.cache  # noqa: B019
-  def _generator(self, only_titles: bool) -> Generator:
+  def _make_generator(self, only_titles: bool) -> Generator:
     if not only_titles:
       return self._new_generator()
     if not self.titles:

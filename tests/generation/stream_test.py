@@ -90,7 +90,7 @@ def test_parquet_and_what_it_holds(tmp_path, model_dir, requests, capsys):
   ("line", "options", "said"),
   [
     ({"instruction": ""}, (), "line 2: `instruction` must be a text"),
-    ({"instruction": "a " * 5000}, (), "at most 2,048 can be answered"),
+    ({"instruction": "a " * 5000}, (), "bad.jsonl: the instruction of"),
     ({"instruction": "a"}, ("--top-k", "3"), "give a temperature"),
     ({"instruction": "a"}, ("--answers", "3"), "need as many beams"),
   ],

@@ -50,11 +50,17 @@ def needs(catalogue):
     ("no, the grey one instead", [("grey",)]),
     ("only green or grey ones", [("green", "grey")]),
     ("the same brand", [("alder",)]),
+    ("same brand as the second", [("borea",)]),
+    ("In green 🙂", [("green",)]),
+    ("what about a kayak 🛶?", [("kayak",)]),
+    ("Alder only, please", [("alder",)]),
     ("I'd rather have grey.", [("grey",)]),
     ("a bit like that, but in grey", [("grey",)]),
     # No conditions on what titles say.
     ("What about for kids?", []),
     ("cheaper", []),
+    ("in black & white", []),
+    ("for kids only", []),
     ("in time for my trip", []),
     ("I'm interested in a green life", []),
     ("only the best", []),
@@ -76,6 +82,11 @@ def test_what_is_required(needs, words, required):
     ("Not from that brand.", ["alder"]),
     ("another brand, please", ["alder"]),
     ("not the second, and not from that brand", ["borea"]),
+    ("different brand than the second", ["borea"]),
+    ("not made by Alder", ["alder"]),
+    ("neither green nor orange", ["green", "orange"]),
+    # Three were shown: it is no word of a title.
+    ("not the tenth", []),
     ("I don't want a green one", ["green"]),
     ("green is fine", []),
   ],
@@ -98,11 +109,18 @@ def test_what_is_denied(needs, words, denied):
     ("not that one", [0]),
     ("not the last one", [2]),
     ("not the first, and not the second", [0, 1]),
+    ("not the first or the second", [0, 1]),
+    ("not the 1st, 2nd or 3rd", [0, 1, 2]),
+    ("without the first two", [0, 1]),
+    ("not the last two 👎", [2, 1]),
+    ("not that one 👎", [0]),
     ("none of these", [0, 1, 2]),
     ("show me something else", [0, 1, 2]),
     # There are three.
     ("not the seventh", []),
     ("not the first time that I buy one", []),
+    ("not the one with pockets", []),
+    ("not the first two-person tent", []),
   ],
 )
 def test_what_is_refused(needs, words, refused):
@@ -123,6 +141,8 @@ def test_more_like_and_taken(needs):
     needs("More like the second.", "nothing from Borea"), WORDING
   )
   assert needs("I'll take the third").chosen == (SHOWN[2],)
+  taken = needs("I'll take the first and the third").chosen
+  assert taken == (SHOWN[0], SHOWN[2])
 
 
 def test_a_correction_takes_back_what_it_excludes(needs):
