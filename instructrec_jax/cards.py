@@ -211,7 +211,9 @@ def model_card(
     "```python\nimport instructrec_jax as ir\n\n"
     'recommender = ir.Recommender.load("this folder")\n'
     'recommender.rank("a wish", candidates=["one title", "another"])\n```',
-    "`instructrec serve --model FOLDER` answers over HTTP.",
+    "`instructrec serve --model FOLDER` answers over HTTP. Every load verifies "
+    "all files of the folder, this one too: write what you want to add in "
+    "another beside it.",
     "## Limits",
     _list(
       [

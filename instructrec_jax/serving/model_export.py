@@ -1,7 +1,6 @@
 """Exports a trained model to a self-contained folder.
 
-export.json         model name, training step, the SHA-256 of every file but
-                    the card, which people may write on
+export.json         model name, training step, the SHA-256 of every file
 model.json          the T5Config
 model.safetensors   the parameters, in the dtype of training
 vocabulary.model    the SentencePiece model
@@ -91,12 +90,6 @@ def export(
         line = {"title": title, "item_ids": item_ids}
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
     found_step = model_folder.find_step(model, step)
-    manifest = export_folder.write_manifest(
-      partial,
-      name=model.resolve().name,
-      step=found_step,
-      items=len(items),
-    )
     (partial / MODEL_CARD).write_text(
       model_card(
         model.resolve().name,
@@ -111,7 +104,12 @@ def export(
       ),
       encoding="utf-8",
     )
-  return manifest
+    return export_folder.write_manifest(
+      partial,
+      name=model.resolve().name,
+      step=found_step,
+      items=len(items),
+    )
 
 
 def _run(model: pathlib.Path) -> dict[str, Any]:

@@ -327,14 +327,22 @@ def test_a_model_tells_its_size_step_and_validation(
   assert "## Limits" in card
 
 
-def test_a_card_may_be_written_on_and_is_not_replaced_then(model_dir, tmp_path):
+def test_notes_go_beside_the_card_and_no_file_of_others_is_replaced(
+  model_dir, tmp_path
+):
   out = tmp_path / "out"
   export(model_dir, out)
   export(model_dir, out, force=True)
+  (out / "NOTES.md").write_text("Licence: ours.\n")
+  assert Recommender.load(out)
   with (out / MODEL_CARD).open("a") as card:
     card.write("Licence: ours.\n")
-  assert Recommender.load(out)
-  with pytest.raises(InputError, match="move it away"):
+  with pytest.raises(InputError, match="MODEL_CARD.md"):
+    Recommender.load(out)
+  with pytest.raises(InputError, match="NOTES.md.*move the file away"):
+    export(model_dir, out, force=True)
+  (out / "NOTES.md").unlink()
+  with pytest.raises(InputError, match="changed it"):
     export(model_dir, out, force=True)
   assert "ours" in (out / MODEL_CARD).read_text()
 
