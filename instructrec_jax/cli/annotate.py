@@ -188,6 +188,15 @@ def _refuse_two_at_once(options: Options) -> None:
       "--sheet": quality.sheet,
       "--read-sheet": quality.read_sheet,
     },
+    # What is judged may be estimated.
+    {
+      "--dry-run": options.money.dry_run,
+      "--export": sharing.export,
+      "--import": sharing.import_from,
+      "--show": quality.show,
+      "--sheet": quality.sheet,
+      "--read-sheet": quality.read_sheet,
+    },
   ):
     given = [flag for flag, value in asked.items() if value]
     if len(given) > 1:
