@@ -124,7 +124,11 @@ class Reply:
 def make_client(base_url: str | None = None) -> openai.AsyncOpenAI:
   """Returns a client without retries of its own; see `find_key`."""
   return openai.AsyncOpenAI(
-    api_key=find_key(base_url), base_url=base_url, max_retries=0
+    api_key=find_key(base_url),
+    base_url=base_url,
+    max_retries=0,
+    # Each redirection is another send, which no cap would count.
+    http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
   )
 
 
@@ -184,7 +188,8 @@ async def send(
   except ValueError as error:
     return Reply(error=str(error), retry=True)
   tokens = (answer.prompt_tokens, answer.completion_tokens)
-  return Reply(answer, billed=tokens if any(tokens) else None)
+  # A bill without one of both is none.
+  return Reply(answer, billed=tokens if all(tokens) else None)
 
 
 def _rejection(
@@ -399,6 +404,9 @@ class _Run:
   async def _reserve(self, request: ChatRequest) -> bool:
     """Waits under the caps while sends in flight may turn out cheaper."""
     while not self.over.is_set():
+      if self.in_flight and not self.budget.is_tried:
+        await self._sleep(_POLL_SECONDS)
+        continue
       if self.budget.reserve(request):
         return True
       if not self.in_flight or self.budget.sends_are_used_up:
