@@ -250,10 +250,13 @@ def _transport(options: Options) -> Callable[..., Any]:
   if chat.jsonl_in:
     send = functools.partial(jsonl.read_answers, chat.jsonl_in)
   elif chat.batch:
+    key = online.find_key(url)
+    with online.proxies_told():
+      client = openai.OpenAI(api_key=key, base_url=url)
     send = functools.partial(
       batch.run_batches,
       reserve=options.money.budget(share=chat.price_share).reserve,
-      client=openai.OpenAI(api_key=online.find_key(url), base_url=url),
+      client=client,
       state_path=options.dataset / BATCHES_FILE,
     )
   else:

@@ -56,6 +56,8 @@ def run(options: Options) -> None:
       "there is no catalogue to converse about: add --dataset, or name an "
       "export with one."
     )
+  if sys.stdin is None:
+    raise InputError("there is no input to read turns from: it is closed.")
   # What is wrong with these is told before the first turn.
   recommender.compose(
     "hello", history=options.history, preference=options.preference

@@ -123,13 +123,28 @@ class Reply:
 
 def make_client(base_url: str | None = None) -> openai.AsyncOpenAI:
   """Returns a client without retries of its own; see `find_key`."""
-  return openai.AsyncOpenAI(
-    api_key=find_key(base_url),
-    base_url=base_url,
-    max_retries=0,
-    # Each redirection is another send, which no cap would count.
-    http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
-  )
+  key = find_key(base_url)
+  with proxies_told():
+    return openai.AsyncOpenAI(
+      api_key=key,
+      base_url=base_url,
+      max_retries=0,
+      # Each redirection is another send, which no cap would count.
+      http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+    )
+
+
+@contextlib.contextmanager
+def proxies_told() -> Iterator[None]:
+  """Raises InputError where no client can be made: a proxy is amiss."""
+  try:
+    yield
+  except Exception as error:
+    reason = " ".join(str(error).split()).rstrip(".")
+    raise InputError(
+      f"there is no way to the server ({reason:.200}): look at HTTPS_PROXY, "
+      "HTTP_PROXY and ALL_PROXY in the environment."
+    ) from error
 
 
 def find_key(base_url: str | None) -> str:
@@ -143,6 +158,11 @@ def find_key(base_url: str | None) -> str:
     raise InputError(
       f"no key: set {KEY_VARIABLE} in the environment, or use --base-url with "
       "a server on this machine, or --teacher offline."
+    )
+  if not (key.isascii() and key.isprintable()):
+    raise InputError(
+      f"the key in {KEY_VARIABLE} cannot be sent: it has a line break or a "
+      "letter that keys don't have; set it again."
     )
   return key or "none"
 

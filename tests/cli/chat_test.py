@@ -91,10 +91,13 @@ def test_no_catalogue_and_nothing_to_go_by_are_told(
   assert "no catalogue to converse about" in capsys.readouterr().err
 
 
-def test_what_is_no_text_or_title_is_refused(said, loaded, capsys):
+def test_what_is_no_text_or_title_is_refused(said, loaded, capsys, monkeypatch):
   said("a tent", "\udcff")
   assert main(["chat", "--model", loaded]) == 2
   assert "the input is no text" in capsys.readouterr().err
+  monkeypatch.setattr("sys.stdin", None)
+  assert main(["chat", "--model", loaded]) == 2
+  assert "it is closed" in capsys.readouterr().err
   # Before anything is said.
   said()
   assert main(["chat", "--model", loaded, "--history", "<br>"]) == 2
