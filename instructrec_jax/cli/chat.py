@@ -56,6 +56,12 @@ def run(options: Options) -> None:
       "there is no catalogue to converse about: add --dataset, or name an "
       "export with one."
     )
+  if sys.stdin is None:
+    raise InputError("there is no input to read turns from: it is closed.")
+  # What is wrong with these is told before the first turn.
+  recommender.compose(
+    "hello", history=options.history, preference=options.preference
+  )
   is_asked = sys.stdin.isatty() and not options.json
   turns: list[Turn] = []
   while words := _line("> " if is_asked else ""):
@@ -83,10 +89,12 @@ def run(options: Options) -> None:
 
 def _line(prompt: str) -> str:
   try:
-    return input(prompt).strip()
+    words = input(prompt).strip()
+    words.encode()  # In the C locale, bytes that are no text come through.
+    return words
   except EOFError:
     return ""
-  except UnicodeDecodeError:
+  except UnicodeError:
     raise InputError(
       "the input is no text: UTF-8, one turn a line, is expected."
     ) from None

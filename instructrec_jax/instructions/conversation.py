@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.instructions.utterance import denied_words
 
 MAX_TURNS = 100
@@ -439,17 +439,24 @@ def load_turns(path: pathlib.Path = FILE) -> dict[str, Any]:
   Raises:
     InputError: it is no YAML of that form.
   """
+  check_file(path)
   try:
     turns = yaml.safe_load(path.read_text(encoding="utf-8"))
     composed = {name: str(turns["composed"][name] or "") for name in _COMPOSED}
     said = {k: [str(text) for text in v] for k, v in turns["said"].items()}
+    if not composed["asked"]:
+      raise ValueError("the wording of `asked` is empty")
     for text in composed.values():
       # Other braces raise an error of their own.
       if text and (text.count("{}") != 1 or not text.format("x")):
         raise ValueError(f"{text!r} is to have one {{}}")
-  except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+  except (
+    *(OSError, yaml.YAMLError, LookupError, TypeError, ValueError),
+    *(AttributeError, RecursionError),
+  ) as error:
+    said = [*str(error).splitlines(), type(error).__name__][0]
     raise InputError(
-      f"{path}: no file of turns ({str(error).splitlines()[0]:.120}); see "
+      f"{path}: no file of turns ({said:.120}); see "
       "instructions/turns.yaml of the package."
     ) from None
   return {"composed": composed, "said": said}

@@ -36,6 +36,9 @@ class Rules:
     for finish in ("Green", "Orange", "Grey")
   )
 
+  def compose(self, words, *, history, preference):
+    return recommend(words, history=history, preference=preference).composed
+
   def converse(self, turns, *, history, preference, k, wording):
     catalogue = conversation.Catalogue.of(self.titles)
     need = conversation.read(turns, catalogue=catalogue)
@@ -86,3 +89,16 @@ def test_no_catalogue_and_nothing_to_go_by_are_told(
   monkeypatch.setattr(Rules, "titles", ())
   assert main(["chat", "--model", loaded]) == 2
   assert "no catalogue to converse about" in capsys.readouterr().err
+
+
+def test_what_is_no_text_or_title_is_refused(said, loaded, capsys, monkeypatch):
+  said("a tent", "\udcff")
+  assert main(["chat", "--model", loaded]) == 2
+  assert "the input is no text" in capsys.readouterr().err
+  monkeypatch.setattr("sys.stdin", None)
+  assert main(["chat", "--model", loaded]) == 2
+  assert "it is closed" in capsys.readouterr().err
+  # Before anything is said.
+  said()
+  assert main(["chat", "--model", loaded, "--history", "<br>"]) == 2
+  assert "'<br>' is no title" in capsys.readouterr().err
