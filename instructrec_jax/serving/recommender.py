@@ -55,11 +55,16 @@ class Reply:
     recommendation: the instruction and the titles, the best first.
     need: what the conversation has come to.
     given_up: words of it that no title was left for.
+    scarce: words of the wish that no other titles have than some of those
+      shown; see `conversation.Catalogue.scarce`.
+    near: the titles shown that lack one of these.
   """
 
   recommendation: Recommendation
   need: conversation.Need
   given_up: tuple[str, ...]
+  scarce: tuple[str, ...] = ()
+  near: tuple[str, ...] = ()
 
   @property
   def shown(self) -> tuple[str, ...]:
@@ -394,7 +399,8 @@ class Recommender:
 
     No title that was refused, chosen, likened to, or is of the history comes
     back. What the turns require or deny holds for every title, unless none
-    would be left. Fewer than k may be found.
+    would be left. Fewer than k may be found; of a wish for what there are
+    fewer of, the others that come near are named.
 
     Args:
       turns: the oldest first; all but the last with what was shown.
@@ -446,7 +452,16 @@ class Recommender:
     )
     ranking = ranked([self.titles[n] for n in found.titles], found.scores)
     ranking = self._with_chances(ranking)[:k]
-    return Reply(Recommendation(composed, ranking), need, given_up)
+    shown = [self.index[each.title] for each in ranking]
+    scarce = self._words.scarce(need, left, shown)
+    near = tuple(
+      self.titles[number]
+      for number in shown
+      if not all(number in self._words.words[word] for word in scarce)
+    )
+    return Reply(
+      Recommendation(composed, ranking), need, given_up, scarce, near
+    )
 
   def explain(
     self,

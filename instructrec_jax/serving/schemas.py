@@ -280,7 +280,8 @@ class ChatAnswer(RankingAnswer):
 
   No title of `refused` or `chosen` comes back. `required` and `denied` are the
   words that titles must and must not have, `given_up` those of them that no
-  title was left for.
+  title was left for. `scarce` are words of the wish that only some of the
+  titles shown have, and no other that may be: those of `near` lack one.
   """
 
   conversation: str
@@ -290,6 +291,8 @@ class ChatAnswer(RankingAnswer):
   refused: list[str]
   chosen: list[str]
   given_up: list[str]
+  scarce: list[str]
+  near: list[str]
 
 
 class WordWeight(BaseModel):

@@ -186,6 +186,8 @@ class Service:
       refused=[*need.refused],
       chosen=[*need.chosen],
       given_up=[*found.given_up],
+      scarce=[*found.scarce],
+      near=[*found.near],
     )
 
   def _known(self, titles: Sequence[str], name: str) -> tuple[str, ...]:
