@@ -109,6 +109,8 @@ def _object(reply: "Reply") -> dict[str, Any]:
     "refused": [*need.refused],
     "chosen": [*need.chosen],
     "given_up": [*reply.given_up],
+    "scarce": [*reply.scarce],
+    "near": [*reply.near],
   }
 
 
@@ -126,5 +128,12 @@ def _text(reply: "Reply") -> str:
   if reply.given_up:
     lines.append(
       f"     (nothing is left with {', '.join(reply.given_up)}: given up)"
+    )
+  if reply.near:
+    count = len(reply.shown) - len(reply.near)
+    lines.append(
+      f"     (only {count} with {' and '.join(reply.scarce)} left; "
+      f"{len(reply.near)} {'comes' if len(reply.near) == 1 else 'come'} near: "
+      f"{'; '.join(reply.near)})"
     )
   return "\n".join(lines or ["     (no title is left)"])

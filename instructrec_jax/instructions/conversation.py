@@ -218,6 +218,29 @@ class Catalogue:
         return left, tuple(given_up)
     return every, ()
 
+  def scarce(
+    self, need: "Need", left: Iterable[int], shown: Sequence[int]
+  ) -> tuple[str, ...]:
+    """Returns words of a wish that too few titles have to fill an answer.
+
+    A wish need not be in the words of a title that fulfils it. But where every
+    title that has one, of those that are left, is shown, and others beside
+    them, the others only come near.
+
+    Args:
+      need: of a conversation.
+      left: titles that `fulfilling` allows.
+      shown: those of them that are answered.
+    """
+    left, answer = frozenset(left), frozenset(shown)
+    said = [w for part in need.words for w in _words(part, in_order=True)]
+    found = []
+    for word in dict.fromkeys(said):
+      having = self.having([word]) & left
+      if word not in _SMALL and having and having < answer:
+        found.append(word)
+    return tuple(found)
+
 
 def read(turns: Sequence[Turn], *, catalogue: Catalogue) -> Need:
   """Returns what turns come to, the last one included.

@@ -48,7 +48,11 @@ class Rules:
     left, given_up = catalogue.fulfilling(need, gone)
     titles = [self.titles[number] for number in sorted(left)][:k]
     ranking = ranked(titles, [0.0] * len(titles))
-    return Reply(Recommendation(composed, ranking), need, given_up)
+    scarce = catalogue.scarce(need, left, sorted(left)[:k])
+    near = [t for t in titles if not {*scarce} <= {*t.lower().split()}]
+    return Reply(
+      Recommendation(composed, ranking), need, given_up, scarce, tuple(near)
+    )
 
 
 @pytest.fixture
@@ -70,6 +74,15 @@ def test_turns_in_json(said, loaded, capsys):
   titles = [each["title"] for each in third["ranking"]]
   assert third["refused"][0] not in titles
   assert all("Green" in title for title in titles)
+
+
+def test_what_only_comes_near_is_said(said, loaded, capsys):
+  said("a tent", "only green", "only from Alder")
+  assert main(["chat", "--model", loaded, "--top", "5"]) == 0
+  *_, last = capsys.readouterr().out.splitlines()
+  assert last.strip() == (
+    "(only 1 with tent left; 1 comes near: Alder Kayak Green)"
+  )
 
 
 def test_turns_for_people(said, loaded, capsys):
