@@ -45,18 +45,19 @@ def draw_candidates(
   rng: np.random.Generator,
 ) -> Candidates:
   """Draws as `draw_negatives`; puts each target into a uniform slot."""
-  drawn_NxC = draw_negatives(
+  candidates = np.empty((len(users), negatives + 1), np.int32)
+  _fill_negatives(
+    candidates[:, :-1],
     owned=owned,
     title_groups=title_groups,
     users=users,
     targets=targets,
-    count=negatives,
     rng=rng,
   )
   slot_N = rng.integers(0, negatives + 1, size=len(users), dtype=np.int32)
   # The target takes its slot; what was there moves to the end.
   rows = np.arange(len(users))
-  candidates = np.concatenate([drawn_NxC, targets[:, None]], axis=1)
+  candidates[:, -1] = targets
   candidates[:, -1] = candidates[rows, slot_N]
   candidates[rows, slot_N] = targets
   return Candidates(keys=users, candidates=candidates, target=slot_N)
@@ -84,9 +85,44 @@ def draw_negatives(
   Raises:
     InputError: the catalogue is too small for `count` negatives.
   """
-  pool = eligible_items(
-    owned=owned, title_groups=title_groups, users=users, targets=targets
-  ).min(initial=len(title_groups))
+  drawn_NxC = np.empty((len(users), count), np.int32)
+  _fill_negatives(
+    drawn_NxC,
+    owned=owned,
+    title_groups=title_groups,
+    users=users,
+    targets=targets,
+    rng=rng,
+  )
+  return drawn_NxC
+
+
+def _fill_negatives(
+  drawn_NxC: Int32[np.ndarray, "n count"],
+  *,
+  owned: Sequences,
+  title_groups: Int[np.ndarray, " items"],
+  users: Int32[np.ndarray, " n"],
+  targets: Int32[np.ndarray, " n"],
+  rng: np.random.Generator,
+) -> None:
+  """Draws as `draw_negatives`, in place: lists of millions are held once."""
+  count = drawn_NxC.shape[1]
+  blocks = [
+    slice(start, start + _BLOCK) for start in range(0, len(users), _BLOCK)
+  ]
+  pool = min(
+    (
+      eligible_items(
+        owned=owned,
+        title_groups=title_groups,
+        users=users[block],
+        targets=targets[block],
+      ).min()
+      for block in blocks
+    ),
+    default=len(title_groups),
+  )
   if pool < count:
     raise InputError(
       f"the catalogue of {len(title_groups)} items leaves a target with only "
@@ -94,20 +130,18 @@ def draw_negatives(
       "items with a lower --min-count."
     )
   num_items = len(title_groups)
-  pairs = np.repeat(np.arange(len(owned)), owned.lengths) * num_items
-  pairs = np.sort(pairs + owned.items)
-  blocks = [
-    _draw_block(
+  pairs = np.repeat(np.arange(len(owned)) * num_items, owned.lengths)
+  pairs += owned.items
+  pairs.sort()
+  for block in blocks:
+    drawn_NxC[block] = _draw_block(
       pairs=pairs,
       title_groups=title_groups,
-      users=users[start : start + _BLOCK],
-      targets=targets[start : start + _BLOCK],
+      users=users[block],
+      targets=targets[block],
       count=count,
       rng=rng,
     )
-    for start in range(0, len(users), _BLOCK)
-  ]
-  return np.concatenate([np.empty((0, count), np.int32), *blocks])
 
 
 def eligible_items(

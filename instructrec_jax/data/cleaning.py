@@ -7,6 +7,7 @@ then with the item's selling points.
 """
 
 import collections
+import functools
 import html
 import re
 import unicodedata
@@ -121,9 +122,15 @@ def clean_categories(categories: Iterable[Any]) -> tuple[str, ...]:
   return tuple(labels.values())
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def _clean_once(categories: tuple[str, ...]) -> tuple[str, ...]:
+  """Returns `clean_categories` of what many items share."""
+  return clean_categories(categories)
+
+
 def root_categories(items: Sequence[Item]) -> frozenset[str]:
   """Returns the labels that (nearly) all labelled items share."""
-  labels = [clean_categories(item.categories) for item in items]
+  labels = [_clean_once(item.categories) for item in items]
   labelled = sum(map(bool, labels))
   counts = collections.Counter(label for own in labels for label in own)
   return frozenset(
@@ -135,7 +142,7 @@ def category_labels(items: Sequence[Item]) -> list[tuple[str, ...]]:
   """Returns each item's clean labels without the catalogue's roots."""
   roots = root_categories(items)
   return [
-    tuple(c for c in clean_categories(item.categories) if c not in roots)
+    tuple(c for c in _clean_once(item.categories) if c not in roots)
     for item in items
   ]
 

@@ -4,6 +4,7 @@ Each file is drawn from its own random stream, seeded by seed, negatives, split
 and kind, so no file depends on another.
 """
 
+import concurrent.futures
 import dataclasses
 import itertools
 import json
@@ -15,7 +16,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Int8, Int32, Int64
 
-from instructrec_jax import parquet, storage
+from instructrec_jax import parquet, storage, workers
 from instructrec_jax.data.candidates import Candidates, draw_candidates
 from instructrec_jax.data.cleaning import specific_intentions
 from instructrec_jax.data.folder import DatasetFolder, candidates_file
@@ -29,6 +30,8 @@ _REMEDY = "build the folder again"
 # Negatives beside the target: the paper's sections 3.2 and 3.3.
 NEGATIVES = (9, 99)
 HARD_NEGATIVES = 9
+# Lists that are drawn at once.
+_LIST_BYTES = 1 << 29
 
 
 class Scenario(Protocol):
@@ -90,19 +93,29 @@ def write_candidates(
     keys = users if kind == "users" else wanted
     return dataclasses.replace(drawn, keys=keys)
 
-  notes = []
-  wanted = itertools.product(
-    ("users", "items"), NEGATIVES, ("validation", "test")
-  )
-  for kind, count, split in progress(list(wanted), desc="candidates"):
+  def write(wanted: tuple[str, int, str]) -> str:
+    """Writes a file; returns a note if it cannot be."""
+    kind, count, split = wanted
     name = candidates_file(split, count, kind)
     (folder / name).parent.mkdir(exist_ok=True)
     try:
       frame = _frame(kind.removesuffix("s"), draw(kind, split, count))
     except InputError as error:
-      notes.append(f"no {name}: {error}")
-      continue
+      return f"no {name}: {error}"
     frame.write_parquet(folder / name, metadata={"seed": str(seed)})
+    return ""
+
+  files = list(
+    itertools.product(("users", "items"), NEGATIVES, ("validation", "test"))
+  )
+  # Of lists of millions of users, one file at a time is held.
+  largest = len(sequences) * (1 + max(NEGATIVES)) * np.int32().nbytes
+  threads = max(1, min(workers.cores(), _LIST_BYTES // max(largest, 1)))
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    written = progress(
+      pool.map(write, files), desc="candidates", total=len(files)
+    )
+    notes = [note for note in written if note]
   lost = [int((item_split[~searched] == n).sum()) for n in range(len(SPLITS))]
   if sum(lost[1:]):
     notes.append(

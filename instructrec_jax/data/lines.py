@@ -7,8 +7,10 @@ checked one by one, so that messages name the file, the line and the reason.
 """
 
 import collections
+import concurrent.futures
 import contextlib
 import csv
+import dataclasses
 import gzip
 import io
 import itertools
@@ -17,10 +19,12 @@ import os
 import pathlib
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from time import monotonic
 from typing import Any, BinaryIO
 
 import polars as pl
 
+from instructrec_jax import workers
 from instructrec_jax.data.cleaning import clean_categories, clean_title
 from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.progress import progress
@@ -46,7 +50,7 @@ ITEM_SCHEMA = pl.Schema(
 # The year 10000 in Unix time.
 _TIME_LIMIT = 253_402_300_800
 # Milliseconds before 1973 are rather seconds.
-_LEAST_MILLISECONDS = 100_000_000_000
+LEAST_MILLISECONDS = 100_000_000_000
 _RATING_LIMIT = 1e9
 _BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -76,6 +80,26 @@ _SHOWN = 5
 
 Numbered = Iterable[tuple[int, Any]]
 """Pairs of a line number from 1 and what a reader's `convert` takes."""
+Rows = Callable[[int], None]
+"""Shows how many rows have been read."""
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class LineBlock:
+  """Whole lines of a file; iterates over those that are not blank.
+
+  Attributes:
+    first: the number of the first, from 1.
+    content: the lines, without a byte order mark.
+  """
+
+  first: int
+  content: bytes
+
+  def __iter__(self) -> Iterator[tuple[int, bytes]]:
+    """Yields pairs of a line's number and the line."""
+    lines = enumerate(io.BytesIO(self.content), self.first)
+    return ((number, line) for number, line in lines if not line.isspace())
 
 
 class BrokenLines:
@@ -110,8 +134,11 @@ class BrokenLines:
 
 
 @contextlib.contextmanager
-def open_input(path: pathlib.Path) -> Iterator[BinaryIO]:
+def open_input(path: pathlib.Path) -> Iterator[tuple[BinaryIO, Rows]]:
   """Opens a plain or gzip file, by its first bytes, with a progress bar.
+
+  The bar counts bytes, as only their number is known; what is yielded beside
+  the file shows how many rows these were, and how many a second.
 
   Raises:
     InputError: it is unreadable, of a known other kind, or (while reading) a
@@ -132,7 +159,7 @@ def open_input(path: pathlib.Path) -> Iterator[BinaryIO]:
           raise InputError(f"{path} is {what}.")
       if head[257:262] == b"ustar":
         raise InputError(f"{path} is a tar archive: unpack it.")
-      yield file
+      yield file, raw.show_rows
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise InputError(
       f"{path}: the gzip file is cut short or corrupt ({error}): fetch it "
@@ -143,13 +170,13 @@ def open_input(path: pathlib.Path) -> Iterator[BinaryIO]:
     raise InputError(f"{path}: cannot be read ({reason}).") from None
 
 
-def line_blocks(path: pathlib.Path) -> Iterator[Numbered]:
-  """Yields the lines of blocks of some 16 MiB, without blank lines.
+def line_blocks(path: pathlib.Path) -> Iterator[LineBlock]:
+  """Yields blocks of some 16 MiB.
 
   Raises:
     InputError: as `open_input`, or a line is too long.
   """
-  with open_input(path) as file:
+  with open_input(path) as (file, show_rows):
     first = 1
     while block := file.read(_BLOCK_BYTES):
       rest = file.readline(_LINE_LIMIT)
@@ -162,9 +189,30 @@ def line_blocks(path: pathlib.Path) -> Iterator[Numbered]:
       if first == 1:
         block = block.removeprefix(_BOM)
       block += rest
-      lines = enumerate(io.BytesIO(block), first)
-      yield ((number, line) for number, line in lines if not line.isspace())
+      yield LineBlock(first, block)
       first += block.count(b"\n")
+      show_rows(first - 1)
+
+
+def converted_ahead(
+  blocks: Iterable[LineBlock],
+  convert: Callable[[LineBlock], pl.DataFrame | None],
+) -> Iterator[tuple[pl.DataFrame | None, LineBlock]]:
+  """Yields each block with what `convert` makes of it, in order.
+
+  As many blocks are converted at once as there are cores, in threads: Arrow
+  and polars let go of Python's lock.
+  """
+  threads = workers.cores()
+  with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+    waiting: collections.deque[tuple[Any, LineBlock]] = collections.deque()
+    for block in blocks:
+      waiting.append((pool.submit(convert, block), block))
+      if len(waiting) > threads:
+        result, block = waiting.popleft()
+        yield result.result(), block
+    for result, block in waiting:
+      yield result.result(), block
 
 
 class BrokenRow(list):
@@ -191,7 +239,7 @@ def numbered_csv_rows(
   Raises:
     InputError: as `open_input`.
   """
-  with open_input(path) as file:
+  with open_input(path) as (file, show_rows):
     text = io.TextIOWrapper(
       file, encoding="utf-8-sig", errors="surrogateescape", newline=""
     )
@@ -209,6 +257,7 @@ def numbered_csv_rows(
           "is no row of csv."
         )
       ahead.extend(io.StringIO(block + rest, newline=""))
+      show_rows(number - 1)
       return bool(ahead)
 
     def feed() -> Iterator[str]:
@@ -327,8 +376,12 @@ def checked_reviews(frame: pl.DataFrame) -> pl.DataFrame | None:
     and (ratings.abs() < _RATING_LIMIT).all()
   ):
     return None
-  ids = pl.concat([frame["user_id"], frame["item_id"]]).unique()
-  return frame if all(map(_is_id, ids)) else None
+  ids = pl.concat([frame["user_id"], frame["item_id"]])
+  if ids.null_count():
+    return None
+  # What is not of plain ASCII is looked at one by one.
+  others = ids.filter(~ids.str.contains("^[!-~]+$")).unique()
+  return frame if all(map(_is_id, others)) else None
 
 
 def review_row(
@@ -384,7 +437,7 @@ def seconds(time: Any, *, per_second: int = 1) -> int:
       f"as {unit} the timestamp {time!r:.80} is after the year 9999: divide "
       f"{smaller} by 1000"
     )
-  if per_second == 1000 and time < _LEAST_MILLISECONDS:
+  if per_second == 1000 and time < LEAST_MILLISECONDS:
     raise ValueError(
       f"as milliseconds the timestamp {time!r} is before 1973: multiply "
       "seconds by 1000"
@@ -412,11 +465,19 @@ class _WatchedFile(io.FileIO):
 
   def __init__(self, path: pathlib.Path):
     super().__init__(path)
+    self._start = monotonic()
     self._bar = progress(
       total=os.fstat(self.fileno()).st_size,
       desc=pathlib.Path(path).name,
       unit="B",
       unit_scale=True,
+    )
+
+  def show_rows(self, count: int) -> None:
+    """Shows rows and their rate beside the bytes."""
+    passed = max(monotonic() - self._start, 1e-3)
+    self._bar.set_postfix_str(
+      f"{count:,} rows, {count / passed:,.0f} a second", refresh=False
     )
 
   def readinto(self, buffer: Any, /) -> int | None:

@@ -1,5 +1,8 @@
 """Raw files -> a dataset folder: the data half's pipeline, in order.
 
+Memory holds numbers, some 50 bytes of each interaction, and never the texts,
+which wait on disk (see `review_store`).
+
 Items without a title go, of repeated (user, item) pairs the first in time
 stays (equal times are ordered by a seeded hash), the joint k-core follows, and
 each user keeps their last items. Users and items are counted before that last
@@ -7,6 +10,7 @@ cut. Then come splits and candidates. A split by global time comes first: the
 k-core and the last items are those of training (see `splits`).
 """
 
+import contextlib
 import dataclasses
 import importlib.metadata
 import pathlib
@@ -16,9 +20,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pyarrow.parquet
 from jaxtyping import Bool
 
-from instructrec_jax import locks, storage
+from instructrec_jax import locks, storage, workers
 from instructrec_jax.cards import DATASET_CARD, refuse_changed
 from instructrec_jax.data import (
   amazon,
@@ -32,6 +37,7 @@ from instructrec_jax.data import (
 from instructrec_jax.data import splits as splits_lib
 from instructrec_jax.data.cleaning import title_notes
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.review_store import ReviewStore
 from instructrec_jax.data.statistics import dataset_statistics
 from instructrec_jax.errors import (
   InputError,
@@ -39,6 +45,7 @@ from instructrec_jax.errors import (
   check_file,
   check_seed,
 )
+from instructrec_jax.progress import progress
 from instructrec_jax.records import Item
 
 FORMATS = (*amazon.FORMATS, *tables.FORMATS, "synthetic")
@@ -122,9 +129,12 @@ def prepare(
     official,
   )
   counts: dict[str, Any] = {}
-  with storage.staged_folder(
-    out, force=force, may_go=_refuse_loss, inputs=tuple(inputs.values())
-  ) as partial:
+  with (
+    storage.staged_folder(
+      out, force=force, may_go=_refuse_loss, inputs=tuple(inputs.values())
+    ) as partial,
+    ReviewStore(partial / ".reviews") as store,
+  ):
     planted = None
     if format == "synthetic":
       shop = synthetic.synthetic_shop(users=users, seed=seed)
@@ -135,11 +145,13 @@ def prepare(
         format, inputs, columns=columns, broken=broken, counts=counts
       )
     item_frame = selection.read_items(item_frames, counts)
-    review_frame = selection.read_reviews(review_frames, item_frame, counts)
-    ordered = selection.in_time_order(
-      review_frame, item_frame, seed=seed, counts=counts
+    reviews_read = selection.read_reviews(
+      review_frames, item_frame, store, counts
     )
-    times = review_frame["timestamp"].to_numpy()
+    ordered = selection.in_time_order(
+      reviews_read, item_frame, seed=seed, counts=counts
+    )
+    times = reviews_read.times
     phases = np.zeros(len(ordered.rows), np.int8)
     own_times = ordered.sequences, times[ordered.rows]
     numbered = splits_lib.are_positions(*own_times)
@@ -148,7 +160,8 @@ def prepare(
       cuts = cuts or splits_lib.time_cuts(times[ordered.rows])
       phases = np.searchsorted(cuts, times[ordered.rows], side="right")
     elif split == "official":
-      phases = review_frame["phase"].to_numpy()[ordered.rows]
+      assert reviews_read.phases is not None
+      phases = reviews_read.phases[ordered.rows]
       min_count = 0
     if len(phases) and phases.min() > 0:
       first = splits_lib.iso(int(times[ordered.rows].min()))
@@ -167,9 +180,9 @@ def prepare(
     catalogue = _write_items(partial, item_frame, chosen)
     last = chosen.from_end < (max_items or len(chosen.rows))
     counts["before_last_items"] = int((~last).sum())
-    _write_interactions(partial, review_frame, chosen, last)
+    _write_interactions(partial, reviews_read, store, chosen, last)
     times = times[chosen.rows]
-    del review_frame
+    del reviews_read
     sequences, owned = chosen.sequences(last), chosen.sequences()
     (partial / folder.ITEM_SPLIT_FILE).parent.mkdir()
     if split == "leave-one-out":
@@ -480,23 +493,49 @@ def _write_items(
 
 def _write_interactions(
   out: pathlib.Path,
-  reviews: pl.DataFrame,
+  reviews: selection.Interactions,
+  store: ReviewStore,
   chosen: selection.Chosen,
   last: Bool[np.ndarray, " interactions"],
 ) -> None:
   """Writes each user's last items, and apart from them what came before."""
-  users = chosen.users[last]
-  starts = np.searchsorted(users, users)
-  frame = reviews[chosen.rows[last]].select(
-    pl.Series("user", users),
-    "user_id",
-    pl.Series("item", chosen.items[last]),
-    pl.Series("position", (np.arange(len(users)) - starts).astype(np.int32)),
-    "timestamp",
-    "rating",
-    "summary",
-    "text",
-  )
-  frame.write_parquet(out / folder.INTERACTIONS_FILE)
+  rows, users, items = chosen.rows[last], chosen.users[last], chosen.items[last]
+  place = np.full(len(reviews.users), -1, np.int32)
+  place[rows] = np.arange(len(rows), dtype=np.int32)
+  texts: Any = ["user_id", "summary", "text"]
+  start = 0
+  with contextlib.ExitStack() as open_files:
+    bar = open_files.enter_context(
+      progress(total=len(rows), desc="texts", unit=" rows", unit_scale=True)
+    )
+    writer = None
+    for piece in workers.ahead(store.sorted(place, reviews.users[rows])):
+      end = start + piece.height
+      own = users[start:end]
+      # A piece may begin within a user.
+      first = np.searchsorted(users, own)
+      table = piece.select(
+        pl.Series("user", own),
+        "user_id",
+        pl.Series("item", items[start:end]),
+        pl.Series("position", (np.arange(start, end) - first).astype(np.int32)),
+        pl.Series("timestamp", reviews.times[rows[start:end]]),
+        "rating",
+        "summary",
+        "text",
+      ).to_arrow()
+      if writer is None:
+        writer = open_files.enter_context(
+          pyarrow.parquet.ParquetWriter(
+            out / folder.INTERACTIONS_FILE,
+            table.schema,
+            compression="zstd",
+            # Numbers hardly repeat; short texts do.
+            use_dictionary=texts,
+          )
+        )
+      writer.write_table(table)
+      start = end
+      bar.update(piece.height)
   earlier = {"user": chosen.users[~last], "item": chosen.items[~last]}
   pl.DataFrame(earlier).write_parquet(out / folder.EARLIER_FILE)

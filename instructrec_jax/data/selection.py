@@ -10,13 +10,15 @@ place would favour some items. A seeded hash of user and item settles it.
 
 import dataclasses
 import hashlib
+import itertools
 from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Int, Int32, Int64
+from jaxtyping import Bool, Int, Int8, Int32, Int64
 
+from instructrec_jax.data.review_store import ReviewStore
 from instructrec_jax.data.splits import Sequences
 from instructrec_jax.errors import InputError
 
@@ -26,26 +28,88 @@ TIES = "by the SHA-256 of seed, user and item"
 POSITIONS = "as the source numbers them, which tells no times"
 
 
+# Rows that are told apart or hashed at once: bounds the memory.
+_BLOCK = 1 << 20
+
+
+class Numbering:
+  """Numbers ids as they first appear.
+
+  polars keeps each id once, in some 100 bytes; a dict would take twice that.
+  """
+
+  def __init__(self):
+    """No ids yet."""
+    self._type = pl.Categorical(pl.Categories.random())
+    # As long as there is a series of them, polars keeps the categories.
+    self._alive = pl.Series([], dtype=self._type)
+    self._number_of_code = np.zeros(0, np.int32)
+    self._count = 0
+
+  def add(self, ids: pl.Series) -> Int32[np.ndarray, " rows"]:
+    """Returns the number of each id; new ones get the next."""
+    codes = ids.cast(self._type).to_physical().to_numpy()
+    known = len(self._number_of_code)
+    if len(codes) and codes.max() >= known:
+      more = np.full(max(known, int(codes.max()) + 1), -1, np.int32)
+      self._number_of_code = np.append(self._number_of_code, more)
+    new, first = np.unique(
+      codes[self._number_of_code[codes] < 0], return_index=True
+    )
+    new = new[np.argsort(first)]
+    self._number_of_code[new] = np.arange(
+      self._count, self._count + len(new), dtype=np.int32
+    )
+    self._count += len(new)
+    return self._number_of_code[codes]
+
+  def ids(self, numbers: Int32[np.ndarray, " rows"]) -> pl.Series:
+    """Returns the ids of numbers that `add` gave."""
+    codes = np.flatnonzero(self._number_of_code >= 0)
+    code_of_number = np.empty(self._count, np.uint32)
+    code_of_number[self._number_of_code[codes]] = codes
+    return pl.Series(code_of_number[numbers]).cat.to(self._type).cast(pl.String)
+
+
+@dataclasses.dataclass(frozen=True)
+class Interactions:
+  """The reviews of titled items in input order, in numbers alone.
+
+  Attributes:
+    users: user numbers, in order of first appearance.
+    items: rows in the frame of items.
+    times: in seconds since 1970.
+    phases: 0 to 2 for an official split's three, else None.
+    user_ids: what gave the users their numbers.
+  """
+
+  users: Int32[np.ndarray, " interactions"]
+  items: Int32[np.ndarray, " interactions"]
+  times: Int64[np.ndarray, " interactions"]
+  phases: Int8[np.ndarray, " interactions"] | None
+  user_ids: Numbering
+
+
 @dataclasses.dataclass(frozen=True)
 class Ordered:
   """Interactions without repeats, sorted by user and time.
 
   Attributes:
-    rows: their rows in the frame of reviews.
+    rows: their places in the input.
     users: user numbers, in order of first appearance in the input.
     items: rows in the frame of items.
   """
 
   rows: Int64[np.ndarray, " interactions"]
-  users: Int64[np.ndarray, " interactions"]
-  items: Int64[np.ndarray, " interactions"]
+  users: Int32[np.ndarray, " interactions"]
+  items: Int32[np.ndarray, " interactions"]
 
   @property
   def sequences(self) -> Sequences:
     """Returns the items, by user."""
     return Sequences.from_columns(
-      users=self.users.astype(np.int32),
-      items=self.items.astype(np.int32),
+      users=self.users,
+      items=self.items,
       num_users=int(self.users[-1]) + 1,
     )
 
@@ -55,7 +119,7 @@ class Chosen:
   """The interactions that stay, sorted by user and time.
 
   Attributes:
-    rows: their rows in the frame of reviews.
+    rows: their places in the input.
     users: user numbers, in order of first appearance in the input.
     items: item numbers, in order of the catalogue as read.
     catalogue: the row in the frame of items of each item number.
@@ -113,40 +177,61 @@ def read_items(
 
 
 def read_reviews(
-  frames: Iterable[pl.DataFrame], items: pl.DataFrame, counts: dict[str, Any]
-) -> pl.DataFrame:
-  """Reads the reviews of titled items, with the item's row as `item`.
+  frames: Iterable[pl.DataFrame],
+  items: pl.DataFrame,
+  store: ReviewStore,
+  counts: dict[str, Any],
+) -> Interactions:
+  """Reads the numbers of reviews of titled items; the rest goes to disk.
 
   Args:
-    frames: of `lines.REVIEW_SCHEMA`.
+    frames: of `lines.REVIEW_SCHEMA`, maybe with a `phase`.
     items: what `read_items` returned.
+    store: gets ids, ratings and texts, in the order of what is returned.
     counts: gets `reviews` and `of_items_without_title`.
 
   Raises:
     InputError: there are none.
   """
-  numbers = items.select("item_id", "item")
-  read, kept, first = 0, [], ""
+  titled, user_ids = Numbering(), Numbering()
+  titled.add(items["item_id"])
+  columns: dict[str, list[np.ndarray]] = {}
+  read, first = 0, ""
   for frame in frames:
     read += frame.height
     first = first or next(iter(frame["item_id"]), "")
-    kept.append(
-      frame.join(numbers, on="item_id", maintain_order="left").drop("item_id")
-    )
-  reviews = pl.concat(kept)
+    numbers = titled.add(frame["item_id"])
+    known = numbers < items.height
+    if not known.all():
+      frame, numbers = frame.filter(pl.Series(known)), numbers[known]
+    users = user_ids.add(frame["user_id"])
+    store.add(frame.select("user_id", "rating", "summary", "text"), users)
+    own = {"users": users, "items": numbers}
+    for name in {"timestamp", "phase"} & {*frame.columns}:
+      own[name] = frame[name].to_numpy()
+    for name, values in own.items():
+      columns.setdefault(name, []).append(values)
+  joined = {name: np.concatenate(columns.pop(name)) for name in [*columns]}
+  kept = len(joined.get("users", ()))
   counts["reviews"] = read
-  counts["of_items_without_title"] = read - reviews.height
-  if not reviews.height:
+  counts["of_items_without_title"] = read - kept
+  if not kept:
     raise InputError(
       f"none of the {read:,} reviews is of an item with a title: do the two "
       f"files belong together? The first review is of {first!r:.80}, the first "
       f"item is {items['item_id'][0]!r:.80}."
     )
-  return reviews
+  return Interactions(
+    users=joined["users"],
+    items=joined["items"],
+    times=joined["timestamp"],
+    phases=joined.get("phase"),
+    user_ids=user_ids,
+  )
 
 
 def in_time_order(
-  reviews: pl.DataFrame,
+  reviews: Interactions,
   catalogue: pl.DataFrame,
   *,
   seed: int,
@@ -155,18 +240,26 @@ def in_time_order(
   """Orders by time, and drops what a user had before.
 
   Args:
-    reviews: what `read_reviews` returned; its `phase`, if it has that column,
-      counts before the time.
+    reviews: what `read_reviews` returned; its phase, if it has one, counts
+      before the time.
     catalogue: what `read_items` returned.
     seed: of the order of equal times.
     counts: gets `repeats`.
   """
-  users = _numbers(reviews["user_id"])
-  items = reviews["item"].to_numpy().astype(np.int64)
-  rows = time_order(reviews, catalogue, users=users, seed=seed)
-  rows = rows[first_of_repeats(users=users[rows], items=items[rows])]
-  counts["repeats"] = reviews.height - len(rows)
-  return Ordered(rows, users[rows], items[rows])
+  rows = time_order(reviews, catalogue["item_id"], seed=seed)
+  users = reviews.users[rows]
+  # Repeats are of one user, so whole users can be looked at apart.
+  cuts = np.searchsorted(users, users[_BLOCK::_BLOCK]).tolist()
+  kept = [
+    start
+    + first_of_repeats(
+      users=users[start:end], items=reviews.items[rows[start:end]]
+    )
+    for start, end in itertools.pairwise([0, *cuts, len(rows)])
+  ]
+  rows = rows[np.concatenate(kept)]
+  counts["repeats"] = len(users) - len(rows)
+  return Ordered(rows, reviews.users[rows], reviews.items[rows])
 
 
 def select(
@@ -204,11 +297,11 @@ def select(
   core = first[kept]
   stays = phases > 0
   if not keep_new:
-    stays &= np.isin(users, users[core]) & np.isin(items, items[core])
+    stays &= _appear(users, core)[users] & _appear(items, core)[items]
   counts["of_new_users_or_items"] = len(phases) - len(first) - int(stays.sum())
   stays[core] = True
-  _, numbers = np.unique(users[stays], return_inverse=True)
-  catalogue, item_numbers = np.unique(items[stays], return_inverse=True)
+  _, numbers = _renumbered(users, stays)
+  catalogue, item_numbers = _renumbered(items, stays)
   if len(catalogue) < 2:
     raise InputError(
       f"all {len(numbers):,} interactions left are with one item: there is "
@@ -219,8 +312,8 @@ def select(
   ends = np.cumsum(np.bincount(numbers)) - later
   return Chosen(
     rows=ordered.rows[stays],
-    users=numbers.astype(np.int32),
-    items=item_numbers.astype(np.int32),
+    users=numbers,
+    items=item_numbers,
     catalogue=catalogue,
     phases=phases[stays],
     from_end=ends[numbers] - 1 - np.arange(len(numbers)),
@@ -228,11 +321,7 @@ def select(
 
 
 def time_order(
-  reviews: pl.DataFrame,
-  catalogue: pl.DataFrame,
-  *,
-  users: Int64[np.ndarray, " rows"],
-  seed: int,
+  reviews: Interactions, item_ids: pl.Series, *, seed: int
 ) -> Int64[np.ndarray, " rows"]:
   """Returns the rows by user, phase and time, equal times by `TIES`.
 
@@ -240,36 +329,55 @@ def time_order(
 
   Args:
     reviews: what `read_reviews` returned.
-    catalogue: what `read_items` returned.
-    users: the rows' user numbers.
+    item_ids: by row in the frame of items.
     seed: of the hash.
   """
-  times = reviews["timestamp"].to_numpy()
+  users, times = reviews.users, reviews.times
   keys = (times, users)
-  if "phase" in reviews.columns:
-    keys = (times, reviews["phase"].to_numpy(), users)
+  if reviews.phases is not None:
+    keys = (times, reviews.phases, users)
   rows = np.lexsort(keys)
-  equal = (np.diff(users[rows]) == 0) & (np.diff(times[rows]) == 0)
-  tied = rows[np.append(equal, False) | np.append(False, equal)]
-  of_rows = reviews[tied]
-  ids = zip(
-    of_rows["user_id"], catalogue["item_id"][of_rows["item"]], strict=True
-  )
-  rank = np.zeros(len(rows), np.uint64)
-  rank[tied] = [
-    int.from_bytes(
-      hashlib.sha256(f"{seed}\0{user}\0{item}".encode()).digest()[:8], "big"
+  equal = np.diff(users[rows]) == 0
+  equal &= np.diff(times[rows]) == 0
+  tied = np.append(equal, False) | np.append(False, equal)
+  of_ties = rows[tied]
+  rank = np.empty(len(of_ties), np.uint64)
+  for start in range(0, len(of_ties), _BLOCK):
+    block = of_ties[start : start + _BLOCK]
+    ids = zip(
+      reviews.user_ids.ids(users[block]),
+      item_ids[reviews.items[block]],
+      strict=True,
     )
-    for user, item in ids
-  ]
-  return np.lexsort((rank, *keys))
+    rank[start : start + _BLOCK] = [
+      int.from_bytes(
+        hashlib.sha256(f"{seed}\0{user}\0{item}".encode()).digest()[:8], "big"
+      )
+      for user, item in ids
+    ]
+  # Input order comes last: what is tied in all is as `lexsort` left it.
+  rows[tied] = of_ties[np.lexsort((rank, *(key[of_ties] for key in keys)))]
+  return rows
 
 
-def _numbers(ids: pl.Series) -> Int64[np.ndarray, " rows"]:
-  """Numbers distinct ids in order of first appearance."""
-  seen = ids.unique(maintain_order=True).to_frame().with_row_index("number")
-  numbered = ids.to_frame().join(seen, on=ids.name, maintain_order="left")
-  return numbered["number"].to_numpy().astype(np.int64)
+def _appear(
+  numbers: Int32[np.ndarray, " interactions"],
+  which: Int64[np.ndarray, " some"] | Bool[np.ndarray, " interactions"],
+) -> Bool[np.ndarray, " numbers"]:
+  """Returns of each number whether it is among some of the interactions'."""
+  seen = np.zeros(int(numbers.max(initial=-1)) + 1, bool)
+  seen[numbers[which]] = True
+  return seen
+
+
+def _renumbered(
+  numbers: Int32[np.ndarray, " interactions"],
+  stays: Bool[np.ndarray, " interactions"],
+) -> tuple[Int64[np.ndarray, " left"], Int32[np.ndarray, " kept"]]:
+  """Returns the numbers that are left, and each that stays as its place."""
+  seen = _appear(numbers, stays)
+  places = np.cumsum(seen, dtype=np.int32) - np.int32(1)
+  return np.flatnonzero(seen), places[numbers[stays]]
 
 
 def k_core(

@@ -225,3 +225,116 @@ def test_swapped_files_are_noticed(read, format):
     read(amazon.read_reviews, [METADATA[format]], format=format)
   with pytest.raises(InputError, match=f"not one {format} metadata"):
     read(amazon.read_items, [review], format=format)
+
+
+REVIEWS = [OLD_REVIEW | {"reviewerID": f"U{n}"} for n in range(3)]
+
+
+def raw(**change):
+  """A review's line, with some of its fields as JSON text."""
+  fields = {name: json.dumps(value) for name, value in OLD_REVIEW.items()}
+  pairs = [f"{json.dumps(k)}: {v}" for k, v in {**fields, **change}.items()]
+  return "{" + ", ".join(pairs) + "}"
+
+
+ODD = [
+  raw(reviewerID="5"),
+  raw(reviewerID="null"),
+  raw(reviewerID='" x"'),
+  raw(reviewerID='"a b"'),
+  raw(reviewerID='"é"'),
+  raw(reviewerID=r'"\u200b"'),
+  raw(asin=r'"\udc00"'),
+  raw(asin=r'"\ud83d\ude00"'),
+  raw(other=r'"\udc00"'),
+  raw(other="NaN"),
+  raw(other="[-Infinity]"),
+  raw(other='"NaN, Infinity"'),
+  raw(other='", NaN"'),
+  raw(overall="NaN"),
+  raw(overall="null"),
+  raw(overall="5"),
+  raw(overall="1e400"),
+  raw(overall="1e10"),
+  raw(overall='"5"'),
+  raw(overall="4.123456789012345678"),
+  raw(unixReviewTime="1393545600.0"),
+  raw(unixReviewTime="1.3e9"),
+  raw(unixReviewTime="true"),
+  raw(unixReviewTime="253402300800"),
+  raw(unixReviewTime="-1"),
+  raw(unixReviewTime="-0"),
+  raw(unixReviewTime="0"),
+  raw(unixReviewTime="99999999999999999999"),
+  raw(unixReviewTime="01"),
+  raw(summary="null"),
+  raw(summary="1"),
+  raw(reviewText="[]"),
+  raw(reviewText=r'"\u0000 \t"'),
+  raw(reviewText='"a\tb"'),
+  raw() + raw(),
+  raw() + " " + raw(),
+  raw() + "x",
+  " " + raw() + " ",
+  raw()[:-1] + ', "asin": "B2"}',
+  raw()[:-1] + ', "\\u0061sin": "B2"}',
+  raw()[:-1] + ', "x": 1, "x": 2}',
+  raw()[:-1] + ', "x": {"asin": "B3"}}',
+  raw()[:-1] + ",}",
+  raw() + "\r",
+  "",
+  " ",
+  "{}",
+  "[]",
+  "null",
+  raw()[:30],
+  "{",
+  "}",
+  raw().replace('"', "'"),
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("end", ["", "\n"])
+def test_a_block_is_read_as_its_lines_are(tmp_path, monkeypatch, odd, end):
+  """Whatever Arrow takes, the check of each line takes alike."""
+  path = tmp_path / "file.json"
+  good = [json.dumps(review) for review in REVIEWS]
+  text = "\n".join([*good, odd, *good]) + end
+  path.write_text(text, encoding="utf-8", newline="")
+  read = []
+  for _ in range(2):
+    broken = lines.BrokenLines()
+    frames = list(amazon.read_reviews(path, format="amazon2018", broken=broken))
+    read.append((pl.concat(frames).rows(), broken.as_json()))
+    monkeypatch.setattr(amazon, "_review_block", lambda *_: None)
+  assert read[0] == read[1]
+  assert read[0][0][:3] == [
+    (f"U{n}", "B1", 1393545600, 5.0, "good", "it works") for n in range(3)
+  ]
+
+
+@pytest.mark.parametrize(
+  "bytes_", [b"caf\xe9", b"\xed\xa0\x80", b"\xff", "é".encode()]
+)
+def test_no_field_may_be_other_than_utf_8(tmp_path, monkeypatch, bytes_):
+  path = tmp_path / "file.json"
+  line = raw(other='"@"').encode().replace(b"@", bytes_)
+  path.write_bytes(raw().encode() + b"\n" + line)
+  read = []
+  for _ in range(2):
+    broken = lines.BrokenLines()
+    frames = amazon.read_reviews(path, format="amazon2018", broken=broken)
+    read.append((pl.concat(list(frames)).rows(), broken.as_json()))
+    monkeypatch.setattr(amazon, "_review_block", lambda *_: None)
+  assert read[0] == read[1]
+
+
+def test_good_blocks_are_not_read_line_by_line(tmp_path, monkeypatch):
+  path = tmp_path / "file.json"
+  path.write_text("\n".join(map(json.dumps, REVIEWS)))
+  monkeypatch.setattr(amazon, "_parse_json", None)
+  (frame,) = amazon.read_reviews(
+    path, format="amazon2018", broken=lines.BrokenLines()
+  )
+  assert frame.height == 3

@@ -71,23 +71,85 @@ EVENTS = st.lists(
 def in_time_order(events, *, seed=0):
   """Returns the events as `time_order` puts them."""
   users, items, times = map(list, zip(*events, strict=True))
-  reviews = pl.DataFrame(
-    {"user_id": [f"u{u}" for u in users], "item": items, "timestamp": times}
+  numbering = selection.Numbering()
+  reviews = selection.Interactions(
+    users=numbering.add(pl.Series([f"u{u}" for u in users])),
+    items=np.array(items, np.int32),
+    times=np.array(times),
+    phases=None,
+    user_ids=numbering,
   )
-  catalogue = pl.DataFrame({"item_id": [f"i{i}" for i in range(10)]})
-  rows = selection.time_order(
-    reviews, catalogue, users=np.array(users), seed=seed
-  )
+  ids = pl.Series([f"i{i}" for i in range(10)])
+  rows = selection.time_order(reviews, ids, seed=seed)
   return [events[row] for row in rows]
 
 
 @given(EVENTS, st.randoms())
 def test_the_files_order_settles_nothing(events, random):
   ordered = in_time_order(events)
-  assert [(u, t) for u, _, t in ordered] == sorted((u, t) for u, _, t in events)
+  first = list(dict.fromkeys(user for user, _, _ in events))
+  assert [(first.index(u), t) for u, _, t in ordered] == sorted(
+    (first.index(u), t) for u, _, t in events
+  )
   shuffled = [*events]
   random.shuffle(shuffled)
-  assert in_time_order(shuffled) == ordered
+  # Users come as they first appear; within each nothing changes.
+  assert sorted(in_time_order(shuffled), key=by_user) == sorted(
+    ordered, key=by_user
+  )
+
+
+def by_user(event):
+  return event[0]
+
+
+IDS = st.lists(st.lists(st.sampled_from([*"abcdé", "x" * 40])), max_size=6)
+
+
+@given(IDS)
+def test_ids_are_numbered_as_they_first_appear(blocks):
+  numbering, known = selection.Numbering(), {}
+  for block in blocks:
+    numbers = numbering.add(pl.Series(block, dtype=pl.String))
+    assert numbers.tolist() == [known.setdefault(i, len(known)) for i in block]
+    assert numbering.ids(numbers).to_list() == block
+
+
+def test_two_numberings_know_nothing_of_each_other():
+  one, other = selection.Numbering(), selection.Numbering()
+  one.add(pl.Series(["a", "b"]))
+  assert other.add(pl.Series(["b", "a", "b"])).tolist() == [0, 1, 0]
+
+
+@given(
+  st.lists(
+    st.tuples(st.integers(0, 5), st.integers(0, 5), st.integers(0, 9)),
+    min_size=1,
+    max_size=60,
+  ),
+  st.integers(1, 20),
+)
+def test_repeats_are_found_in_blocks_as_in_one(events, block):
+  numbering = selection.Numbering()
+  users, items, times = map(list, zip(*events, strict=True))
+  reviews = selection.Interactions(
+    users=numbering.add(pl.Series([f"u{u}" for u in users])),
+    items=np.array(items, np.int32),
+    times=np.array(times),
+    phases=None,
+    user_ids=numbering,
+  )
+  catalogue = pl.DataFrame({"item_id": [f"i{i}" for i in range(6)]})
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(selection, "_BLOCK", block)
+    counts = {}
+    ordered = selection.in_time_order(reviews, catalogue, seed=0, counts=counts)
+  pairs = list(zip(ordered.users, ordered.items, strict=True))
+  assert len(set(pairs)) == len(pairs) == len({event[:2] for event in events})
+  assert counts["repeats"] == len(events) - len(pairs)
+  for row in ordered.rows:
+    same = [t for u, i, t in events if (u, i) == events[row][:2]]
+    assert times[row] == min(same)
 
 
 def test_equal_times_are_in_every_order_alike():
