@@ -20,6 +20,7 @@ import pytest
 from instructrec_jax.checkpoints.conversion import convert
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.evaluation.metrics import ranking_metrics
+from instructrec_jax.generation.generator import Decoding, Generator
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seqio_bridge.build import Options, build
@@ -232,6 +233,33 @@ def test_it_scores_as_our_scorer(t5x, trained, dataset, bound):
     for place, value in enumerate(row["scores"])
   }
   assert in_place == pytest.approx(found, abs=1e-4)
+
+
+@pytest.mark.parametrize("beams", [1, 4])
+def test_it_writes_as_our_generator(t5x, trained, dataset, beams):
+  """Predict mode, by beam search as by its greedy decoding."""
+  out = t5x.folder / f"predict{beams}"
+  t5x(
+    "infer",
+    "gin/model/mini.gin",
+    "gin/t5x/predict.gin",
+    CHECKPOINT_PATH=str(trained / "checkpoint_50"),
+    INFER_OUTPUT_DIR=str(out),
+    NUM_DECODES=beams,
+    TASK_FEATURE_LENGTHS=LENGTHS,
+  )
+  (path,) = out.glob("*predict.jsonl-00000-of-00001")
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  instructions = [row["inputs"]["inputs_pretokenized"] for row in rows]
+  generator = Generator.load(
+    trained, vocabulary=dataset / "vocabulary.model", step=STEPS
+  )
+  decoding = Decoding(
+    max_tokens=LENGTHS["targets"], beams=beams, length_penalty=0.6, rules="t5x"
+  )
+  answers = generator.generate(instructions, decoding)
+  assert len(rows) > 5
+  assert [row["prediction"] for row in rows] == [a.text for a, *_ in answers]
 
 
 def test_checkpoints_go_there_and_back(t5x, trained, dataset, bound, tmp_path):

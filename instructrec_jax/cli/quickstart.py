@@ -2,7 +2,8 @@
 
 Shoppers with planted tastes -> preferences and intentions by the offline
 teacher -> instructions -> a tiny T5 from random weights -> HR/NDCG beside the
-baselines, and beside the best that any ranker could do. Each step is one of
+baselines, and beside the best that any ranker could do; and what it writes
+beside the teacher's texts. Each step is one of
 the other subcommands; README walks through the same steps on real data. In
 the end a server of the model is asked, as any program would ask it.
 """
@@ -33,12 +34,30 @@ TARGET_LENGTH = 32
 VOCABULARY_SIZE = 2000
 # Few kinds of instruction, so that minutes of training are enough: what comes
 # next, and what somebody asks for in any words, with a history and without, of
-# the whole shop and among candidates.
-FAMILIES = (
+# the whole shop and among candidates; and what it writes: the taste before an
+# item, a query, a history.
+RANKING = (
   *("p1_i0_t2", "p1_i0_t3", "p1_i1_t2", "p1_i2_t2", "p1_i2_t3"),
   *("p0_i1_t2", "p0_i2_t2", "p0_i2_t3"),
 )
+WRITTEN = {
+  "p1_p2_chain_of_thought": 1,
+  "p0_i1_turn_around": 0.5,
+  "p1_p2_relatedness": 0.5,
+}
+FAMILIES = (*RANKING, *WRITTEN)
+# A shopper has one preference and many purchases: what is written has its own
+# share, or it would be seldom met.
+MIXTURE = ",".join(
+  [
+    "instructrec_all_v1=8",
+    *(f"instructrec_{name}_v1={share}" for name, share in WRITTEN.items()),
+  ]
+)
 SCENARIOS = ("sequential", "personalised_i2")
+WRITING = ("sequential", "query_writing_i1", "history_writing_p2")
+# Requests of these: writing takes longer than ranking.
+WRITTEN_REQUESTS = 200
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-2
 VALIDATION_USERS = 300
@@ -48,7 +67,7 @@ LOOKED_THROUGH = 60
 # The best of the shop that are told of each wish.
 LISTED = 3
 OUTPUTS = {
-  *("shop", "packed", "model", "results", "report.html"),
+  *("shop", "packed", "model", "results", "written", "report.html"),
   *("answers.json", "wishes.json"),
 }
 # Two opposite wishes: kinds of product, and where the shop has them.
@@ -88,7 +107,7 @@ class Options:
 
 
 def run(options: Options) -> None:
-  """Makes OUT/{shop,packed,model,results}, OUT/{answers.json,report.html}."""
+  """Makes OUT/{shop,packed,model,results,written}, and OUT/report.html."""
   from instructrec_jax import locks
 
   with locks.writing_in(options.out):
@@ -118,8 +137,9 @@ def _run(options: Options) -> None:
   prepare(format="synthetic", users=options.users, out=shop, seed=seed)
 
   _say("2/7 annotate: preferences and intentions, by rules")
-  # Wishes to train on are a crowd's; the teacher's are of the held-out targets.
-  annotate_offline(shop, training_targets=0)
+  # A training target of each shopper has a teacher's wish, to learn to write
+  # one; all that are shown in training are a crowd's.
+  annotate_offline(shop, training_targets=1)
 
   _say("3/7 build: instructions from templates, in a crowd's words")
   build.build(
@@ -129,6 +149,7 @@ def _run(options: Options) -> None:
     options=build.Options(
       families=FAMILIES,
       paraphrases=True,
+      crowd_wishes=True,
       input_length=INPUT_LENGTH,
       target_length=TARGET_LENGTH,
       seed=seed,
@@ -137,7 +158,7 @@ def _run(options: Options) -> None:
 
   _say("4/7 pack: the mixture of all these instructions")
   packed = pack_mixture(
-    mixture="instructrec_all_v1",
+    mixture=MIXTURE,
     dataset=shop,
     out=out / "packed",
     input_length=INPUT_LENGTH,
@@ -187,6 +208,18 @@ def _run(options: Options) -> None:
     seed=seed,
   )
   print(report.markdown(results))
+  written = evaluate(
+    dataset=shop,
+    out=out / "written",
+    model=model,
+    scenarios=WRITING,
+    rankers=("popularity", "model"),
+    reason=True,
+    limit=min(options.test_users, WRITTEN_REQUESTS),
+    seed=seed,
+  )
+  print("What it writes, and its own words before it ranks:\n")
+  print(report.markdown(written))
   _say("7/7 ask: a server, two kinds of question, and what people type")
   with _serving(model, shop) as url:
     answers, wishes = _ask(url, shop), _recommend(url, shop)
@@ -201,7 +234,10 @@ def _run(options: Options) -> None:
     results=results,
     training_log=model / "metrics.jsonl",
     examples=_worked_examples(model, shop),
-    sections=_wish_sections(answers, wishes),
+    sections=[
+      *_written_sections(written),
+      *_wish_sections(answers, wishes),
+    ],
     notes=[
       "A made-up shop, whose shoppers are loyal to a brand and a finish and "
       "move through kinds of product in a fixed order. The model is a T5 of "
@@ -245,6 +281,21 @@ def _worked_examples(model: Path, shop: Path) -> list[dict[str, Any]]:
   half = WORKED_EXAMPLES // 2
   chosen = [*found[: max(half, WORKED_EXAMPLES - len(missed))], *missed]
   return chosen[:WORKED_EXAMPLES]
+
+
+def _written_sections(written: dict[str, Any]) -> list[Any]:
+  """Returns what reasoning first gains, and what the model writes."""
+  from instructrec_jax.evaluation import report
+  from instructrec_jax.evaluation.html_report import Section, writing_sections
+
+  (scenario,) = written["scenarios"]
+  reasoning = Section(
+    "Reasoning first",
+    "The model tells the taste, and ranks by what is likely behind its own "
+    "words; and is asked as briefly without any.",
+    [report.scenario_table(written, scenario)],
+  )
+  return [reasoning, *writing_sections(written)]
 
 
 def _wish_sections(

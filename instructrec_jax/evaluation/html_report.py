@@ -74,7 +74,7 @@ def write_html_report(
     of_scenarios.append(Section(report.PROBE, "", [table]))
   for heading, table in report.steering_tables(results).items():
     of_scenarios.append(Section(heading, "", [table]))
-  of_scenarios += _writing_sections(results)
+  of_scenarios += writing_sections(results)
   write_page(
     out_path,
     title=title,
@@ -102,7 +102,7 @@ def write_html_report(
   )
 
 
-def _writing_sections(results: Mapping[str, Any]) -> list[Section]:
+def writing_sections(results: Mapping[str, Any]) -> list[Section]:
   """Returns the figures of each task of writing, and some texts."""
   sections = []
   for heading, table in report.writing_tables(results).items():

@@ -16,11 +16,13 @@ import numpy as np
 from flax import struct
 from jaxtyping import Array, Bool, Float, Int, UInt32
 
+from instructrec_jax.kernels.cpu import Spans
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.scoring.trie import START_ID
 from instructrec_jax.seq2seq.attention import project_memory
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import (
+  Examples,
   KeysValues,
   Memory,
   NextToken,
@@ -33,6 +35,9 @@ from instructrec_jax.seq2seq.transformer import (
 )
 from instructrec_jax.text.vocabulary import EOS_ID, PAD_ID
 from instructrec_jax.xla_options import exact_products
+
+# Block sizes of instructions, in eighths of the longest; see `Spans`.
+_BLOCKS = (2, 4, 6, 8)
 
 
 @struct.dataclass
@@ -168,6 +173,52 @@ def read(params: Any, tokens_BxS: Tokens, *, config: T5Config) -> Read:
   memory = project_memory(config, params, encoded)
   laid_out = jax.tree.map(lambda x: jnp.moveaxis(x, 1, -1), memory)
   return Read(laid_out, tokens_BxS > 0)
+
+
+@exact_products
+def read_end_to_end(
+  params: Any,
+  tokens_1xN: Tokens,
+  lengths_B: Int[Array, " batch"],
+  *,
+  config: T5Config,
+  length: int,
+) -> Read:
+  """Encodes instructions that follow each other, so that few are padding.
+
+  For one CPU device, whose attention loops over examples; see `layouts`.
+
+  Args:
+    params: the model's.
+    tokens_1xN: of all instructions, padded with 0 behind the last.
+    lengths_B: of each; 0 is none.
+    config: the model's sizes.
+    length: of what is returned: at least that of the longest.
+  """
+  starts_B = jnp.cumsum(lengths_B) - lengths_B
+  count = tokens_1xN.shape[1]
+  longest = min(length, count)
+  layout = Examples(
+    Spans.sort(
+      (starts_B, lengths_B),
+      longest=(longest, longest),
+      eighths=(_BLOCKS, _BLOCKS),
+    )
+  )
+  encoded: Any = Transformer(config).apply(
+    {"params": params}, tokens_1xN, layout, method="encode_states"
+  )
+  is_real_BxS = jnp.arange(length) < lengths_B[:, None]
+  places_BxS = jnp.minimum(starts_B[:, None] + jnp.arange(length), count - 1)
+
+  def laid_out(flat_1xNxHxK: jax.Array) -> jax.Array:
+    rows = jnp.where(
+      is_real_BxS[..., None, None], flat_1xNxHxK[0][places_BxS], 0
+    )
+    return jnp.moveaxis(rows, 1, -1)
+
+  memory = project_memory(config, params, encoded)
+  return Read(jax.tree.map(laid_out, memory), is_real_BxS)
 
 
 def start(

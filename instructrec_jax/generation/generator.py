@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import pathlib
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -188,7 +189,11 @@ class Generator:
         functools.partial(decode.decoding_params, config),
         out_shardings=shardings,
       )(params)
-    self._read = self._jit(decode.read, config=config)
+    self._reads_end_to_end = (
+      self._mesh.size == 1 and config.loops_over_examples(self._mesh)
+    )
+    # Of this object, as the programs below.
+    self._read = functools.cache(self._new_read)
     # Of this object, not its class: which would keep it, and its parameters.
     self._program = functools.cache(self._new_program)
     self._start = functools.cache(self._new_start)
@@ -335,16 +340,11 @@ class Generator:
     while size < len(ids):
       size *= 2
     length = _at_least(max(map(len, ids)), _LENGTHS)
-    tokens = np.full((size, length), PAD_ID, np.int32)
     of = np.zeros(size, np.uint32)
-    for row, of_one in enumerate(ids):
-      tokens[row, : len(of_one)] = of_one
-      of[row] = numbers[row] % (1 << 32)
+    of[: len(ids)] = [number % (1 << 32) for number in numbers]
     by_batch = mesh_lib.batch_sharding(self._mesh)
-    tokens, of, is_any = mesh_lib.to_devices(
-      (tokens, of, np.arange(size) < len(ids)), by_batch
-    )
-    memory = self._read(self._params, tokens)
+    of, is_any = mesh_lib.to_devices((of, np.arange(size) < len(ids)), by_batch)
+    memory = self._memory(ids, size, length)
     start = self._start(
       decoding.sequences,
       _at_least(decoding.max_tokens, _ANSWERS),
@@ -352,6 +352,28 @@ class Generator:
     )
     state = start(of, is_any, np.uint32(decoding.seed))
     return state, memory, self._advance(decoding)
+
+  def _memory(
+    self, ids: list[list[int]], size: int, length: int
+  ) -> decode.Read:
+    """Returns what decoding reads of instructions, in so many rows."""
+    if self._reads_end_to_end:
+      total, quarter = sum(map(len, ids)), size * length // 4
+      tokens = np.full((1, -(-total // quarter) * quarter), PAD_ID, np.int32)
+      tokens[0, :total] = list(itertools.chain.from_iterable(ids))
+      lengths = np.zeros(size, np.int32)
+      lengths[: len(ids)] = [*map(len, ids)]
+      return self._read(length)(self._params, tokens, lengths)
+    tokens = np.full((size, length), PAD_ID, np.int32)
+    for row, of_one in enumerate(ids):
+      tokens[row, : len(of_one)] = of_one
+    by_batch = mesh_lib.batch_sharding(self._mesh)
+    return self._read(None)(self._params, mesh_lib.to_devices(tokens, by_batch))
+
+  def _new_read(self, length: int | None) -> Any:
+    if length is None:
+      return self._jit(decode.read, config=self._config)
+    return self._jit(decode.read_end_to_end, config=self._config, length=length)
 
   def _advance(self, decoding: Decoding) -> Any:
     """Returns what decodes up to a limit of tokens."""

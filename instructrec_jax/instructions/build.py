@@ -90,6 +90,8 @@ class Options:
     rows_per_target: of each family.
     paraphrases: whether to train on a crowd's wordings, too, and to write
       evaluation requests in wordings that are held out.
+    crowd_wishes: with paraphrases, whether all vague wishes that are shown in
+      training are a crowd's, and a teacher's are only written.
     sequences: write rows and requests of `instructions.sequences` too.
     pieces: of a vocabulary that is trained, one of `PIECES`: within words; or
       across the words of a title, up to whole titles that many buy; or within
@@ -106,6 +108,7 @@ class Options:
   families: tuple[str, ...] = ()
   rows_per_target: int = 1
   paraphrases: bool = False
+  crowd_wishes: bool = False
   sequences: bool = False
   pieces: str = PIECES[0]
   input_length: int = 512
@@ -233,7 +236,11 @@ def _build(
   material = Material(
     folder, annotations=annotations, cold_items=options.cold_items
   )
-  paraphrases = Paraphrases(folder.items) if options.paraphrases else None
+  paraphrases = None
+  if options.paraphrases:
+    paraphrases = Paraphrases(
+      folder.items, shows_own_wishes=options.crowd_wishes
+    )
   # The smallest split first.
   if not any(
     usable_targets(material, split, forms).any()

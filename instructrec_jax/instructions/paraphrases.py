@@ -64,10 +64,15 @@ def wordings() -> dict[str, _Wordings]:
 
 
 class Paraphrases:
-  """The words in which people would ask for a catalogue's items."""
+  """The words in which people would ask for a catalogue's items.
 
-  def __init__(self, items: Sequence[Item]):
+  Attributes:
+    shows_own_wishes: in place of a teacher's, in whatever is trained on.
+  """
+
+  def __init__(self, items: Sequence[Item], *, shows_own_wishes: bool = False):
     """Reads kinds from categories, and what titles share."""
+    self.shows_own_wishes = shows_own_wishes
     roots = sorted(root_categories(items))
     self._kinds = [
       kinds.kind_of(kinds.with_roots(own, roots)) if own else None

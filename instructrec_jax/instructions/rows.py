@@ -248,9 +248,10 @@ def _rows(
       form = draw.forms[draw.form[place]]
       positive = bool(draw.positive[place])
       shown, asked = _shown(form, draw.candidates, place, item, positive)
+      writes_query = form.template.response.holds_query
       slots = make_slots(
         material,
-        wished,
+        facts if writes_query else wished,
         form,
         target=target,
         history=history,
@@ -258,7 +259,7 @@ def _rows(
         asked=asked,
         choice=int(draw.preference[place]),
       )
-      if paraphrases and not form.template.response.holds_query:
+      if paraphrases and not writes_query:
         query = _paraphrased(
           paraphrases,
           form,
@@ -288,11 +289,15 @@ def _rows(
 
 
 def _wished_for(facts: Facts, paraphrases: Paraphrases) -> Facts:
-  """Returns facts in which a crowd wishes for targets that no teacher saw."""
+  """Returns facts in which a crowd wishes for targets that no teacher saw.
+
+  Or for all of them, if it shows its own wishes alone.
+  """
   if Query.VAGUE not in facts.queries:
     return facts
   wishes = [
-    text or paraphrases.wish(item, number=target)
+    (not paraphrases.shows_own_wishes and text)
+    or paraphrases.wish(item, number=target)
     for target, (text, item) in enumerate(
       zip(facts.queries[Query.VAGUE], facts.items.tolist(), strict=True)
     )

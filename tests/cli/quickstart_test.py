@@ -64,6 +64,26 @@ def test_every_ranker_is_in_the_table(run):
   assert all(row["n"] == 20 for row in results["rows"])
 
 
+def test_what_it_writes_stands_beside_the_teachers(run):
+  results = json.loads((run / "written" / "results.json").read_text())
+  figures = {
+    (row["scenario"], row["writer"], row["metric"]): row["value"]
+    for row in results["writing"]
+  }
+  # Queries name what is looked for as often as the teacher's do.
+  found = [
+    figures["query_writing_i1", name, "bm25_hr@10"]
+    for name in ("teacher", "model")
+  ]
+  assert found[1] >= found[0] - 0.05
+  assert figures["history_writing_p2", "model", "valid"] > 0.9
+  rankers = {row["ranker"] for row in results["rows"]}
+  assert rankers == {"popularity", "model", "unlisted", "reasoned"}
+  page = (run / "report.html").read_text()
+  for part in ("Reasoning first", "query_writing_i1: some of the texts"):
+    assert part in page
+
+
 def test_the_report_shows_table_curves_and_examples(run):
   page = (run / "report.html").read_text()
   for part in ("planted", "validation HR@1", "Example 3", "true answer"):

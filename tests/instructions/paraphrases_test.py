@@ -11,6 +11,7 @@ from instructrec_jax.instructions import paraphrases as lib
 from instructrec_jax.instructions.aspects import Query
 from instructrec_jax.instructions.material import Material
 from instructrec_jax.instructions.paraphrases import Paraphrases
+from instructrec_jax.instructions.render import plain_words
 from instructrec_jax.instructions.requests import ScenarioWriter
 from instructrec_jax.instructions.rows import (
   Renderer,
@@ -187,3 +188,31 @@ def test_requests_of_a_crowd_are_those_of_all_in_other_words(folder, crowd):
       assert (one.query == other.query) != ("i2" in scenario.family)
       instructions.add(one.instruction)
     assert len(instructions) > 1
+
+
+def test_a_crowds_own_wishes_are_shown_and_a_teachers_written(folder):
+  words = Paraphrases(folder.items, shows_own_wishes=True)
+  annotations = Annotations.load(folder)
+  material = Material(folder, annotations=annotations)
+  facts = material.facts("train")
+  teachers = {text for text in facts.queries[Query.VAGUE] if text}
+  assert teachers
+  families = group_families(load_templates("package"))
+  for name, is_written in (("p0_i1_turn_around", True), ("p1_i1_t2", False)):
+    rows = list(
+      instruction_rows(
+        material,
+        Renderer(count_tokens=lambda text: 0, budget=1 << 20),
+        facts=facts,
+        families={name: families[name]},
+        paraphrases=words,
+        seed=0,
+      )
+    )
+    assert rows
+    if is_written:
+      assert {row.targets for row in rows} <= {plain_words(t) for t in teachers}
+    else:
+      quoted = {row.inputs.split('"')[1] for row in rows}
+      # But for a few that both say.
+      assert len(quoted & teachers) < 0.05 * len(quoted)
