@@ -46,7 +46,8 @@ sys.path[:0] = [str(ROOT), str(pathlib.Path(__file__).parent)]
 
 import cases  # noqa: E402
 
-LIMIT = 20  # seconds that a refusal may take, on a machine that others use too
+LIMIT = 20  # seconds of work that a refusal may take
+PATIENCE = 120  # seconds of waiting, on a machine that others use too
 MEMORY = 6 << 30  # bytes of address space that a command may add
 NOBODY = 65534
 HEAVY = (
@@ -207,15 +208,22 @@ class Run:
     os.waitpid(self.pid, 0)
     self._end(-signal.SIGKILL)
 
-  def wait(self, limit: float = LIMIT) -> "Run":
-    """Waits until it ends, and kills it after so many seconds."""
+  def wait(self, limit: float = PATIENCE, work: float = LIMIT) -> "Run":
+    """Waits until it ends, and kills it after so many seconds or such work."""
     while not self.poll():
-      if time.monotonic() - self.started > limit:
+      waited = time.monotonic() - self.started
+      if waited > limit or (waited > work and self._worked() > work):
         self.kill()
-        self.err += f"\n(killed after {limit} s)"
+        self.err += f"\n(killed after {waited:.0f} s)"
         break
       time.sleep(0.005)
     return self
+
+  def _worked(self) -> float:
+    """Returns the seconds of a processor that it has had."""
+    text = pathlib.Path(f"/proc/{self.pid}/stat").read_text()
+    user, system = text.rpartition(")")[2].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
   def _end(self, status: int) -> None:
     self.status = status
@@ -365,7 +373,7 @@ class Reference:
     made, self.seconds = [], 0.0
     for _ in range(2):
       place.reset()
-      run = self.start().wait(600)
+      run = self.start().wait(600, 600)
       if run.status:
         raise SystemExit(f"{task.argv} failed: {run.err}")
       self.seconds = run.seconds
@@ -381,7 +389,7 @@ class Reference:
   def result(self) -> dict[str, str]:
     """Returns what is there now, with what `then` makes of it."""
     if self.task.then:
-      Run(self.place, shlex.split(self.task.then)).wait(300)
+      Run(self.place, shlex.split(self.task.then)).wait(300, 300)
     return _contents(self.place.folder)
 
   def faults(self) -> list[str]:
@@ -413,7 +421,7 @@ def pairs(place: Place, options: argparse.Namespace) -> int:
       time.sleep(draw.choice((0, 0, draw.random() * reference.seconds)))
       second = reference.start()
       for run in (first, second):
-        run.wait(600)
+        run.wait(600, 600)
       statuses = sorted((first.status, second.status))
       refusals = [r.err.strip() for r in (first, second) if r.status]
       faults = reference.faults()
@@ -471,7 +479,7 @@ def kills(place: Place, options: argparse.Namespace) -> int:
       n += 1
       for after in (False, True):
         place.reset()
-        run = reference.start(_die_at(n, after=after)).wait(600)
+        run = reference.start(_die_at(n, after=after)).wait(600, 600)
         steps = run.status == 137
         if steps:
           count[0] += 1
@@ -496,7 +504,7 @@ def kills(place: Place, options: argparse.Namespace) -> int:
 
 
 def _again(reference: Reference, when: str) -> int:
-  run = reference.start().wait(600)
+  run = reference.start().wait(600, 600)
   faults = []
   is_done = "exists already" in run.err or (
     reference.task.refusal in run.err and run.status == 2
@@ -520,7 +528,7 @@ def make_world(folder: pathlib.Path, *, anew: bool) -> pathlib.Path:
   place = Place(folder / "making", world)
   place.reset()
   for line in cases.WORLD:
-    run = Run(place, shlex.split(line)).wait(600)
+    run = Run(place, shlex.split(line)).wait(600, 600)
     if run.status:
       raise SystemExit(f"{line}: {run.err}")
   place.work.joinpath(".whole").touch()

@@ -1221,8 +1221,10 @@ def _outputs() -> Iterator[Case]:
       (f"{'x' * 300}{suffix}", "xxx"),
       (f"/proc/nowhere/new{suffix}", "/proc"),
       (f"/dev/null/new{suffix}", "/dev/null"),
+      (f"nowhere/../new{suffix}", "nowhere"),
     ):
-      yield Case("output paths", words(value), names)
+      if not (value.startswith("nowhere") and "MODEL_DIR" in line):
+        yield Case("output paths", words(value), names)
     loop = put(lambda p: p.symlink_to(p.name))
     yield Case("output paths", words(bad), bad, loop, f"{bad} links to itself")
     link = put(lambda p: p.symlink_to("nowhere" + p.suffix))
