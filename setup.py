@@ -71,6 +71,8 @@ setuptools.setup(
     "optax>=0.2.8,<0.3",
     "orbax-checkpoint>=0.12.8,<0.13",
     "polars>=2.0",
+    "rouge-score>=0.1.2",
+    "sacrebleu>=2.6",
     "scipy>=1.14",
     "seqio==0.0.20",
     "shtab>=1.7",

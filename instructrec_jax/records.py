@@ -51,6 +51,8 @@ class RankingRequest:
     candidate_items: item numbers of `candidates`, in the same order.
     query: the user's search words, for rankers that match text; a model reads
       them in the instruction.
+    said: what the answer begins with, such as the model's own reasoning: a
+      candidate's likelihood is that of following it.
   """
 
   request_id: str
@@ -61,6 +63,7 @@ class RankingRequest:
   history_items: tuple[int, ...] = ()
   candidate_items: tuple[int, ...] = ()
   query: str = ""
+  said: str = ""
 
 
 class Ranker(Protocol):

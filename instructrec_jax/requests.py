@@ -222,7 +222,10 @@ def _parse(row: Any, *, where: str, number: int) -> RankingRequest:
       f"{where}: `request_id` is {request_id!r:.80}, but must be a text or a "
       "whole number."
     )
-  for text in (instruction, *candidates, query, request_id):
+  said = row.get("said") or ""
+  if not isinstance(said, str):
+    raise InputError(f"{where}: `said` is {said!r:.80}, but must be a text.")
+  for text in (instruction, *candidates, query, said, request_id):
     try:
       text.encode()
     except UnicodeEncodeError as error:
@@ -259,6 +262,7 @@ def _parse(row: Any, *, where: str, number: int) -> RankingRequest:
     history_items=tuple(row.get("history_items") or ()),
     candidate_items=tuple(items),
     query=query,
+    said=said,
   )
 
 

@@ -17,6 +17,8 @@ from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.conversion import convert
 from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import InputError
+from instructrec_jax.generation.generator import Decoding
+from instructrec_jax.generation.stream import generate_file
 from instructrec_jax.scoring.stream import score_file
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.model_export import export
@@ -85,6 +87,15 @@ def score(model, **options):
   score_file(requests=requests, model=model, out=out, **options)
 
 
+def generate(model):
+  generate_file(
+    requests=model.parent / "requests.jsonl",
+    model=model,
+    out=model.parent / "answers.jsonl",
+    decoding=Decoding(max_tokens=2),
+  )
+
+
 # What is damaged, what reads it, and what the reader does not read of it.
 READERS = {
   "train its rows": ("packed", train, ()),
@@ -105,6 +116,12 @@ READERS = {
     ("checkpoints/1", "checkpoints/2/optimizer"),
   ),
   "score an export": ("export", score, ()),
+  "generate": (
+    "model",
+    generate,
+    ("checkpoints/1", "checkpoints/2/optimizer"),
+  ),
+  "generate with an export": ("export", generate, ()),
   "serve an export": ("export", Recommender.load, ()),
   "serve what was converted": ("converted", Recommender.load, ()),
   "convert": (

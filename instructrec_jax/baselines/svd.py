@@ -11,6 +11,7 @@ candidates.
 """
 
 import dataclasses
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -36,6 +37,10 @@ WIDTH = 64
 _SMOOTHING = 0.75
 # Of the regression of items' vectors on their titles' pieces; there, too.
 _RIDGE = 1.0
+# Purchases after which an item's own vector counts as much as its words.
+_TRUSTED = 10.0
+# Of the purchases of a title that is one piece, what its words are said for.
+_SPELLED = 0.1
 
 
 class SvdRanker:
@@ -97,7 +102,7 @@ class PieceVectors:
     parts_PxD: vectors whose sum over a title's pieces is about its item's: a
       brand's name has much of it, a comma next to nothing.
     means_PxD: the mean vector of the purchases whose titles have the piece.
-    counts_P: such purchases.
+    counts_P: purchases that are said with it.
   """
 
   parts_PxD: Float32[np.ndarray, "pieces width"]
@@ -115,9 +120,12 @@ def piece_vectors(
   """Spreads items' vectors over the pieces of their titles.
 
   The parts are a ridge regression of items' unit vectors on which pieces their
-  titles have, an item weighing the log of its training purchases and one.
-  Pieces that no title has get zeros. The end of a sequence is bought with every
-  title, and has no vector.
+  titles have, an item weighing the log of its training purchases and one. A
+  title that is one piece is read in its words there; its piece then gets the
+  item's own vector and what its words add up to, the former weighing
+  n / (n + 10) with n purchases, so that a title that few bought is known by its
+  words. Pieces that no title has get zeros. The end of a sequence is bought
+  with every title, and has no vector.
 
   Args:
     folder: whose training interactions and titles count.
@@ -127,37 +135,44 @@ def piece_vectors(
   """
   titles = display_titles(folder.items)
   bought = _purchases(folder.sequences, len(titles), folder.splits)
-  purchases = np.asarray(bought.sum(0)).ravel()
-  vectors = _unit(factored(_ppmi(bought.T @ bought), width))
-  written = [
-    (item, sorted({*vocabulary.encode_one(title)} - {EOS_ID}))
-    for item, title in enumerate(titles)
-  ]
-  # A title that is one piece is spelled, too, so that its words are known.
+  purchases_I = np.asarray(bought.sum(0)).ravel()
+  items_IxD = _unit(factored(_ppmi(bought.T @ bought), width))
+  written = vocabulary.encode(titles)
+  is_whole_I = np.array(
+    [
+      len(ids) == 1 and vocabulary.spell(title) != ids
+      for title, ids in zip(titles, written, strict=True)
+    ]
+  )
   spelled = [
-    (item, sorted({*vocabulary.spell(titles[item])} - {EOS_ID}))
-    for item, ids in written
-    if len(ids) == 1
+    vocabulary.spell(title) if is_whole else ids
+    for title, ids, is_whole in zip(titles, written, is_whole_I, strict=True)
   ]
-  written += [each for each in spelled if len(each[1]) > 1]
-  of_items = [item for item, _ in written]
-  items, purchases = vectors[of_items], purchases[of_items]
-  pieces = _indicator([ids for _, ids in written], rows)
-  weights = scipy.sparse.diags_array(np.log1p(purchases))
+  pieces = _indicator([sorted({*ids} - {EOS_ID}) for ids in spelled], rows)
+  weights = scipy.sparse.diags_array(np.log1p(purchases_I))
   normal = pieces.T @ weights @ pieces + _RIDGE * scipy.sparse.eye_array(rows)
-  sums = pieces.T @ (weights @ items)
-  parts = [
-    scipy.sparse.linalg.cg(normal, sums[:, k], rtol=1e-4, maxiter=60)[0]
-    for k in range(width)
-  ]
-  counts = np.asarray(pieces.T @ purchases).astype(np.int64)
-  totals = pieces.T @ (purchases[:, None] * items)
-  counts_or_1 = np.maximum(counts, 1)[:, None]
+  sums = pieces.T @ (weights @ items_IxD)
+  parts_PxD = np.stack(
+    [
+      scipy.sparse.linalg.cg(normal, sums[:, k], rtol=1e-4, maxiter=60)[0]
+      for k in range(width)
+    ],
+    axis=1,
+  )
+  own_I = (purchases_I / (purchases_I + _TRUSTED))[:, None]
+  items_IxD = _unit(own_I * items_IxD + (1 - own_I) * (pieces @ parts_PxD))
+  totals = pieces.T @ (purchases_I[:, None] * items_IxD)
+  counts = np.asarray(pieces.T @ purchases_I)
+  means_PxD = totals / np.maximum(counts, 1)[:, None]
+  # Words are counted fully where they are written, whole titles by themselves.
+  said_I = purchases_I * np.where(is_whole_I, _SPELLED, 1)
+  counts = np.ceil(pieces.T @ said_I).astype(np.int64)
+  whole = [ids[0] for ids in itertools.compress(written, is_whole_I)]
+  parts_PxD[whole] = means_PxD[whole] = items_IxD[is_whole_I]
+  counts[whole] = purchases_I[is_whole_I]
   counts[EOS_ID] = int(bought.sum())
   return PieceVectors(
-    np.stack(parts, axis=1).astype(np.float32),
-    (totals / counts_or_1).astype(np.float32),
-    counts,
+    parts_PxD.astype(np.float32), means_PxD.astype(np.float32), counts
   )
 
 

@@ -188,6 +188,15 @@ def _refuse_two_at_once(options: Options) -> None:
       "--sheet": quality.sheet,
       "--read-sheet": quality.read_sheet,
     },
+    # What is judged may be estimated.
+    {
+      "--dry-run": options.money.dry_run,
+      "--export": sharing.export,
+      "--import": sharing.import_from,
+      "--show": quality.show,
+      "--sheet": quality.sheet,
+      "--read-sheet": quality.read_sheet,
+    },
   ):
     given = [flag for flag, value in asked.items() if value]
     if len(given) > 1:
@@ -241,10 +250,13 @@ def _transport(options: Options) -> Callable[..., Any]:
   if chat.jsonl_in:
     send = functools.partial(jsonl.read_answers, chat.jsonl_in)
   elif chat.batch:
+    key = online.find_key(url)
+    with online.proxies_told():
+      client = openai.OpenAI(api_key=key, base_url=url)
     send = functools.partial(
       batch.run_batches,
       reserve=options.money.budget(share=chat.price_share).reserve,
-      client=openai.OpenAI(api_key=online.find_key(url), base_url=url),
+      client=client,
       state_path=options.dataset / BATCHES_FILE,
     )
   else:

@@ -51,6 +51,8 @@ class Options:
   templates: opt.Templates | None = None
   """to choose from (default: an export's own, else the package's)"""
   input_length: opt.InputLength = 512
+  reason: bool = False
+  """have the model tell the user's taste first, and rank by its own words"""
   top: opt.Count = 10
   """ranks to print"""
   json: opt.Json = False
@@ -68,7 +70,9 @@ def run(options: Options) -> tuple[Any, str]:
     from instructrec_jax.data.folder import DatasetFolder
 
     catalogue = [i.title for i in DatasetFolder.open(options.dataset).items]
-  ranker = vocabulary = None
+  ranker = vocabulary = write = None
+  if options.reason and not options.model:
+    raise InputError("--reason has a model tell the taste: add --model.")
   templates = load_templates(*options.templates or ())
   if options.model:
     # Only here is jax needed.
@@ -82,12 +86,14 @@ def run(options: Options) -> tuple[Any, str]:
       )
     recommender = Recommender.load(options.model, templates=options.templates)
     ranker, vocabulary = recommender.ranker, recommender.vocabulary
+    write = recommender.write if options.reason else None
     catalogue = catalogue or recommender.titles
     templates = recommender.templates
   said = ("words", "history", "preference", "context", "kind", "template")
   found = recommend(
     **{name: getattr(options, name) for name in said},
     ranker=ranker,
+    write=write,
     vocabulary=vocabulary,
     candidates=candidates,
     catalogue=catalogue,
@@ -137,6 +143,8 @@ def _text(found: "Recommendation", *, top: int) -> str:
     lines.append(f"(replaced or left out: {composed.replaced!r})")
   if composed.items_dropped:
     lines.append(f"(items of the history not shown: {composed.items_dropped})")
+  if found.reasoning:
+    lines.append(f"(the model's reasoning: {found.reasoning})")
   if composed.candidates and "candidates" not in composed.form.slots:
     lines.append("(the candidates are ranked without being listed)")
   if found.ranking:

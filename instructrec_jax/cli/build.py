@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from instructrec_jax.cli import options as opt
+from instructrec_jax.errors import InputError
 
 EXAMPLE = "instructrec build --dataset data/games --vocab spiece.model"
 
@@ -58,6 +59,16 @@ class Options:
   force: opt.Force = False
   """build it again"""
   json: opt.Json = False
+
+  def __post_init__(self):
+    """Raises InputError if an option is of a vocabulary that is trained."""
+    if not self.train_vocab:
+      for name in ("pieces", "fold_case"):
+        if getattr(self, name) != getattr(Options, name):
+          raise InputError(
+            f"--{name.replace('_', '-')} is of a vocabulary that is trained: "
+            "add --train-vocab, or leave it out."
+          )
 
 
 def run(options: Options) -> tuple[Any, str]:

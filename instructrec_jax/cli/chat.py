@@ -56,6 +56,12 @@ def run(options: Options) -> None:
       "there is no catalogue to converse about: add --dataset, or name an "
       "export with one."
     )
+  if sys.stdin is None:
+    raise InputError("there is no input to read turns from: it is closed.")
+  # What is wrong with these is told before the first turn.
+  recommender.compose(
+    "hello", history=options.history, preference=options.preference
+  )
   is_asked = sys.stdin.isatty() and not options.json
   turns: list[Turn] = []
   while words := _line("> " if is_asked else ""):
@@ -83,10 +89,12 @@ def run(options: Options) -> None:
 
 def _line(prompt: str) -> str:
   try:
-    return input(prompt).strip()
+    words = input(prompt).strip()
+    words.encode()  # In the C locale, bytes that are no text come through.
+    return words
   except EOFError:
     return ""
-  except UnicodeDecodeError:
+  except UnicodeError:
     raise InputError(
       "the input is no text: UTF-8, one turn a line, is expected."
     ) from None
@@ -101,6 +109,8 @@ def _object(reply: "Reply") -> dict[str, Any]:
     "refused": [*need.refused],
     "chosen": [*need.chosen],
     "given_up": [*reply.given_up],
+    "scarce": [*reply.scarce],
+    "near": [*reply.near],
   }
 
 
@@ -118,5 +128,12 @@ def _text(reply: "Reply") -> str:
   if reply.given_up:
     lines.append(
       f"     (nothing is left with {', '.join(reply.given_up)}: given up)"
+    )
+  if reply.near:
+    count = len(reply.shown) - len(reply.near)
+    lines.append(
+      f"     (only {count} with {' and '.join(reply.scarce)} left; "
+      f"{len(reply.near)} {'comes' if len(reply.near) == 1 else 'come'} near: "
+      f"{'; '.join(reply.near)})"
     )
   return "\n".join(lines or ["     (no title is left)"])

@@ -31,7 +31,8 @@ class Options:
   """that dssm, tem and two_tower read texts with (default: word vectors of
   their own): a folder with a BERT, or a sentence-transformers model"""
   scenarios: opt.Names = ("all",)
-  """scenarios, comma-separated"""
+  """scenarios, comma-separated; all is each that ranks, writing each in which
+  a model writes"""
   rankers: opt.RankersOrRuns = ("all",)
   """rankers, comma-separated; all is every one that is available, a file
   (.run, .trec, .txt, .parquet) another tool's run"""
@@ -63,6 +64,9 @@ class Options:
   steer: bool = False
   """also ask again with words of the queries edited, denied, flipped and
   paraphrased, and report how far rankings follow"""
+  reason: bool = False
+  """also have the model tell each user's taste first, and rank by what follows
+  its own words, where it is asked by a history alone"""
   force: opt.Force = False
   multi_process: opt.MultiProcess = False
   json: opt.Json = False
@@ -90,10 +94,13 @@ def _tell_vocabulary(options: Options) -> None:
 
 def run(options: Options) -> tuple[Any, str] | None:
   """Runs `evaluation.evaluate.evaluate`, or estimates its price."""
-  from instructrec_jax.instructions.scenarios import find_scenarios
+  from instructrec_jax.instructions.scenarios import (
+    find_scenarios,
+    find_writing,
+  )
 
   # A wrong name is refused before jax is imported.
-  find_scenarios(options.scenarios)
+  find_scenarios(find_writing(options.scenarios)[1])
   chat = options.chat.for_evaluate(options.seed)
   if options.dry_run:
     from instructrec_jax.evaluation.evaluate import estimate_chat

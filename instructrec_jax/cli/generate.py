@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from instructrec_jax.cli import options as opt
-from instructrec_jax.cli.score import model_or_t5x
+from instructrec_jax.cli.score import model_or_t5x, refuse_vocabulary
 
 EXAMPLE = (
   "instructrec generate --requests requests.jsonl --model runs/games --out "
@@ -63,6 +63,10 @@ class Options:
   that the requests are in)"""
   force: opt.Force = False
   json: opt.Json = False
+
+  def __post_init__(self):
+    """Raises InputError if the model needs no vocabulary."""
+    refuse_vocabulary(self.model, self.vocabulary)
 
 
 def run(options: Options) -> tuple[Any, str]:

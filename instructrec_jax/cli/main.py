@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Exception as error:
     # A path that cannot be read or written, or a full disk; any other is a
     # fault of the program.
-    trouble = disk_trouble(error, options)
+    trouble = disk_trouble(error, options) or _backend_trouble(error)
     if trouble is None:
       raise
     print(f"{prog}: {trouble}.", file=sys.stderr)
@@ -121,6 +121,17 @@ def disk_trouble(error: BaseException, options: Any = None) -> str | None:
     place = named[1] if named else next(filter(None, places), "")
     return f"{place}: {reason}" if place else reason
   return None
+
+
+def _backend_trouble(error: Exception) -> str | None:
+  """Says so if jax was told to use devices that aren't here."""
+  named = re.search(r"Unable to initialize backend '(\w+)'", str(error))
+  if not named:
+    return None
+  return (
+    f"jax cannot use {named[1]!r}, which JAX_PLATFORMS names: unset it, or "
+    "name one that is here, such as cpu"
+  )
 
 
 def _load(name: str) -> ModuleType:

@@ -129,6 +129,10 @@ def _new_folder(path: Path) -> str:
 
 
 def _place(path: Path) -> str:
+  for parent in path.parents:
+    if parent.name == ".." and not parent.exists():
+      # Once it was made, the same words would name another place.
+      return f"{parent.parent} does not exist: leave it and the .. out"
   for parent in path.absolute().parents:
     if parent.exists():
       return "" if parent.is_dir() else f"{parent} is a file: Not a directory"

@@ -5,7 +5,7 @@ draws no example twice before all have come once.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 from instructrec_jax.cli import options as opt
 
@@ -24,6 +24,8 @@ class Options:
   target_length: opt.TargetLength = 64
   examples: opt.Count | None = None
   """examples to draw (default: one pass)"""
+  spell: Annotated[float, opt.Arg(metavar="RATE", least=0, most=1)] = 0.0
+  """share of pieces of several words, such as whole titles, that are spelled"""
   seed: opt.Seed = 0
   force: opt.Force = False
   json: opt.Json = False

@@ -17,6 +17,8 @@ from instructrec_jax.errors import InputError
 
 EXAMPLE = "instructrec plan --size xl --mesh 4x2 --batch 128 --memory 80GiB"
 
+# Of more, jax runs out of memory before it has a backend.
+_MOST_SIMULATED = 1024
 _UNITS = {"MB": 1e6, "GB": 1e9, "TB": 1e12}
 _UNITS |= {"MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
 
@@ -128,6 +130,11 @@ def parse_memory(text: str) -> int:
 
 def _simulated_devices(count: int) -> list[Any]:
   """Returns CPU devices, if jax has not begun with fewer."""
+  if count > _MOST_SIMULATED:
+    raise InputError(
+      f"--compile simulates at most {_MOST_SIMULATED:,} devices, and the mesh "
+      f"has {count:,}: leave it out, the estimate needs none."
+    )
   import jax
 
   try:

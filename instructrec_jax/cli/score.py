@@ -29,6 +29,15 @@ def model_or_t5x(path: Path) -> str:
   )(path)
 
 
+def refuse_vocabulary(model: Path, vocabulary: Path | None) -> None:
+  """Raises InputError for a vocabulary beside that of a model folder."""
+  if vocabulary and (model / "model.json").exists():
+    raise InputError(
+      f"--vocabulary is of a checkpoint of T5X, and {model} has its own: leave "
+      "it out."
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
   requests: opt.Requests
@@ -53,6 +62,10 @@ class Options:
   that the requests are in)"""
   force: opt.Force = False
   json: opt.Json = False
+
+  def __post_init__(self):
+    """Raises InputError if the model needs no vocabulary."""
+    refuse_vocabulary(self.model, self.vocabulary)
 
 
 def run(options: Options) -> tuple[Any, str]:

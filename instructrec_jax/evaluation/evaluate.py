@@ -52,7 +52,9 @@ from instructrec_jax.evaluation.prompt_rankers import (
 )
 from instructrec_jax.evaluation.rankers import (
   RANKERS,
+  REASONED,
   TEXT_READERS,
+  UNLISTED,
   entry_of,
   find_rankers,
   load_ranker,
@@ -72,7 +74,9 @@ from instructrec_jax.evaluation.scores import (
   score_margins,
 )
 from instructrec_jax.evaluation.selection import SELECT
-from instructrec_jax.instructions.scenarios import Scenario
+from instructrec_jax.evaluation.writer import ModelWriter
+from instructrec_jax.evaluation.writing import evaluate_writing
+from instructrec_jax.instructions.scenarios import Scenario, find_writing
 from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker
 from instructrec_jax.scoring.normalisation import BOUNDED, Normalisation
@@ -93,6 +97,8 @@ _LISTS = (
   "normalisations",
   "probe",
   "steering",
+  "writing",
+  "written",
 )
 
 # Rankers whose scores may be asked for any candidates: those that read queries,
@@ -124,6 +130,7 @@ def evaluate(
   probe: bool = False,
   cutoff: str | None = None,
   steer: bool = False,
+  reason: bool = False,
   force: bool = False,
 ) -> dict[str, Any]:
   """Ranks a dataset folder's requests and writes a folder of results.
@@ -148,7 +155,8 @@ def evaluate(
       matcher, in place of their own word vectors: a folder with a BERT, or a
       sentence-transformers model (see `text_reader.SentenceReader`).
     scenarios: names from `scenarios.SCENARIOS`; "all" is every one that the
-      folder has requests for.
+      folder has requests for. Or from `scenarios.WRITING`; "writing" is every
+      one that the folder has texts of.
     rankers: names from `rankers.RANKERS`; "all" is every one that is
       available. The path of a file is another tool's run (see `runs`).
     split: "validation" or "test".
@@ -168,6 +176,8 @@ def evaluate(
     probe: also ask the models whether they have seen the data; see `probe`.
     cutoff: of the probe, the last day of the models' training data.
     steer: also ask again with the words of queries changed; see `steering`.
+    reason: add the rankers "reasoned", the model behind its own words, and
+      "unlisted", without them in a prompt as short; see `reasoned_ranker`.
     force: replace `out` if it exists.
 
   Returns:
@@ -178,10 +188,10 @@ def evaluate(
     rankers on its sample; `positions`, HR@1 by the target's place in the
     prompt, unless that is permuted; `popularity`, what is recommended, and
     HR@1 on head and tail; `temperatures` of pointwise rankers; `templates` and
-    `normalisations`, what was chosen among them; `probe` and `steering`, see
-    there; `scenarios` with the hash of their candidates; `labels`, how tables
-    call the rankers; `impossible`, sentences on inconsistent metrics, which are
-    internal errors; the arguments.
+    `normalisations`, what was chosen among them; `probe`, `steering` and
+    `writing`, see there; `written`, texts to read; `scenarios` with the hash of
+    their candidates; `labels`, how tables call the rankers; `impossible`,
+    sentences on inconsistent metrics, which are internal errors; the arguments.
 
   Raises:
     InputError: an argument is unknown or something is missing, a folder's
@@ -190,7 +200,7 @@ def evaluate(
   """
   folder = DatasetFolder.open(dataset)
   names = find_rankers(
-    rankers,
+    (*rankers, *((REASONED, UNLISTED) if reason else ())),
     folder=folder,
     model=model,
     zero_shot=zero_shot,
@@ -228,15 +238,25 @@ def evaluate(
       f"{', '.join(_STEERED)} in --rankers."
     )
   need_text = steer or any(entry_of(name).reads_prompt for name in names)
-  chosen, sources = _find(
-    scenarios,
-    names,
-    folder=folder,
-    split=split,
-    need_text=need_text,
-    limit=limit,
-    seed=seed,
-  )
+  tasks, ranked = find_writing(scenarios)
+  writers = {"model": model, "zero_shot": zero_shot} if tasks else {}
+  writers = {n: path for n, path in writers.items() if n in names and path}
+  if tasks and not writers:
+    raise InputError(
+      f"{tasks[0].name} is written by a model: add --model, or leave the "
+      "scenario out."
+    )
+  chosen, sources = [], []
+  if ranked:
+    chosen, sources = _find(
+      ranked,
+      names,
+      folder=folder,
+      split=split,
+      need_text=need_text,
+      limit=limit,
+      seed=seed,
+    )
   if steer and not any(map(_is_steered, chosen)):
     raise InputError(
       "--steer changes the words of a query, and none of the scenarios has "
@@ -341,6 +361,16 @@ def evaluate(
       )
     if steer:
       results["steering"] = _steer(run, chosen, sources)
+    if tasks:
+      results["writing"], results["written"] = evaluate_writing(
+        tasks,
+        {n: ModelWriter(pathlib.Path(path)) for n, path in writers.items()},
+        folder,
+        split=split,
+        limit=limit,
+        resamples=resamples,
+        seed=seed,
+      )
     sizes = {s["name"]: s["candidate_count"] for s in results["scenarios"]}
     results["impossible"] = [
       sentence

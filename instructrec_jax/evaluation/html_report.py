@@ -13,7 +13,10 @@ from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import plots, report
 from instructrec_jax.provenance import provenance
-from instructrec_jax.tables import Table
+from instructrec_jax.tables import Row, Table
+
+# Of each task of writing.
+_TEXTS_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +74,7 @@ def write_html_report(
     of_scenarios.append(Section(report.PROBE, "", [table]))
   for heading, table in report.steering_tables(results).items():
     of_scenarios.append(Section(heading, "", [table]))
+  of_scenarios += _writing_sections(results)
   write_page(
     out_path,
     title=title,
@@ -96,6 +100,24 @@ def write_html_report(
       },
     },
   )
+
+
+def _writing_sections(results: Mapping[str, Any]) -> list[Section]:
+  """Returns the figures of each task of writing, and some texts."""
+  sections = []
+  for heading, table in report.writing_tables(results).items():
+    texts = [
+      each["texts"]
+      for each in results["written"]
+      if heading.startswith(f"{each['scenario']}:")
+    ][:_TEXTS_SHOWN]
+    shown = Table([*texts[0]], [Row([*each.values()]) for each in texts])
+    name = heading.partition(":")[0]
+    sections += [
+      Section(heading, "", [table]),
+      Section(f"{name}: some of the texts", "", [shown], is_text=True),
+    ]
+  return sections
 
 
 def _scenario_section(

@@ -6,6 +6,7 @@ it, and an entry in `RANKERS`.
 """
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
@@ -90,6 +91,7 @@ class RankerEntry:
     reads: some of `READINGS`: what it sees of a request, if it has that. Those
       that read the prompt see what is in it.
     query_for_history: reads the query in place of the history.
+    writes: before it ranks.
   """
 
   load: Callable[[Resources], Ranker] | None
@@ -107,6 +109,7 @@ class RankerEntry:
   label: str = ""
   reads: tuple[str, ...] = ()
   query_for_history: bool = False
+  writes: bool = False
 
   @property
   def warm_up(self) -> int:
@@ -116,7 +119,10 @@ class RankerEntry:
     """
     if self.is_language_model or not self.cost:
       return 0
-    return 4 if self.cost == "model" else 2000
+    if self.cost != "model":
+      return 2000
+    # Batches of several lengths, each of which compiles.
+    return 64 if self.writes else 4
 
   def applies(self, scenario: Scenario) -> bool:
     """Whether it can rank a scenario's requests."""
@@ -215,6 +221,17 @@ def _load_model(path: pathlib.Path | None) -> Ranker:
   return T5Ranker.load(path, mesh=mesh_lib.make_mesh())
 
 
+def _load_reasoned(resources: Resources, *, reason: bool) -> Ranker:
+  from instructrec_jax import mesh as mesh_lib
+  from instructrec_jax.evaluation import reasoned_ranker
+
+  assert resources.model is not None
+  kind = reasoned_ranker.ReasonedRanker if reason else reasoned_ranker.Unlisted
+  return kind.load(
+    resources.model, folder=resources.folder, mesh=mesh_lib.make_mesh()
+  )
+
+
 def _load_catalogue(resources: Resources) -> Ranker:
   from instructrec_jax import mesh as mesh_lib
   from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
@@ -227,6 +244,7 @@ def _load_catalogue(resources: Resources) -> Ranker:
   )
 
 
+REASONED, UNLISTED = "reasoned", "unlisted"
 # In the table's order.
 RANKERS: Mapping[str, RankerEntry] = {
   "random": RankerEntry(load=lambda resources: RandomRanker(), in_all=True),
@@ -312,6 +330,28 @@ RANKERS: Mapping[str, RankerEntry] = {
     reads_prompt=True,
     is_language_model=True,
     is_selected=True,
+  ),
+  # The model behind its own words, and what else differs: it is asked without
+  # a list of the candidates; see `--reason`.
+  UNLISTED: RankerEntry(
+    load=functools.partial(_load_reasoned, reason=False),
+    needs="model",
+    cost="model",
+    reads_prompt=True,
+    ranks=lambda s: s.history_alone and s.lists_candidates,
+    scenarios="of a history and a list of candidates",
+    label="model, no list",
+  ),
+  REASONED: RankerEntry(
+    load=functools.partial(_load_reasoned, reason=True),
+    needs="model",
+    cost="model",
+    reads_prompt=True,
+    # As the package's templates of chain-of-thought do.
+    ranks=lambda s: s.history_alone and not (s.pointwise or s.tournament),
+    scenarios="of a history alone",
+    label="model, reasoning",
+    writes=True,
   ),
   # The model's exact top K of a whole catalogue.
   "catalogue": RankerEntry(

@@ -5,9 +5,10 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from instructrec_jax.evaluation import steering
+from instructrec_jax.evaluation import steering, writing
 from instructrec_jax.evaluation.costs import amount
 from instructrec_jax.evaluation.probe import to_table
+from instructrec_jax.evaluation.rankers import REASONED, UNLISTED
 from instructrec_jax.instructions.scenarios import POINTWISE
 from instructrec_jax.tables import Cell, Row, Table
 
@@ -55,6 +56,8 @@ def markdown(results: Mapping[str, Any]) -> str:
   if results["probe"]:
     blocks += [f"### {PROBE}", probe_table(results).markdown()]
   for title, table in steering_tables(results).items():
+    blocks += [f"### {title}", table.markdown()]
+  for title, table in writing_tables(results).items():
     blocks += [f"### {title}", table.markdown()]
   blocks += [CAPTION, cost_caption(results), *inconsistencies(results)]
   return "\n\n".join(blocks) + "\n"
@@ -117,6 +120,14 @@ def steering_tables(results: Mapping[str, Any]) -> dict[str, Table]:
     )
     for name in dict.fromkeys(row["scenario"] for row in steered)
   }
+
+
+def writing_tables(results: Mapping[str, Any]) -> dict[str, Table]:
+  """Returns a table for each task of writing, by its title.
+
+  Results of before there was any have none.
+  """
+  return writing.to_tables(results.get("writing", ()), results["labels"])
 
 
 _READS = {
@@ -314,6 +325,7 @@ def remarks(
     *_differences(
       _of(results["comparisons"], name), labels, results["resamples"]
     ),
+    *_reasoning(_of(results["comparisons"], name), labels),
     *_prompt(scenario, asked="model" in labels),
     *map(_normalisation, _of(results["normalisations"], name)),
     *map(_position_bias, _of_model(results["positions"], name)),
@@ -408,7 +420,26 @@ def _differences(
     f"[{_signed(c['low'])}, {_signed(c['high'])}], "
     f"p {_p_value(c['p_holm'], least=c['p'] * (resamples + 1) < 2.5)}"
     for c in comparisons
-    if c["metric"] == "hr@1" and c["ranker"] not in ("random", "planted")
+    if c["metric"] == "hr@1"
+    and c["ranker"] not in ("random", "planted")
+    and c["against"] not in ("model", UNLISTED)
+  ]
+
+
+def _reasoning(
+  comparisons: Iterable[Mapping[str, Any]], labels: Mapping[str, str]
+) -> list[str]:
+  """Returns what reasoning gains or costs the model, by metric."""
+  told: dict[str, list[str]] = {}
+  for c in comparisons:
+    if c["ranker"] == REASONED and c["against"] in ("model", UNLISTED):
+      told.setdefault(c["against"], []).append(
+        f"{column_head(c['metric'])} {_signed(c['value'])} "
+        f"[{_signed(c['low'])}, {_signed(c['high'])}]"
+      )
+  return [
+    f"{labels[REASONED]} - {labels[against]}: {', '.join(figures)}"
+    for against, figures in told.items()
   ]
 
 

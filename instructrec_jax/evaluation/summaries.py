@@ -20,7 +20,7 @@ from instructrec_jax.evaluation.metrics import (
   percentile_interval,
   pointwise_metrics,
 )
-from instructrec_jax.evaluation.rankers import entry_of
+from instructrec_jax.evaluation.rankers import REASONED, UNLISTED, entry_of
 from instructrec_jax.instructions.scenarios import Scenario
 
 Metrics = Mapping[str, Mapping[str, Float[np.ndarray, " requests"]]]
@@ -92,27 +92,33 @@ def _pairs(
 
   All are compared with the best baseline that sees what models are shown; where
   one that sees more is better, models are compared with that one, too, or a
-  weak baseline would flatter them.
+  weak baseline would flatter them. A model that reasons is compared with itself
+  without.
   """
   if against is not None:
     return [(against, [name for name in rankers if name != against])]
   baselines = [name for name in rankers if entry_of(name).is_baseline]
+  pairs = [
+    (name, [REASONED])
+    for name in ("model", UNLISTED)
+    if {name, REASONED} <= {*rankers}
+  ]
   if not baselines:
-    return []
+    return pairs
 
   def best(names: Sequence[str]) -> str:
     return max(names, key=lambda name: means[name, scenario.metrics[0]])
 
   fair = [n for n in baselines if not entry_of(n).sees_beside(scenario)]
   first, second = best(fair or baselines), best(baselines)
-  pairs = [(first, [name for name in rankers if name != first])]
+  pairs.insert(0, (first, [name for name in rankers if name != first]))
   models = [
     name
     for name in rankers
     if name not in baselines and not entry_of(name).sees_beside(scenario)
   ]
   if second != first and models:
-    pairs.append((second, models))
+    pairs.insert(1, (second, models))
   return pairs
 
 

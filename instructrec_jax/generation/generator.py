@@ -87,6 +87,11 @@ class Decoding:
         f"a beam search of {self.beams} draws nothing: leave the temperature "
         "out, or the beams."
       )
+    if not self.is_beam and (self.rules, self.length_penalty) != (RULES[0], 1):
+      raise InputError(
+        "rules and a length penalty are of a beam search: give beams, such as "
+        "4, or leave them out."
+      )
     if self.answers > max(self.beams, 1) and not self.temperature:
       raise InputError(
         f"{self.answers} answers need as many beams, or a temperature to be "

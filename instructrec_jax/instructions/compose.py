@@ -30,6 +30,10 @@ from instructrec_jax.records import Item
 _TASK_FORMS = (TaskForm.RERANKING, TaskForm.MATCHING)
 
 
+class NoForm(InputError):
+  """No form of the templates takes what was said."""
+
+
 class Operation(enum.StrEnum):
   """How a user's words become part of an instruction."""
 
@@ -90,6 +94,7 @@ def compose(
   count_tokens: Callable[[str], int],
   prints: Callable[[str], bool] | None = None,
   budget: int = 512,
+  reasoned: bool = False,
 ) -> Composed:
   """Chooses the form of a template that fits, and fills it.
 
@@ -112,10 +117,12 @@ def compose(
     count_tokens: of the vocabulary.
     prints: whether the vocabulary has a character; all, if None.
     budget: the encoder's maximum of tokens, EOS included.
+    reasoned: take a template by which the model tells the taste before the
+      item, in place of those that it answers with an item alone.
 
   Raises:
     InputError: there are neither words nor a history, the instruction is too
-      long, a title is empty, or no template fits.
+      long, a title is empty, or, as `NoForm`, no template fits.
   """
   said = [
     printable(t or "", prints=prints) for t in (words, preference, context)
@@ -147,6 +154,7 @@ def compose(
     task_forms=_TASK_FORMS if offered else _TASK_FORMS[1:],
     has_history=bool(had),
     may_ignore_history=template is not None,
+    response=Response.REASONED_ITEM if reasoned else Response.ITEM,
   ):
     is_preference = reading.query == Query.PREFERENCE
     slots = Slots(
@@ -190,8 +198,9 @@ def compose(
     *["a context"] * bool(utterance.context),
   ]
   given = " and ".join(parts) or "no words"
-  raise InputError(
-    f"no form of {template or 'the templates'} fits {given} "
+  of = "chain-of-thought form" if reasoned else "form"
+  raise NoForm(
+    f"no {of} of {template or 'the templates'} fits {given} "
     f"{'with' if had else 'without'} a history and "
     f"{'with' if offered else 'without'} candidates; `instructrec templates` "
     "lists what each takes."
@@ -223,13 +232,14 @@ def _fitting(
   task_forms: Sequence[TaskForm],
   has_history: bool,
   may_ignore_history: bool,
+  response: Response,
 ) -> Iterator[tuple[Form, Reading]]:
   """Yields the first form that fits of each task form, if any."""
   recommending = [
     form
     for template in templates
     for form in template.forms
-    if template.response == Response.ITEM
+    if template.response == response
     and (form.needs_history == has_history or may_ignore_history)
     and (has_history or not form.needs_history)
   ]

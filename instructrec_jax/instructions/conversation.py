@@ -21,7 +21,7 @@ from typing import Any
 
 import yaml
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.instructions.utterance import denied_words
 
 MAX_TURNS = 100
@@ -217,6 +217,29 @@ class Catalogue:
         given_up = [word for _, each in rules[:first] for word in each]
         return left, tuple(given_up)
     return every, ()
+
+  def scarce(
+    self, need: "Need", left: Iterable[int], shown: Sequence[int]
+  ) -> tuple[str, ...]:
+    """Returns words of a wish that too few titles have to fill an answer.
+
+    A wish need not be in the words of a title that fulfils it. But where every
+    title that has one, of those that are left, is shown, and others beside
+    them, the others only come near.
+
+    Args:
+      need: of a conversation.
+      left: titles that `fulfilling` allows.
+      shown: those of them that are answered.
+    """
+    left, answer = frozenset(left), frozenset(shown)
+    said = [w for part in need.words for w in _words(part, in_order=True)]
+    found = []
+    for word in dict.fromkeys(said):
+      having = self.having([word]) & left
+      if word not in _SMALL and having and having < answer:
+        found.append(word)
+    return tuple(found)
 
 
 def read(turns: Sequence[Turn], *, catalogue: Catalogue) -> Need:
@@ -439,17 +462,24 @@ def load_turns(path: pathlib.Path = FILE) -> dict[str, Any]:
   Raises:
     InputError: it is no YAML of that form.
   """
+  check_file(path)
   try:
     turns = yaml.safe_load(path.read_text(encoding="utf-8"))
     composed = {name: str(turns["composed"][name] or "") for name in _COMPOSED}
     said = {k: [str(text) for text in v] for k, v in turns["said"].items()}
+    if not composed["asked"]:
+      raise ValueError("the wording of `asked` is empty")
     for text in composed.values():
       # Other braces raise an error of their own.
       if text and (text.count("{}") != 1 or not text.format("x")):
         raise ValueError(f"{text!r} is to have one {{}}")
-  except (OSError, yaml.YAMLError, LookupError, TypeError, ValueError) as error:
+  except (
+    *(OSError, yaml.YAMLError, LookupError, TypeError, ValueError),
+    *(AttributeError, RecursionError),
+  ) as error:
+    said = [*str(error).splitlines(), type(error).__name__][0]
     raise InputError(
-      f"{path}: no file of turns ({str(error).splitlines()[0]:.120}); see "
+      f"{path}: no file of turns ({said:.120}); see "
       "instructions/turns.yaml of the package."
     ) from None
   return {"composed": composed, "said": said}

@@ -17,6 +17,7 @@ from instructrec_jax.instructions.compose import (
   compose,
   shown_titles,
 )
+from instructrec_jax.instructions.reasoning import Write, reason, said
 from instructrec_jax.instructions.templates import Template, load_templates
 from instructrec_jax.progress import progress
 from instructrec_jax.records import Ranker, RankingRequest
@@ -56,10 +57,15 @@ class Recommendation:
   """An instruction and all candidates, best first; none without a ranker.
 
   Iterating goes through the candidates, from the best down.
+
+  Attributes:
+    reasoning: what the model said of the user's taste before, if it was asked
+      to reason.
   """
 
   composed: Composed
   ranking: tuple[Ranked, ...]
+  reasoning: str = ""
 
   def __iter__(self) -> Iterator[Ranked]:
     return iter(self.ranking)
@@ -82,7 +88,8 @@ class Recommendation:
     ]
     if (more := len(self) - _SHOWN) > 0:
       lines.append(f"     and {more:,} more")
-    return "\n".join([self.composed.instruction, *lines])
+    told = [self.reasoning] if self.reasoning else []
+    return "\n".join([self.composed.instruction, *told, *lines])
 
   @property
   def titles(self) -> list[str]:
@@ -116,8 +123,10 @@ class Recommendation:
 
   def to_json(self, *, top: int | None = None) -> dict[str, Any]:
     """Returns a JSON object, with the first `top` of the ranking."""
+    told = {"reasoning": self.reasoning} if self.reasoning else {}
     return {
       **self.composed.to_json(),
+      **told,
       "ranking": [
         {"rank": rank, **_without_empty(dataclasses.asdict(ranked))}
         for rank, ranked in enumerate(self.ranking[:top], start=1)
@@ -134,6 +143,7 @@ def recommend(
   words: str = "",
   *,
   ranker: Ranker | None = None,
+  write: Write | None = None,
   vocabulary: Vocabulary | None = None,
   history: Sequence[str] = (),
   candidates: Sequence[str] = (),
@@ -153,6 +163,7 @@ def recommend(
     words: the user's own.
     ranker: such as `scoring.reranker.T5Ranker`, whose scores are
       log-likelihoods; None for the instruction alone.
+    write: the model, if it is to reason first; see `reasoning.reason`.
     vocabulary: of the ranker; None for an estimate of the instruction's
       length.
     catalogue: without candidates, all titles to rank but for the history.
@@ -169,21 +180,24 @@ def recommend(
     # Without a vocabulary, a high estimate for English in T5's.
     return vocabulary.count_tokens(text) if vocabulary else len(text) // 3
 
-  composed = compose(
-    words,
-    history=history,
-    candidates=candidates,
-    preference=preference,
-    context=context,
-    kind=kind,
-    template=template,
-    templates=load_templates() if templates is None else templates,
-    count_tokens=count_tokens,
-    prints=prints,
-    budget=budget,
-  )
+  composing: dict[str, Any] = {
+    "history": history,
+    "candidates": candidates,
+    "preference": preference,
+    "context": context,
+    "kind": kind,
+    "template": template,
+    "templates": load_templates() if templates is None else templates,
+    "count_tokens": count_tokens,
+    "prints": prints,
+    "budget": budget,
+  }
+  if write is None:
+    composed, taste = compose(words, **composing), ""
+  else:
+    composed, taste = reason(words, write=write, **composing)
   if ranker is None:
-    return Recommendation(composed, ranking=())
+    return Recommendation(composed, (), taste)
   titles = composed.candidates
   if not titles:
     had = set(shown_titles(history, name="history"))
@@ -197,22 +211,26 @@ def recommend(
   scores: list[float] = []
   starts = range(0, len(titles), _CHUNK)
   for start in progress(starts, "rank", leave=False):
-    request = ranking_request(composed, titles[start : start + _CHUNK])
+    chunk = titles[start : start + _CHUNK]
+    request = ranking_request(composed, chunk, taste)
     scores += ranker.score([request])[0].tolist()
-  return Recommendation(
-    composed, ranked(titles, scores, denied=composed.denied)
-  )
+  ranking = ranked(titles, scores, denied=composed.denied)
+  return Recommendation(composed, ranking, taste)
 
 
 def ranking_request(
-  composed: Composed, titles: Sequence[str]
+  composed: Composed, titles: Sequence[str], taste: str = ""
 ) -> RankingRequest:
-  """Returns the request to rank these titles for an instruction."""
+  """Returns the request to rank these titles for an instruction.
+
+  `taste` is what the model has said of it; see `reasoning.reason`.
+  """
   return RankingRequest(
     request_id="ask",
     instruction=composed.instruction,
     candidates=tuple(titles),
     query=composed.query,
+    said=said(composed, taste),
   )
 
 

@@ -5,6 +5,7 @@ item ends in its title, word for word.
 """
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from instructrec_jax.instructions.aspects import Response
@@ -17,6 +18,12 @@ SEPARATOR = "; "
 # The longest history that an answer lists.
 MAX_HISTORY = 20
 _NEXT = "Bought next: "
+# Of reasoning before an item.
+_TASTE = "The history shows this taste: "
+_SUITS = "What suits it:"
+# As a model tells them, whose vocabulary may fold case.
+_TASTE_TOLD = re.compile(rf"^\s*{_TASTE.strip(': ')}\b", re.IGNORECASE)
+_SUITS_TOLD = re.compile(rf"\b{_SUITS.strip(':')}\b", re.IGNORECASE)
 YES = "Yes"
 NO = "No"
 
@@ -168,10 +175,21 @@ def response(
       return f"Bought before: {_closed(history)} {_NEXT}{target}"
     case Response.REASONED_ITEM:
       # The paper's section 2.2.2: preferences, then the recommendation.
-      return (
-        f"The history shows this taste: {_closed(preference)} "
-        f"What suits it: {target}"
-      )
+      return f"{reasoning(preference)} {target}"
+
+
+def reasoning(preference: str) -> str:
+  """Returns a reasoned answer up to its item: what is said of the taste."""
+  return f"{_TASTE}{_closed(plain_words(preference))} {_SUITS}"
+
+
+def reasoned_preference(answer: str) -> str:
+  """Returns the taste of which a reasoned answer tells, "" if it does not.
+
+  An answer that a model wrote need not have all of the form, or have its end.
+  """
+  words, *_ = _SUITS_TOLD.split(answer, maxsplit=1)
+  return plain_words(_TASTE_TOLD.sub("", words).lstrip(" :,;."))
 
 
 def fitted_response(

@@ -9,6 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.aspects import Response
 
 SEQUENCES = "sequences"
 OF_TEN = ("hr@1", "hr@3", "hr@5", "ndcg@3", "ndcg@5")
@@ -141,6 +142,42 @@ CROWD = tuple(
 )
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Writing:
+  """A turned-around task: the model writes what others are asked with.
+
+  Attributes:
+    name: how `--scenarios` calls it.
+    family: of the instructions, as in names of mixtures.
+    response: what is written: a preference, a query or a history.
+  """
+
+  name: str
+  family: str
+  response: Response
+
+
+WRITING = (
+  Writing("preference_writing", "p1_p2_turn_around", Response.PREFERENCE),
+  Writing("query_writing_i1", "p0_i1_turn_around", Response.QUERY),
+  Writing("query_writing_i2", "p0_i2_turn_around", Response.QUERY),
+  Writing("query_writing_p1_i1", "p1_i1_turn_around", Response.QUERY),
+  Writing("history_writing_p2", "p1_p2_relatedness", Response.HISTORY),
+  Writing("history_writing_i1", "p1_i1_relatedness", Response.HISTORY),
+)
+# All of them, in `--scenarios`.
+ALL_WRITING = "writing"
+
+
+def find_writing(names: Sequence[str]) -> tuple[list[Writing], list[str]]:
+  """Returns the tasks of writing among names of scenarios, and the others."""
+  tasks = [
+    task for task in WRITING if task.name in names or ALL_WRITING in names
+  ]
+  known = {ALL_WRITING, *(task.name for task in WRITING)}
+  return tasks, [name for name in names if name not in known]
+
+
 def find_scenarios(
   names: Sequence[str], *, crowd: bool = False
 ) -> list[Scenario]:
@@ -156,8 +193,9 @@ def find_scenarios(
     if name not in ("all", *known):
       names = ", ".join(scenario.name for scenario in SCENARIOS)
       raise InputError(
-        f"there is no scenario {name!r:.60}: name some of all, {names}, or in "
-        f"a crowd's words {CROWD[0].name} and the like."
+        f"there is no scenario {name!r:.60}: name some of all, {names}, in a "
+        f"crowd's words {CROWD[0].name} and the like, {ALL_WRITING}, or "
+        f"{', '.join(task.name for task in WRITING)}."
       )
   return [
     scenario

@@ -209,8 +209,9 @@ def to_batch(bins: Sequence[Bin], *, shape: Shape) -> Batch:
           for place in request.places[candidate]:
             slots.append((request.index, place))
             slot_candidates.append(len(lengths))
-          edges += [before + step for step in path]
-          lengths.append(len(path))
+          own = path[request.said :]
+          edges += [before + step for step in own]
+          lengths.append(len(own))
   return Batch(
     features,
     np.array(edges, np.int64),

@@ -31,6 +31,8 @@ from instructrec_jax.scoring.normalisation import (
 )
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.scoring.title_trie import TitleTrie
+from instructrec_jax.scoring.tokenization import LONGEST_CANDIDATE
+from instructrec_jax.scoring.trie import START_ID
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.attention import project_memory
 from instructrec_jax.seq2seq.config import T5Config
@@ -50,6 +52,8 @@ from instructrec_jax.xla_options import compiler_options, exact_products
 
 # Instructions are padded to one of these, so that few shapes are compiled.
 _LENGTHS = (128, 256, 512, 1024, 2048)
+# What an answer begins with is padded to a multiple of so many tokens.
+_SAID = 32
 # Nodes that the cache holds at first.
 _CAPACITY = 256
 
@@ -159,6 +163,7 @@ class CatalogueSearch:
     k: int,
     *,
     excluded: Sequence[Iterable[int]] | None = None,
+    said: Sequence[str] | None = None,
   ) -> list[Found]:
     """Returns the best `k` titles for each instruction, ties by number.
 
@@ -167,10 +172,12 @@ class CatalogueSearch:
       k: how many; fewer are found where the catalogue has fewer.
       excluded: for each instruction, numbers of titles that do not count, such
         as those of the user's history.
+      said: for each instruction, what the answer has before the title; see
+        `records.RankingRequest`.
 
     Raises:
-      InputError: an instruction is too long, `k` is below 1, or the model's
-        weights make no numbers.
+      InputError: an instruction or what was said is too long, `k` is below 1,
+        or the model's weights make no numbers.
     """
     check_counts(k=k)
     ids = [[*self._vocabulary.encode_one(t), EOS_ID] for t in instructions]
@@ -179,6 +186,13 @@ class CatalogueSearch:
       raise InputError(
         f"an instruction has {longest} tokens; at most {_LENGTHS[-1]} can be "
         "searched for."
+      )
+    before = [self._vocabulary.encode_one(t) if t else [] for t in said or ()]
+    before = before or [[]] * len(ids)
+    if max(map(len, before), default=0) > LONGEST_CANDIDATE:
+      raise InputError(
+        f"an answer begins with {max(map(len, before))} tokens; a title can be "
+        f"searched for behind {LONGEST_CANDIDATE}."
       )
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     found: list[Found | None] = [None] * len(ids)
@@ -198,12 +212,22 @@ class CatalogueSearch:
         )
         for number in members
       ]
-      self._run(searches, [ids[number] for number in members])
+      self._run(
+        searches,
+        [ids[number] for number in members],
+        [[START_ID, *before[number]] for number in members],
+      )
       for number, search in zip(members, searches, strict=True):
         found[number] = search.found()
     return [one for one in found if one is not None]
 
-  def _run(self, searches: "list[_Search]", ids: list[list[int]]) -> None:
+  def _run(
+    self,
+    searches: "list[_Search]",
+    ids: list[list[int]],
+    before: list[list[int]],
+  ) -> None:
+    """Runs searches of instructions, behind what each answer begins with."""
     trie, width = self.trie, self._nodes
     length = next(n for n in _LENGTHS if max(map(len, ids)) <= n)
     tokens = np.zeros((self._batch, length), np.int32)
@@ -211,32 +235,58 @@ class CatalogueSearch:
       row[: len(of_row)] = of_row
     memory = self._encode(self._params, tokens)
     slots_of = np.zeros((len(searches), len(trie.tokens)), np.int32)
+    # The last token before the titles stands at the root, those before it on
+    # every path, in the first slots.
+    leads = np.array([len(tokens) - 1 for tokens in before])
+    depth = trie.depth + -(-int(leads.max()) // _SAID) * _SAID
+    places = np.arange(depth)
     # The last slot takes what is padding.
-    capacity, used = _CAPACITY, 0
+    capacity, used = _CAPACITY, int(leads.max())
+    while used + width >= capacity:
+      capacity *= 2
     cache = empty_cache(self._config, self._batch, capacity)
+    for first in range(0, used, width):
+      nodes, slots, paths = self._padding(capacity, depth)
+      depths = np.zeros_like(nodes)
+      for number, (of_answer, lead) in enumerate(
+        zip(before, leads.tolist(), strict=True)
+      ):
+        here = np.arange(first, min(first + width, lead))
+        nodes[number, : len(here)] = of_answer[first : first + len(here)]
+        slots[number, : len(here)] = depths[number, : len(here)] = here
+        paths[number, : len(here)] = np.minimum(places, here[:, None])
+      layout = TriePaths(*map(jnp.asarray, (slots, paths, depths)))
+      cache, _ = self._decode(
+        self._params, cache, memory, tokens > 0, nodes, layout
+      )
     while any(chosen := [search.choose(width) for search in searches]):
       while used + width >= capacity:
         grown = ((0, 0), (0, capacity), (0, 0), (0, 0))
         cache = jax.tree.map(lambda x, pad=grown: jnp.pad(x, pad), cache)
         capacity *= 2
-      nodes = np.zeros((self._batch, width), np.int32)
-      slots = np.full((self._batch, width), capacity - 1, np.int32)
-      paths = np.full((self._batch, width, trie.depth), capacity - 1, np.int32)
+      nodes, slots, paths = self._padding(capacity, depth)
+      depths, read = np.zeros_like(nodes), np.zeros_like(nodes)
       for number, of_search in enumerate(chosen):
         here = slice(0, len(of_search))
         nodes[number, here] = of_search
         slots[number, here] = used + np.arange(len(of_search))
         slots_of[number, of_search] = slots[number, here]
-        paths[number, here] = slots_of[number][trie.paths(nodes[number, here])]
+        of_nodes, lead = nodes[number, here], int(leads[number])
+        depths[number, here] = lead + trie.depths[of_nodes]
+        read[number, here] = np.where(
+          of_nodes > 0, trie.tokens[of_nodes], before[number][-1]
+        )
+        own = slots_of[number][trie.paths(of_nodes)]
+        paths[number, here, :lead] = places[:lead]
+        paths[number, here, lead : lead + trie.depth] = own
       used += max(map(len, chosen))
-      depths = trie.depths[nodes]
       layout = TriePaths(*map(jnp.asarray, (slots, paths, depths)))
       cache, log_p = self._decode(
         self._params,
         cache,
         memory,
         tokens > 0,
-        trie.tokens[nodes],
+        read,
         layout,
       )
       log_p = np.asarray(log_p)
@@ -244,6 +294,15 @@ class CatalogueSearch:
         searches, chosen, log_p, strict=False
       ):
         search.add(np.array(of_search, int), values)
+
+  def _padding(self, capacity: int, depth: int) -> tuple[np.ndarray, ...]:
+    """Returns nodes, slots and paths of a step that decodes nothing."""
+    shape = (self._batch, self._nodes)
+    return (
+      np.zeros(shape, np.int32),
+      np.full(shape, capacity - 1, np.int32),
+      np.full((*shape, depth), capacity - 1, np.int32),
+    )
 
 
 @exact_products

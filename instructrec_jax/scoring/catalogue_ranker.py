@@ -86,6 +86,7 @@ class CatalogueRanker:
       [request.instruction for request in requests],
       self._k,
       excluded=[everything.difference(of) for of in candidates],
+      said=[request.said for request in requests],
     )
     scores = []
     for of_request, top in zip(candidates, found, strict=True):

@@ -338,7 +338,7 @@ class T5Ranker:
   ) -> list[np.ndarray]:
     """Returns log P(candidate | null instruction); each is computed once."""
     distinct = [
-      (piece.index, ids, places)
+      (piece.index, ids[piece.said :], places)
       for piece in tokenized
       for ids, places in zip(piece.candidates, piece.places, strict=True)
     ]

@@ -32,9 +32,11 @@ class TokenizedRequest:
   # Of the request in its chunk.
   index: int
   instruction: list[int]
-  # Distinct ones, and their indices in the request.
+  # Distinct ones, each behind what was said, and their indices in the request.
   candidates: list[tuple[int, ...]]
   places: list[list[int]]
+  # How many tokens were said, which count for no candidate.
+  said: int = 0
   # By the length of rows, what has been worked out.
   _rows: dict[int, list[TrieRow]] = dataclasses.field(default_factory=dict)
   _sizes: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
@@ -96,9 +98,10 @@ def tokenize(
   tokenized = []
   for index, request in enumerate(requests):
     instruction = [*encode(request.instruction), EOS_ID]
+    said = encode(request.said) if request.said else ()
     places: dict[tuple[int, ...], list[int]] = {}
     for place, text in enumerate(request.candidates):
-      ids = (*encode_candidate(text), EOS_ID)
+      ids = (*said, *encode_candidate(text), EOS_ID)
       places.setdefault(ids, []).append(place)
     if not places:
       raise InputError(f"request {request.request_id}: it has no candidates.")
@@ -116,6 +119,7 @@ def tokenize(
           instruction=instruction,
           candidates=piece,
           places=[places[ids] for ids in piece],
+          said=len(said),
         )
       )
   return tokenized

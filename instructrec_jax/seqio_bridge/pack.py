@@ -18,7 +18,12 @@ from jaxtyping import Int
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
-from instructrec_jax.errors import InputError, check_counts, check_seed
+from instructrec_jax.errors import (
+  InputError,
+  check_counts,
+  check_numbers,
+  check_seed,
+)
 from instructrec_jax.instructions.material import title_counts
 from instructrec_jax.instructions.render import SEPARATOR
 from instructrec_jax.instructions.scenarios import SEQUENCES
@@ -32,6 +37,7 @@ from instructrec_jax.text.packed_dataset import (
   PackedDataset,
   pack_pairs,
 )
+from instructrec_jax.text.spelling import Spelling
 from instructrec_jax.text.vocabulary import Vocabulary
 
 _READ_BATCH = 4096
@@ -138,6 +144,7 @@ def pack_mixture(
   input_length: int = 512,
   target_length: int = 64,
   examples: int | None = None,
+  spell: float = 0.0,
   seed: int = 0,
   force: bool = False,
 ) -> PackedDataset:
@@ -153,7 +160,9 @@ def pack_mixture(
     target_length: a row's tokens for answers.
     examples: how many to sample at the mixing rates; if None, as many as the
       tasks have rows, and each row of "validation" and "test" once.
-    seed: of the sample and its order.
+    spell: the share of pieces of several words, whole titles say, that are
+      spelled in single words instead.
+    seed: of the sample and its order, and of what is spelled.
     force: replace `out`.
 
   Raises:
@@ -162,6 +171,7 @@ def pack_mixture(
   check_counts(least=2, input_length=input_length, target_length=target_length)
   check_counts(**{} if examples is None else {"examples": examples})
   check_seed(seed)
+  check_numbers(most=1, spell=spell)
   folder = DatasetFolder.open(dataset)
   members = open_mixture(mixture, dataset=dataset, split=split)
   total = examples or sum(member.rows for member in members)
@@ -172,10 +182,12 @@ def pack_mixture(
       for member in members
     ]
   vocabulary = Vocabulary.load(folder.vocabulary_path)
+  spelling = Spelling(vocabulary, rate=spell, seed=seed) if spell else None
   manifest: dict[str, Any] = {
     "mixture": mixture,
     "split": split,
     "seed": seed,
+    **({"spell": spell} if spell else {}),
     "tasks": {
       member.task.name: {"share": member.share, "rows": member.rows}
       for member in members
@@ -194,6 +206,7 @@ def pack_mixture(
     force=force,
     inputs=(dataset,),
     title_counts=title_counts(folder),
+    spelling=spelling,
   )
 
 

@@ -16,6 +16,7 @@ from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.generation.generator import Answer, Decoding, Generator
 from instructrec_jax.instructions import conversation
 from instructrec_jax.instructions.compose import Composed, shown_titles
+from instructrec_jax.instructions.reasoning import said as said_before
 from instructrec_jax.instructions.recommend import (
   Ranked,
   Recommendation,
@@ -54,11 +55,16 @@ class Reply:
     recommendation: the instruction and the titles, the best first.
     need: what the conversation has come to.
     given_up: words of it that no title was left for.
+    scarce: words of the wish that no other titles have than some of those
+      shown; see `conversation.Catalogue.scarce`.
+    near: the titles shown that lack one of these.
   """
 
   recommendation: Recommendation
   need: conversation.Need
   given_up: tuple[str, ...]
+  scarce: tuple[str, ...] = ()
+  near: tuple[str, ...] = ()
 
   @property
   def shown(self) -> tuple[str, ...]:
@@ -232,37 +238,80 @@ class Recommender:
     by_id: bool = False,
   ) -> Composed:
     """Composes the model instruction; see `instructions.compose.compose`."""
-    return recommend(
+    return self.prepare(
       instruction,
-      vocabulary=self.vocabulary,
-      history=self._titles_of(history, "history", by_id=by_id),
-      candidates=self._titles_of(candidates, "candidates", by_id=by_id),
+      history=history,
+      candidates=candidates,
       preference=preference,
       context=context,
       kind=kind,
       template=template,
-      templates=self.templates,
-      budget=self.input_length,
+      by_id=by_id,
     ).composed
 
+  def prepare(
+    self,
+    instruction: str = "",
+    *,
+    history: Sequence[str] = (),
+    candidates: Sequence[str] = (),
+    by_id: bool = False,
+    reason: bool = False,
+    **said: Any,
+  ) -> Recommendation:
+    """Composes the model instruction, and has the model reason about it.
+
+    Args:
+      instruction: the user's own words.
+      history: titles of the user's items, oldest first.
+      candidates: titles to choose from.
+      by_id: whether these are items' ids.
+      reason: whether the model is to tell the taste first, see
+        `instructions.reasoning`.
+      **said: further arguments of `compose`.
+
+    Returns:
+      The instruction and the reasoning, without a ranking.
+    """
+    return recommend(
+      instruction,
+      write=self.write if reason else None,
+      vocabulary=self.vocabulary,
+      history=self._titles_of(history, "history", by_id=by_id),
+      candidates=self._titles_of(candidates, "candidates", by_id=by_id),
+      templates=self.templates,
+      budget=self.input_length,
+      **said,
+    )
+
   def rank(
-    self, instruction: str = "", *, candidates: Sequence[str], **said: Any
+    self,
+    instruction: str = "",
+    *,
+    candidates: Sequence[str],
+    reason: bool = False,
+    **said: Any,
   ) -> Recommendation:
     """Ranks candidates, each title once, the best first.
 
     Args:
       instruction: the user's own words.
       candidates: titles; listed in the model instruction if they fit.
+      reason: whether the model is to tell the taste first, and to rank by what
+        is likely behind its own words; for one thread at a time.
       **said: further arguments of `compose`.
     """
     _check_names(said, "rank")
     if candidates is None or not len(candidates):
       raise InputError("there is nothing to rank: give candidates.")
-    composed = self.compose(instruction, candidates=candidates, **said)
-    request = self.request(composed, composed.candidates)
+    asked = self.prepare(
+      instruction, candidates=candidates, reason=reason, **said
+    )
+    composed = asked.composed
+    request = self.request(composed, composed.candidates, asked.reasoning)
     (scores,) = self.ranker.score([request])
     ranking = self.ranking(composed.candidates, scores, denied=composed.denied)
-    return Recommendation(composed, ranking)
+    return dataclasses.replace(asked, ranking=ranking)
 
   def recommend(
     self,
@@ -270,6 +319,7 @@ class Recommender:
     *,
     history: Sequence[str] = (),
     k: int = 10,
+    reason: bool = False,
     **said: Any,
   ) -> Recommendation:
     """Returns the exact top k of the catalogue, without the history.
@@ -283,13 +333,15 @@ class Recommender:
       instruction: the user's own words.
       history: titles of the user's items, oldest first.
       k: how many titles; fewer if the catalogue has fewer.
+      reason: as in `rank`.
       **said: further arguments of `compose`, but not candidates.
     """
     if not self.titles:
       raise InputError(_NO_CATALOGUE)
     check_counts(k=k)
     _check_names(said, "recommend", but=("candidates",))
-    composed = self.compose(instruction, history=history, **said)
+    asked = self.prepare(instruction, history=history, reason=reason, **said)
+    composed = asked.composed
     had = composed.slots.history
     numbers = {self.index[title] for title in had if title in self.index}
     # A denied title is among the best of all, or not among the best k.
@@ -302,8 +354,9 @@ class Recommender:
       excluded.append(numbers | denied)
     scores: dict[int, float] = {}
     instructions = [composed.instruction] * len(excluded)
+    before = [said_before(composed, asked.reasoning)] * len(excluded)
     for found in self._search.top(
-      instructions, self._searched(k), excluded=excluded
+      instructions, self._searched(k), excluded=excluded, said=before
     ):
       pairs = zip(found.titles, found.scores, strict=True)
       scores |= {int(number): float(score) for number, score in pairs}
@@ -312,7 +365,8 @@ class Recommender:
       [*scores.values()],
       denied=composed.denied,
     )
-    return Recommendation(composed, self._with_chances(ranking)[:k])
+    ranking = self._with_chances(ranking)[:k]
+    return dataclasses.replace(asked, ranking=ranking)
 
   def _searched(self, k: int) -> int:
     """Returns how many titles are to be found, of which k are returned."""
@@ -345,7 +399,8 @@ class Recommender:
 
     No title that was refused, chosen, likened to, or is of the history comes
     back. What the turns require or deny holds for every title, unless none
-    would be left. Fewer than k may be found.
+    would be left. Fewer than k may be found; of a wish for what there are
+    fewer of, the others that come near are named.
 
     Args:
       turns: the oldest first; all but the last with what was shown.
@@ -397,7 +452,16 @@ class Recommender:
     )
     ranking = ranked([self.titles[n] for n in found.titles], found.scores)
     ranking = self._with_chances(ranking)[:k]
-    return Reply(Recommendation(composed, ranking), need, given_up)
+    shown = [self.index[each.title] for each in ranking]
+    scarce = self._words.scarce(need, left, shown)
+    near = tuple(
+      self.titles[number]
+      for number in shown
+      if not all(number in self._words.words[word] for word in scarce)
+    )
+    return Reply(
+      Recommendation(composed, ranking), need, given_up, scarce, near
+    )
 
   def explain(
     self,
@@ -481,10 +545,13 @@ class Recommender:
     return generator.stream(instruction, Decoding(**decoding))
 
   def request(
-    self, composed: Composed, candidates: Sequence[str]
+    self, composed: Composed, candidates: Sequence[str], reasoning: str = ""
   ) -> RankingRequest:
-    """Returns a request to score, for scoring many in one batch."""
-    return ranking_request(composed, candidates)
+    """Returns a request to score, for scoring many in one batch.
+
+    `reasoning` is what the model has said, as `prepare` returns it.
+    """
+    return ranking_request(composed, candidates, reasoning)
 
   def ranking(
     self,
@@ -530,6 +597,10 @@ class Recommender:
       for title, item_ids in self._item_ids.items()
       for item_id in item_ids
     }
+
+  def write(self, instructions: Sequence[str]) -> list[str]:
+    """Returns what the model writes, greedily; see `reasoning.reason`."""
+    return [answer.text for answer, *_ in self.generate(instructions)]
 
   def _make_generator(self, only_titles: bool) -> Generator:
     if not only_titles:

@@ -69,6 +69,13 @@ class UserInput(BaseModel):
   )
 
 
+_REASON = Field(
+  False,
+  description="Whether the model is to tell the user's taste first, and to "
+  "rank by what is likely behind its own words, which the answer has.",
+)
+
+
 class RerankRequest(UserInput):
   """The form of rerank clients, with all of a user's input."""
 
@@ -79,6 +86,7 @@ class RerankRequest(UserInput):
   query: Annotated[str, Field(max_length=MAX_CUT_LENGTH)] = Field(
     "", description="The user's own words."
   )
+  reason: bool = _REASON
   model: str | None = Field(None, description="Ignored: one is served.")
   documents: Annotated[
     list[Annotated[str, Field(max_length=MAX_CUT_LENGTH)] | Fields],
@@ -139,6 +147,7 @@ class RecommendRequest(_OurRequest):
     json_schema_extra={"examples": [{**_SAID, "top_n": 5}]}
   )
 
+  reason: bool = _REASON
   top_n: Annotated[int, Field(ge=1, le=MAX_RECOMMENDED)] = 10
 
 
@@ -256,6 +265,9 @@ class Usage(BaseModel):
 class RankingAnswer(Instruction):
   """A ranking, the best first."""
 
+  reasoning: str | None = Field(
+    None, description="The user's taste in the model's own words, if asked for."
+  )
   id: str
   model: str
   results: list[Result]
@@ -268,7 +280,8 @@ class ChatAnswer(RankingAnswer):
 
   No title of `refused` or `chosen` comes back. `required` and `denied` are the
   words that titles must and must not have, `given_up` those of them that no
-  title was left for.
+  title was left for. `scarce` are words of the wish that only some of the
+  titles shown have, and no other that may be: those of `near` lack one.
   """
 
   conversation: str
@@ -278,6 +291,8 @@ class ChatAnswer(RankingAnswer):
   refused: list[str]
   chosen: list[str]
   given_up: list[str]
+  scarce: list[str]
+  near: list[str]
 
 
 class WordWeight(BaseModel):

@@ -92,11 +92,18 @@ class Service:
       said = _arguments(asked)
       said["instruction"] = cut.query
       said["candidates"] = [title for title in cut.titles if title]
-      compose = functools.partial(self.recommender.compose, **said)
-      composed = await anyio.to_thread.run_sync(compose)
+      prepare = functools.partial(
+        self.recommender.prepare, reason=asked.reason, **said
+      )
+      # The model writes where it computes.
+      run = self.batcher.call if asked.reason else anyio.to_thread.run_sync
+      prepared = await run(prepare)
+      composed = prepared.composed
       scores: Sequence[float] | np.ndarray = ()
       if composed.candidates:
-        request = self.recommender.request(composed, composed.candidates)
+        request = self.recommender.request(
+          composed, composed.candidates, prepared.reasoning
+        )
         scores = await self.batcher.score(request)
     ranking = self.recommender.ranking(
       composed.candidates, scores, denied=composed.denied
@@ -107,7 +114,12 @@ class Service:
         text = cut.documents[result.index]
         result.document = schemas.Document(text=text)
     return self._answer(
-      composed, results, version, composed.candidates, cut.warnings
+      composed,
+      results,
+      version,
+      composed.candidates,
+      cut.warnings,
+      prepared.reasoning,
     )
 
   async def recommend(
@@ -118,14 +130,19 @@ class Service:
       raise NoCatalogue
     async with self._slot():
       call = functools.partial(
-        self.recommender.recommend, **_arguments(asked), k=asked.top_n
+        self.recommender.recommend,
+        **_arguments(asked),
+        k=asked.top_n,
+        reason=asked.reason,
       )
       found = await self.batcher.call(call)
     results = _results(
       found.ranking, self.recommender.index, texts=self.recommender.titles
     )
     shown = [each.title for each in found.ranking]
-    return self._answer(found.composed, results, "1", shown)
+    return self._answer(
+      found.composed, results, "1", shown, reasoning=found.reasoning
+    )
 
   async def chat(self, asked: schemas.ChatRequest) -> schemas.ChatAnswer:
     """Answers the next turn of a conversation.
@@ -169,6 +186,8 @@ class Service:
       refused=[*need.refused],
       chosen=[*need.chosen],
       given_up=[*found.given_up],
+      scarce=[*found.scarce],
+      near=[*found.near],
     )
 
   def _known(self, titles: Sequence[str], name: str) -> tuple[str, ...]:
@@ -350,6 +369,7 @@ class Service:
     version: str,
     titles: Sequence[str],
     warnings: list[str] | None = None,
+    reasoning: str = "",
   ) -> schemas.RankingAnswer:
     count = self.recommender.vocabulary.count_tokens
     # One more each: the end of sequence.
@@ -359,6 +379,7 @@ class Service:
       id=uuid.uuid4().hex,
       model=self.recommender.name,
       results=results,
+      reasoning=reasoning or None,
       meta=schemas.Meta(
         api_version=schemas.ApiVersion(version=version),
         warnings=warnings or None,

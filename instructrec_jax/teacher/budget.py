@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import fractions
 import json
+import math
 import threading
 from collections.abc import Iterable
 from typing import Any
@@ -113,11 +114,15 @@ class Budget:
 
   A reservation is for the most that a request can cost; once answered, it is
   replaced by the amount billed. A send that may have been billed without our
-  seeing the bill, such as one whose connection broke, counts in full. Safe to
-  use from several threads.
+  seeing the bill, such as one whose connection broke, counts in full. A server
+  that bills more tokens than were reserved, as its tokenizer cuts texts finer
+  or it adds words of its own, has as many times more reserved from then on.
+  Safe to use from several threads.
 
   Attributes:
     sends: reservations made, retries among them.
+    is_tried: whether a send is settled, which shows how the server counts;
+      before, a cap on dollars is safe with one send at a time.
   """
 
   def __init__(
@@ -147,7 +152,11 @@ class Budget:
     self._lock = threading.Lock()
     # Exact, since rounded sums could pass a cap.
     self._reserved = self._spent = fractions.Fraction(0)
+    self._held: dict[str, fractions.Fraction] = {}
+    # Of prompts and of answers: billed tokens to those expected, at least 1.
+    self._factors = [fractions.Fraction(1)] * 2
     self.sends = 0
+    self.is_tried = max_usd is None
 
   @property
   def usd(self) -> float:
@@ -161,14 +170,16 @@ class Budget:
 
   def reserve(self, request: ChatRequest) -> bool:
     """Reserves one send of a request; False if a cap does not allow it."""
-    price = self._upper_bound(request)
+    tokens = most_tokens(request)
     with self._lock:
+      price = self._upper_bound(tokens)
       total = self._spent + self._reserved + price
       too_dear = self._max_usd is not None and total > self._max_usd
       if self.sends_are_used_up or too_dear:
         return False
       self.sends += 1
       self._reserved += price
+      self._held[request.key] = price
       return True
 
   def settle(
@@ -179,18 +190,32 @@ class Budget:
     `billed` is its prompt and completion tokens; None, for want of a bill,
     counts the reservation in full.
     """
-    most = spent = self._upper_bound(request)
-    if billed is not None and self._prices is not None:
-      spent = self._prices.exactly(*billed)
+    expected = most_tokens(request)
     with self._lock:
+      most = spent = self._held.pop(request.key, self._upper_bound(expected))
+      if billed is not None:
+        spent = self._price(*billed)
+        self._factors = [
+          max(factor, fractions.Fraction(counted, of))
+          for factor, counted, of in zip(
+            self._factors, billed, expected, strict=True
+          )
+        ]
+      self.is_tried = True
       self._reserved -= most
       self._spent += spent
 
-  def _upper_bound(self, request: ChatRequest) -> fractions.Fraction:
-    tokens = most_tokens(request)
+  def _upper_bound(self, tokens: tuple[int, int]) -> fractions.Fraction:
+    prompt, completion = (
+      math.ceil(n * factor)
+      for n, factor in zip(tokens, self._factors, strict=True)
+    )
+    return self._price(prompt, completion)
+
+  def _price(self, prompt: int, completion: int) -> fractions.Fraction:
     if self._prices is None:
       return fractions.Fraction(0)
-    return self._prices.exactly(*tokens)
+    return self._prices.exactly(prompt, completion)
 
 
 class Pace:

@@ -123,9 +123,28 @@ class Reply:
 
 def make_client(base_url: str | None = None) -> openai.AsyncOpenAI:
   """Returns a client without retries of its own; see `find_key`."""
-  return openai.AsyncOpenAI(
-    api_key=find_key(base_url), base_url=base_url, max_retries=0
-  )
+  key = find_key(base_url)
+  with proxies_told():
+    return openai.AsyncOpenAI(
+      api_key=key,
+      base_url=base_url,
+      max_retries=0,
+      # Each redirection is another send, which no cap would count.
+      http_client=openai.DefaultAsyncHttpxClient(follow_redirects=False),
+    )
+
+
+@contextlib.contextmanager
+def proxies_told() -> Iterator[None]:
+  """Raises InputError where no client can be made: a proxy is amiss."""
+  try:
+    yield
+  except Exception as error:
+    reason = " ".join(str(error).split()).rstrip(".")
+    raise InputError(
+      f"there is no way to the server ({reason:.200}): look at HTTPS_PROXY, "
+      "HTTP_PROXY and ALL_PROXY in the environment."
+    ) from error
 
 
 def find_key(base_url: str | None) -> str:
@@ -139,6 +158,11 @@ def find_key(base_url: str | None) -> str:
     raise InputError(
       f"no key: set {KEY_VARIABLE} in the environment, or use --base-url with "
       "a server on this machine, or --teacher offline."
+    )
+  if not (key.isascii() and key.isprintable()):
+    raise InputError(
+      f"the key in {KEY_VARIABLE} cannot be sent: it has a line break or a "
+      "letter that keys don't have; set it again."
     )
   return key or "none"
 
@@ -184,7 +208,8 @@ async def send(
   except ValueError as error:
     return Reply(error=str(error), retry=True)
   tokens = (answer.prompt_tokens, answer.completion_tokens)
-  return Reply(answer, billed=tokens if any(tokens) else None)
+  # A bill without one of both is none.
+  return Reply(answer, billed=tokens if all(tokens) else None)
 
 
 def _rejection(
@@ -399,6 +424,9 @@ class _Run:
   async def _reserve(self, request: ChatRequest) -> bool:
     """Waits under the caps while sends in flight may turn out cheaper."""
     while not self.over.is_set():
+      if self.in_flight and not self.budget.is_tried:
+        await self._sleep(_POLL_SECONDS)
+        continue
       if self.budget.reserve(request):
         return True
       if not self.in_flight or self.budget.sends_are_used_up:

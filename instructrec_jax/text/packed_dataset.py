@@ -18,6 +18,7 @@ from instructrec_jax import checksums, storage
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.progress import progress
 from instructrec_jax.text import features, packing
+from instructrec_jax.text.spelling import Spelling
 from instructrec_jax.text.vocabulary import Vocabulary
 
 MANIFEST_FILE = "manifest.json"
@@ -131,6 +132,7 @@ def pack_pairs(
   force: bool = False,
   inputs: Sequence[pathlib.Path] = (),
   title_counts: Mapping[str, int] | None = None,
+  spelling: Spelling | None = None,
 ) -> PackedDataset:
   """Tokenises and packs (input, target) texts into a folder.
 
@@ -147,6 +149,7 @@ def pack_pairs(
     force: replace `out` if it exists.
     inputs: folders that are read, and may not be replaced.
     title_counts: of the catalogue, to be kept with the rows.
+    spelling: of pieces of several words, where an example then fits.
 
   Raises:
     InputError: `out` exists, a length is below 2, or there is nothing to pack.
@@ -171,6 +174,10 @@ def pack_pairs(
           counts["inputs_dropped"] += 1
           continue
         counts["targets_cut"] += len(answer) >= decoder_length
+        if spelling:
+          spelled = spelling(ids), spelling(answer)
+          ids = spelled[0] if len(spelled[0]) < encoder_length else ids
+          answer = spelled[1] if len(spelled[1]) < decoder_length else answer
         inputs.append(features.with_eos(ids, limit=encoder_length))
         targets.append(features.with_eos(answer, limit=decoder_length))
       counts["examples"] += len(inputs)

@@ -31,7 +31,7 @@ _CONSTANT_OUT = 0.4
 # What the decoder adds of the mean: most of a title's tokens say little.
 _GAIN = 20.0
 # Nats of a unit cosine.
-_SHARPNESS = 14.0
+_SHARPNESS = 8.0
 # Of random projections that should not drown what is known at first.
 _QUIET = 0.1
 # Of a token without a vector.

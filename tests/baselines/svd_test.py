@@ -1,5 +1,7 @@
 """Tests for instructrec_jax/baselines/svd.py."""
 
+import types
+
 import numpy as np
 import pytest
 import scipy.sparse
@@ -164,3 +166,35 @@ def test_a_whole_title_and_its_words_both_have_vectors(shelves, tmp_path):
     one, other = (pieces.parts_PxD[i].sum(0) for i in ([whole], spelled))
     cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
     assert cosine > 0.5
+
+
+def test_a_title_that_few_bought_is_known_by_its_words(tmp_path):
+  # On two shelves; nobody but one bought Alder 9, with what is of the other.
+  titles = [f"{brand} {n}" for brand in ("Alder", "Borea") for n in range(10)]
+  shelf = [[*range(9)], [*range(10, 20)]]
+  users = [[*shelf[u % 2], *shelf[u % 2][:2]] for u in range(40)]
+  users.append([*shelf[1][:5], 9, 10, 11])
+  sequences = Sequences(
+    items=np.array([i for items in users for i in items], np.int32),
+    offsets=np.cumsum([0, *map(len, users)]),
+  )
+  folder = types.SimpleNamespace(
+    items=[types.SimpleNamespace(title=title) for title in titles],
+    sequences=sequences,
+    splits=leave_one_out(sequences),
+  )
+  vocabulary = train_vocabulary(
+    titles, tmp_path / "vocabulary.model", size=40, whole=titles
+  )
+  pieces = svd.piece_vectors(folder, vocabulary, rows=128, width=2)
+  (rare,), *others = (vocabulary.encode_one(titles[i]) for i in (9, 0, 10))
+  own, other = (
+    pieces.parts_PxD[rare] @ pieces.parts_PxD[ids[0]] for ids in others
+  )
+  assert own > other
+  # As by its own purchases it is of the other shelf.
+  ranker = SvdRanker.fit(
+    folder.sequences, num_items=20, splits=folder.splits, width=2
+  )
+  own, other = ranker._vectors[[0, 10]] @ ranker._vectors[9]
+  assert own < other

@@ -78,6 +78,19 @@ def test_people_see_the_instruction_and_the_ranking(model_dir, capsys):
   assert {line.split("%  ")[1] for line in ranking} == set(CANDIDATES)
 
 
+def test_the_models_reasoning_is_shown(model_dir, capsys):
+  arguments = ["--model", model_dir, "--history", *HISTORY, "--reason"]
+  arguments += ["--candidates", *CANDIDATES]
+  found = json.loads(ask(capsys, *arguments, "--json"))
+  assert found["template"] == "A03" and found["reasoning"]
+  said = f"(the model's reasoning: {found['reasoning']})"
+  assert said in ask(capsys, *arguments).splitlines()
+  # Beside a wish it stands in the instruction.
+  found = json.loads(ask(capsys, WISH, *arguments, "--json"))
+  assert found["template"] == "C10" and found["aspects"] == "<P1,P2,I1,T3>"
+  assert found["reasoning"]
+
+
 def test_programs_get_json_whose_scores_are_the_models(model_dir, capsys):
   arguments = [WISH, "--model", model_dir, "--candidates", *CANDIDATES]
   answer = json.loads(ask(capsys, *arguments, "--json"))
@@ -168,6 +181,7 @@ def test_opposite_wishes_get_different_scores(model_dir):
     ([WISH, "--dataset", "nowhere"], "not a dataset folder"),
     ([WISH, "--template", "Q99"], "no template 'Q99'"),
     ([WISH, "--top", "0"], "--top is 0"),
+    ([WISH, "--reason"], "add --model"),
   ],
 )
 def test_bad_input_is_one_sentence_and_2(arguments, says, capsys):

@@ -36,6 +36,9 @@ class Rules:
     for finish in ("Green", "Orange", "Grey")
   )
 
+  def compose(self, words, *, history, preference):
+    return recommend(words, history=history, preference=preference).composed
+
   def converse(self, turns, *, history, preference, k, wording):
     catalogue = conversation.Catalogue.of(self.titles)
     need = conversation.read(turns, catalogue=catalogue)
@@ -45,7 +48,11 @@ class Rules:
     left, given_up = catalogue.fulfilling(need, gone)
     titles = [self.titles[number] for number in sorted(left)][:k]
     ranking = ranked(titles, [0.0] * len(titles))
-    return Reply(Recommendation(composed, ranking), need, given_up)
+    scarce = catalogue.scarce(need, left, sorted(left)[:k])
+    near = [t for t in titles if not {*scarce} <= {*t.lower().split()}]
+    return Reply(
+      Recommendation(composed, ranking), need, given_up, scarce, tuple(near)
+    )
 
 
 @pytest.fixture
@@ -69,6 +76,15 @@ def test_turns_in_json(said, loaded, capsys):
   assert all("Green" in title for title in titles)
 
 
+def test_what_only_comes_near_is_said(said, loaded, capsys):
+  said("a tent", "only green", "only from Alder")
+  assert main(["chat", "--model", loaded, "--top", "5"]) == 0
+  *_, last = capsys.readouterr().out.splitlines()
+  assert last.strip() == (
+    "(only 1 with tent left; 1 comes near: Alder Kayak Green)"
+  )
+
+
 def test_turns_for_people(said, loaded, capsys):
   said("a tent", "only green", "not green", "", "never read")
   assert main(["chat", "--model", loaded, "--top", "2"]) == 0
@@ -86,3 +102,16 @@ def test_no_catalogue_and_nothing_to_go_by_are_told(
   monkeypatch.setattr(Rules, "titles", ())
   assert main(["chat", "--model", loaded]) == 2
   assert "no catalogue to converse about" in capsys.readouterr().err
+
+
+def test_what_is_no_text_or_title_is_refused(said, loaded, capsys, monkeypatch):
+  said("a tent", "\udcff")
+  assert main(["chat", "--model", loaded]) == 2
+  assert "the input is no text" in capsys.readouterr().err
+  monkeypatch.setattr("sys.stdin", None)
+  assert main(["chat", "--model", loaded]) == 2
+  assert "it is closed" in capsys.readouterr().err
+  # Before anything is said.
+  said()
+  assert main(["chat", "--model", loaded, "--history", "<br>"]) == 2
+  assert "'<br>' is no title" in capsys.readouterr().err

@@ -65,3 +65,14 @@ def test_bad_input_is_one_sentence_and_2(arguments, says, tmp_path, capsys):
   assert len(shown) == 1, shown
   assert says in shown[0]
   assert sorted(tmp_path.iterdir()) == before
+
+
+def test_devices_that_are_not_here_are_one_sentence(capsys, monkeypatch):
+  from instructrec_jax.cli import templates
+
+  def run(options):
+    raise RuntimeError("Unable to initialize backend 'cuda': no such thing.")
+
+  monkeypatch.setattr(templates, "run", run)
+  assert main(["templates"]) == 2
+  assert "jax cannot use 'cuda', which JAX_PLATFORMS" in capsys.readouterr().err

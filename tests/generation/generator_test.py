@@ -302,6 +302,8 @@ def test_bfloat16_is_independent_of_neighbours(
     ({"top_p": 0.0, "temperature": 1.0}, "top_p is 0.0"),
     ({"temperature": float("nan")}, "temperature is nan"),
     ({"rules": "mine"}, "hugging_face or t5x"),
+    ({"rules": "t5x"}, "of a beam search"),
+    ({"length_penalty": 2.0}, "of a beam search"),
     ({"seed": -1}, "seed is -1"),
   ],
 )

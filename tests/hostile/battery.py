@@ -78,8 +78,8 @@ def state_of(folder: pathlib.Path) -> State:
   """Returns what is in a folder: kind, mode, size, time and hash of each."""
   found: State = {}
   for path in (folder, *_walk(folder)):
-    if path.name.startswith("__autograph_generated_file"):
-      continue  # TensorFlow's, removed at a true exit
+    if path.name.startswith(("__autograph_generated_file", "torchinductor_")):
+      continue  # TensorFlow's, removed at a true exit, and Torch's
     info = path.lstat()
     kind = info.st_mode >> 12
     what: tuple = (info.st_mode,)

@@ -76,6 +76,7 @@ _PACK = (
   "--target-length 32 --examples 200"
 )
 _TRAIN = "train --gin_file tiny.gin --gin.PACKED='\"packed\"'"
+_GENERATE = "generate --requests asked.jsonl --model export"
 _CHAT = (
   "annotate --dataset shop --teacher openai --model m "
   "--base-url http://127.0.0.1:9/v1 --prices 1 1 --max-usd 1"
@@ -128,6 +129,7 @@ TASKS = (
     "score --requests shop/requests/sequential_test.parquet --model export "
     "--out new/scores.jsonl"
   ),
+  Task(_GENERATE + " --beams 2 --out new/answers.jsonl"),
   Task(
     "evaluate --dataset shop --out new/results --model export --scenarios "
     "sequential --rankers popularity,model --limit 20"
@@ -162,6 +164,12 @@ def write_files(world: pathlib.Path) -> None:
   items = [{"asin": f"i{n}", "title": f"Good Thing {n}"} for n in range(9)]
   (world / "meta.jsonl").write_text("".join(map(_line, items)))
   (world / "titles.txt").write_text("a tent\na rope\n")
+  (world / "empty.txt").write_text("\n")
+  (world / "noise.pem").write_bytes(_noise(900))
+  (world / "turns.yaml").write_text(
+    "composed: {asked: '{}', narrowed: '{}', shown: '', chosen: '', "
+    "refused: '', like: 'like {}'}\nsaid: {wish: ['a {kind}']}\n"
+  )
   for name in ("foreign", "empty"):
     (world / name).mkdir()
   (world / "foreign" / "mine.txt").write_text("years of work\n")
@@ -198,7 +206,8 @@ def _items(title: Callable[[int], str] = "Good Thing {}".format) -> str:
 # ---------------------------------------------------------------- arguments
 
 # Of an option: C a count, c one where any large number is fine, S a seed, Z one
-# from 0 where a large number is fine, F finite and from 0, P positive.
+# from 0 where a large number is fine, F finite and from 0, P positive, X finite
+# and from -10 to 10, R positive and at most 1.
 _VALUES = {
   "C": ("0", "-1", "nan", "1.5", HUGE, ""),
   "c": ("0", "-3", "inf", "x"),
@@ -206,6 +215,8 @@ _VALUES = {
   "Z": ("-1", "nan", "2.5", ""),
   "F": ("nan", "inf", "-1", "1e400", "x"),
   "P": ("nan", "inf", "-1", "0", "", "1e-400"),
+  "X": ("nan", "-inf", "11", "-1e400", "", "x"),
+  "R": ("nan", "0", "-1", "1.5", "", "x"),
 }
 _NUMBERS = {
   "quickstart --out new/a": "users:C steps:C test-users:c seed:S",
@@ -219,18 +230,27 @@ _NUMBERS = {
   ),
   "annotate --dataset shop --sheet new.csv": "samples:c seed:S",
   _BUILD.replace("shop", "plain") + " --train-vocab 300": (
-    "train-vocab:C rows-per-target:C input-length:C seed:S"
+    "train-vocab:C rows-per-target:C input-length:C target-length:C seed:S"
   ),
   "inspect instructrec_all_v1 --dataset shop": (
     "sample:c examples:Z input-length:C target-length:C seed:S"
   ),
   _PACK + " --out new/a": "input-length:C target-length:C examples:C seed:S",
-  "plan --size small": "batch:C input-length:C target-length:C microbatches:C",
+  "plan --size small": (
+    "batch:C input-length:C target-length:C microbatches:C lora-rank:C"
+  ),
   "convert model new/a --to hf": "step:C",
   "score --requests asked.jsonl --model export --out new/a.jsonl": (
     "limit:c batch-tokens:C"
   ),
   "score --requests asked.jsonl --model model --out new/a.jsonl": "step:C",
+  _GENERATE + " --out new/a.jsonl": (
+    "limit:c batch:C max-tokens:C beams:C answers:C seed:S top-k:Z "
+    "temperature:F top-p:R length-penalty:X"
+  ),
+  "generate --requests asked.jsonl --model model --out new/a.jsonl": "step:C",
+  "chat --model export": "top:C",
+  "chat --model model --dataset shop": "step:C",
   "evaluate --dataset shop --rankers popularity --out new/a": (
     "limit:c permutations:c resamples:C seed:S"
   ),
@@ -241,14 +261,36 @@ _NUMBERS = {
   ),
   "compare results --rankers popularity model": "resamples:C seed:S",
   "reproduce --dataset plain --out new/a": (
-    "steps:C ladder-steps:C limit:Z seed:S max-usd:F"
+    "steps:C ladder-steps:C limit:Z seed:S max-usd:F chat-limit:C "
+    "max-requests:Z requests-per-minute:P tokens-per-minute:P"
   ),
   "ask hello --model export --candidates a b": "top:c input-length:C",
   "export --model model --out new/a": "step:C",
   "serve --model export --port 0": (
-    "waiting:C timeout:C batch-tokens:C port:S"
+    "waiting:C timeout:C batch-tokens:C port:S head-timeout:C keep-alive:C"
   ),
 }
+
+# No mixtures, of several names.
+_WEIGHED = tuple(
+  "instructrec_all_v1" + rest
+  for rest in (
+    ",instructrec_p1_i0_t3_v1",
+    "=3,",
+    "=3,=1",
+    "=",
+    "=0",
+    "=-1,instructrec_p1_i0_t3_v1=1",
+    "=nan",
+    "=inf,instructrec_p1_i0_t3_v1=1",
+    "=1e400",
+    "=x",
+    "=1,instructrec_all_v1=2",
+    "=1,nothing_v1=1",
+    "=1;instructrec_p1_i0_t3_v1=1",
+    "==3",
+  )
+)
 
 # line -> words that the sentence needs; | separates alternatives.
 _LINES = {
@@ -292,6 +334,37 @@ _LINES = {
         ("--title-column nothing", "nothing"),
         ("--users 300", "--users|users"),
         ("--reviews csv/i.csv", "--interactions"),
+        ("--item-column user_id", "user_id"),
+        ("--item-column nothing", "nothing"),
+        ("--categories-column item_id", "item_id"),
+        ("--categories-column nothing", "nothing"),
+        ("--delimiter ''", "delimiter"),
+        ("--delimiter ab", "delimiter"),
+        ("--delimiter '\"'", "delimiter"),
+        ("--delimiter a", "delimiter"),
+        ("--delimiter ';'", "--delimiter|i.csv"),
+        ("--delimiter '\n'", "delimiter"),
+        ("--category-separator ''", "category separator"),
+        ("--official csv/i.csv", "--official"),
+        ("--split official", "official"),
+        ("--test-from 2021-01-01", "--test-from|global-time"),
+        *(
+          (f"--split global-time {dates}", "from|moments")
+          for dates in (
+            "--validation-from soon --test-from 2001-09-12",
+            "--validation-from 2001-09-10",
+            "--test-from 2001-09-12",
+            "--validation-from 2001-09-12 --test-from 2001-09-10",
+            "--validation-from 2001-09-12 --test-from 2001-09-12",
+            "--validation-from 1850-01-01 --test-from 2001-09-10",
+            "--validation-from 2001-09-20 --test-from 2099-01-01",
+            "--validation-from 2001-02-30 --test-from 2001-09-10",
+            "--validation-from nan --test-from inf",
+            "--validation-from '' --test-from ''",
+            "--validation-from 99999-01-01 --test-from 2001-09-10",
+          )
+        ),
+        ("--expect toys", "--expect"),
       )
     ),
   ),
@@ -323,6 +396,13 @@ _LINES = {
     ("--dataset shop --sheet new.csv --read-sheet sheet.csv", "--"),
     ("--dataset shop --import shop/items.parquet", "items.parquet"),
     ("--dataset shop --read-sheet csv/t.csv", "t.csv"),
+    ("--dataset shop --gate", "--gate|--judge"),
+    ("--dataset shop --show --sheet new.csv", "--show|--sheet"),
+    ("--dataset shop --show --judge", "--show|--judge"),
+    ("--dataset plain --show", "plain"),
+    ("--dataset shop --dry-run --export new.parquet", "--dry-run|--export"),
+    ("--dataset shop --dry-run --sheet new.csv", "--dry-run|--sheet"),
+    (f"{_CHAT[9:]} --dry-run --prices nan 1", "--prices"),
   ),
   "statistics": (
     ("", "--dataset"),
@@ -338,6 +418,7 @@ _LINES = {
     ("--file mine.yaml mine.yaml", "mine"),
     ("--file shop", "shop"),
     ("--json --markdown", "--markdown"),
+    ("--paraphrases", "--paraphrases"),
     ("--file", "--file"),
     ("--file ''", "--file"),
   ),
@@ -360,8 +441,25 @@ _LINES = {
     ("--dataset plain --train-vocab 300 --templates ''", "--templates"),
     ("--dataset plain --vocab export/model.safetensors", "model.safetensors"),
     ("--dataset plain --train-vocab 300 --families p1_i1_t3", "p1_i1_t3|anno"),
+    ("--dataset plain --train-vocab 300 --pieces letters", "--pieces"),
+    ("--dataset plain --train-vocab 300 --pieces ''", "--pieces"),
+    ("--dataset plain --vocab shop/vocabulary.model --pieces titles", "pieces"),
+    ("--dataset plain --vocab shop/vocabulary.model --fold-case", "fold"),
+    ("--dataset plain --train-vocab 300 --fold-case yes", "yes"),
+    ("--dataset plain --train-vocab 300 --sequences 3", "3"),
+    ("--dataset plain --train-vocab 300 --text-encoder bert", "--text-encoder"),
+    (
+      "--dataset plain --train-vocab 300 --matcher two_tower --text-encoder "
+      "nowhere/at/all",
+      "nowhere|text|encoder",
+    ),
+    (
+      "--dataset plain --train-vocab 300 --matcher two_tower --text-encoder ''",
+      "--text-encoder",
+    ),
   ),
   "inspect": (
+    *((f"{m} --dataset shop", "mixture") for m in _WEIGHED),
     ("--dataset shop", "MIXTURE|mixture"),
     ("nothing_v1 --dataset shop", "nothing_v1"),
     ("instructrec_all_v1 --dataset plain", "plain"),
@@ -375,6 +473,7 @@ _LINES = {
     ),
   ),
   "pack": (
+    *((f"{m} --dataset shop --out new/a", "mixture") for m in _WEIGHED),
     ("instructrec_all_v1 --dataset shop", "--out"),
     ("nothing_v1 --dataset shop --out new/a", "nothing_v1"),
     ("'' --dataset shop --out new/a", ""),
@@ -412,6 +511,11 @@ _LINES = {
     ("--size small --remat some", "--remat"),
     ("--size small --batch 3 --microbatches 2", "microbatches"),
     ("--size small --mesh 3x1 --batch 4", "--batch|batch"),
+    ("--size small --zero 1", "1"),
+    ("--size small --zero --mesh 1x0", "mesh"),
+    ("--size small --lora-rank 100000", "--lora-rank|rank"),
+    ("--size small --compile --mesh 4096x4096 --batch 16777216", "--compile"),
+    ("--size xl --compile --mesh 1x7", "mesh"),
   ),
   _TRAIN: (
     ("", "MODEL_DIR"),
@@ -568,6 +672,11 @@ _LINES = {
     ("hf new/a --to ours --vocabulary tiny.gin", "tiny.gin"),
     ("model new/a --to hf --dtype int8", "--dtype"),
     ("model new/a --to t5x --activations int8", "--activations"),
+    ("model new/a --to peft", "adapters|LORA_RANK|peft"),
+    ("export new/a --to peft", "adapters|LORA_RANK|peft"),
+    ("model new/a --to hf --base nowhere", "nowhere"),
+    ("model new/a --to hf --base hf", "--base"),
+    ("hf new/a --to ours --base hf", "--base"),
   ),
   "score": (
     ("--requests asked.jsonl --model export", "--out"),
@@ -587,6 +696,96 @@ _LINES = {
     ),
     ("--requests shop/items.parquet --model model --out a.jsonl", "items"),
     ("--requests asked.jsonl --model model --out scores.parquet", "scores"),
+    (
+      "--requests asked.jsonl --model export --out a.jsonl --vocabulary "
+      "shop/vocabulary.model",
+      "--vocabulary|vocabulary",
+    ),
+    (
+      "--requests asked.jsonl --model t5x/checkpoint_4 --out a.jsonl "
+      "--vocabulary tiny.gin",
+      "tiny.gin",
+    ),
+    ("--requests asked.jsonl --model t5x/checkpoint_4 --out a.jsonl", "--voc"),
+  ),
+  "generate": (
+    ("--requests asked.jsonl --model export", "--out"),
+    ("--requests asked.jsonl --out new/a.jsonl", "--model"),
+    ("--model export --out new/a.jsonl", "--requests"),
+    (f"{_GENERATE[9:]} --out new/a.txt", "a.txt"),
+    (f"{_GENERATE[9:]} --out new/a", "new/a"),
+    (f"{_GENERATE[9:]} --out asked.jsonl", "asked.jsonl"),
+    (f"{_GENERATE[9:]} --out scores.parquet", "scores"),
+    (f"{_GENERATE[9:]} --out scores.parquet --force", "scores"),
+    ("--requests tiny.gin --model export --out a.jsonl", "tiny.gin"),
+    *(
+      (f"--requests asked.jsonl --model {m} --out new/a.jsonl", m)
+      for m in ("shop", "hf", "packed", "results", "csv")
+    ),
+    *(
+      (f"{_GENERATE[9:]} --out new/a.jsonl {words}", names)
+      for words, names in (
+        ("--rules fair", "--rules"),
+        ("--top-k 4", "top_k|--top-k"),
+        ("--top-p 0.5", "top_p|--top-p"),
+        ("--beams 4 --temperature 1", "beam"),
+        ("--answers 3", "answers"),
+        ("--beams 2 --answers 3", "answers"),
+        ("--beams 65", "--beams"),
+        ("--answers 65 --temperature 1", "--answers"),
+        ("--max-tokens 1025", "--max-tokens"),
+        ("--temperature 101", "--temperature"),
+        ("--length-penalty 2", "length"),
+        ("--rules t5x", "rules"),
+        ("--beams", "--beams"),
+        ("--step 7", "step|7"),
+        ("--step latest", "--step"),
+        ("--vocabulary nowhere.model", "nowhere.model"),
+        ("--vocabulary shop/vocabulary.model", "vocabulary"),
+        ("--catalogue csv", "csv"),
+        ("--catalogue packed", "packed"),
+        ("--catalogue model", "model"),
+        ("--catalogue hf", "hf"),
+        ("--catalogue shop --max-tokens 1", "--max-tokens|title|tokens"),
+        ("--limit 2 --limit", "--limit"),
+        ("extra", "extra"),
+      )
+    ),
+    (
+      "--requests asked.jsonl --model t5x/checkpoint_4 --out new/a.jsonl",
+      "--vocabulary",
+    ),
+    (
+      "--requests asked.jsonl --model t5x/checkpoint_4 --out new/a.jsonl "
+      "--vocabulary tiny.gin",
+      "tiny.gin",
+    ),
+  ),
+  "chat": (
+    ("", "--model"),
+    ("--model shop", "shop"),
+    ("--model hf", "hf"),
+    ("--model packed", "packed"),
+    ("--model t5x/checkpoint_4", "checkpoint_4"),
+    ("--model model", "--dataset"),
+    ("--model export --dataset csv", "csv"),
+    ("--model export --dataset packed", "packed"),
+    ("--model export --top 101", "--top"),
+    ("--model export --history ''", "--history|title"),
+    ("--model export --history '<br>'", "--history|title"),
+    ("--model export --history", "--history"),
+    ("--model export --preference", "--preference"),
+    ("--model export --templates nothing.yaml", "nothing.yaml"),
+    ("--model export --templates mine.yaml mine.yaml", "mine"),
+    ("--model export --templates tiny.gin", "tiny.gin"),
+    ("--model export --turns nothing.yaml", "nothing.yaml"),
+    ("--model export --turns tiny.gin", "tiny.gin"),
+    ("--model export --turns mine.yaml", "mine.yaml"),
+    ("--model export --turns ''", "--turns"),
+    ("--model export --step best", "best|step"),
+    ("--model export --step 7", "step|7"),
+    ("--model model --dataset shop --step 7", "7"),
+    ("--model export hello", "hello"),
   ),
   "evaluate --dataset shop": (
     ("", "--out"),
@@ -614,6 +813,20 @@ _LINES = {
     ("--out new/a --rankers dssm --text-encoder ''", "--text-encoder"),
     ("--out new/a --rankers popularity --text-encoder x", "--text-encoder"),
     ("--out new/a --dataset csv", "csv"),
+    ("--out new/a --rankers popularity --steer", "--steer|--model"),
+    ("--out new/a --rankers popularity --probe", "--probe|--model"),
+    ("--out new/a --model export --cutoff 2001-09-12", "--probe|--cutoff"),
+    *(
+      (f"--out new/a --model export --probe --cutoff {date}", "--cutoff")
+      for date in ("soon", "2001-02-30", "12/09/2001", "''", "nan", HUGE)
+    ),
+    ("--out new/a --zero-shot shop", "shop"),
+    ("--out new/a --model export --zero-shot nowhere", "nowhere"),
+    ("--out new/a --rankers popularity --multi_process", "process"),
+    ("--out new/a --trec yes", "yes"),
+    ("--out new/a/report.html/x --limit", "--limit"),
+    ("--out results/report.html", "report.html"),
+    ("--out results/report.html --force", "report.html"),
   ),
   "compare": (
     ("", "A"),
@@ -645,6 +858,21 @@ _LINES = {
     ("--out new/a --max-usd 1", "--max-usd|chat"),
     ("--out new/a --dataset csv", "csv"),
     ("--out foreign", "foreign"),
+    ("--out new/a --rankers chat --chat-model ''", "--chat-model"),
+    (
+      "--out new/a --rankers chat --chat-model m --chat-base-url nonsense",
+      "--chat-base-url",
+    ),
+    (
+      "--out new/a --rankers chat --chat-model m --prices nan 1 --max-usd 1",
+      "--prices",
+    ),
+    (
+      "--out new/a --rankers chat --chat-model m --prices 1 -1 --max-usd 1",
+      "--prices",
+    ),
+    ("--out new/a --rankers chat --chat-model m --max-usd 1", "--prices"),
+    ("--out new/a --built-templates 3", "3"),
   ),
   "ask": (
     ("''", "WORDS|words"),
@@ -667,6 +895,9 @@ _LINES = {
     ("hello --templates nothing.yaml", "nothing.yaml"),
     ("hello --history ''", "--history|title"),
     ("hello world", "world"),
+    ("hello --context", "--context"),
+    ("hello --preference", "--preference"),
+    ("hello --template A1 --context \udcff", "context|text"),
   ),
   "export": (
     ("--out new/a", "--model"),
@@ -690,6 +921,30 @@ _LINES = {
     ("--model export --port 0 --step best", "best"),
     ("--model export --port 0 --dataset csv", "csv"),
     ("--model export --port 0 --templates nothing.yaml", "nothing.yaml"),
+    ("--model export --port 0 --api-key nowhere.txt", "nowhere.txt"),
+    ("--model export --port 0 --api-key export", "export"),
+    ("--model export --port 0 --api-key empty.txt", "empty.txt"),
+    ("--model export --port 0 --api-key noise.pem", "noise.pem"),
+    ("--model export --port 0 --cors-origins shop", "--cors-origins"),
+    ("--model export --port 0 --cors-origins ''", "--cors-origins"),
+    (
+      "--model export --port 0 --cors-origins https://a.example/x",
+      "--cors-origins",
+    ),
+    (
+      "--model export --port 0 --cors-origins https://a.example "
+      "https://a.example",
+      "--cors-origins",
+    ),
+    ("--model export --port 0 --root-path recs", "--root-path"),
+    ("--model export --port 0 --root-path /recs/", "--root-path"),
+    ("--model export --port 0 --root-path '/a b'", "--root-path"),
+    ("--model export --port 0 --ssl-certfile nowhere.pem", "nowhere.pem"),
+    ("--model export --port 0 --ssl-certfile tiny.gin", "tiny.gin"),
+    ("--model export --port 0 --ssl-certfile noise.pem", "noise.pem"),
+    ("--model export --port 0 --ssl-keyfile tiny.gin", "--ssl-"),
+    ("--model export --port 0 --request-log yes", "yes"),
+    ("--model export --port 0 --truncate yes", "yes"),
   ),
 }
 
@@ -766,6 +1021,21 @@ _INPUTS = {  # line with a hole -> whether a folder belongs there
   "convert t5x new/a --to ours --vocabulary {}": False,
   "score --requests {} --model export --out new/a.jsonl": False,
   "score --requests asked.jsonl --model {} --out new/a.jsonl": True,
+  "generate --requests {} --model export --out new/a.jsonl": False,
+  "generate --requests asked.jsonl --model {} --out new/a.jsonl": True,
+  _GENERATE + " --catalogue {} --out new/a.jsonl": True,
+  "generate --requests asked.jsonl --model t5x/checkpoint_4 --vocabulary {} "
+  "--out new/a.jsonl": False,
+  "chat --model {}": True,
+  "chat --model export --dataset {}": True,
+  "chat --model export --templates {}": False,
+  "chat --model export --turns {}": False,
+  "serve --model export --port 0 --api-key {}": False,
+  "serve --model export --port 0 --ssl-certfile {}": False,
+  "prepare --format amazon2023 --metadata meta.jsonl --split official "
+  "--official {} --out n/a": False,
+  "evaluate --dataset shop --model export --zero-shot {} --out new/a": True,
+  "convert model new/a --to hf --base {}": True,
   "evaluate --dataset {} --rankers popularity --out new/a": True,
   "evaluate --dataset shop --model {} --out new/a": True,
   "compare {} --rankers popularity model": True,
@@ -836,7 +1106,8 @@ def _paths() -> Iterator[Case]:
     ]
     for about, change in kinds:
       words = tuple(shlex.split(line.format("bad")))
-      names = "bad|model" if line.startswith("plan") else "bad"
+      is_beside = line.startswith("plan") or "--base" in line
+      names = "bad|model" if is_beside else "bad"
       if about == "an empty file" and line.endswith("tiny.gin --gin_file {}"):
         names = "MODEL_DIR"  # an empty gin file binds nothing
       yield Case("input paths", words, names, change, f"bad is {about}")
@@ -875,6 +1146,9 @@ _OUTPUTS = {  # line with a hole -> the suffix that belongs there
   "score --requests asked.jsonl --model export --out {}": ".jsonl",
   "score --requests shop/requests/sequential_test.parquet --model export "
   "--limit 8 --out {}": ".parquet",
+  _GENERATE + " --max-tokens 4 --out {}": ".jsonl",
+  "generate --requests shop/requests/sequential_test.parquet --model export "
+  "--limit 8 --max-tokens 4 --out {}": ".parquet",
   "evaluate --dataset shop --rankers popularity --limit 9 --out {}": "",
   "reproduce --dataset plain --steps 2 --recipe tiny.gin --out {}": "",
   "export --model model --out {}": "",
@@ -957,7 +1231,9 @@ def _outputs() -> Iterator[Case]:
     yield Case("output paths", words(bad), bad, fifo, f"{bad} is a FIFO")
     ro = f"bad/new{suffix}"
     yield Case("disks", words(ro), "bad", _read_only, "bad is read-only")
-    goes_on = line.startswith(("train", "reproduce", "annotate", "score"))
+    goes_on = line.startswith(
+      ("train", "reproduce", "annotate", "score", "generate")
+    )
     full, ends = f"disk/new{suffix}", f"new{suffix}"
     # Nor can SQLite's own files be written then.
     stored = "|annotations.sqlite" if line.startswith("annotate") else ""
@@ -966,7 +1242,8 @@ def _outputs() -> Iterator[Case]:
       (ends, _short_files, f"new|large|space{stored}", "no space"),
     ):
       # Scores of four requests would fit.
-      if not (make is _short_files and line.startswith("score")):
+      few = line.startswith(("score", "generate"))
+      if not (make is _short_files and few):
         yield Case("disks", words(out), names, make, about, goes_on)
   for line in (
     "annotate --dataset plain",
@@ -1011,6 +1288,14 @@ _FORCED_FILES = {
     "asked.jsonl",
     "foreign.jsonl",
     "foreign.parquet",
+    "shop/items.parquet",
+    "export/items.jsonl",
+  ),
+  _GENERATE + " --out {}": (
+    "asked.jsonl",
+    "foreign.jsonl",
+    "foreign.parquet",
+    "scores.parquet",
     "shop/items.parquet",
     "export/items.jsonl",
   ),
@@ -1084,6 +1369,7 @@ _READ_DATASET = (
   "reproduce --dataset shop --steps 2 --recipe tiny.gin --out new/a",
 )
 _SCORE = "score --requests asked.jsonl --model {} --out new/a.jsonl"
+_WRITE = "generate --requests asked.jsonl --model {} --out new/a.jsonl"
 _EVALUATE = (
   "evaluate --dataset shop --rankers {} --scenarios sequential --limit 9 "
   "--out new/a"
@@ -1095,6 +1381,8 @@ _OWN = {  # file, a glob: the lines that read it
   "shop/items.parquet": (
     *_READ_DATASET[1:3],
     *_READ_DATASET[5:8],
+    _GENERATE + " --catalogue shop --out new/a.jsonl",
+    "chat --model export --dataset shop",
   ),
   "shop/interactions.parquet": (
     _READ_DATASET[2],
@@ -1146,11 +1434,13 @@ _OWN = {  # file, a glob: the lines that read it
   "model/run.json": (_RESUME,),
   "model/vocabulary.model": (
     _SCORE.format("model"),
+    _WRITE.format("model"),
     "export --model model --out new/a",
   ),
   "model/checkpoints/4/params/d/*": (_SCORE.format("model"), _RESUME),
   "model/checkpoints/4/params/ocdbt.process_0/d/*": (
     _SCORE.format("model"),
+    _WRITE.format("model"),
     _RESUME,
     "export --model model --out new/a",
     "convert model n --to hf",
@@ -1161,6 +1451,8 @@ _OWN = {  # file, a glob: the lines that read it
   "model/checkpoints/4/_CHECKPOINT_METADATA": (_RESUME,),
   "export/export.json": (
     _SCORE.format("export"),
+    "chat --model export",
+    _WRITE.format("export"),
     "ask hello --model export --dataset shop",
     "serve --model export --port 0",
   ),
@@ -1171,6 +1463,8 @@ _OWN = {  # file, a glob: the lines that read it
   ),
   "export/model.safetensors": (
     _SCORE.format("export"),
+    _WRITE.format("export"),
+    "chat --model export",
     "convert export n --to hf",
     "ask hello --model export --candidates a b",
     "serve --model export --port 0",
@@ -1178,9 +1472,15 @@ _OWN = {  # file, a glob: the lines that read it
   ),
   "export/vocabulary.model": (
     _SCORE.format("export"),
+    _WRITE.format("export"),
+    "chat --model export",
     "ask hello --model export --candidates a b",
   ),
-  "export/items.jsonl": ("serve --model export --port 0",),
+  "export/items.jsonl": (
+    "serve --model export --port 0",
+    "chat --model export",
+    _GENERATE + " --catalogue export --out new/a.jsonl",
+  ),
   "export/templates.yaml": (
     "serve --model export --port 0",
     "ask hello --model export --candidates a b",
@@ -1203,6 +1503,7 @@ _OWN = {  # file, a glob: the lines that read it
   ),
   "answers.parquet": ("annotate --dataset plain --import answers.parquet",),
   "sheet.csv": ("annotate --dataset shop --read-sheet sheet.csv",),
+  "turns.yaml": ("chat --model export --turns turns.yaml",),
   "tiny.gin": (_START, "plan --gin_file tiny.gin"),
 }
 # Files that carry no checksum, as others write them too, and one that is made
@@ -1489,6 +1790,11 @@ _RAW_REQUESTS: dict[str, str | bytes] = {
   "half a surrogate": '{"instruction": "\\ud800", "candidates": ["a", "b"]}\n',
   "blank lines": "\n\n\n",
 }
+# What `generate` doesn't read.
+_OF_CANDIDATES = (
+  *("no candidates", "candidates a text", "none", "a blank one", "a number"),
+  *("a null", "twins", "NFD twins", "zero width"),
+)
 _RAW_TEMPLATES: dict[str, str | bytes] = {
   "a number": "3\n",
   "no name": "- text: 'x {history}'\n",
@@ -1537,6 +1843,61 @@ _RAW_GIN: dict[str, str] = {
 }
 
 
+_COMPOSED = (
+  "composed: {asked: '{}', narrowed: '{}', shown: '', chosen: '', refused: '', "
+  "like: '{}'}\n"
+)
+_RAW_TURNS: dict[str, str | bytes] = {
+  "a number": "3\n",
+  "a list": "- composed\n",
+  "no said": _COMPOSED,
+  "said a list": _COMPOSED + "said: [a, b]\n",
+  "said a text": _COMPOSED + "said: a\n",
+  "said numbers": _COMPOSED + "said: {wish: 3}\n",
+  "said null": _COMPOSED + "said:\n",
+  "composed a list": "composed: [a]\nsaid: {wish: [a]}\n",
+  "no asked": "composed: {narrowed: '{}'}\nsaid: {wish: [a]}\n",
+  "asked without a place": (
+    _COMPOSED.replace("{asked: '{}'", "{asked: 'x'") + "said: {wish: [a]}\n"
+  ),
+  "asked is empty": (
+    _COMPOSED.replace("{asked: '{}'", "{asked: ''") + "said: {wish: [a]}\n"
+  ),
+  "two places": (
+    _COMPOSED.replace("like: '{}'", "like: '{} {}'") + "said: {wish: [a]}\n"
+  ),
+  "an attribute": (
+    _COMPOSED.replace("like: '{}'", "like: '{0.__class__}'")
+    + "said: {wish: [a]}\n"
+  ),
+  "an open brace": (
+    _COMPOSED.replace("like: '{}'", "like: '{} {'") + "said: {wish: [a]}\n"
+  ),
+  "a wide field": (
+    _COMPOSED.replace("like: '{}'", "like: '{:>999999999999}'")
+    + "said: {wish: [a]}\n"
+  ),
+  "deep": "[" * 100_000,
+  "not UTF-8": b"composed: \xff\n",
+  "a call": "!!python/object/apply:os.system ['touch owned']\n",
+}
+# What is said to `chat`.
+_SAID: dict[str, bytes] = {
+  "not UTF-8": b"a tent\n\xff\xfe\n",
+  "too long": b"a tent " * 20_000 + b"\n",
+  "101 turns": b"a tent\n" * 101,
+}
+
+
+def _said(said: bytes) -> Change:
+  def change(work: pathlib.Path) -> Callable[[], None]:
+    path = work / "said.txt"
+    path.write_bytes(said)
+    return lambda: os.dup2(os.open(path, os.O_RDONLY), 0) and None
+
+  return change
+
+
 def _text(name: str, text: str | bytes) -> Change:
   data = text if isinstance(text, bytes) else text.encode()
   return lambda work: (work / name).write_bytes(data) and None
@@ -1572,6 +1933,21 @@ def _raw() -> Iterator[Case]:
       # Two texts that the model reads as one: both are scored.
       each = dataclasses.replace(each, told="share a rank", may_leave=True)
     yield each
+    if about not in _OF_CANDIDATES:
+      line = _WRITE.format("export").replace("asked", "bad")
+      yield case(line, "bad.jsonl", about, text, "bad.jsonl")
+  for about, text in _RAW_TURNS.items():
+    line = "chat --model export --turns bad.yaml"
+    yield case(line, "bad.yaml", about, text, "bad.yaml")
+  for about, said in _SAID.items():
+    words = ("chat", "--model", "export", "--json")
+    yield Case(
+      "raw inputs",
+      words,
+      "the input|the conversation|the instruction",
+      _said(said),
+      f"the input: {about}",
+    )
   for about, text in _RAW_TEMPLATES.items():
     yield case("templates --file bad.yaml", "bad.yaml", about, text, "bad.yaml")
     line = "export --model model --out new/a --templates bad.yaml"

@@ -181,6 +181,19 @@ def test_rules_are_given_up_only_where_nothing_is_left(catalogue, needs):
   assert only not in left
 
 
+def test_words_that_too_few_titles_have_are_known(catalogue, needs):
+  need = needs("only from Alder", "not orange")
+  left, _ = catalogue.fulfilling(need)
+  tents = [n for n in left if "Tent" in TITLES[n]]
+  others = [n for n in left if "Tent" not in TITLES[n]]
+  assert len(tents) == 2
+  assert catalogue.scarce(need, left, [*tents, *others[:3]]) == ("tent",)
+  # Enough of them, or one that is not shown: nothing is said.
+  assert not catalogue.scarce(need, left, tents)
+  assert not catalogue.scarce(need, left, [*tents[:1], *others[:4]])
+  assert not catalogue.scarce(need, left, others[:5])
+
+
 def test_what_is_left_out_is_never_the_wish(needs):
   need = needs("in green", "cheaper", "sturdier")
   whole = "I'm looking for a tent, in green, cheaper, sturdier"

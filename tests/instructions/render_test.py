@@ -16,6 +16,8 @@ from instructrec_jax.instructions.render import (
   display_titles,
   ends_sentence,
   plain_words,
+  reasoned_preference,
+  reasoning,
   render,
   response,
 )
@@ -301,6 +303,38 @@ def test_an_answer_with_an_item_ends_in_its_title(form):
   assert (SLOTS.query in text) == held.holds_query
   assert (str(SLOTS.preference) in text) == held.holds_preference
   assert ("Tent; Stove" in text) == held.holds_history
+
+
+@pytest.mark.parametrize(
+  ("answer", "taste"),
+  [
+    (
+      "The history shows this taste: The user likes tents. What suits it: Lamp",
+      "The user likes tents.",
+    ),
+    # A vocabulary that folds case, and an answer that was cut.
+    (
+      "the history shows this taste: the user likes tents. what suits it: lamp",
+      "the user likes tents.",
+    ),
+    ("The history shows this taste: The user likes", "The user likes"),
+    ("Likes tents; What suits it: Lamp", "Likes tents"),
+    ("What suits it: Lamp", ""),
+    ("The history shows this taste: What suits it: Lamp", ""),
+    ("", ""),
+  ],
+)
+def test_the_taste_is_read_of_a_reasoned_answer(answer, taste):
+  assert reasoned_preference(answer) == taste
+
+
+def test_what_is_said_before_an_item_begins_the_answer_that_is_taught():
+  (form,) = TEMPLATES["A03"].forms
+  answer = response(form, SLOTS, target="Lamp")
+  assert answer == f"{reasoning(str(SLOTS.preference))} Lamp"
+  assert reasoned_preference(answer).rstrip(".") == (
+    str(SLOTS.preference).rstrip(".")
+  )
 
 
 @given(length=st.integers(1, 40))

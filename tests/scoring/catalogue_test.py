@@ -76,6 +76,27 @@ def test_the_top_is_that_of_scoring_everything(
     assert one.nodes < len(search.trie.tokens)
 
 
+@pytest.mark.parametrize("nodes", [3, 16])
+def test_titles_are_found_behind_what_was_said(model, requests, nodes):
+  """By each answer of a batch what it begins with, of any length."""
+  asked = [
+    RankingRequest(
+      r.request_id,
+      r.instruction,
+      tuple(TITLES),
+      said=" ".join(WORDS * 5)[: 40 * (number % 6)].rstrip(),
+    )
+    for number, r in enumerate(requests)
+  ]
+  scores = T5Ranker(**model).score(asked)
+  search = CatalogueSearch(TITLES, nodes=nodes, batch=9, **model)
+  found = search.top(
+    [r.instruction for r in asked], 10, said=[r.said for r in asked]
+  )
+  for one, of_request in zip(found, scores, strict=True):
+    assert_top(one, of_request, 10)
+
+
 def test_excluded_titles_do_not_count(model, requests, everything):
   scores = everything["sum"][0].copy()
   excluded = np.argsort(-scores)[:4].tolist()

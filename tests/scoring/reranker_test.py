@@ -40,10 +40,17 @@ def assert_same(found, expected):
     np.testing.assert_allclose(one, other, rtol=1e-5)
 
 
+@pytest.mark.parametrize("said", ["", "green helmet saddle", "tent"])
 def test_scores_equal_a_softmax_for_each_candidate(
-  scores, requests, config, params, vocabulary
+  ranker, requests, config, params, vocabulary, said
 ):
-  """By the definition: whole logits, and the instruction read anew for each."""
+  """By the definition: whole logits, and the instruction read anew for each.
+
+  What was said before counts as read, and not as predicted.
+  """
+  requests = [dataclasses.replace(r, said=said) for r in requests[:4]]
+  before = vocabulary.encode_one(said) if said else []
+  scores = ranker.score(requests)
 
   @jax.jit
   def log_p(source, shifted, target):
@@ -54,17 +61,36 @@ def test_scores_equal_a_softmax_for_each_candidate(
       jax.nn.log_softmax(logits), target[..., None], -1
     )[..., 0]
 
-  for request, of_request in zip(requests[:4], scores, strict=False):
+  for request, of_request in zip(requests, scores, strict=True):
     source = [[*vocabulary.encode_one(request.instruction), 1]]
-    targets = [[*vocabulary.encode_one(t), 1] for t in request.candidates]
+    targets = [
+      [*before, *vocabulary.encode_one(t), 1] for t in request.candidates
+    ]
     target = features.pad(targets, max(map(len, targets)))
     values = log_p(
       np.repeat(source, len(targets), axis=0),
       np.pad(target[:, :-1], ((0, 0), (1, 0))),
       target,
     )
-    expected = (values * (target > 0)).sum(-1)
+    expected = (values * (target > 0))[:, len(before) :].sum(-1)
     np.testing.assert_allclose(of_request, expected, rtol=1e-5)
+
+
+def test_what_was_said_is_a_requests_own(ranker, requests):
+  said = [
+    dataclasses.replace(request, said=" ".join(WORDS[: number % 4]))
+    for number, request in enumerate(requests)
+  ]
+  together = ranker.score_all(said, ("sum", "mean", "pmi"))
+  for name, scores in together.items():
+    alone = [ranker.score_all([each], (name,))[name][0] for each in said]
+    plain = ranker.score_all(requests, (name,))[name]
+    # Where nothing was said, nothing differs. A difference may be about 0.
+    for one, other in zip(
+      [*scores, *scores[::4]], [*alone, *plain[::4]], strict=True
+    ):
+      np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-4)
+    assert not np.allclose(scores[3], ranker.score(requests)[3])
 
 
 def test_scores_do_not_depend_on_batch_neighbours(ranker, requests, scores):

@@ -72,6 +72,23 @@ def test_rerank_is_the_librarys_ranking(url, recommender, version):
   assert answer["usage"]["total_tokens"] == tokens
 
 
+def test_the_model_may_reason_first(url, recommender):
+  titles, history = recommender.titles[3:9], recommender.titles[:2]
+  body = {"documents": titles, "history": history, "reason": True}
+  found = recommender.rank(candidates=titles, history=history, reason=True)
+  status, answer = post(f"{url}/v1/rerank", body)
+  assert status == 200 and answer["reasoning"] == found.reasoning
+  scores = [result["log_likelihood"] for result in answer["results"]]
+  expected = [each.log_likelihood for each in found.ranking]
+  np.testing.assert_allclose(scores, expected, rtol=1e-5)
+  body = {"history": history, "reason": True}
+  status, answer = post(f"{url}/v1/recommend", body)
+  assert status == 200 and answer["reasoning"] == found.reasoning
+  assert "reasoning" not in post(f"{url}/v1/recommend", {"history": history})[1]
+  status, answer = post(f"{url}/v1/recommend", {"query": "x", "reason": True})
+  assert status == 422 and "give a history" in answer["message"]
+
+
 def test_documents_may_be_objects_and_come_back_if_asked(url, recommender):
   first, second, third = recommender.titles[:3]
   documents = [{"text": first, "sku": 7}, second, {"text": third}]

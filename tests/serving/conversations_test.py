@@ -52,6 +52,25 @@ def test_what_is_said_holds_whatever_the_model_finds(recommender):
         assert all(map(shopper.holds, allowed))
 
 
+def test_what_comes_near_is_told(recommender, url):
+  # The whole of what is allowed is shown: tents of Alder's and the rest.
+  turns = [Turn("a tent")]
+  turns.append(Turn("Only from Alder.", recommender.converse(turns, k=5).shown))
+  reply = recommender.converse(turns, k=100)
+  assert reply.scarce == ("tent",)
+  assert {*reply.near} == {t for t in reply.shown if "Tent" not in t}
+  assert 0 < len(reply.near) < len(reply.shown)
+  _, first = post(url, query="a tent", top_n=5)
+  _, answer = post(
+    url,
+    query="Only from Alder.",
+    top_n=100,
+    conversation=first["conversation"],
+  )
+  assert answer["scarce"] == ["tent"]
+  assert {*answer["near"]} == {*reply.near}
+
+
 def test_what_was_taken_is_the_history(recommender):
   first, second = recommender.titles[:2]
   turns = [

@@ -11,6 +11,7 @@ import instructrec_jax as ir
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.recommend import Recommendation, recommend
+from instructrec_jax.instructions.render import reasoned_preference
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.serving.model_export import export
@@ -38,6 +39,70 @@ def test_the_ranking_is_the_models(recommender, model_dir):
   likelihoods = [each.log_likelihood for each in answer.ranking]
   assert likelihoods == sorted(likelihoods, reverse=True)
   assert math.isclose(sum(each.probability for each in answer.ranking), 1)
+
+
+def test_a_reasoned_ranking_is_that_behind_the_models_own_words(
+  recommender, model_dir
+):
+  history, candidates = recommender.titles[:2], recommender.titles[3:9]
+  found = recommender.rank(candidates=candidates, history=history, reason=True)
+  assert found.composed.form.template.response == "reasoned_item"
+  ((answer,),) = recommender.generate([found.composed.instruction])
+  assert found.reasoning == reasoned_preference(answer.text) != ""
+  assert found.to_json()["reasoning"] == found.reasoning
+  before = (
+    f"The history shows this taste: {found.reasoning}. What suits it:".replace(
+      "..", "."
+    )
+  )
+  request = RankingRequest(
+    "1", found.composed.instruction, candidates, said=before
+  )
+  (scores,) = T5Ranker.load(model_dir).score([request])
+  by_title = {each.title: each.log_likelihood for each in found.ranking}
+  np.testing.assert_allclose(
+    [by_title[title] for title in candidates], scores, rtol=1e-5
+  )
+  # Of the whole catalogue, too.
+  best = recommender.recommend(history=history, k=480, reason=True)
+  assert best.reasoning == found.reasoning
+  by_title = {each.title: each.log_likelihood for each in best.ranking}
+  np.testing.assert_allclose(
+    [by_title[title] for title in candidates], scores, rtol=1e-4
+  )
+  plain = recommender.recommend(history=history, k=480)
+  assert not plain.reasoning
+  assert plain.ranking != best.ranking
+
+
+def test_beside_a_wish_the_taste_is_told_in_the_instruction(recommender):
+  history, candidates = recommender.titles[:2], recommender.titles[3:9]
+  asked = recommender.prepare(history=history, reason=True)
+  for found in (
+    recommender.rank(WISH, candidates=candidates, history=history, reason=True),
+    recommender.recommend(WISH, history=history, k=5, reason=True),
+    recommender.rank(
+      WISH, candidates=candidates, history=history, reason=True, template="C10"
+    ),
+  ):
+    assert found.reasoning == asked.reasoning
+    told = recommender.compose(
+      WISH,
+      candidates=found.composed.candidates,
+      history=history,
+      preference=found.reasoning,
+      template=found.composed.form.template.name,
+    )
+    assert found.composed == told
+
+
+def test_there_must_be_something_to_reason_about(recommender):
+  with pytest.raises(InputError, match="nothing to reason about"):
+    recommender.recommend(WISH, reason=True)
+  with pytest.raises(InputError, match="leave out either"):
+    recommender.recommend(
+      history=recommender.titles[:1], preference="I like tents", reason=True
+    )
 
 
 def test_requests_may_be_scored_many_at_a_time(recommender):

@@ -70,6 +70,19 @@ def test_a_send_without_a_bill_counts_in_full():
   assert not budget.reserve(REQUEST)
 
 
+def test_a_server_that_bills_more_has_more_reserved():
+  prompt, completion = most_tokens(REQUEST)
+  budget = Budget(prices=PRICES, max_usd=5 * MOST)
+  assert not budget.is_tried
+  assert budget.reserve(REQUEST)
+  budget.settle(REQUEST, (3 * prompt, completion))
+  assert budget.is_tried
+  spent = (3 * prompt + 10 * completion) / 1e6
+  while budget.reserve(REQUEST):
+    spent += (3 * prompt + 10 * completion) / 1e6
+  assert 2 < budget.sends < 5 and spent <= 5 * MOST
+
+
 def test_requests_are_capped_without_prices():
   budget = Budget(max_requests=2)
   assert [budget.reserve(REQUEST) for _ in range(3)] == [True, True, False]

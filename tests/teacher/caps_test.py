@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from instructrec_jax.cli import annotate
 from instructrec_jax.cli import options as opt
 from instructrec_jax.errors import InputError
+from instructrec_jax.teacher import online
+from instructrec_jax.teacher.budget import Budget, Prices, most_tokens
 from instructrec_jax.teacher.store import Store
 
 from .samples import make_requests
@@ -32,10 +34,13 @@ class Server:
   Attributes:
     sent: requests that came.
     tokens: of prompts and answers, as billed.
+    factor: by which it counts more tokens of a prompt than others.
+    redirects: it answers nothing, and asks to be asked again.
   """
 
-  def __init__(self):
+  def __init__(self, *, factor=1, redirects=False):
     self.sent, self.tokens = 0, [0, 0]
+    self.factor, self.redirects = factor, redirects
     lock, server = threading.Lock(), self
 
     class Handler(http.server.BaseHTTPRequestHandler):
@@ -46,9 +51,17 @@ class Server:
 
       def do_POST(self):
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        if server.redirects:
+          server.sent += 1
+          self.send_response(307)
+          self.send_header("Location", self.path)
+          self.send_header("Content-Length", "0")
+          self.end_headers()
+          return
         texts = "".join(each["content"] for each in body["messages"])
         usage = {
-          "prompt_tokens": len(texts.encode()) // 3,
+          # Some servers count bytes, and words of their own.
+          "prompt_tokens": len(texts.encode()) // 3 * server.factor,
           "completion_tokens": body["max_completion_tokens"],
         }
         with lock:
@@ -167,6 +180,49 @@ def test_what_is_sent_keeps_to_every_cap_that_is_accepted(
     assert server.usd(money.prices) <= fractions.Fraction(money.max_usd)
   if money.max_requests is None and money.max_usd is None:
     assert answered == REQUESTS
+
+
+def test_one_send_shows_how_a_server_counts(store):
+  server = Server(factor=9)
+  requests = [
+    _with(each, {"max_completion_tokens": 10}) for each in make_requests(40)
+  ]
+  prompt, completion = most_tokens(requests[0])
+  prices = Prices(prompt=100.0, completion=1.0)
+  cap = 8 * prices.usd(9 * prompt, completion)
+  budget = Budget(prices=prices, max_usd=cap)
+  try:
+    online.answer_all(
+      requests,
+      store=store,
+      client=online.make_client(server.url),
+      budget=budget,
+      limits=online.Limits(workers=32),
+    )
+  finally:
+    server.close()
+  assert 5 <= server.sent and server.usd((100.0, 1.0)) <= cap
+
+
+def test_a_redirection_is_not_followed(store):
+  server = Server(redirects=True)
+  try:
+    with pytest.raises(InputError, match="307"):
+      online.answer_all(
+        make_requests(1),
+        store=store,
+        client=online.make_client(server.url),
+        budget=Budget(max_requests=1),
+      )
+  finally:
+    server.close()
+  assert server.sent == 1
+
+
+@pytest.fixture
+def store(tmp_path):
+  with Store(tmp_path / "a.sqlite", dataset="d") as found:
+    yield found
 
 
 def _with(request, parameters):

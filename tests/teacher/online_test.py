@@ -202,6 +202,21 @@ def test_a_missing_key_is_one_sentence(monkeypatch):
   make_client("http://localhost:8000/v1")
 
 
+@pytest.mark.parametrize("key", ["sk-1\n2", "sk-\u00e9"])
+def test_a_key_that_no_header_holds_is_one_sentence(monkeypatch, key):
+  monkeypatch.setenv(KEY_VARIABLE, key)
+  with pytest.raises(InputError, match="cannot be sent") as error:
+    make_client("http://localhost:8000/v1")
+  assert key not in str(error.value)
+
+
+@pytest.mark.parametrize("proxy", ["ftp://127.0.0.1:9", "http://[::1"])
+def test_a_proxy_that_cannot_be_used_is_one_sentence(monkeypatch, proxy):
+  monkeypatch.setenv("ALL_PROXY", proxy)
+  with pytest.raises(InputError, match="look at HTTPS_PROXY"):
+    make_client("http://example.org/v1")
+
+
 @pytest.mark.parametrize(("status", "sends"), [("404", 1), ("400", 8)])
 def test_a_server_that_takes_no_request_stops_the_run(
   openai_server, store, status, sends

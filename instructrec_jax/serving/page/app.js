@@ -206,6 +206,9 @@ function showInstruction(answer) {
     notes.push(`${answer.items_dropped} oldest titles are left out for length.`);
   }
   of("composed").textContent = notes.join(" ");
+  of("reasoning").textContent = answer.reasoning
+    ? `The model's reasoning: ${answer.reasoning}`
+    : "";
 }
 
 // Answers may overtake each other: only the last question's counts.
@@ -301,6 +304,8 @@ function showRanking(results) {
 
 // The one place that asks for a ranking: another way to converse goes here.
 async function answerTo(body) {
+  // Of a history alone: there is nothing else to reason about.
+  body.reason = of("reason").checked && !!body.history && !body.preference;
   if (wholeCatalogue()) {
     const left = rejected.length + liked(body.query).length;
     body.top_n = Math.min(LISTED + left, MOST_LISTED);

@@ -1,0 +1,159 @@
+"""The model as a ranker that reasons first: what does that gain or cost?
+
+A chain-of-thought template shows a history alone, and most templates of the
+same wish list the candidates. So that the list is not taken for the words, the
+model is asked without either, too.
+"""
+
+import dataclasses
+import pathlib
+from collections.abc import Sequence
+from typing import Any, Self
+
+import numpy as np
+
+from instructrec_jax import storage
+from instructrec_jax.data.folder import (
+  BUILT,
+  INSTRUCTIONS_FILE,
+  TEMPLATES_FILE,
+  DatasetFolder,
+)
+from instructrec_jax.errors import InputError
+from instructrec_jax.generation.generator import Generator
+from instructrec_jax.instructions.aspects import Response, TaskForm
+from instructrec_jax.instructions.reasoning import answered
+from instructrec_jax.instructions.render import (
+  Slots,
+  display_titles,
+  render,
+)
+from instructrec_jax.instructions.templates import Form, load_templates
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.scoring.reranker import T5Ranker, load_model
+
+
+class _AskedAnew:
+  """Asks requests by a history alone, and without a list of the candidates."""
+
+  response: Response
+
+  def __init__(
+    self,
+    *,
+    form: Form,
+    titles: Sequence[str],
+    input_length: int,
+    **model: Any,
+  ):
+    """Takes a model.
+
+    Args:
+      form: of a template that shows a history alone, with `response`.
+      titles: of the items, by their numbers.
+      input_length: tokens that an instruction may have.
+      **model: the arguments of `T5Ranker`.
+    """
+    self._form, self._titles = form, titles
+    self._input_length = input_length
+    self._count_tokens = model["vocabulary"].count_tokens
+    self._ranker = T5Ranker(**model)
+    self.num_parameters = self._ranker.num_parameters
+
+  @classmethod
+  def load(
+    cls, model_dir: pathlib.Path, *, folder: DatasetFolder, **options: Any
+  ) -> Self:
+    """Loads a folder of `train` or `export`, for a built dataset folder.
+
+    Raises:
+      InputError: there is no model, or the folder's templates have none of
+        the kind.
+    """
+    file = folder.path / TEMPLATES_FILE
+    forms = [
+      form
+      for template in load_templates(*[file] * file.exists())
+      for form in template.forms
+      if template.response == cls.response
+      and template.task_form == TaskForm.MATCHING
+      and form.slots == {"history"}
+    ]
+    if not forms:
+      raise InputError(
+        f"{file}: no template whose response is {cls.response} shows a history "
+        "alone, so that the model was taught none: leave --reason out."
+      )
+    manifest, length = folder.path / INSTRUCTIONS_FILE, 512
+    if manifest.exists():
+      length = storage.read_json(manifest, BUILT)["options"]["input_length"]
+    config, params, vocabulary = load_model(model_dir, None, None)
+    return cls(
+      form=forms[0],
+      titles=display_titles(folder.items),
+      input_length=length,
+      config=config,
+      params=params,
+      vocabulary=vocabulary,
+      **options,
+    )
+
+  def _asked(self, requests: Sequence[RankingRequest]) -> list[RankingRequest]:
+    return [
+      dataclasses.replace(
+        request,
+        instruction=render(
+          self._form,
+          Slots(history=[self._titles[item] for item in request.history_items]),
+          count_tokens=self._count_tokens,
+          budget=self._input_length,
+        ).text,
+      )
+      for request in requests
+    ]
+
+
+class Unlisted(_AskedAnew):
+  """Ranks by an item alone, as the model answers without reasoning."""
+
+  name = "model, no list"
+  response = Response.ITEM
+
+  @property
+  def ranker(self) -> T5Ranker:
+    """What counts its costs; see `costs.Metered`."""
+    return self._ranker
+
+  def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
+    """Returns log P(candidate | instruction), of each request asked anew."""
+    return self._ranker.score(self._asked(requests))
+
+
+class ReasonedRanker(_AskedAnew):
+  """Has a model tell the taste, and ranks by what follows its own words.
+
+  Attributes:
+    written: what the model said of each request so far, by its id.
+  """
+
+  name = "model, reasoning"
+  response = Response.REASONED_ITEM
+
+  def __init__(self, **arguments: Any):
+    """Takes the same arguments."""
+    super().__init__(**arguments)
+    own = ("form", "titles", "input_length")
+    model = {n: value for n, value in arguments.items() if n not in own}
+    self._generator = Generator(**model)
+    self.written: dict[str, str] = {}
+
+  def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
+    """Returns log P(candidate | instruction, the model's own words)."""
+    asked = self._asked(requests)
+    answers = self._generator.generate([each.instruction for each in asked])
+    reasoned = [
+      answered(request, answer.text)
+      for request, (answer, *_) in zip(asked, answers, strict=True)
+    ]
+    self.written |= {each.request_id: each.said for each in reasoned}
+    return self._ranker.score(reasoned)
