@@ -135,9 +135,14 @@ def test_no_process_orders_features_by_chance(dataset):
   for raw in read.as_numpy_iterator():
     example = tf.train.Example.FromString(raw)
     assert raw == example.SerializeToString(deterministic=True)
-  names = [
-    raw.index(name) for name in (b"inputs", b"item", b"targets", b"user")
-  ]
+  # As a map's entries have them: the length, then the name.
+  keys = (
+    b"\x06inputs\x12",
+    b"\x04item\x12",
+    b"\x07targets\x12",
+    b"\x04user\x12",
+  )
+  names = [raw.index(key) for key in keys]
   assert names == sorted(names)
 
 
