@@ -52,6 +52,9 @@ class Options:
   more in wordings that are held out"""
   input_length: opt.InputLength = 512
   target_length: opt.TargetLength = 64
+  workers: Annotated[opt.Count | None, opt.Arg(most=1000)] = None
+  """processes that make the instructions (default: one for each core); what is
+  written is the same with any number"""
   seed: opt.Seed = 0
   force: opt.Force = False
   """build it again"""
@@ -70,10 +73,12 @@ class Options:
 
 def run(options: Options) -> tuple[Any, str]:
   """Builds; returns the manifest."""
+  from instructrec_jax import workers
   from instructrec_jax.instructions.build import Options as BuildOptions
   from instructrec_jax.text.vocabulary import Vocabulary
 
-  apart = ("dataset", "vocab", "train_vocab", "fold_case", "force", "json")
+  apart = ("dataset", "vocab", "train_vocab", "fold_case", "workers")
+  apart += ("force", "json")
   asked = BuildOptions(**opt.arguments(options, *apart))
   # What is wrong is refused before TensorFlow is imported.
   asked.check()
@@ -88,6 +93,7 @@ def run(options: Options) -> tuple[Any, str]:
     train_vocabulary_size=options.train_vocab,
     fold_case=options.fold_case,
     options=asked,
+    workers=options.workers or workers.cores(),
     force=options.force,
   )
   return manifest, summary(manifest)

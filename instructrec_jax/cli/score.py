@@ -7,6 +7,7 @@ sum (the paper's), mean (per token), byte, pmi (less the log-likelihood under
 the empty instruction), ghost_free (mean of tokens with P < 0.99).
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -53,6 +54,9 @@ class Options:
     "sum", "mean", "byte", "pmi", "catalogue_prior", "ghost_free"
   ] = "sum"
   """of the scores"""
+  shard: Annotated[str | None, opt.Arg(metavar="K/N")] = None
+  """only part K of N of the requests, for N processes that share the folder of
+  --out: the last to end writes it, as one process would"""
   vocabulary: opt.InputFile | None = None
   """SentencePiece model of a T5X checkpoint (default: of the dataset folder
   that the requests are in)"""
@@ -69,8 +73,28 @@ def run(options: Options) -> tuple[Any, str]:
   step = options.step
   if step not in (None, "best"):
     step = int(step)
+  shard = _shard(options.shard) if options.shard else None
   from instructrec_jax.scoring.stream import score_file
 
-  count = score_file(**opt.arguments(options, "step", "json"), step=step)
+  count = score_file(
+    **opt.arguments(options, "step", "shard", "json"), step=step, shard=shard
+  )
+  if not options.out.exists():
+    words = f"{count:,} requests of shard {options.shard} are scored"
+    return (
+      {"requests": count, "out": None},
+      f"{words}; {options.out} is written when all shards are",
+    )
   scored = {"requests": count, "out": str(options.out)}
   return scored, f"{options.out}: scores of {count:,} requests"
+
+
+def _shard(text: str) -> tuple[int, int]:
+  """Reads K/N; raises InputError if it is none."""
+  found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+  if not found:
+    raise InputError(
+      f"--shard is {text!r:.60}: a number and how many there are, such as 1/4, "
+      "are needed."
+    )
+  return int(found[1]), int(found[2])

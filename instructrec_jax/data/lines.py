@@ -71,6 +71,7 @@ _OTHER_FILES = {
 _BUFFER_BYTES = 1 << 20
 _BLOCK_BYTES = 1 << 24
 _BLOCK_ROWS = 1 << 15
+_MOST_THREADS = 8
 # Longer lines are another file: one that is a single JSON array, say.
 _LINE_LIMIT = 1 << 26
 # So many broken lines before the first good one: a file of another format.
@@ -201,9 +202,10 @@ def converted_ahead(
   """Yields each block with what `convert` makes of it, in order.
 
   As many blocks are converted at once as there are cores, in threads: Arrow
-  and polars let go of Python's lock.
+  and polars let go of Python's lock. With more than `_MOST_THREADS` the file is
+  not read faster, and blocks fill the memory.
   """
-  threads = workers.cores()
+  threads = min(workers.cores(), _MOST_THREADS)
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     waiting: collections.deque[tuple[Any, LineBlock]] = collections.deque()
     for block in blocks:

@@ -17,14 +17,14 @@ from typing import Self
 
 import numpy as np
 import polars as pl
-import pyarrow
+import pyarrow.ipc
 from jaxtyping import Int32, Int64
 
 # Of which each has one file.
-_USERS = 1 << 15
+_USERS = 1 << 13
 # What waits in memory until it is dealt to the files.
 _WAITING_BYTES = 1 << 26
-# Rows of a range that are sorted at once.
+# Rows that are sorted at once; a file is read again for each piece of it.
 _PIECE = 1 << 17
 _OPTIONS = pyarrow.ipc.IpcWriteOptions(compression="lz4")
 

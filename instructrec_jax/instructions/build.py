@@ -7,6 +7,7 @@ that nothing here needs TensorFlow.
 import contextlib
 import dataclasses
 import difflib
+import functools
 import itertools
 import pathlib
 import re
@@ -35,13 +36,11 @@ from instructrec_jax.data.folder import (
 )
 from instructrec_jax.data.splits import SPLITS, Targets
 from instructrec_jax.errors import InputError, check_counts, check_seed
-from instructrec_jax.instructions import sequences
-from instructrec_jax.instructions.aspects import TaskForm
+from instructrec_jax.instructions import blocks, sequences
 from instructrec_jax.instructions.material import COLD_ITEMS, Material
 from instructrec_jax.instructions.paraphrases import Paraphrases
 from instructrec_jax.instructions.requests import ScenarioWriter
 from instructrec_jax.instructions.rows import (
-  NEGATIVES,
   WORDINGS_PER_ITEM,
   Cuts,
   Renderer,
@@ -49,9 +48,15 @@ from instructrec_jax.instructions.rows import (
   group_families,
   instruction_rows,
   is_of_items,
+  new_rows,
   usable_targets,
 )
-from instructrec_jax.instructions.scenarios import CROWD, SCENARIOS, SEQUENCES
+from instructrec_jax.instructions.scenarios import (
+  CROWD,
+  SCENARIOS,
+  SEQUENCES,
+  Scenario,
+)
 from instructrec_jax.instructions.templates import (
   Form,
   Template,
@@ -73,6 +78,8 @@ _WORD = re.compile(r"\w+|[^\w\s]")
 _CORPUS_ROWS = 2000
 # Rows that the size of the dataset is estimated from.
 _SIZE_SAMPLE = 300
+# With fewer rows it takes longer to start a process than it saves.
+_ROWS_OF_A_PROCESS = 50_000
 
 WriteRows = Callable[..., dict[str, int]]
 """`seqio_bridge.tfds_writer.write_tfds`, or another with its arguments."""
@@ -154,6 +161,7 @@ def build(
   train_vocabulary_size: int | None = None,
   fold_case: bool = False,
   options: Options | None = None,
+  workers: int = 1,
   force: bool = False,
 ) -> dict[str, Any]:
   """Writes a dataset folder's instruction rows and ranking requests.
@@ -175,6 +183,9 @@ def build(
       dataset's own instructions.
     fold_case: of that one: whether it reads "Tent" and "tent" alike.
     options: what to write.
+    workers: processes that render, at most; what is written is the same. A
+      script that asks for more than one must guard what it runs with `if
+      __name__ == "__main__"`, as Python's multiprocessing does.
     force: replace an earlier build.
   """
   options = options or Options()
@@ -189,6 +200,7 @@ def build(
       train_vocabulary_size=train_vocabulary_size,
       fold_case=fold_case,
       options=options,
+      workers=workers,
       force=force,
     )
 
@@ -202,6 +214,7 @@ def _build(
   train_vocabulary_size: int | None,
   fold_case: bool,
   options: Options,
+  workers: int,
   force: bool,
 ) -> dict[str, Any]:
   if (folder.path / INSTRUCTIONS_FILE).exists() and not force:
@@ -252,7 +265,10 @@ def _build(
       "show; for preferences and intentions run `instructrec annotate` first."
     )
   staging = folder.path / "build"
-  with storage.staged_folder(staging, force=True) as partial:
+  with (
+    storage.staged_folder(staging, force=True) as partial,
+    contextlib.ExitStack() as held,
+  ):
     (partial / TEMPLATES_FILE).write_text(
       dump_templates(templates), encoding="utf-8"
     )
@@ -278,22 +294,26 @@ def _build(
       seed=options.seed,
     )
     words = Vocabulary.load(vocabulary_path)
-    renderer = Renderer(
-      count_tokens=words.count_tokens,
-      budget=options.input_length,
-      answer_budget=options.target_length,
+    renderer = _renderer(words, options)
+    make = functools.partial(
+      _open_source, folder.path, options, vocabulary=vocabulary_path
     )
+    total = _most_rows(material, families, options)
+    if workers == 1 or total < workers * _ROWS_OF_A_PROCESS:
+      workers = 1
+      source = _source(folder, material, renderer, families, options)
+      make = functools.partial(_same, source)
+    processes = held.enter_context(blocks.Processes(make, workers=workers))
     counts = _write_rows(
       folder,
-      material,
-      renderer,
+      _source(folder, material, renderer, families, options),
+      processes,
       families,
       options,
-      paraphrases,
+      total,
       partial,
       write_rows,
     )
-    writer = ScenarioWriter(folder, material, renderer, paraphrases=paraphrases)
     held_out = group_families(templates, held_out=True)
     manifest = {
       "options": dataclasses.asdict(options),
@@ -314,10 +334,11 @@ def _build(
       },
       "rows": counts,
       "requests": _write_requests(
-        writer,
+        processes,
         families | ({SEQUENCES: [sequences.FORM]} if options.sequences else {}),
         held_out,
         partial / REQUESTS,
+        renderer.cuts,
       ),
       "cuts": dataclasses.asdict(renderer.cuts),
       "annotations": annotations.as_json(),
@@ -405,65 +426,106 @@ def _corpus(
         yield from _WORD.findall(text) if of_titles else (text,)
 
 
-def _write_rows(
+def _source(
   folder: DatasetFolder,
   material: Material,
   renderer: Renderer,
   families: dict[str, list[Form]],
   options: Options,
-  paraphrases: Paraphrases | None,
+) -> blocks.Source:
+  return blocks.Source(
+    folder=folder,
+    material=material,
+    renderer=renderer,
+    families=families,
+    rows_per_target=options.rows_per_target,
+    paraphrases=Paraphrases(folder.items) if options.paraphrases else None,
+    with_sequences=options.sequences,
+    seed=options.seed,
+  )
+
+
+def _open_source(
+  dataset: pathlib.Path, options: Options, *, vocabulary: pathlib.Path
+) -> blocks.Source:
+  """Returns what another process makes rows of: the same as `_build` has."""
+  folder = DatasetFolder.open(dataset)
+  material = Material(
+    folder,
+    annotations=Annotations.load(folder),
+    cold_items=options.cold_items,
+  )
+  renderer = _renderer(Vocabulary.load(vocabulary), options)
+  families = _chosen_families(options.load_templates(), options.families)
+  return _source(folder, material, renderer, families, options)
+
+
+def _same(source: blocks.Source) -> blocks.Source:
+  return source
+
+
+def _renderer(words: Vocabulary, options: Options) -> Renderer:
+  return Renderer(
+    count_tokens=words.count_tokens,
+    budget=options.input_length,
+    answer_budget=options.target_length,
+  )
+
+
+def _most_rows(
+  material: Material, families: dict[str, list[Form]], options: Options
+) -> int:
+  """Returns the number of rows, if none is there twice."""
+  total = sum(
+    usable_targets(material, split, forms).sum()
+    * options.rows_per_target
+    * (WORDINGS_PER_ITEM if options.paraphrases and is_of_items(forms) else 1)
+    for split in SPLITS
+    for forms in families.values()
+  )
+  if options.sequences:
+    total += sum(sequences.count_sequences(material, s) for s in SPLITS)
+  return int(total)
+
+
+def _write_rows(
+  folder: DatasetFolder,
+  source: blocks.Source,
+  processes: blocks.Processes,
+  families: dict[str, list[Form]],
+  options: Options,
+  total: int,
   out: pathlib.Path,
   write_rows: WriteRows,
 ) -> dict[str, int]:
   """Returns the number of rows by split of a form."""
 
   def rows() -> Iterator[tuple[str, Row]]:
-    for split in SPLITS:
-      stored = of_items = None
-      if split != "train":
-        count = NEGATIVES[TaskForm.RERANKING]
-        stored = folder.candidates(split, count)
-        # There are none without categories, and then no such rows.
-        with contextlib.suppress(InputError):
-          of_items = folder.candidates(split, count, "items")
-      for row in instruction_rows(
-        material,
-        renderer,
-        facts=material.facts(split),
-        families=families,
-        rows_per_target=options.rows_per_target,
-        candidates=stored,
-        item_candidates=of_items,
-        paraphrases=paraphrases,
-        seed=options.seed,
+    listed = list(source.blocks())
+    rendered = processes.map(blocks.Source.rendered, listed)
+    seen: set[int] = set()
+    for block, found in zip(listed, rendered, strict=True):
+      may_repeat = block.split != "train" or block.part == blocks.SEQUENCES
+      for row in new_rows(
+        found, seen=None if may_repeat else seen, renderer=source.renderer
       ):
-        yield f"{row.form}_{split}", row
-      if options.sequences:
-        for row in sequences.sequence_rows(
-          material, renderer, split=split, seed=options.seed
-        ):
-          yield f"{row.form}_{split}", row
+        yield f"{row.form}_{block.split}", row
 
-  # At most: none is there twice.
-  total = sum(
-    usable_targets(material, split, forms).sum()
-    * options.rows_per_target
-    * (WORDINGS_PER_ITEM if paraphrases and is_of_items(forms) else 1)
-    for split in SPLITS
-    for forms in families.values()
-  )
-  if options.sequences:
-    total += sum(sequences.count_sequences(material, s) for s in SPLITS)
-  sample = list(itertools.islice(rows(), _SIZE_SAMPLE))
+  stream = rows()
+  sample = list(itertools.islice(stream, _SIZE_SAMPLE))
   size = np.mean([len(row.inputs) + len(row.targets) + 60 for _, row in sample])
   tqdm.tqdm.write(
     f"{folder.path}: at most {total:,} instructions, about "
     f"{total * size / 2**20:,.0f} MiB",
     file=sys.stderr,
   )
-  renderer.cuts = Cuts()
   return write_rows(
-    progress(rows(), total=int(total), desc="instructions", unit="row"),
+    progress(
+      itertools.chain(sample, stream),
+      total=total,
+      desc="instructions",
+      unit="row",
+    ),
     folder=out,
     splits=[
       f"{name}_{split}"
@@ -476,14 +538,55 @@ def _write_rows(
   )
 
 
+@dataclasses.dataclass(frozen=True)
+class _RequestsFile:
+  """A file of requests to write."""
+
+  path: pathlib.Path
+  scenario: Scenario
+  split: str
+  forms: Sequence[Form]
+
+  @property
+  def name(self) -> str:
+    return f"{self.scenario.name}_{self.split}"
+
+  @property
+  def template(self) -> str:
+    return ", ".join(form.name for form in self.forms)
+
+
+def _write_file(
+  source: blocks.Source, file: _RequestsFile
+) -> tuple[int | str, Cuts]:
+  """Returns the number of requests, or why there are none, and the cuts."""
+  renderer = dataclasses.replace(source.renderer, cuts=Cuts())
+  writer = ScenarioWriter(
+    source.folder, source.material, renderer, paraphrases=source.paraphrases
+  )
+  try:
+    _, requests = writer.requests(
+      file.scenario, split=file.split, forms=file.forms
+    )
+  except InputError as error:
+    return f"not written: {error}", renderer.cuts
+  metadata = {"template": file.template, "scenario": file.scenario.name}
+  return write_requests(file.path, requests, metadata=metadata), renderer.cuts
+
+
 def _write_requests(
-  writer: ScenarioWriter,
+  processes: blocks.Processes,
   families: dict[str, list[Form]],
   held_out: dict[str, list[Form]],
   out: pathlib.Path,
+  cuts: Cuts,
 ) -> dict[str, Any]:
-  """Writes SCENARIO_SPLIT.parquet; returns their rows and templates."""
+  """Writes SCENARIO_SPLIT.parquet; returns their rows and templates.
+
+  `cuts` gets what their instructions lost.
+  """
   written: dict[str, Any] = {}
+  files: list[_RequestsFile] = []
   for scenario in (*SCENARIOS, *CROWD):
     if scenario.crowd:
       forms = held_out.get(scenario.family, [])
@@ -494,18 +597,19 @@ def _write_requests(
     if not forms:
       written[scenario.name] = f"not written: no template of {scenario.label}"
       continue
-    names = ", ".join(form.name for form in forms)
     for split in ("validation", "test"):
-      name = f"{scenario.name}_{split}"
-      try:
-        count, requests = writer.requests(scenario, split=split, forms=forms)
-      except InputError as error:
-        written[name] = f"not written: {error}"
-        continue
-      rows = write_requests(
-        out / f"{name}.parquet",
-        progress(requests, total=count, desc=name, unit="request"),
-        metadata={"template": names, "scenario": scenario.name},
-      )
-      written[name] = {"rows": rows, "template": names}
+      path = out / f"{scenario.name}_{split}.parquet"
+      files.append(_RequestsFile(path, scenario, split, forms))
+      # In the order of the scenarios.
+      written[files[-1].name] = None
+  results = processes.map(_write_file, files)
+  for file, (rows, lost) in zip(
+    files,
+    progress(results, total=len(files), desc="requests", unit="file"),
+    strict=True,
+  ):
+    cuts.add(lost)
+    written[file.name] = rows
+    if isinstance(rows, int):
+      written[file.name] = {"rows": rows, "template": file.template}
   return written

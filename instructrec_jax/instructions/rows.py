@@ -7,8 +7,9 @@ categories alone has no user, so its targets are items, each one once.
 
 import collections
 import dataclasses
+import functools
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -67,6 +68,12 @@ class Cuts:
   answers_with_dropped_words: int = 0
   # Too long with nothing left to drop, a title alone: there is no such row.
   answers_over_budget: int = 0
+
+  def add(self, other: "Cuts") -> None:
+    """Adds other counts to these."""
+    for name, count in vars(other).items():
+      if count:
+        setattr(self, name, getattr(self, name) + count)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -154,6 +161,60 @@ def instruction_rows(
   row. With `paraphrases`, queries of training are worded as a crowd would type
   them.
   """
+  parts = instruction_parts(
+    material,
+    facts=facts,
+    families=families,
+    rows_per_target=rows_per_target,
+    candidates=candidates,
+    item_candidates=item_candidates,
+    paraphrases=paraphrases,
+    seed=seed,
+  )
+  seen: set[int] | None = set() if facts.split == "train" else None
+  for part in parts:
+    yield from new_rows(part.rendered(renderer), seen=seen, renderer=renderer)
+
+
+def new_rows(
+  rendered: Iterable[tuple[Row | None, Cuts]],
+  *,
+  seen: set[int] | None,
+  renderer: Renderer,
+) -> Iterator[Row]:
+  """Yields rows that are not there yet, and has the renderer count their cuts.
+
+  Args:
+    rendered: of `Part.rendered`.
+    seen: gets a hash of each row; None where rows may repeat.
+    renderer: whose `cuts` are added to.
+  """
+  for row, cuts in rendered:
+    if row is not None and seen is not None:
+      known = hash((row.form, row.inputs, row.targets))
+      if known in seen:
+        continue
+      seen.add(known)
+    renderer.cuts.add(cuts)
+    if row is not None:
+      yield row
+
+
+def instruction_parts(
+  material: Material,
+  *,
+  facts: Facts,
+  families: Families,
+  rows_per_target: int = 1,
+  candidates: Candidates | None = None,
+  item_candidates: Candidates | None = None,
+  paraphrases: Paraphrases | None = None,
+  seed: int,
+) -> list["Part"]:
+  """Returns the rows of users' targets, and those of items; not yet rendered.
+
+  Arguments are those of `instruction_rows`.
+  """
   is_training = facts.split == "train"
   of_items = {n: forms for n, forms in families.items() if is_of_items(forms)}
   of_targets = {n: forms for n, forms in families.items() if n not in of_items}
@@ -170,19 +231,18 @@ def instruction_rows(
       rows_per_target * wordings,
     ),
   )
-  seen: set[int] | None = set() if is_training else None
-  for of_part, its_families, stored, repeats in parts:
-    yield from _rows(
+  return [
+    Part(
       material,
-      renderer,
       facts=of_part,
       families=its_families,
       rows_per_target=repeats,
       candidates=stored,
       paraphrases=paraphrases if is_training else None,
-      seen=seen,
       seed=seed,
     )
+    for of_part, its_families, stored, repeats in parts
+  ]
 
 
 def usable_targets(
@@ -204,44 +264,97 @@ def is_of_items(forms: Sequence[Form]) -> bool:
   )
 
 
-def _rows(
-  material: Material,
-  renderer: Renderer,
-  *,
-  facts: Facts,
-  families: Families,
-  rows_per_target: int,
-  candidates: Candidates | None,
-  paraphrases: Paraphrases | None,
-  seen: set[int] | None,
-  seed: int,
-) -> Iterator[Row]:
-  """Yields the rows of some families, without those that `seen` has."""
-  split = SPLITS.index(facts.split)
-  wished = facts if paraphrases is None else _wished_for(facts, paraphrases)
-  draws = [
-    _draw(
-      material,
-      # A query that is the answer stays a teacher's.
-      facts if any(f.template.response.holds_query for f in forms) else wished,
-      forms,
-      stored=candidates,
-      rng=np.random.default_rng(
-        (seed, split, zlib.crc32(name.encode()), repeat)
-      ),
-    )
-    for name, forms in families.items()
-    for repeat in range(rows_per_target)
-  ]
-  order = np.arange(len(facts.items))
-  if facts.split == "train":
-    order = np.random.default_rng((seed, len(SPLITS))).permutation(order)
-  for target in order.tolist():
+class Part:
+  """Rows of some families, drawn for all targets and rendered for any of them.
+
+  Attributes:
+    rows_of_target: at most.
+  """
+
+  def __init__(
+    self,
+    material: Material,
+    *,
+    facts: Facts,
+    families: Families,
+    rows_per_target: int,
+    candidates: Candidates | None,
+    paraphrases: Paraphrases | None,
+    seed: int,
+  ):
+    """Draws nothing yet; see `instruction_rows`."""
+    self._material = material
+    self._facts = facts
+    self._families = families
+    self._repeats = rows_per_target
+    self._stored = candidates
+    self._paraphrases = paraphrases
+    self._seed = seed
+    self.rows_of_target = len(families) * rows_per_target
+
+  def __len__(self) -> int:
+    """Returns the number of targets."""
+    return len(self._facts.items) if self._families else 0
+
+  @functools.cached_property
+  def _wished(self) -> Facts:
+    if self._paraphrases is None:
+      return self._facts
+    return _wished_for(self._facts, self._paraphrases)
+
+  @functools.cached_property
+  def _draws(self) -> list["_Draw"]:
+    split = SPLITS.index(self._facts.split)
+    return [
+      _draw(
+        self._material,
+        # A query that is the answer stays a teacher's.
+        self._facts
+        if any(f.template.response.holds_query for f in forms)
+        else self._wished,
+        forms,
+        stored=self._stored,
+        rng=np.random.default_rng(
+          (self._seed, split, zlib.crc32(name.encode()), repeat)
+        ),
+      )
+      for name, forms in self._families.items()
+      for repeat in range(self._repeats)
+    ]
+
+  @functools.cached_property
+  def _order(self) -> Int[np.ndarray, " n"]:
+    order = np.arange(len(self._facts.items))
+    if self._facts.split == "train":
+      rng = np.random.default_rng((self._seed, len(SPLITS)))
+      order = rng.permutation(order)
+    return order
+
+  def rendered(
+    self, renderer: Renderer, *, start: int = 0, end: int | None = None
+  ) -> Iterator[tuple[Row | None, Cuts]]:
+    """Yields rows with what each truncated.
+
+    A row is None where its answer does not fit.
+
+    Args:
+      renderer: whose own `cuts` stay.
+      start: the first target, in the order of the rows.
+      end: the target after the last; None for all.
+    """
+    renderer = dataclasses.replace(renderer)
+    for target in self._order[start:end].tolist():
+      yield from self._of_target(target, renderer)
+
+  def _of_target(
+    self, target: int, renderer: Renderer
+  ) -> Iterator[tuple[Row | None, Cuts]]:
+    material, facts = self._material, self._facts
     user, item = int(facts.users[target]), int(facts.items[target])
     history = material.history(
       user, int(facts.positions[target]), split=facts.split
     )
-    for draw in draws:
+    for draw in self._draws:
       place = int(draw.row_of[target])
       if place < 0:
         continue
@@ -251,7 +364,7 @@ def _rows(
       writes_query = form.template.response.holds_query
       slots = make_slots(
         material,
-        facts if writes_query else wished,
+        facts if writes_query else self._wished,
         form,
         target=target,
         history=history,
@@ -259,9 +372,9 @@ def _rows(
         asked=asked,
         choice=int(draw.preference[place]),
       )
-      if paraphrases and not writes_query:
+      if self._paraphrases and not writes_query:
         query = _paraphrased(
-          paraphrases,
+          self._paraphrases,
           form,
           slots.query,
           item=item,
@@ -271,21 +384,15 @@ def _rows(
           number=int(draw.wording[place]),
         )
         slots = dataclasses.replace(slots, query=query)
-      cuts = dataclasses.replace(renderer.cuts)
+      renderer.cuts = Cuts()
       targets = renderer.answer(
         form, slots, target=material.titles[item], positive=positive
       )
-      if not targets:
-        continue
-      inputs = renderer.text(form, slots)
-      row = Row(form.name, inputs, targets, user, item)
-      known = hash((row.form, row.inputs, row.targets))
-      if seen is not None and known in seen:
-        renderer.cuts = cuts
-        continue
-      if seen is not None:
-        seen.add(known)
-      yield row
+      if targets:
+        inputs = renderer.text(form, slots)
+        yield Row(form.name, inputs, targets, user, item), renderer.cuts
+      else:
+        yield None, renderer.cuts
 
 
 def _wished_for(facts: Facts, paraphrases: Paraphrases) -> Facts:

@@ -39,19 +39,24 @@ def count_sequences(material: Material, split: str) -> int:
 
 
 def sequence_rows(
-  material: Material, renderer: Renderer, *, split: str, seed: int
+  material: Material,
+  renderer: Renderer,
+  *,
+  split: str,
+  seed: int,
+  block: slice = slice(None),
 ) -> Iterator[Row]:
   """Yields the rows of a split: titles before a purchase, and its own.
 
   Those of training are shuffled. A history that is too long for the renderer's
-  budget loses its oldest titles.
+  budget loses its oldest titles. `block` is which of the rows are wanted.
   """
   users, positions = material.purchases(split)
   order = np.arange(len(users))
   if split == "train":
     rng = np.random.default_rng((seed, len(SPLITS), len(users)))
     order = rng.permutation(order)
-  for target in order.tolist():
+  for target in order[block].tolist():
     user, position = int(users[target]), int(positions[target])
     history = material.history(user, position, split=split)
     item = int(material.sequences.user(user)[position])

@@ -7,13 +7,13 @@ import os
 import pathlib
 import shutil
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from instructrec_jax import locks, storage
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax import storage
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.progress import progress
@@ -29,6 +29,10 @@ if TYPE_CHECKING:
 # candidates that memory would not be bounded.
 CHUNK = 8192
 _CANDIDATES_AT_ONCE = 1 << 17
+_MOST_SHARDS = 10_000
+# In a folder of parts: what they are of, and that a shard's are all there.
+_RUN = "run.json"
+_WHOLE = "whole.json"
 _COLUMNS = ("request_id", "scores", "ranks", "target_rank")
 
 
@@ -43,13 +47,18 @@ def score_file(
   normalisation: str = Normalisation.SUM,
   chunk: int = CHUNK,
   vocabulary: pathlib.Path | None = None,
+  shard: tuple[int, int] | None = None,
   force: bool = False,
 ) -> int:
-  """Scores every request of a file; returns how many.
+  """Scores every request of a file, or a shard of them; returns how many.
 
   Finished chunks are kept in a hidden folder beside `out` until all are, so
   that a killed run goes on where it was and ends with the same bytes. They are
   used again only for the same requests, model and options.
+
+  Shards are for processes that share the folder of `out`, and nothing else.
+  Each keeps its chunks in a hidden folder of its own, and the one that finds
+  all others finished writes `out`, with the bytes that one process writes.
 
   Args:
     requests: .parquet or .jsonl; see `requests.read_requests`.
@@ -65,6 +74,7 @@ def score_file(
     chunk: requests between two savings; fewer where they are long.
     vocabulary: of a checkpoint of T5X, which has none with it; that of the
       dataset folder that the requests are in if None.
+    shard: a number from 1 and how many there are; None for all requests.
     force: replace `out` if it exists, and drop what an unfinished run with
       another normalisation has scored.
 
@@ -78,40 +88,117 @@ def score_file(
   normalisation = Normalisation.parse(normalisation)
   if out.suffix not in (".parquet", ".jsonl"):
     raise InputError(f"{out}: scores are written to .parquet or .jsonl files.")
-  with storage.output_file(
+  guard = functools.partial(
+    storage.output_file,
     out,
     force=force,
     is_ours=functools.partial(has_columns, names=_COLUMNS),
     inputs=(requests, model),
-    leaves=(parts_of(out).with_suffix(".done"),),
-  ):
-    return _score_file(
-      *(requests, model, out, step, options, normalisation),
-      vocabulary=vocabulary or vocabulary_beside(requests),
-      force=force,
+  )
+  score = functools.partial(
+    _score_parts,
+    *(requests, model, step, options, normalisation),
+    vocabulary=vocabulary or vocabulary_beside(requests),
+    force=force,
+  )
+  if shard is not None:
+    return _score_shard(requests, out, shard, normalisation, guard, score)
+  with guard(leaves=(_done(parts_of(out)),)):
+    recover_parts(parts_of(out))
+    total, finished = score(parts_of(out))
+    with closed_parts(parts_of(out), out) as partial:
+      join_parts(finished, partial, _schema(normalisation))
+      tied = _ties(finished)
+  _tell_ties(requests, *tied)
+  return total
+
+
+def _score_shard(
+  requests: pathlib.Path,
+  out: pathlib.Path,
+  shard: tuple[int, int],
+  normalisation: Normalisation,
+  guard: Callable[..., contextlib.AbstractContextManager[None]],
+  score: Callable[..., tuple[int, list[pathlib.Path]]],
+) -> int:
+  """Scores a shard, and writes `out` if all others are finished."""
+  number, count = shard
+  if not 1 <= number <= count <= _MOST_SHARDS:
+    raise InputError(
+      f"the shard is {number} of {count}: a number from 1 to that of the "
+      f"shards, at most {_MOST_SHARDS:,}, is needed."
     )
+  folders = [
+    parts_of(out.with_name(f"{out.name}.{each}-of-{count}"))
+    for each in range(1, count + 1)
+  ]
+  own = folders[number - 1]
+  with guard(leaves=[_done(folder) for folder in folders]):
+    if out.exists():
+      # It is to be replaced, and what made it is of no more use.
+      shutil.rmtree(_done(own), ignore_errors=True)
+    else:
+      # A run was killed when it had joined all.
+      for folder in folders:
+        recover_parts(folder)
+  with locks.writing(own):
+    total, finished = score(own, shard=shard)
+    whole = {"parts": len(finished)}
+    storage.write_json(own / _WHOLE, whole)
+  # One that ends just now is waited for; it may have joined this, too.
+  with locks.writing(out, wait=True):
+    if not all((folder / _WHOLE).exists() for folder in folders):
+      return total
+    begun = [storage.read_json(folder / _RUN, dict) for folder in folders]
+    if other := [n for n, each in enumerate(begun, 1) if each != begun[0]]:
+      raise InputError(
+        f"{folders[other[0] - 1]}: shard {other[0]} of {count} is of other "
+        "requests, another model or other options than shard 1: score it "
+        "again as the others."
+      )
+    finished = [
+      part for folder in folders for part in sorted(folder.glob("*.jsonl"))
+    ]
+    with storage.staged_file(out) as partial:
+      join_parts(finished, partial, _schema(normalisation))
+      tied = _ties(finished)
+      for folder in folders:
+        os.replace(folder, _done(folder))
+    for folder in folders:
+      shutil.rmtree(_done(folder))
+  _tell_ties(requests, *tied)
+  return total
 
 
-def _score_file(
+def _score_parts(
   requests: pathlib.Path,
   model: pathlib.Path,
-  out: pathlib.Path,
   step: int | str | None,
   options: dict[str, Any],
   normalisation: Normalisation,
+  parts: pathlib.Path,
   *,
   vocabulary: pathlib.Path | None,
   force: bool,
-) -> int:
+  shard: tuple[int, int] = (1, 1),
+) -> tuple[int, list[pathlib.Path]]:
+  """Scores what is not yet in `parts`; returns its requests and files."""
   limit, chunk = options["limit"], options["chunk"]
+
+  def chunks(of: Iterable[RankingRequest]) -> Iterator[list[RankingRequest]]:
+    return _chunks(of, chunk)
+
   # A bad line is told before hours of scoring: 50 us a request.
-  checked = read_requests(requests, limit=limit)
-  total = sum(1 for _ in progress(checked, "requests", unit="request"))
-  if not total:
+  checked = progress(
+    read_requests(requests, limit=limit), "requests", unit="request"
+  )
+  sizes = [len(members) for members in chunks(checked)]
+  if not sizes:
     raise InputError(f"{requests}: there is no request in it.")
+  number, count = shard
+  own = range(len(sizes) * (number - 1) // count, len(sizes) * number // count)
+  total = sum(sizes[each] for each in own)
   identity, step = identity_of(model, step, vocabulary)
-  parts = parts_of(out)
-  recover_parts(parts)
   fingerprint = {
     "requests": storage.sha256_of(requests),
     **identity,
@@ -130,25 +217,29 @@ def _score_file(
     vocabulary=vocabulary,
   )
   open_parts(parts, fingerprint)
-  chunks = _chunks(read_requests(requests, limit=limit), chunk)
   try:
     with progress(total=total, desc="score", unit="request") as bar:
-      for number, members in enumerate(chunks):
-        part = parts / f"{number:06d}.jsonl"
-        if part.exists():
+      for each, members in enumerate(
+        chunks(read_requests(requests, limit=limit))
+      ):
+        part = parts / f"{each:06d}.jsonl"
+        if each >= own.stop:
+          break
+        if each not in own or part.exists():
+          # Shapes follow from all that came before.
           ranker.plan(members)
         else:
           with storage.staged_file(part) as partial:
             _write_part(partial, members, ranker.score(members), normalisation)
-        bar.update(len(members))
+        bar.update(len(members) if each in own else 0)
   except InputError:
     # Another file of requests will come, to which these parts do not belong.
     shutil.rmtree(parts)
     raise
-  finished = sorted(parts.glob("*.jsonl"))
-  with closed_parts(parts, out) as partial:
-    join_parts(finished, partial, _schema(normalisation))
-    tied, first = _ties(finished)
+  return total, sorted(parts.glob("*.jsonl"))
+
+
+def _tell_ties(requests: pathlib.Path, tied: int, first: str) -> None:
   if tied:
     print(
       f"{requests}: {tied:,} requests, {first!r:.80} the first, have "
@@ -156,7 +247,6 @@ def _score_file(
       "same text: they share a rank.",
       file=sys.stderr,
     )
-  return total
 
 
 def parts_of(out: pathlib.Path) -> pathlib.Path:
@@ -183,9 +273,14 @@ def identity_of(
   return _identity(model, found), found
 
 
+def _done(parts: pathlib.Path) -> pathlib.Path:
+  """Returns what a folder of parts is called when all is joined."""
+  return parts.with_suffix(".done")
+
+
 def recover_parts(parts: pathlib.Path) -> None:
   """Takes back the parts of a run killed just before `out` was replaced."""
-  done = parts.with_suffix(".done")
+  done = _done(parts)
   if done.exists():
     shutil.rmtree(parts, ignore_errors=True)
     os.replace(done, parts)
@@ -196,7 +291,7 @@ def closed_parts(
   parts: pathlib.Path, out: pathlib.Path
 ) -> Iterator[pathlib.Path]:
   """Yields the scratch file of `out`, made of the parts, which then go."""
-  done = parts.with_suffix(".done")
+  done = _done(parts)
   with storage.staged_file(out) as partial:
     yield partial
     os.replace(parts, done)
@@ -293,7 +388,7 @@ def _check_normalisation(
   parts: pathlib.Path, fingerprint: dict[str, Any]
 ) -> None:
   """Raises InputError if the parts differ in their normalisation alone."""
-  path = parts / "run.json"
+  path = parts / _RUN
   begun = storage.read_json(path, dict) if path.exists() else fingerprint
   other = begun.get("normalisation")
   if begun == {**fingerprint, "normalisation": other} != fingerprint:
@@ -305,7 +400,7 @@ def _check_normalisation(
 
 def open_parts(parts: pathlib.Path, fingerprint: dict[str, Any]) -> None:
   """Makes the folder of finished chunks, or keeps one of the same run."""
-  path = parts / "run.json"
+  path = parts / _RUN
   if path.exists() and storage.read_json(path) == fingerprint:
     return
   if parts.exists():

@@ -3,9 +3,11 @@
 import itertools
 import pathlib
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+from tensorflow_datasets.core import example_serializer
 
 from instructrec_jax.instructions.rows import Row
 
@@ -17,6 +19,17 @@ SHARDS = pathlib.Path("instructrec", _CONFIG, _VERSION)
 
 _SHARD_ROWS = 100_000
 _BATCH_ROWS = 10_000
+
+
+class _InOrder(example_serializer.ExampleSerializer):
+  """Writes an example's features by their names.
+
+  Else their order is by chance of each process, as that of a protobuf's map is.
+  """
+
+  def serialize_example(self, example: Any) -> bytes:
+    """Returns the bytes of a tf.train.Example."""
+    return self.get_tf_example(example).SerializeToString(deterministic=True)
 
 
 def write_tfds(
@@ -49,6 +62,9 @@ def write_tfds(
   )
   data_dir.mkdir(parents=True)
   writer = tfds.core.SequentialWriter(info, max_examples_per_shard=_SHARD_ROWS)
+  # It has no option for it.
+  specs: Any = tfds.features.FeaturesDict(features).get_serialized_info()
+  writer._serializer = _InOrder(specs)
   writer.initialize_splits(splits)
   counts = dict.fromkeys(splits, 0)
   remaining = iter(rows)

@@ -633,3 +633,43 @@ def test_a_killed_run_leaves_nothing_that_looks_finished(tmp_path):
       DatasetFolder.open(path)
   prepare(out=out, format="synthetic", users=300)
   assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+
+
+DIE = """
+import os, sys
+from instructrec_jax.data import review_store
+from instructrec_jax.data.prepare import prepare
+
+name, out, users = sys.argv[1:]
+as_it_was = getattr(review_store.ReviewStore, name)
+
+def die(self, *arguments):
+  as_it_was(self, *arguments)
+  os.kill(os.getpid(), 9)
+
+setattr(review_store.ReviewStore, name, die)
+prepare(out=out, format="synthetic", users=int(users))
+"""
+
+
+@pytest.mark.parametrize("name", ["add", "_write", "_piece"])
+def test_a_run_that_was_killed_in_a_pass_leaves_no_trace(tmp_path, name):
+  """Whole files of the first pass, or rows of the second, are not taken up."""
+  whole = prepare(out=tmp_path / "whole", format="synthetic", users=300)
+  out = tmp_path / "out"
+  for users in ("200", "300"):
+    command = [sys.executable, "-c", DIE, name, str(out), users]
+    assert subprocess.run(command, check=False).returncode == -9
+    assert not out.exists()
+    assert (tmp_path / ".out.partial" / ".reviews").is_dir()
+  prepare(out=out, format="synthetic", users=300)
+  files = [
+    {
+      path.relative_to(folder): storage.sha256_of(path)
+      for path in folder.rglob("*")
+      if path.is_file()
+    }
+    for folder in (out, whole.path)
+  ]
+  assert files[0] == files[1]
+  assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]

@@ -1,6 +1,7 @@
 """Tests for instructrec_jax/scoring/stream.py."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -248,3 +249,87 @@ def test_a_bad_last_line_is_told_before_anything_is_scored(
       requests=path, model=model_dir, out=tmp_path / "b.jsonl", chunk=2
     )
   assert [p.name for p in tmp_path.iterdir()] == ["a.jsonl"]
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_shards_end_as_one_process_does(tmp_path, model_dir, requests, suffix):
+  # Later chunks would have other shapes if they were the first to be scored.
+  requests = sorted(requests, key=lambda r: -len(r.instruction))
+  path = tmp_path / "requests.parquet"
+  write_requests(path, requests)
+  options = {"requests": path, "model": model_dir, "chunk": 16}
+  one, out = tmp_path / f"one{suffix}", tmp_path / f"out{suffix}"
+  total = stream.score_file(out=one, **options)
+  counts = []
+  for number in (3, 1, 3, 2):
+    assert not out.exists()
+    counts.append(stream.score_file(out=out, shard=(number, 3), **options))
+  assert counts[0] == counts[2] and sum(counts[1:]) == total
+  assert out.read_bytes() == one.read_bytes()
+  assert {each.name for each in tmp_path.iterdir()} == {
+    path.name, one.name, out.name
+  }  # fmt: skip
+  with pytest.raises(InputError, match="exists already"):
+    stream.score_file(out=out, shard=(1, 3), **options)
+
+
+def test_more_shards_than_chunks_are_joined_too(
+  tmp_path, model_dir, requests_file, requests
+):
+  out = tmp_path / "out.jsonl"
+  for number in (1, 2, 3):
+    stream.score_file(
+      requests=requests_file, model=model_dir, out=out, shard=(number, 3)
+    )
+  assert len(out.read_text().splitlines()) == len(requests)
+
+
+def test_a_run_killed_while_it_joined_is_made_up_for(
+  tmp_path, model_dir, requests_file, monkeypatch
+):
+  options = {"requests": requests_file, "model": model_dir, "chunk": 16}
+  one, out = tmp_path / "one.jsonl", tmp_path / "out.jsonl"
+  stream.score_file(out=one, **options)
+  stream.score_file(out=out, shard=(1, 2), **options)
+  replace, moved = os.replace, []
+
+  def die(source, target):
+    if str(target).endswith(".done"):
+      if moved:
+        raise KeyboardInterrupt
+      moved.append(target)
+    replace(source, target)
+
+  monkeypatch.setattr(os, "replace", die)
+  with pytest.raises(KeyboardInterrupt):
+    stream.score_file(out=out, shard=(2, 2), **options)
+  monkeypatch.undo()
+  assert moved and not out.exists()
+  stream.score_file(out=out, shard=(1, 2), **options)
+  assert out.read_bytes() == one.read_bytes()
+  assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_shards_of_other_options_are_not_joined(
+  tmp_path, model_dir, requests_file
+):
+  out = tmp_path / "out.jsonl"
+  options = {"requests": requests_file, "model": model_dir, "out": out}
+  stream.score_file(shard=(1, 2), **options)
+  with pytest.raises(InputError, match="shard 2 of 2 is of other requests"):
+    stream.score_file(shard=(2, 2), limit=5, **options)
+  assert not out.exists()
+  stream.score_file(shard=(2, 2), **options)
+  assert out.exists()
+
+
+@pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0), (1, 20_000)])
+def test_there_is_no_such_shard(tmp_path, model_dir, requests_file, shard):
+  with pytest.raises(InputError, match="a number from 1 to that of the shards"):
+    stream.score_file(
+      requests=requests_file,
+      model=model_dir,
+      out=tmp_path / "out.jsonl",
+      shard=shard,
+    )
+  assert [path.name for path in tmp_path.iterdir()] == ["requests.parquet"]

@@ -1,19 +1,28 @@
 import json
+import multiprocessing
+import os
+import pathlib
 import shutil
+import signal
+import subprocess
+import sys
+import time
 
 import polars as pl
 import pytest
+import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from instructrec_jax import requests, storage
-from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.folder import ANNOTATIONS_FILE, DatasetFolder
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions import blocks
 from instructrec_jax.instructions import build as build_lib
 from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.text.vocabulary import Vocabulary
 
-from .conftest import stored_rows
+from .conftest import FAMILIES, stored_rows
 
 TFDS = "instructrec/main/1.0.0"
 ONE_FAMILY = Options(families=("p1_i0_t2",))
@@ -116,6 +125,25 @@ def test_the_same_seed_writes_the_same_files(dataset, tmp_path):
     assert digest == storage.sha256_of(dataset / path), path
   build(copy, options=Options(families=("p1_i0_t2",), seed=1), force=True)
   assert _files(copy) != files
+
+
+def test_no_process_orders_features_by_chance(dataset):
+  """Bytes are the same in any process, whose maps have orders of their own."""
+  read = tf.data.TFRecordDataset(
+    sorted(map(str, (dataset / TFDS).glob("*tf*")))
+  )
+  for raw in read.as_numpy_iterator():
+    example = tf.train.Example.FromString(raw)
+    assert raw == example.SerializeToString(deterministic=True)
+  # As a map's entries have them: the length, then the name.
+  keys = (
+    b"\x06inputs\x12",
+    b"\x04item\x12",
+    b"\x07targets\x12",
+    b"\x04user\x12",
+  )
+  names = [raw.index(key) for key in keys]
+  assert names == sorted(names)
 
 
 def test_hard_negatives_are_drawn_once(dataset, tmp_path):
@@ -272,3 +300,107 @@ def test_instructions_keep_to_the_budget(dataset, tmp_path):
   count = Vocabulary.load(vocabulary).count_tokens
   for row in stored_rows(copy, "A01_train"):
     assert count(row["inputs"].decode()) < 30
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_processes_and_blocks_change_nothing(
+  dataset, tmp_path, monkeypatch, workers
+):
+  copy = _copy(dataset, tmp_path)
+  monkeypatch.setattr(build_lib, "_ROWS_OF_A_PROCESS", 1)
+  # Those of the fixture are of 4096 rows and one process.
+  monkeypatch.setattr(blocks, "_ROWS", 7)
+  build(
+    copy,
+    vocabulary=dataset / "vocabulary.model",
+    options=Options(families=FAMILIES),
+    workers=workers,
+  )
+  assert _without_log(copy) == _without_log(dataset)
+
+
+def _without_log(folder):
+  """Hashes of all but the annotations, whose log may be written back."""
+  files = _files(folder).items()
+  return {p: h for p, h in files if ANNOTATIONS_FILE not in p.name}
+
+
+def test_a_process_that_is_ended_is_told_and_leaves_nothing(
+  dataset, tmp_path, monkeypatch
+):
+  copy = _copy(dataset, tmp_path)
+  before = _without_log(copy)
+  monkeypatch.setattr(build_lib, "_ROWS_OF_A_PROCESS", 1)
+
+  def write(rows, **_):
+    for number, _ in enumerate(rows):
+      for child in multiprocessing.active_children() if number == 50 else ():
+        os.kill(child.pid, signal.SIGKILL)
+
+  with pytest.raises(InputError, match="ended from outside.*fewer --workers"):
+    build_lib.build(
+      copy,
+      write_rows=write,
+      write_hard_candidates=lambda *_, **__: None,
+      vocabulary=dataset / "vocabulary.model",
+      options=Options(families=FAMILIES),
+      workers=2,
+    )
+  assert _without_log(copy) == before
+  assert not multiprocessing.active_children()
+
+
+BUILD = """
+import pathlib, sys
+from instructrec_jax.instructions import build as build_lib
+
+def write(rows, **_):
+  import multiprocessing
+  for number, _ in enumerate(rows):
+    if number == 50:
+      print(*(c.pid for c in multiprocessing.active_children()), flush=True)
+      input()
+
+if __name__ == "__main__":
+  build_lib._ROWS_OF_A_PROCESS = 1
+  build_lib.build(
+    pathlib.Path(sys.argv[1]),
+    write_rows=write,
+    write_hard_candidates=lambda *_, **__: None,
+    vocabulary=pathlib.Path(sys.argv[2]),
+    workers=2,
+  )
+"""
+
+
+def test_no_process_outlives_a_run_that_was_killed(dataset, tmp_path):
+  copy = _copy(dataset, tmp_path)
+  script = tmp_path / "build_it.py"
+  script.write_text(BUILD)
+  with subprocess.Popen(
+    [sys.executable, script, copy, dataset / "vocabulary.model"],
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    # Python tells of what the killed run left to clean up.
+    stderr=subprocess.DEVNULL,
+    text=True,
+  ) as run:
+    assert run.stdout is not None
+    children = [int(pid) for pid in run.stdout.readline().split()]
+    assert len(children) == 2
+    run.kill()
+  for _ in range(300):
+    alive = [pid for pid in children if _is_alive(pid)]
+    if not alive:
+      break
+    time.sleep(0.1)
+  assert not alive
+
+
+def _is_alive(pid):
+  try:
+    state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2]
+  except OSError:
+    return False
+  # A zombie waits for nobody but whoever adopted it.
+  return state.split()[0] != "Z"
