@@ -11,7 +11,6 @@ candidates.
 """
 
 import dataclasses
-import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -167,9 +166,13 @@ def piece_vectors(
   # Words are counted fully where they are written, whole titles by themselves.
   said_I = purchases_I * np.where(is_whole_I, _SPELLED, 1)
   counts = np.ceil(pieces.T @ said_I).astype(np.int64)
-  whole = [ids[0] for ids in itertools.compress(written, is_whole_I)]
-  parts_PxD[whole] = means_PxD[whole] = items_IxD[is_whole_I]
-  counts[whole] = purchases_I[is_whole_I]
+  # Of items with one title, the vector of the most bought stays.
+  items = np.flatnonzero(is_whole_I)
+  items = items[np.argsort(purchases_I[items], kind="stable")]
+  whole = [written[item][0] for item in items]
+  parts_PxD[whole] = means_PxD[whole] = items_IxD[items]
+  counts[whole] = 0
+  np.add.at(counts, whole, purchases_I[items].astype(np.int64))
   counts[EOS_ID] = int(bought.sum())
   return PieceVectors(
     parts_PxD.astype(np.float32), means_PxD.astype(np.float32), counts

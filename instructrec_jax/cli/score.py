@@ -74,18 +74,19 @@ def run(options: Options) -> tuple[Any, str]:
   if step not in (None, "best"):
     step = int(step)
   shard = _shard(options.shard) if options.shard else None
-  from instructrec_jax.scoring.stream import score_file
+  from instructrec_jax.scoring.stream import score_file, shard_parts
 
   count = score_file(
     **opt.arguments(options, "step", "shard", "json"), step=step, shard=shard
   )
-  if not options.out.exists():
-    words = f"{count:,} requests of shard {options.shard} are scored"
-    return (
-      {"requests": count, "out": None},
-      f"{words}; {options.out} is written when all shards are",
-    )
   scored = {"requests": count, "out": str(options.out)}
+  if shard:
+    words = f"{count:,} requests of shard {options.shard} are scored; "
+    # What --force replaces may be there still.
+    if not shard_parts(options.out, shard).exists():
+      return scored, f"{words}{options.out} is written"
+    scored["out"] = None
+    return scored, f"{words}{options.out} is written when all shards are"
   return scored, f"{options.out}: scores of {count:,} requests"
 
 

@@ -315,6 +315,8 @@ def _is_of_objects(block: bytes) -> bool:
   A line that ends with a brace and one that begins with one are not of one
   object, as nothing stands between them.
   """
+  if not block.startswith(b"{"):
+    return False
   content = np.frombuffer(block, np.uint8)
   ends = np.flatnonzero(content == ord("\n"))
   if not block.endswith(b"\n"):
@@ -323,9 +325,7 @@ def _is_of_objects(block: bytes) -> bool:
   returned = last == ord("\r")
   last[returned] = content[ends[returned] - 2]
   if not (
-    block.startswith(b"{")
-    and (content[ends[:-1] + 1] == ord("{")).all()
-    and (last == ord("}")).all()
+    (content[ends[:-1] + 1] == ord("{")).all() and (last == ord("}")).all()
   ):
     return False
   for word in (b"NaN", b"Inf"):

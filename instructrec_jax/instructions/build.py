@@ -249,11 +249,6 @@ def _build(
   material = Material(
     folder, annotations=annotations, cold_items=options.cold_items
   )
-  paraphrases = None
-  if options.paraphrases:
-    paraphrases = Paraphrases(
-      folder.items, shows_own_wishes=options.crowd_wishes
-    )
   # The smallest split first.
   if not any(
     usable_targets(material, split, forms).any()
@@ -275,7 +270,7 @@ def _build(
     vocabulary_path = partial / VOCABULARY_FILE
     if train_vocabulary_size is not None:
       train_vocabulary(
-        _corpus(material, families, paraphrases, options),
+        _corpus(material, families, _paraphrases(folder, options), options),
         vocabulary_path,
         size=train_vocabulary_size,
         across_words=options.pieces == "titles",
@@ -295,18 +290,18 @@ def _build(
     )
     words = Vocabulary.load(vocabulary_path)
     renderer = _renderer(words, options)
-    make = functools.partial(
-      _open_source, folder.path, options, vocabulary=vocabulary_path
-    )
+    source = _source(folder, material, renderer, families, options)
     total = _most_rows(material, families, options)
-    if workers == 1 or total < workers * _ROWS_OF_A_PROCESS:
-      workers = 1
-      source = _source(folder, material, renderer, families, options)
-      make = functools.partial(_same, source)
+    workers = max(1, min(workers, total // _ROWS_OF_A_PROCESS))
+    make = functools.partial(_same, source)
+    if workers > 1:
+      make = functools.partial(
+        _open_source, folder.path, options, vocabulary=vocabulary_path
+      )
     processes = held.enter_context(blocks.Processes(make, workers=workers))
     counts = _write_rows(
       folder,
-      _source(folder, material, renderer, families, options),
+      source,
       processes,
       families,
       options,
@@ -439,10 +434,16 @@ def _source(
     renderer=renderer,
     families=families,
     rows_per_target=options.rows_per_target,
-    paraphrases=Paraphrases(folder.items) if options.paraphrases else None,
+    paraphrases=_paraphrases(folder, options),
     with_sequences=options.sequences,
     seed=options.seed,
   )
+
+
+def _paraphrases(folder: DatasetFolder, options: Options) -> Paraphrases | None:
+  if not options.paraphrases:
+    return None
+  return Paraphrases(folder.items, shows_own_wishes=options.crowd_wishes)
 
 
 def _open_source(

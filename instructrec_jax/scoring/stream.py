@@ -128,12 +128,14 @@ def _score_shard(
       f"the shard is {number} of {count}: a number from 1 to that of the "
       f"shards, at most {_MOST_SHARDS:,}, is needed."
     )
-  folders = [
-    parts_of(out.with_name(f"{out.name}.{each}-of-{count}"))
-    for each in range(1, count + 1)
-  ]
+  folders = [shard_parts(out, (each, count)) for each in range(1, count + 1)]
   own = folders[number - 1]
-  with guard(leaves=[_done(folder) for folder in folders]):
+  # Shards that begin or end at once wait for each other, and not for a run
+  # without shards, which may take hours.
+  meeting = functools.partial(
+    locks.writing, out.with_name(f"{out.name}.shards"), wait=True
+  )
+  with meeting(), guard(leaves=[_done(folder) for folder in folders]):
     if out.exists():
       # It is to be replaced, and what made it is of no more use.
       shutil.rmtree(_done(own), ignore_errors=True)
@@ -145,8 +147,8 @@ def _score_shard(
     total, finished = score(own, shard=shard)
     whole = {"parts": len(finished)}
     storage.write_json(own / _WHOLE, whole)
-  # One that ends just now is waited for; it may have joined this, too.
-  with locks.writing(out, wait=True):
+  # One that ends just now may have joined this, too.
+  with meeting():
     if not all((folder / _WHOLE).exists() for folder in folders):
       return total
     begun = [storage.read_json(folder / _RUN, dict) for folder in folders]
@@ -159,7 +161,7 @@ def _score_shard(
     finished = [
       part for folder in folders for part in sorted(folder.glob("*.jsonl"))
     ]
-    with storage.staged_file(out) as partial:
+    with guard(), storage.staged_file(out) as partial:
       join_parts(finished, partial, _schema(normalisation))
       tied = _ties(finished)
       for folder in folders:
@@ -252,6 +254,12 @@ def _tell_ties(requests: pathlib.Path, tied: int, first: str) -> None:
 def parts_of(out: pathlib.Path) -> pathlib.Path:
   """Returns the folder of what an unfinished run has finished."""
   return out.with_name(f".{out.name}.parts")
+
+
+def shard_parts(out: pathlib.Path, shard: tuple[int, int]) -> pathlib.Path:
+  """Returns the folder of what a shard has finished, until all are joined."""
+  number, count = shard
+  return parts_of(out.with_name(f"{out.name}.{number}-of-{count}"))
 
 
 def identity_of(

@@ -43,8 +43,14 @@ class Spelling:
     return spelled
 
   def _spelled(self, piece: int) -> tuple[int, ...]:
-    """Returns a piece's words' ids; itself if it is no more than one word."""
+    """Returns a piece's words' ids; itself if it is no more than one word.
+
+    Or if they are not the same text wherever it stands, as of one that begins
+    or ends within a word, or has a letter that is unknown by itself.
+    """
     text = self._vocabulary.decode([piece])
     if len(text.split()) < 2:
       return (piece,)
-    return tuple(self._vocabulary.spell(text))
+    words = self._vocabulary.spell(text)
+    pieces = self._vocabulary.pieces
+    return tuple(words) if pieces(words) == pieces([piece]) else (piece,)

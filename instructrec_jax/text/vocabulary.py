@@ -105,6 +105,10 @@ class Vocabulary:
     """Returns one text's ids where no piece is of several words."""
     return [i for word in text.split() for i in self.encode_one(word)]
 
+  def pieces(self, ids: Iterable[int]) -> str:
+    """Returns the pieces of ids one after the other, with marks for spaces."""
+    return "".join(self._processor.id_to_piece(list(map(int, ids))))
+
   def count_tokens(self, text: str) -> int:
     """Returns how many ids `encode_one` returns, without an end of sequence."""
     return len(self.encode_one(text))

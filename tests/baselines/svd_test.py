@@ -168,6 +168,39 @@ def test_a_whole_title_and_its_words_both_have_vectors(shelves, tmp_path):
     assert cosine > 0.5
 
 
+def test_a_title_of_two_items_is_known_as_the_more_bought_one(
+  shelves, tmp_path
+):
+  folder, _ = shelves
+  training = folder.splits.training_mask(folder.sequences)
+  bought = np.bincount(
+    folder.sequences.items[training], minlength=len(folder.items)
+  )
+  most, least = int(bought.argmax()), int(bought.argmin())
+  found = []
+  for one, other in ((most, least), (least, most)):
+    # The later in the catalogue is once the more bought, and once the less.
+    items = list(folder.items)
+    items[other] = items[one]
+    titles = [item.title for item in items]
+    vocabulary = train_vocabulary(
+      titles, tmp_path / f"{one}.model", size=99, whole=titles
+    )
+    copy = types.SimpleNamespace(
+      items=items, sequences=folder.sequences, splits=folder.splits
+    )
+    pieces = svd.piece_vectors(copy, vocabulary, rows=256, width=16)
+    (whole,) = vocabulary.encode_one(items[one].title)
+    assert pieces.counts_P[whole] == bought[most] + bought[least]
+    found.append(pieces.means_PxD[whole])
+  ranker = SvdRanker.fit(
+    folder.sequences, num_items=len(bought), splits=folder.splits, width=16
+  )
+  for mean in found:
+    near = ranker._vectors @ mean
+    assert near[most] > near[least]
+
+
 def test_a_title_that_few_bought_is_known_by_its_words(tmp_path):
   # On two shelves; nobody but one bought Alder 9, with what is of the other.
   titles = [f"{brand} {n}" for brand in ("Alder", "Borea") for n in range(10)]

@@ -89,6 +89,23 @@ def test_writes_scores_and_says_so(model_dir, requests, tmp_path, capsys):
   assert read(out)[0]["request_id"] == first["request_id"]
 
 
+def test_a_shard_says_whether_the_scores_are_written(
+  model_dir, requests, tmp_path, capsys
+):
+  out = tmp_path / "scores.jsonl"
+  arguments = ["score", "--requests", requests, "--model", model_dir]
+  arguments = list(map(str, [*arguments, "--out", out]))
+  for force in ((), ("--force",)):
+    # With --force, the scores of before are there still.
+    assert main([*arguments, "--shard", "1/2", *force]) == 0
+    said = capsys.readouterr().out
+    assert said.endswith(f"{out} is written when all shards are\n")
+    assert main([*arguments, "--shard", "2/2", *force]) == 0
+    said = capsys.readouterr().out
+    assert said == f"2 requests of shard 2/2 are scored; {out} is written\n"
+    assert len(read(out)) == 2
+
+
 @pytest.mark.parametrize(
   ("step", "means"), [("best", 1), ("1", 1), ("2", 2), (None, 2)]
 )

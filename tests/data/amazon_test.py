@@ -314,6 +314,15 @@ def test_a_block_is_read_as_its_lines_are(tmp_path, monkeypatch, odd, end):
   ]
 
 
+@pytest.mark.parametrize("content", [b"\xef\xbb\xbf", b"\n", b"\r\n", b"\r"])
+def test_nothing_but_marks_and_ends_is_no_review(tmp_path, content):
+  path = tmp_path / "file.json"
+  path.write_bytes(content)
+  broken = lines.BrokenLines()
+  with pytest.raises(InputError, match="there is nothing in it"):
+    list(amazon.read_reviews(path, format="amazon2018", broken=broken))
+
+
 @pytest.mark.parametrize(
   "bytes_", [b"caf\xe9", b"\xed\xa0\x80", b"\xff", "é".encode()]
 )

@@ -1,11 +1,13 @@
 """Tests for instructrec_jax/scoring/stream.py."""
 
+import contextlib
 import json
 import os
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import jax
@@ -14,6 +16,7 @@ import optax
 import pyarrow.parquet as pq
 import pytest
 
+from instructrec_jax import locks
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import InputError
@@ -308,6 +311,44 @@ def test_a_run_killed_while_it_joined_is_made_up_for(
   stream.score_file(out=out, shard=(1, 2), **options)
   assert out.read_bytes() == one.read_bytes()
   assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_shard_waits_while_another_begins_or_joins(
+  tmp_path, model_dir, requests_file
+):
+  out = tmp_path / "out.jsonl"
+  with contextlib.ExitStack() as held:
+    held.enter_context(locks.writing(tmp_path / "out.jsonl.shards"))
+    end = threading.Timer(0.5, held.pop_all().close)
+    end.start()
+    stream.score_file(
+      requests=requests_file, model=model_dir, out=out, shard=(1, 1)
+    )
+    end.join()
+  assert {path.name for path in tmp_path.iterdir()} == {
+    requests_file.name, out.name
+  }  # fmt: skip
+
+
+def test_what_others_wrote_meanwhile_is_not_replaced(
+  tmp_path, model_dir, requests_file, monkeypatch
+):
+  out = tmp_path / "out.jsonl"
+  plan = {"requests": requests_file, "model": model_dir, "out": out}
+  score = stream.T5Ranker.score
+
+  def meanwhile(*arguments):
+    out.write_text("{}")
+    return score(*arguments)
+
+  monkeypatch.setattr(stream.T5Ranker, "score", meanwhile)
+  with pytest.raises(InputError, match="exists already"):
+    stream.score_file(shard=(1, 1), **plan)
+  assert out.read_text() == "{}"
+  out.unlink()
+  monkeypatch.setattr(stream.T5Ranker, "score", None)
+  assert stream.score_file(shard=(1, 1), **plan)
+  assert out.exists()
 
 
 def test_shards_of_other_options_are_not_joined(

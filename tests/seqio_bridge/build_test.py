@@ -18,8 +18,12 @@ from instructrec_jax.data.folder import ANNOTATIONS_FILE, DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions import blocks
 from instructrec_jax.instructions import build as build_lib
+from instructrec_jax.instructions.aspects import Query
+from instructrec_jax.instructions.material import Material
+from instructrec_jax.instructions.paraphrases import Paraphrases
 from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.seqio_bridge.build import Options, build
+from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.text.vocabulary import Vocabulary
 
 from .conftest import FAMILIES, stored_rows
@@ -317,6 +321,47 @@ def test_processes_and_blocks_change_nothing(
     workers=workers,
   )
   assert _without_log(copy) == _without_log(dataset)
+
+
+@pytest.mark.parametrize(
+  ("crowd_wishes", "workers"), [(False, 1), (True, 1), (True, 2)]
+)
+def test_a_crowds_wishes_stand_alone_where_asked(
+  dataset, tmp_path, monkeypatch, crowd_wishes, workers
+):
+  monkeypatch.setattr(build_lib, "_ROWS_OF_A_PROCESS", 1)
+  copy = _copy(dataset, tmp_path)
+  folder = DatasetFolder.open(copy)
+  material = Material(folder, annotations=Annotations.load(folder))
+  facts = material.facts("train")
+  # Some are a crowd's, too, word for word.
+  crowd = Paraphrases(folder.items)
+  of_teacher = {*facts.queries[Query.VAGUE]} - {
+    crowd.wish(int(item), number=number)
+    for number, item in enumerate(facts.items)
+  }
+  shown = []
+
+  def write(rows, **_):
+    shown.extend(row.inputs for name, row in rows if name.endswith("_train"))
+    raise InputError("that will do")
+
+  with pytest.raises(InputError, match="that will do"):
+    build_lib.build(
+      copy,
+      write_rows=write,
+      write_hard_candidates=lambda *_, **__: None,
+      vocabulary=dataset / "vocabulary.model",
+      options=Options(
+        families=("p1_i1_t3",), paraphrases=True, crowd_wishes=crowd_wishes
+      ),
+      workers=workers,
+    )
+  assert shown
+  found = [
+    text for text in shown if any(wish in text for wish in of_teacher if wish)
+  ]
+  assert bool(found) != crowd_wishes
 
 
 def _without_log(folder):

@@ -35,6 +35,25 @@ def test_none_or_all_are_spelled(vocabulary):
   assert Spelling(vocabulary, rate=1, seed=0)(spelled) == spelled
 
 
+def test_a_piece_that_begins_or_ends_within_a_word_stays(tmp_path):
+  titles = ["Gold Coast", "Bold Coast", "old Coast", "Cold Coast", "Old Coast"]
+  vocabulary = train_vocabulary(
+    titles * 5, tmp_path / "across.model", size=60, across_words=True
+  )
+  inner = [
+    piece
+    for piece in range(3, vocabulary.num_pieces)
+    if len(vocabulary.decode([piece]).split()) > 1
+    and not vocabulary.pieces([piece]).startswith("\u2581")
+  ]
+  spelling = Spelling(vocabulary, rate=1, seed=0)
+  assert inner and spelling(inner) == inner
+  for text in (*titles, "Mold Coast", "Gold Coasts"):
+    ids = vocabulary.encode_one(text)
+    assert vocabulary.decode(spelling(ids)) == vocabulary.decode(ids)
+  assert len(spelling(vocabulary.encode_one("Gold Coast"))) > 1
+
+
 def test_the_rate_is_the_share_that_is_spelled(vocabulary):
   ids = [vocabulary.encode_one(TITLES[0])[0]] * 2000
   words = vocabulary.spell(TITLES[0])
