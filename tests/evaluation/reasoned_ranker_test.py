@@ -133,5 +133,22 @@ def test_what_was_not_taught_is_refused(built, tiny_model, tmp_path):
   folder: Any = types.SimpleNamespace(path=tmp_path, items=())
   with pytest.raises(InputError, match="reasoned_item shows a history"):
     ReasonedRanker.load(tiny_model, folder=folder)
-  with pytest.raises(InputError, match="needs a model"):
+  with pytest.raises(InputError, match="--reason .* add --model"):
     evaluate(dataset=built, out=None, reason=True)
+  for name in ("personalised_i2", "query_writing_i1"):
+    arguments: Any = {"dataset": built, "model": tiny_model, "out": None}
+    with pytest.raises(InputError, match="--reason is of scenarios"):
+      evaluate(**arguments, scenarios=[name], reason=True)
+
+
+def test_where_no_list_is_shown_there_is_no_row_without_one(built, tiny_model):
+  results = evaluate(
+    dataset=built,
+    model=tiny_model,
+    out=None,
+    scenarios=["sequences"],
+    rankers=["popularity"],
+    limit=4,
+    reason=True,
+  )
+  assert {*results["labels"]} == {"popularity", "reasoned"}
