@@ -1,6 +1,8 @@
 """Tests for instructrec_jax/evaluation/reasoned_ranker.py."""
 
 import dataclasses
+import json
+import shutil
 import types
 from typing import Any
 
@@ -123,6 +125,33 @@ def test_the_table_says_what_reasoning_gains(built, tiny_model, tmp_path):
   assert "| model, reasoning |" in text
   assert "- model, reasoning - model: HR@1 " in text
   assert "- model, reasoning - model, no list: HR@1 " in text
+
+
+@pytest.mark.parametrize(
+  ("taught", "tokens"), [(None, 128), (64, 128), (300, 300), (4096, 768)]
+)
+def test_it_may_write_as_much_as_it_was_taught(
+  built, tiny_model, tmp_path, monkeypatch, requests, taught, tokens
+):
+  shutil.copy(built / "templates.yaml", tmp_path)
+  manifest = json.loads((built / "instructions.json").read_text())
+  del manifest["options"]["target_length"]
+  if taught:
+    manifest["options"]["target_length"] = taught
+  (tmp_path / "instructions.json").write_text(json.dumps(manifest))
+  folder: Any = types.SimpleNamespace(
+    path=tmp_path, items=DatasetFolder.open(built).items
+  )
+  ranker = ReasonedRanker.load(tiny_model, folder=folder)
+  allowed = []
+
+  def generate(self, instructions, decoding):
+    allowed.append(decoding.max_tokens)
+    return [[types.SimpleNamespace(text="")] for _ in instructions]
+
+  monkeypatch.setattr(Generator, "generate", generate)
+  ranker.score(requests[:2])
+  assert allowed == [tokens]
 
 
 def test_what_was_not_taught_is_refused(built, tiny_model, tmp_path):
