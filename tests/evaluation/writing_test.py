@@ -200,6 +200,15 @@ def test_a_model_that_only_writes_ranks_nothing(
   assert "history_writing_p2" in (tmp_path / "out/report.html").read_text()
 
 
+def test_the_price_of_a_chat_is_of_what_is_ranked(built, tmp_path, capsys):
+  arguments = ["evaluate", "--dataset", str(built), "--dry-run"]
+  arguments += ["--out", str(tmp_path / "out"), "--chat-model", "gpt-4o-mini"]
+  arguments += ["--rankers", "chat", "--scenarios"]
+  assert main([*arguments, "writing"]) == 2
+  assert "a chat model ranks" in capsys.readouterr().err
+  assert main([*arguments, "sequential,writing"]) == 0
+
+
 def test_bad_input_is_one_sentence(built, tiny_model, tmp_path):
   with pytest.raises(InputError, match="add --model"):
     evaluate(dataset=built, out=None, scenarios=["query_writing_i1"])
