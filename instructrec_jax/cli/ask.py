@@ -107,7 +107,8 @@ def run(options: Options) -> tuple[Any, str]:
       "as instructions show it: each title is ranked once.",
       file=sys.stderr,
     )
-  return found.to_json(top=options.top), _text(found, top=options.top)
+  text = _text(found, top=options.top, reason=options.reason)
+  return found.to_json(top=options.top), text
 
 
 def _read_titles(path: Path) -> list[str]:
@@ -130,7 +131,7 @@ def _read_titles(path: Path) -> list[str]:
   return titles
 
 
-def _text(found: "Recommendation", *, top: int) -> str:
+def _text(found: "Recommendation", *, top: int, reason: bool) -> str:
   composed = found.composed
   operations = ", ".join(composed.operations)
   lines = [
@@ -145,6 +146,8 @@ def _text(found: "Recommendation", *, top: int) -> str:
     lines.append(f"(items of the history not shown: {composed.items_dropped})")
   if found.reasoning:
     lines.append(f"(the model's reasoning: {found.reasoning})")
+  elif reason:
+    lines.append("(the model told no taste: ranked without reasoning)")
   if composed.candidates and "candidates" not in composed.form.slots:
     lines.append("(the candidates are ranked without being listed)")
   if found.ranking:

@@ -75,7 +75,7 @@ from instructrec_jax.evaluation.scores import (
 )
 from instructrec_jax.evaluation.selection import SELECT
 from instructrec_jax.evaluation.writer import ModelWriter
-from instructrec_jax.evaluation.writing import evaluate_writing
+from instructrec_jax.evaluation.writing import Tasks, evaluate_writing
 from instructrec_jax.instructions.scenarios import Scenario, find_writing
 from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker
@@ -199,14 +199,28 @@ def evaluate(
       replace what is read.
   """
   folder = DatasetFolder.open(dataset)
+  _check(split, limit, permutations, seed)
+  if reason and model is None:
+    raise InputError("--reason has a model tell the taste: add --model.")
+  tasks, ranked = find_writing(scenarios)
+  asked = rankers
+  if reason:
+    found = find_available(ranked, folder=folder, split=split, need_text=True)
+    asked = (*rankers, REASONED)
+    if not any(map(entry_of(REASONED).applies, found)):
+      raise InputError(
+        "--reason is of scenarios of a history alone, and there is none: name "
+        "one in --scenarios, such as sequential."
+      )
+    # Where candidates are listed it is what else differs.
+    asked += (UNLISTED,) * any(map(entry_of(UNLISTED).applies, found))
   names = find_rankers(
-    (*rankers, *((REASONED, UNLISTED) if reason else ())),
+    asked,
     folder=folder,
     model=model,
     zero_shot=zero_shot,
     chat=chat is not None,
   )
-  _check(split, limit, permutations, seed)
   check_counts(most=1_000_000, resamples=resamples)
   if text_encoder is not None and not set(TEXT_READERS) & set(names):
     raise InputError(
@@ -238,14 +252,18 @@ def evaluate(
       f"{', '.join(_STEERED)} in --rankers."
     )
   need_text = steer or any(entry_of(name).reads_prompt for name in names)
-  tasks, ranked = find_writing(scenarios)
   writers = {"model": model, "zero_shot": zero_shot} if tasks else {}
-  writers = {n: path for n, path in writers.items() if n in names and path}
+  writers = {name: path for name, path in writers.items() if path is not None}
   if tasks and not writers:
     raise InputError(
       f"{tasks[0].name} is written by a model: add --model, or leave the "
       "scenario out."
     )
+  source_of_texts, texts = None, {}
+  if tasks:
+    # What it lacks is told before anything is ranked.
+    source_of_texts = Tasks(folder, split=split, seed=seed)
+    texts = source_of_texts.find(tasks, limit=limit)
   chosen, sources = [], []
   if ranked:
     chosen, sources = _find(
@@ -257,6 +275,9 @@ def evaluate(
       limit=limit,
       seed=seed,
     )
+  if not chosen:
+    # Nothing is ranked, so there is nothing to fit or to load.
+    names = []
   if steer and not any(map(_is_steered, chosen)):
     raise InputError(
       "--steer changes the words of a query, and none of the scenarios has "
@@ -361,13 +382,11 @@ def evaluate(
       )
     if steer:
       results["steering"] = _steer(run, chosen, sources)
-    if tasks:
+    if source_of_texts is not None:
       results["writing"], results["written"] = evaluate_writing(
-        tasks,
+        texts,
         {n: ModelWriter(pathlib.Path(path)) for n, path in writers.items()},
-        folder,
-        split=split,
-        limit=limit,
+        source_of_texts,
         resamples=resamples,
         seed=seed,
       )
@@ -405,8 +424,13 @@ def estimate_chat(
   folder = DatasetFolder.open(dataset)
   _check(split, limit, 1, seed)
   ranker = ChatRanker(chat, folder, seed=seed)
+  _, ranked = find_writing(scenarios)
+  if not ranked:
+    raise InputError(
+      "a chat model ranks, and all the scenarios are of writing: name others."
+    )
   chosen, sources = _find(
-    scenarios,
+    ranked,
     [chat_sample.NAME],
     folder=folder,
     split=split,

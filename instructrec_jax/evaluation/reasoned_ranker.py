@@ -20,7 +20,7 @@ from instructrec_jax.data.folder import (
   DatasetFolder,
 )
 from instructrec_jax.errors import InputError
-from instructrec_jax.generation.generator import Generator
+from instructrec_jax.generation.generator import Decoding, Generator
 from instructrec_jax.instructions.aspects import Response, TaskForm
 from instructrec_jax.instructions.reasoning import answered
 from instructrec_jax.instructions.render import (
@@ -31,6 +31,8 @@ from instructrec_jax.instructions.render import (
 from instructrec_jax.instructions.templates import Form, load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.reranker import T5Ranker, load_model
+
+_ANSWER = Decoding().max_tokens
 
 
 class _AskedAnew:
@@ -44,6 +46,7 @@ class _AskedAnew:
     form: Form,
     titles: Sequence[str],
     input_length: int,
+    answer_length: int = _ANSWER,
     **model: Any,
   ):
     """Takes a model.
@@ -52,10 +55,11 @@ class _AskedAnew:
       form: of a template that shows a history alone, with `response`.
       titles: of the items, by their numbers.
       input_length: tokens that an instruction may have.
+      answer_length: tokens that the model may write.
       **model: the arguments of `T5Ranker`.
     """
     self._form, self._titles = form, titles
-    self._input_length = input_length
+    self._input_length, self._answer_length = input_length, answer_length
     self._count_tokens = model["vocabulary"].count_tokens
     self._ranker = T5Ranker(**model)
     self.num_parameters = self._ranker.num_parameters
@@ -84,14 +88,16 @@ class _AskedAnew:
         f"{file}: no template whose response is {cls.response} shows a history "
         "alone, so that the model was taught none: leave --reason out."
       )
-    manifest, length = folder.path / INSTRUCTIONS_FILE, 512
+    manifest, built = folder.path / INSTRUCTIONS_FILE, {}
     if manifest.exists():
-      length = storage.read_json(manifest, BUILT)["options"]["input_length"]
+      built = storage.read_json(manifest, BUILT)["options"]
     config, params, vocabulary = load_model(model_dir, None, None)
     return cls(
       form=forms[0],
       titles=display_titles(folder.items),
-      input_length=length,
+      input_length=built.get("input_length", 512),
+      # What it was taught to write, with room for a title behind it.
+      answer_length=min(max(built.get("target_length", 0), _ANSWER), 768),
       config=config,
       params=params,
       vocabulary=vocabulary,
@@ -142,7 +148,7 @@ class ReasonedRanker(_AskedAnew):
   def __init__(self, **arguments: Any):
     """Takes the same arguments."""
     super().__init__(**arguments)
-    own = ("form", "titles", "input_length")
+    own = ("form", "titles", "input_length", "answer_length")
     model = {n: value for n, value in arguments.items() if n not in own}
     self._generator = Generator(**model)
     self.written: dict[str, str] = {}
@@ -150,7 +156,10 @@ class ReasonedRanker(_AskedAnew):
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns log P(candidate | instruction, the model's own words)."""
     asked = self._asked(requests)
-    answers = self._generator.generate([each.instruction for each in asked])
+    answers = self._generator.generate(
+      [each.instruction for each in asked],
+      Decoding(max_tokens=self._answer_length),
+    )
     reasoned = [
       answered(request, answer.text)
       for request, (answer, *_) in zip(asked, answers, strict=True)

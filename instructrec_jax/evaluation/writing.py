@@ -41,7 +41,12 @@ from instructrec_jax.evaluation.metrics import (
 )
 from instructrec_jax.instructions.aspects import Response, TaskForm
 from instructrec_jax.instructions.material import Material
-from instructrec_jax.instructions.render import SEPARATOR, Slots, render
+from instructrec_jax.instructions.render import (
+  SEPARATOR,
+  Slots,
+  plain_words,
+  render,
+)
 from instructrec_jax.instructions.requests import sample
 from instructrec_jax.instructions.rows import (
   Renderer,
@@ -117,7 +122,8 @@ class Tasks:
         f"templates of `instructrec build --dataset {folder.path}`."
       )
     built = storage.read_json(manifest, BUILT)
-    self._options = built["options"]
+    self._options = {"target_length": 64, **built["options"]}
+    self.folder = folder
     self._trained = built.get("families", {}).get("train", {})
     vocabulary = Vocabulary.load(folder.vocabulary_path)
     self._families = group_families(
@@ -136,6 +142,24 @@ class Tasks:
   def max_tokens(self) -> int:
     """The most tokens of an answer: those that it was taught with."""
     return min(max(self._options["target_length"], 32), 1024)
+
+  def find(
+    self, tasks: Sequence[Writing], *, limit: int | None
+  ) -> dict[Writing, list[Asked]]:
+    """Returns what there is to write, of tasks that there are texts of.
+
+    Raises:
+      InputError: there are none.
+    """
+    found = {task: self.asked(task, limit=limit) for task in tasks}
+    if not any(found.values()):
+      raise InputError(
+        f"{self.folder.path}: it has no text of "
+        f"{', '.join(task.name for task in tasks)} to compare with: run "
+        "`instructrec annotate`, and build again with templates that ask for "
+        "one."
+      )
+    return {task: asked for task, asked in found.items() if asked}
 
   def trained(self, task: Writing) -> int:
     """Returns how many training rows the folder has of a task's family."""
@@ -205,48 +229,31 @@ class Tasks:
 
 
 def evaluate_writing(
-  tasks: Sequence[Writing],
+  asked: Mapping[Writing, Sequence[Asked]],
   writers: Mapping[str, Writer],
-  folder: DatasetFolder,
+  source: Tasks,
   *,
-  split: str,
-  limit: int | None = None,
   resamples: int = RESAMPLES,
   seed: int = 0,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
   """Has models write, and measures it beside the teacher's texts.
 
   Args:
-    tasks: what is written; those that the folder has no text of are left out.
+    asked: what is written, as `Tasks.find` returns it.
     writers: by name.
-    folder: the dataset.
-    split: whose targets.
-    limit: the most texts of each task; `SAMPLE` if None.
+    source: that found it.
     resamples: of the bootstrap.
-    seed: of the sample and the bootstrap.
+    seed: of the bootstrap.
 
   Returns:
     A row for each task, writer and metric: "scenario", "writer", "metric",
     "value", "low", "high" (the 95% interval, None where there is none), "n",
     and "trained", the training rows of its kind; and texts to read, each with
     "scenario", "instruction" and "texts" by writer.
-
-  Raises:
-    InputError: the folder has nothing to write, or it was not built.
   """
-  source = Tasks(folder, split=split, seed=seed)
-  asked = {task: source.asked(task, limit=limit) for task in tasks}
-  if not any(asked.values()):
-    raise InputError(
-      f"{folder.path}: it has no text of {', '.join(t.name for t in tasks)} to "
-      "compare with: run `instructrec annotate`, and build again with "
-      "templates that ask for one."
-    )
-  bm25 = LexicalRanker.fit(folder.items, kind="bm25")
+  bm25 = LexicalRanker.fit(source.folder.items, kind="bm25")
   rows, kept = [], []
   for task, of_task in asked.items():
-    if not of_task:
-      continue
     instructions = [each.instruction for each in of_task]
     texts = {TEACHER: [each.text for each in of_task]}
     for name, writer in writers.items():
@@ -367,7 +374,7 @@ def _measures(
       ranking_metrics(bm25.score(requests), items, ks=(FOUND,))["hr@10"],
     )
     # What says nothing finds nothing.
-    said = [number for number, text in enumerate(written) if text.strip()]
+    said = [number for number, text in enumerate(written) if plain_words(text)]
     searches = source.searches(task, [written[number] for number in said])
     if searches is not None:
       found = np.zeros(len(written))

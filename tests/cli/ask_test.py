@@ -20,6 +20,7 @@ from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.serving.recommender import Recommender
 from instructrec_jax.text.vocabulary import train_vocabulary
 from instructrec_jax.training.state import TrainState
 
@@ -89,6 +90,16 @@ def test_the_models_reasoning_is_shown(model_dir, capsys):
   found = json.loads(ask(capsys, WISH, *arguments, "--json"))
   assert found["template"] == "C10" and found["aspects"] == "<P1,P2,I1,T3>"
   assert found["reasoning"]
+
+
+def test_a_model_that_has_no_reasoning_is_told_of(
+  model_dir, capsys, monkeypatch
+):
+  monkeypatch.setattr(Recommender, "write", lambda self, asked: [""])
+  arguments = ["--model", model_dir, "--history", *HISTORY, "--reason"]
+  arguments += ["--candidates", *CANDIDATES]
+  lines = ask(capsys, *arguments).splitlines()
+  assert "(the model told no taste: ranked without reasoning)" in lines
 
 
 def test_programs_get_json_whose_scores_are_the_models(model_dir, capsys):

@@ -1,6 +1,8 @@
 """Tests for instructrec_jax/evaluation/reasoned_ranker.py."""
 
 import dataclasses
+import json
+import shutil
 import types
 from typing import Any
 
@@ -125,6 +127,33 @@ def test_the_table_says_what_reasoning_gains(built, tiny_model, tmp_path):
   assert "- model, reasoning - model, no list: HR@1 " in text
 
 
+@pytest.mark.parametrize(
+  ("taught", "tokens"), [(None, 128), (64, 128), (300, 300), (4096, 768)]
+)
+def test_it_may_write_as_much_as_it_was_taught(
+  built, tiny_model, tmp_path, monkeypatch, requests, taught, tokens
+):
+  shutil.copy(built / "templates.yaml", tmp_path)
+  manifest = json.loads((built / "instructions.json").read_text())
+  del manifest["options"]["target_length"]
+  if taught:
+    manifest["options"]["target_length"] = taught
+  (tmp_path / "instructions.json").write_text(json.dumps(manifest))
+  folder: Any = types.SimpleNamespace(
+    path=tmp_path, items=DatasetFolder.open(built).items
+  )
+  ranker = ReasonedRanker.load(tiny_model, folder=folder)
+  allowed = []
+
+  def generate(self, instructions, decoding):
+    allowed.append(decoding.max_tokens)
+    return [[types.SimpleNamespace(text="")] for _ in instructions]
+
+  monkeypatch.setattr(Generator, "generate", generate)
+  ranker.score(requests[:2])
+  assert allowed == [tokens]
+
+
 def test_what_was_not_taught_is_refused(built, tiny_model, tmp_path):
   templates = tmp_path / "templates.yaml"
   text = (built / "templates.yaml").read_text()
@@ -133,5 +162,22 @@ def test_what_was_not_taught_is_refused(built, tiny_model, tmp_path):
   folder: Any = types.SimpleNamespace(path=tmp_path, items=())
   with pytest.raises(InputError, match="reasoned_item shows a history"):
     ReasonedRanker.load(tiny_model, folder=folder)
-  with pytest.raises(InputError, match="needs a model"):
+  with pytest.raises(InputError, match="--reason .* add --model"):
     evaluate(dataset=built, out=None, reason=True)
+  for name in ("personalised_i2", "query_writing_i1"):
+    arguments: Any = {"dataset": built, "model": tiny_model, "out": None}
+    with pytest.raises(InputError, match="--reason is of scenarios"):
+      evaluate(**arguments, scenarios=[name], reason=True)
+
+
+def test_where_no_list_is_shown_there_is_no_row_without_one(built, tiny_model):
+  results = evaluate(
+    dataset=built,
+    model=tiny_model,
+    out=None,
+    scenarios=["sequences"],
+    rankers=["popularity"],
+    limit=4,
+    reason=True,
+  )
+  assert {*results["labels"]} == {"popularity", "reasoned"}

@@ -9,6 +9,7 @@ import pytest
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation import evaluate as evaluate_lib
 from instructrec_jax.evaluation import writing
 from instructrec_jax.evaluation.evaluate import evaluate
 from instructrec_jax.evaluation.writing import Tasks, evaluate_writing
@@ -53,8 +54,12 @@ def folder(built):
 
 
 def figures(folder, change, tasks=WRITING):
+  source = Tasks(folder, split="test")
   rows, _ = evaluate_writing(
-    tasks, {"model": Said(folder, change)}, folder, split="test", resamples=50
+    source.find(tasks, limit=None),
+    {"model": Said(folder, change)},
+    source,
+    resamples=50,
   )
   return {
     (row["scenario"], row["writer"], row["metric"]): row["value"]
@@ -79,8 +84,9 @@ def test_the_teachers_own_texts_are_as_good_as_the_teacher(folder):
   assert found["query_writing_i2", "teacher", "bm25_hr@10"] > 0.2
 
 
-def test_texts_that_say_nothing_have_nothing(folder):
-  found = figures(folder, lambda text: "")
+@pytest.mark.parametrize("nothing", ["", " ;", ",:"])
+def test_texts_that_say_nothing_have_nothing(folder, nothing):
+  found = figures(folder, lambda text: nothing)
   own = [value for (_, name, _), value in found.items() if name == "model"]
   # What has no words ties with all of the catalogue.
   assert max(own) <= 10 / len(folder.items) + 1e-9
@@ -170,6 +176,37 @@ def test_a_model_writes_and_searches(built, tiny_model, tmp_path):
   assert "### query_writing_i1: 8 texts" in (out / "results.md").read_text()
   page = (out / "report.html").read_text()
   assert "query_writing_i1: some of the texts" in page
+
+
+def test_a_model_that_only_writes_ranks_nothing(
+  built, tiny_model, tmp_path, monkeypatch
+):
+  """Whatever --rankers says, even another tool's run."""
+  monkeypatch.setattr(evaluate_lib, "load_ranker", None)
+  run = tmp_path / "other.run"
+  run.write_text("sequential_test_0 Q0 i0 1 1.0 other\n")
+  results = evaluate(
+    dataset=built,
+    model=tiny_model,
+    out=tmp_path / "out",
+    scenarios=["history_writing_p2"],
+    rankers=["popularity", str(run)],
+    limit=2,
+    resamples=20,
+  )
+  assert not results["rows"] and {r["writer"] for r in results["writing"]} == {
+    *("teacher", "model")
+  }
+  assert "history_writing_p2" in (tmp_path / "out/report.html").read_text()
+
+
+def test_the_price_of_a_chat_is_of_what_is_ranked(built, tmp_path, capsys):
+  arguments = ["evaluate", "--dataset", str(built), "--dry-run"]
+  arguments += ["--out", str(tmp_path / "out"), "--chat-model", "gpt-4o-mini"]
+  arguments += ["--rankers", "chat", "--scenarios"]
+  assert main([*arguments, "writing"]) == 2
+  assert "a chat model ranks" in capsys.readouterr().err
+  assert main([*arguments, "sequential,writing"]) == 0
 
 
 def test_bad_input_is_one_sentence(built, tiny_model, tmp_path):
