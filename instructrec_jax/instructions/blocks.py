@@ -210,11 +210,18 @@ def _start(make: Callable[[], Source]) -> None:
 
   # Nothing tells a process that the first was killed.
   threading.Thread(target=follow, daemon=True).start()
-  _own.append(make())
+  try:
+    _own.append(make())
+  except InputError as error:
+    # Raised here it would look like a process that was killed.
+    _refused.append(error)
 
 
 _own: list[Source] = []
+_refused: list[InputError] = []
 
 
 def _call(function: Callable[[Source, Any], _T], argument: Any) -> _T:
+  if _refused:
+    raise _refused[0]
   return function(_own[0], argument)

@@ -184,9 +184,10 @@ def reasoning(preference: str) -> str:
 
 
 def reasoned_preference(answer: str) -> str:
-  """Returns the taste of which a reasoned answer tells, "" if it does not.
+  """Returns the taste of which a reasoned answer tells; "" if it has no words.
 
-  An answer that a model wrote need not have all of the form, or have its end.
+  An answer that a model wrote need not have all of the form, or have its end:
+  what stands where the taste would is taken for it.
   """
   words, *_ = _SUITS_TOLD.split(answer, maxsplit=1)
   return plain_words(_TASTE_TOLD.sub("", words).lstrip(" :,;."))

@@ -5,6 +5,7 @@ A folder of manifest.json, vocabulary.model and four .npy arrays of shape
 title_counts.json (see `PackedDataset`), and checksums.txt of them all.
 """
 
+import functools
 import itertools
 import pathlib
 import shutil
@@ -80,7 +81,7 @@ class PackedDataset:
     """
     return cls(path)
 
-  @property
+  @functools.cached_property
   def vocabulary(self) -> Vocabulary:
     """The vocabulary that tokenised the rows."""
     return Vocabulary.load(self.path / VOCABULARY_FILE)
