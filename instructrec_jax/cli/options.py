@@ -187,8 +187,8 @@ def _template_file(source: str) -> str:
 RANKERS = (
   *("all", "random", "popularity", "bm25", "tfidf", "bm25_categories"),
   *("tfidf_categories", "cooccurrence", "svd", "sasrec", "bert4rec", "dssm"),
-  *("tem", "two_tower", "zero_shot", "chat", "model", "catalogue", "labels"),
-  "planted",
+  *("tem", "two_tower", "zero_shot", "chat", "model", "unlisted", "reasoned"),
+  *("catalogue", "labels", "planted"),
 )
 
 # Options that several commands share.

@@ -50,7 +50,7 @@ FAMILIES = (*RANKING, *WRITTEN)
 # share, or it would be seldom met.
 MIXTURE = ",".join(
   [
-    "instructrec_all_v1=8",
+    "instructrec_all_v1=20",
     *(f"instructrec_{name}_v1={share}" for name, share in WRITTEN.items()),
   ]
 )
