@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from instructrec_jax import workers
 from instructrec_jax.records import Ranker, RankingRequest
 
 
@@ -91,13 +92,11 @@ class Metered:
 
 def device() -> str:
   """Returns what rankers run on, as "2 CPU cores" or "NVIDIA H200"."""
-  import os
-
   import jax
 
   first = jax.devices()[0]
   if first.platform == "cpu":
-    return f"{len(os.sched_getaffinity(0))} CPU cores"
+    return f"{workers.cores()} CPU cores"
   count = jax.device_count()
   return first.device_kind if count == 1 else f"{count} x {first.device_kind}"
 

@@ -18,12 +18,7 @@ from jaxtyping import Int
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
-from instructrec_jax.errors import (
-  InputError,
-  check_counts,
-  check_numbers,
-  check_seed,
-)
+from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.instructions.material import title_counts
 from instructrec_jax.instructions.render import SEPARATOR
 from instructrec_jax.instructions.scenarios import SEQUENCES
@@ -171,7 +166,6 @@ def pack_mixture(
   check_counts(least=2, input_length=input_length, target_length=target_length)
   check_counts(**{} if examples is None else {"examples": examples})
   check_seed(seed)
-  check_numbers(most=1, spell=spell)
   folder = DatasetFolder.open(dataset)
   members = open_mixture(mixture, dataset=dataset, split=split)
   total = examples or sum(member.rows for member in members)

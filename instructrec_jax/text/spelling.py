@@ -33,8 +33,6 @@ class Spelling:
 
   def __call__(self, ids: Sequence[int]) -> list[int]:
     """Returns a text's ids with some of its long pieces spelled."""
-    if not self._rate:
-      return list(ids)
     spelled: list[int] = []
     for piece in ids:
       words = self._words(piece)
