@@ -163,16 +163,16 @@ def piece_vectors(
   totals = pieces.T @ (purchases_I[:, None] * items_IxD)
   counts = np.asarray(pieces.T @ purchases_I)
   means_PxD = totals / np.maximum(counts, 1)[:, None]
-  # Words are counted fully where they are written, whole titles by themselves.
+  # Words count fully where titles are written in them.
   said_I = purchases_I * np.where(is_whole_I, _SPELLED, 1)
-  counts = np.ceil(pieces.T @ said_I).astype(np.int64)
-  # Of items with one title, the vector of the most bought stays.
-  items = np.flatnonzero(is_whole_I)
-  items = items[np.argsort(purchases_I[items], kind="stable")]
-  whole = [written[item][0] for item in items]
-  parts_PxD[whole] = means_PxD[whole] = items_IxD[items]
-  counts[whole] = 0
-  np.add.at(counts, whole, purchases_I[items].astype(np.int64))
+  whole = _indicator(
+    [ids if w else [] for ids, w in zip(written, is_whole_I, strict=True)], rows
+  )
+  counts = np.ceil(pieces.T @ said_I + whole.T @ purchases_I).astype(np.int64)
+  # Of items with one title; of one that nobody bought, its words'.
+  totals = whole.T @ ((purchases_I + 1e-6)[:, None] * items_IxD)
+  is_whole_P = np.asarray(whole.sum(0)).ravel() > 0
+  parts_PxD[is_whole_P] = means_PxD[is_whole_P] = _unit(totals[is_whole_P])
   counts[EOS_ID] = int(bought.sum())
   return PieceVectors(
     parts_PxD.astype(np.float32), means_PxD.astype(np.float32), counts

@@ -166,9 +166,19 @@ def test_a_whole_title_and_its_words_both_have_vectors(shelves, tmp_path):
     one, other = (pieces.parts_PxD[i].sum(0) for i in ([whole], spelled))
     cosine = one @ other / np.linalg.norm(one) / np.linalg.norm(other)
     assert cosine > 0.5
+  # The bias of the output layer: titles are seldom said in words.
+  counts = np.bincount(folder.sequences.items[training], minlength=len(titles))
+  for item in bought.tolist():
+    (whole,) = vocabulary.encode_one(titles[item])
+    assert pieces.counts_P[whole] == counts[item]
+  (alder,) = vocabulary.encode_one("Alder")
+  of_alder = sum(
+    int(n) for n, t in zip(counts, titles, strict=True) if "Alder" in t
+  )
+  assert pieces.counts_P[alder] == np.ceil(of_alder / 10)
 
 
-def test_a_title_of_two_items_is_known_as_the_more_bought_one(
+def test_a_title_of_two_items_is_more_that_of_the_more_bought_one(
   shelves, tmp_path
 ):
   folder, _ = shelves

@@ -93,6 +93,17 @@ def test_each_title_that_is_bought_can_be_a_piece(tmp_path):
   brand, *_ = next(iter(titles)).split()
   (word,) = vocabulary.encode_one(brand)
   assert word < 300
+  for spell, least, most in ((0.0, 300, 999), (1.0, 0, 300)):
+    packed = pack_mixture(
+      mixture=TASK,
+      dataset=path,
+      out=tmp_path / f"rows_{spell}",
+      input_length=128,
+      target_length=16,
+      spell=spell,
+    )
+    rows = packed.batch(np.arange(len(packed)))["decoder_target_tokens"]
+    assert least <= rows.max() < most
 
 
 def test_the_task_stands_beside_the_templates(dataset):
