@@ -178,45 +178,10 @@ def test_a_whole_title_and_its_words_both_have_vectors(shelves, tmp_path):
   assert pieces.counts_P[alder] == np.ceil(of_alder / 10)
 
 
-def test_a_title_of_two_items_is_more_that_of_the_more_bought_one(
-  shelves, tmp_path
-):
-  folder, _ = shelves
-  training = folder.splits.training_mask(folder.sequences)
-  bought = np.bincount(
-    folder.sequences.items[training], minlength=len(folder.items)
-  )
-  most, least = int(bought.argmax()), int(bought.argmin())
-  found = []
-  for one, other in ((most, least), (least, most)):
-    # The later in the catalogue is once the more bought, and once the less.
-    items = list(folder.items)
-    items[other] = items[one]
-    titles = [item.title for item in items]
-    vocabulary = train_vocabulary(
-      titles, tmp_path / f"{one}.model", size=99, whole=titles
-    )
-    copy = types.SimpleNamespace(
-      items=items, sequences=folder.sequences, splits=folder.splits
-    )
-    pieces = svd.piece_vectors(copy, vocabulary, rows=256, width=16)
-    (whole,) = vocabulary.encode_one(items[one].title)
-    assert pieces.counts_P[whole] == bought[most] + bought[least]
-    found.append(pieces.means_PxD[whole])
-  ranker = SvdRanker.fit(
-    folder.sequences, num_items=len(bought), splits=folder.splits, width=16
-  )
-  for mean in found:
-    near = ranker._vectors @ mean
-    assert near[most] > near[least]
-
-
-def test_a_title_that_few_bought_is_known_by_its_words(tmp_path):
-  # On two shelves; nobody but one bought Alder 9, with what is of the other.
-  titles = [f"{brand} {n}" for brand in ("Alder", "Borea") for n in range(10)]
+def two_shelves(tmp_path, titles, users):
+  """Piece vectors of Alder 0 to 8 and Borea 0 to 9, which two groups buy."""
   shelf = [[*range(9)], [*range(10, 20)]]
-  users = [[*shelf[u % 2], *shelf[u % 2][:2]] for u in range(40)]
-  users.append([*shelf[1][:5], 9, 10, 11])
+  users = [[*shelf[u % 2], *shelf[u % 2][:2]] for u in range(40)] + users
   sequences = Sequences(
     items=np.array([i for items in users for i in items], np.int32),
     offsets=np.cumsum([0, *map(len, users)]),
@@ -230,11 +195,30 @@ def test_a_title_that_few_bought_is_known_by_its_words(tmp_path):
     titles, tmp_path / "vocabulary.model", size=40, whole=titles
   )
   pieces = svd.piece_vectors(folder, vocabulary, rows=128, width=2)
-  (rare,), *others = (vocabulary.encode_one(titles[i]) for i in (9, 0, 10))
-  own, other = (
-    pieces.parts_PxD[rare] @ pieces.parts_PxD[ids[0]] for ids in others
+
+  def product(one, other):
+    ids = [vocabulary.encode_one(title)[0] for title in (one, other)]
+    return np.prod(pieces.parts_PxD[ids], axis=0).sum()
+
+  return folder, product
+
+
+BOTH = [f"{brand} {n}" for brand in ("Alder", "Borea") for n in range(10)]
+
+
+def test_a_title_of_two_items_is_more_that_of_the_more_bought_one(tmp_path):
+  borea = [[10, 11, 12, 20, 13, 14] for _ in range(6)]
+  _, product = two_shelves(tmp_path, [*BOTH, "Alder 0"], borea)
+  # Twenty bought it on one shelf, six on the other.
+  assert product("Alder 0", "Alder 1") > 2 * product("Alder 0", "Borea 1") > 0
+
+
+def test_a_title_that_few_bought_is_known_by_its_words(tmp_path):
+  # Nobody but one bought Alder 9, with what is of the other shelf.
+  folder, product = two_shelves(
+    tmp_path, BOTH, [[10, 11, 12, 13, 14, 9, 10, 11]]
   )
-  assert own > other
+  assert product("Alder 9", "Alder 0") > product("Alder 9", "Borea 0")
   # As by its own purchases it is of the other shelf.
   ranker = SvdRanker.fit(
     folder.sequences, num_items=20, splits=folder.splits, width=2
