@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/data/amazon.py."""
 
+import gzip
 import json
 
 import polars as pl
@@ -247,6 +248,9 @@ ODD = [
   raw(asin=r'"\udc00"'),
   raw(asin=r'"\ud83d\ude00"'),
   raw(other=r'"\udc00"'),
+  raw(other="[" * 1023 + "]" * 1023),
+  raw(other="[" * 1024 + "]" * 1024),
+  raw(other='[{"a":' * 512 + "1" + "}]" * 512),
   raw(other="NaN"),
   raw(other="[-Infinity]"),
   raw(other='"NaN, Infinity"'),
@@ -312,6 +316,24 @@ def test_a_block_is_read_as_its_lines_are(tmp_path, monkeypatch, odd, end):
   assert read[0][0][:3] == [
     (f"U{n}", "B1", 1393545600, 5.0, "good", "it works") for n in range(3)
   ]
+
+
+def test_strict_tells_a_broken_line_before_a_later_cut(tmp_path, monkeypatch):
+  monkeypatch.setattr(lines, "_BLOCK_BYTES", 1)
+  monkeypatch.setattr(lines, "_BUFFER_BYTES", 64)
+  path = tmp_path / "file.json.gz"
+  content = gzip.compress("\n".join([raw(), "{", raw()]).encode())
+  path.write_bytes(content[:-1])
+  with pytest.raises(InputError, match="json.gz:2: "):
+    list(
+      amazon.read_reviews(
+        path, format="amazon2018", broken=lines.BrokenLines(strict=True)
+      )
+    )
+  with pytest.raises(InputError, match="cut short"):
+    list(
+      amazon.read_reviews(path, format="amazon2018", broken=lines.BrokenLines())
+    )
 
 
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf", b"\n", b"\r\n", b"\r"])
