@@ -277,6 +277,9 @@ ODD = [
   raw(reviewText=r'"\u0000 \t"'),
   raw(reviewText='"a\tb"'),
   raw() + raw(),
+  # As many objects as lines.
+  raw() + raw() + '\n{"x": {}\n, ' + raw()[1:],
+  raw() + raw() + "\n" + raw()[:-1] + ', "x":\n{}}',
   raw() + " " + raw(),
   raw() + "x",
   " " + raw() + " ",
@@ -361,9 +364,10 @@ def test_no_field_may_be_other_than_utf_8(tmp_path, monkeypatch, bytes_):
   assert read[0] == read[1]
 
 
-def test_good_blocks_are_not_read_line_by_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_good_blocks_are_not_read_line_by_line(tmp_path, monkeypatch, end):
   path = tmp_path / "file.json"
-  path.write_text("\n".join(map(json.dumps, REVIEWS)))
+  path.write_text(end.join([*map(json.dumps, REVIEWS), ""]), newline="")
   monkeypatch.setattr(amazon, "_parse_json", None)
   (frame,) = amazon.read_reviews(
     path, format="amazon2018", broken=lines.BrokenLines()
