@@ -68,6 +68,8 @@ _ARROW_TYPES = (
   pyarrow.string(),
   pyarrow.string(),
 )
+# Brackets and braces in a line that cannot be nested too deep for orjson.
+_MOST_OPENED = 1000
 OFFICIAL_SCHEMA = pl.Schema({**lines.REVIEW_SCHEMA, "phase": pl.Int8})
 _OFFICIAL = ("train", "valid", "test")
 _OFFICIAL_COLUMNS = ["user_id", "parent_asin", "rating", "timestamp"]
@@ -310,7 +312,7 @@ def _review_block(block: bytes, keys: _Keys) -> pl.DataFrame | None:
 
 
 def _is_of_objects(block: bytes) -> bool:
-  """Whether each line begins and ends as an object, without NaN in it.
+  """Whether each line is of objects, not nested too deep, without NaN in it.
 
   A line that ends with a brace and one that begins with one are not of one
   object, as nothing stands between them.
@@ -321,6 +323,10 @@ def _is_of_objects(block: bytes) -> bool:
   ends = np.flatnonzero(content == ord("\n"))
   if not block.endswith(b"\n"):
     ends = np.append(ends, len(block))
+  # Of "[" and "{", which a bit tells apart.
+  opened = np.flatnonzero(content | 0x20 == ord("{"))
+  if np.diff(np.searchsorted(opened, ends), prepend=0).max() > _MOST_OPENED:
+    return False
   last = content[ends - 1]
   returned = last == ord("\r")
   last[returned] = content[ends[returned] - 2]

@@ -208,13 +208,20 @@ def converted_ahead(
   threads = min(workers.cores(), _MOST_THREADS)
   with concurrent.futures.ThreadPoolExecutor(threads) as pool:
     waiting: collections.deque[tuple[Any, LineBlock]] = collections.deque()
-    for block in blocks:
-      waiting.append((pool.submit(convert, block), block))
-      if len(waiting) > threads:
-        result, block = waiting.popleft()
-        yield result.result(), block
+    trouble = None
+    try:
+      for block in blocks:
+        waiting.append((pool.submit(convert, block), block))
+        if len(waiting) > threads:
+          result, block = waiting.popleft()
+          yield result.result(), block
+    except InputError as error:
+      # What is wrong with the blocks before it is told first.
+      trouble = error
     for result, block in waiting:
       yield result.result(), block
+    if trouble is not None:
+      raise trouble
 
 
 class BrokenRow(list):

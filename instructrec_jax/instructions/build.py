@@ -502,8 +502,9 @@ def _write_rows(
   """Returns the number of rows by split of a form."""
 
   def rows() -> Iterator[tuple[str, Row]]:
-    listed = list(source.blocks())
-    rendered = processes.map(blocks.Source.rendered, listed)
+    # Not listed: then each split's candidates would be read twice.
+    listed, asked = itertools.tee(source.blocks())
+    rendered = processes.map(blocks.Source.rendered, asked)
     seen: set[int] = set()
     for block, found in zip(listed, rendered, strict=True):
       may_repeat = block.split != "train" or block.part == blocks.SEQUENCES

@@ -5,6 +5,7 @@ import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -109,6 +110,7 @@ def score_file(
     with closed_parts(parts_of(out), out) as partial:
       join_parts(finished, partial, _schema(normalisation))
       tied = _ties(finished)
+    _remove_unjoined(out)
   _tell_ties(requests, *tied)
   return total
 
@@ -151,7 +153,7 @@ def _score_shard(
   with meeting():
     if not all((folder / _WHOLE).exists() for folder in folders):
       return total
-    begun = [storage.read_json(folder / _RUN, dict) for folder in folders]
+    begun = [_read_run(folder) for folder in folders]
     if other := [n for n, each in enumerate(begun, 1) if each != begun[0]]:
       raise InputError(
         f"{folders[other[0] - 1]}: shard {other[0]} of {count} is of other "
@@ -166,8 +168,7 @@ def _score_shard(
       tied = _ties(finished)
       for folder in folders:
         os.replace(folder, _done(folder))
-    for folder in folders:
-      shutil.rmtree(_done(folder))
+    _remove_unjoined(out)
   _tell_ties(requests, *tied)
   return total
 
@@ -306,6 +307,15 @@ def closed_parts(
   shutil.rmtree(done)
 
 
+def _remove_unjoined(out: pathlib.Path) -> None:
+  """Removes all parts of `out`, which is written, but those in use."""
+  name = re.compile(rf"\.{re.escape(out.name)}(\.\d+-of-\d+)?\.(parts|done)")
+  for folder in out.parent.iterdir():
+    if name.fullmatch(folder.name):
+      with contextlib.suppress(InputError), locks.writing(folder):
+        shutil.rmtree(folder)
+
+
 def average_ranks(scores: np.ndarray) -> np.ndarray:
   """Returns each candidate's rank, 1 the best; ties share their average."""
   # Negated: the best first.
@@ -363,7 +373,6 @@ def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
     model_folder.identity_file(model, step),
   )
   return {
-    "model": str(model.absolute()),
     "step": step,
     "files": [storage.sha256_of(path) for path in files],
   }
@@ -378,7 +387,6 @@ def _identity_of_t5x(
   files = [folder / name for name in names if (folder / name).is_file()]
   files += [vocabulary] if vocabulary and vocabulary.is_file() else []
   return {
-    "model": str(folder.absolute()),
     "step": step,
     # Orbax's metadata has no time of its own.
     "written": [path.stat().st_mtime_ns for path in files],
@@ -396,8 +404,7 @@ def _check_normalisation(
   parts: pathlib.Path, fingerprint: dict[str, Any]
 ) -> None:
   """Raises InputError if the parts differ in their normalisation alone."""
-  path = parts / _RUN
-  begun = storage.read_json(path, dict) if path.exists() else fingerprint
+  begun = _read_run(parts) if (parts / _RUN).exists() else fingerprint
   other = begun.get("normalisation")
   if begun == {**fingerprint, "normalisation": other} != fingerprint:
     raise InputError(
@@ -409,12 +416,20 @@ def _check_normalisation(
 def open_parts(parts: pathlib.Path, fingerprint: dict[str, Any]) -> None:
   """Makes the folder of finished chunks, or keeps one of the same run."""
   path = parts / _RUN
-  if path.exists() and storage.read_json(path) == fingerprint:
+  if path.exists() and _read_run(parts) == fingerprint:
     return
   if parts.exists():
     shutil.rmtree(parts)
   parts.mkdir(parents=True)
   storage.write_json(path, fingerprint)
+
+
+def _read_run(parts: pathlib.Path) -> dict[str, Any]:
+  """Returns the fingerprint of the run that parts are of."""
+  begun = storage.read_json(parts / _RUN, dict)
+  # Earlier versions have the model's path, which differs between hosts.
+  begun.pop("model", None)
+  return begun
 
 
 def _write_part(

@@ -121,8 +121,8 @@ class Budget:
 
   Attributes:
     sends: reservations made, retries among them.
-    is_tried: whether a send is settled, which shows how the server counts;
-      before, a cap on dollars is safe with one send at a time.
+    is_tried: whether a send is settled that was not free, which shows how the
+      server counts; before, a cap on dollars is safe with one send at a time.
   """
 
   def __init__(
@@ -201,7 +201,7 @@ class Budget:
             self._factors, billed, expected, strict=True
           )
         ]
-      self.is_tried = True
+      self.is_tried |= billed != (0, 0)
       self._reserved -= most
       self._spent += spent
 

@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/data/amazon.py."""
 
+import gzip
 import json
 
 import polars as pl
@@ -247,6 +248,9 @@ ODD = [
   raw(asin=r'"\udc00"'),
   raw(asin=r'"\ud83d\ude00"'),
   raw(other=r'"\udc00"'),
+  raw(other="[" * 1023 + "]" * 1023),
+  raw(other="[" * 1024 + "]" * 1024),
+  raw(other='[{"a":' * 512 + "1" + "}]" * 512),
   raw(other="NaN"),
   raw(other="[-Infinity]"),
   raw(other='"NaN, Infinity"'),
@@ -273,6 +277,9 @@ ODD = [
   raw(reviewText=r'"\u0000 \t"'),
   raw(reviewText='"a\tb"'),
   raw() + raw(),
+  # As many objects as lines.
+  raw() + raw() + '\n{"x": {}\n, ' + raw()[1:],
+  raw() + raw() + "\n" + raw()[:-1] + ', "x":\n{}}',
   raw() + " " + raw(),
   raw() + "x",
   " " + raw() + " ",
@@ -314,6 +321,24 @@ def test_a_block_is_read_as_its_lines_are(tmp_path, monkeypatch, odd, end):
   ]
 
 
+def test_strict_tells_a_broken_line_before_a_later_cut(tmp_path, monkeypatch):
+  monkeypatch.setattr(lines, "_BLOCK_BYTES", 1)
+  monkeypatch.setattr(lines, "_BUFFER_BYTES", 64)
+  path = tmp_path / "file.json.gz"
+  content = gzip.compress("\n".join([raw(), "{", raw()]).encode())
+  path.write_bytes(content[:-1])
+  with pytest.raises(InputError, match="json.gz:2: "):
+    list(
+      amazon.read_reviews(
+        path, format="amazon2018", broken=lines.BrokenLines(strict=True)
+      )
+    )
+  with pytest.raises(InputError, match="cut short"):
+    list(
+      amazon.read_reviews(path, format="amazon2018", broken=lines.BrokenLines())
+    )
+
+
 @pytest.mark.parametrize("content", [b"\xef\xbb\xbf", b"\n", b"\r\n", b"\r"])
 def test_nothing_but_marks_and_ends_is_no_review(tmp_path, content):
   path = tmp_path / "file.json"
@@ -339,9 +364,10 @@ def test_no_field_may_be_other_than_utf_8(tmp_path, monkeypatch, bytes_):
   assert read[0] == read[1]
 
 
-def test_good_blocks_are_not_read_line_by_line(tmp_path, monkeypatch):
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_good_blocks_are_not_read_line_by_line(tmp_path, monkeypatch, end):
   path = tmp_path / "file.json"
-  path.write_text("\n".join(map(json.dumps, REVIEWS)))
+  path.write_text(end.join([*map(json.dumps, REVIEWS), ""]), newline="")
   monkeypatch.setattr(amazon, "_parse_json", None)
   (frame,) = amazon.read_reviews(
     path, format="amazon2018", broken=lines.BrokenLines()

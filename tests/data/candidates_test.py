@@ -51,15 +51,17 @@ def allowed(groups, own):
   }
 
 
-@given(shops(), st.integers(0, 5))
-def test_negatives_are_distinct_and_allowed(shop, seed):
+@given(shops(), st.integers(0, 5), st.integers(1, 7))
+def test_negatives_are_distinct_and_allowed(shop, seed, block):
   groups, users = shop
   pools = [allowed(groups, own) for own in users]
   count = min(map(len, pools))
-  # All that the smallest pool has: the hardest case.
-  drawn = candidates.draw_candidates(
-    **arguments(groups, users, seed=seed), negatives=count
-  )
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(candidates, "_BLOCK", block)
+    # All that the smallest pool has: the hardest case.
+    drawn = candidates.draw_candidates(
+      **arguments(groups, users, seed=seed), negatives=count
+    )
   assert drawn.candidates.shape == (len(users), count + 1)
   for row, own, pool, slot in zip(
     drawn.candidates.tolist(), users, pools, drawn.target, strict=True
@@ -79,9 +81,11 @@ def test_the_pool_is_counted_exactly(shop):
   ]
 
 
-def test_one_more_than_the_pool_is_refused():
+def test_one_more_than_the_pool_is_refused(monkeypatch):
+  monkeypatch.setattr(candidates, "_BLOCK", 2)
+  users = [[0], [1], [0, 1]]
   with pytest.raises(InputError, match="only 4 to draw 5 negatives"):
-    candidates.draw_negatives(**arguments(range(6), [[0, 1]]), count=5)
+    candidates.draw_negatives(**arguments(range(6), users), count=5)
 
 
 def test_a_seed_settles_the_draw():

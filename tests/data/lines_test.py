@@ -45,6 +45,12 @@ def test_broken_lines_are_counted_and_the_first_are_told(tmp_path):
   assert told["first"][0].startswith(f"{path}:2: invalid literal")
 
 
+def test_blocks_that_are_converted_ahead_stay_in_order():
+  blocks = [lines.LineBlock(number, b"x") for number in range(50)]
+  converted = lines.converted_ahead(iter(blocks), lambda block: block.first)
+  assert list(converted) == [(block.first, block) for block in blocks]
+
+
 def test_strict_stops_at_the_first_broken_line(tmp_path):
   path = write(tmp_path / "numbers", b"1\nx\n2\n")
   with pytest.raises(InputError, match="numbers:2: .*--strict"):

@@ -7,10 +7,17 @@ import sys
 import textwrap
 
 import numpy as np
+import polars as pl
 import pytest
 
 from instructrec_jax import storage
-from instructrec_jax.data import cleaning, held_out, synthetic, tables
+from instructrec_jax.data import (
+  cleaning,
+  held_out,
+  review_store,
+  synthetic,
+  tables,
+)
 from instructrec_jax.data.folder import (
   ANNOTATIONS_FILE,
   BATCHES_FILE,
@@ -673,3 +680,13 @@ def test_a_run_that_was_killed_in_a_pass_leaves_no_trace(tmp_path, name):
   ]
   assert files[0] == files[1]
   assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "whole"]
+
+
+def test_what_is_sorted_in_pieces_is_the_same(tmp_path, monkeypatch):
+  """A piece may begin within a user, whose positions go on in it."""
+  frames = []
+  for name, piece in (("whole", 1 << 17), ("pieces", 7)):
+    monkeypatch.setattr(review_store, "_PIECE", piece)
+    made = prepare(out=tmp_path / name, format="synthetic", users=300)
+    frames.append(pl.read_parquet(made.path / "interactions.parquet"))
+  assert frames[0].equals(frames[1])

@@ -140,16 +140,32 @@ def test_repeats_are_found_in_blocks_as_in_one(events, block):
     user_ids=numbering,
   )
   catalogue = pl.DataFrame({"item_id": [f"i{i}" for i in range(6)]})
+  whole = selection.in_time_order(reviews, catalogue, seed=0, counts={})
   with pytest.MonkeyPatch.context() as patch:
     patch.setattr(selection, "_BLOCK", block)
     counts = {}
     ordered = selection.in_time_order(reviews, catalogue, seed=0, counts=counts)
+  assert ordered.rows.tolist() == whole.rows.tolist()
   pairs = list(zip(ordered.users, ordered.items, strict=True))
   assert len(set(pairs)) == len(pairs) == len({event[:2] for event in events})
   assert counts["repeats"] == len(events) - len(pairs)
   for row in ordered.rows:
     same = [t for u, i, t in events if (u, i) == events[row][:2]]
     assert times[row] == min(same)
+
+
+def test_a_phase_comes_before_the_time():
+  numbering = selection.Numbering()
+  reviews = selection.Interactions(
+    users=numbering.add(pl.Series(["u"] * 4)),
+    items=np.arange(4, dtype=np.int32),
+    times=np.array([9, 8, 7, 6]),
+    phases=np.array([1, 0, 2, 1], np.int8),
+    user_ids=numbering,
+  )
+  ids = pl.Series([f"i{i}" for i in range(4)])
+  rows = selection.time_order(reviews, ids, seed=0)
+  assert rows.tolist() == [1, 3, 0, 2]
 
 
 def test_equal_times_are_in_every_order_alike():
@@ -169,3 +185,23 @@ def test_one_item_is_nothing_to_rank():
     selection.select(
       ordered, min_count=0, phases=np.zeros(3, np.int64), counts={}
     )
+
+
+@pytest.mark.parametrize("keep_new", [False, True])
+def test_later_interactions_are_of_known_users_and_items(keep_new):
+  ordered = selection.Ordered(
+    rows=np.arange(6),
+    users=np.array([0, 0, 0, 1, 1, 2], np.int32),
+    items=np.array([0, 1, 2, 0, 1, 0], np.int32),
+  )
+  counts = {}
+  chosen = selection.select(
+    ordered,
+    min_count=1,
+    phases=np.array([0, 0, 1, 0, 2, 1]),
+    keep_new=keep_new,
+    counts=counts,
+  )
+  kept = list(range(6)) if keep_new else [0, 1, 3, 4]
+  assert chosen.rows.tolist() == kept
+  assert counts["of_new_users_or_items"] == 6 - len(kept)

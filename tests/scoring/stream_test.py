@@ -374,3 +374,38 @@ def test_there_is_no_such_shard(tmp_path, model_dir, requests_file, shard):
       shard=shard,
     )
   assert [path.name for path in tmp_path.iterdir()] == ["requests.parquet"]
+
+
+def test_a_model_is_known_at_any_path(
+  tmp_path, model_dir, requests_file, monkeypatch
+):
+  options = {"requests": requests_file, "out": tmp_path / "out.jsonl"}
+  stream.score_file(model=model_dir, shard=(1, 2), **options)
+  run = tmp_path / ".out.jsonl.1-of-2.parts" / "run.json"
+  # As earlier versions wrote it.
+  run.write_text(json.dumps(json.loads(run.read_text()) | {"model": "/a"}))
+  mounted = tmp_path / "mounted"
+  mounted.symlink_to(model_dir)
+  with monkeypatch.context() as patch:
+    patch.setattr(stream.T5Ranker, "score", None)
+    stream.score_file(model=mounted, shard=(1, 2), **options)
+  stream.score_file(model=mounted, shard=(2, 2), **options)
+  assert options["out"].exists()
+
+
+@pytest.mark.parametrize("shards", [[None], [(1, 2), (2, 2)]])
+def test_no_parts_of_another_number_of_shards_stay(
+  tmp_path, model_dir, requests_file, shards
+):
+  out = tmp_path / "out.jsonl"
+  names = ("1-of-3.parts", "2-of-3.parts", "1-of-9.done", "a-of-b.parts")
+  folders = [tmp_path / f".out.jsonl.{name}" for name in names]
+  for folder in folders:
+    folder.mkdir()
+  with locks.writing(folders[1]):
+    for shard in shards:
+      assert all(folder.exists() for folder in folders)
+      stream.score_file(
+        requests=requests_file, model=model_dir, out=out, shard=shard
+      )
+  assert [folder.exists() for folder in folders] == [False, True, False, True]

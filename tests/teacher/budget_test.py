@@ -73,6 +73,9 @@ def test_a_send_without_a_bill_counts_in_full():
 def test_a_server_that_bills_more_has_more_reserved():
   prompt, completion = most_tokens(REQUEST)
   budget = Budget(prices=PRICES, max_usd=5 * MOST)
+  assert budget.reserve(REQUEST)
+  # A rejection shows nothing.
+  budget.settle(REQUEST, (0, 0))
   assert not budget.is_tried
   assert budget.reserve(REQUEST)
   budget.settle(REQUEST, (3 * prompt, completion))
