@@ -238,8 +238,9 @@ def evaluate(
       "catalogue" in names and normalisation in BOUNDED and not select_template
     ),
   )
-  probed = {"model": model, "zero_shot": zero_shot} if probe else {}
-  probed = {name: path for name, path in probed.items() if path is not None}
+  models = {"model": model, "zero_shot": zero_shot}
+  models = {name: path for name, path in models.items() if path is not None}
+  probed = models if probe else {}
   if probe and not probed:
     raise InputError("--probe asks a model: add --model or --zero-shot.")
   if cutoff is not None:
@@ -252,9 +253,7 @@ def evaluate(
       f"{', '.join(_STEERED)} in --rankers."
     )
   need_text = steer or any(entry_of(name).reads_prompt for name in names)
-  writers = {"model": model, "zero_shot": zero_shot} if tasks else {}
-  writers = {name: path for name, path in writers.items() if path is not None}
-  if tasks and not writers:
+  if tasks and not models:
     raise InputError(
       f"{tasks[0].name} is written by a model: add --model, or leave the "
       "scenario out."
@@ -385,7 +384,7 @@ def evaluate(
     if source_of_texts is not None:
       results["writing"], results["written"] = evaluate_writing(
         texts,
-        {n: ModelWriter(pathlib.Path(path)) for n, path in writers.items()},
+        {n: ModelWriter(pathlib.Path(path)) for n, path in models.items()},
         source_of_texts,
         resamples=resamples,
         seed=seed,

@@ -98,28 +98,28 @@ def _pairs(
   if against is not None:
     return [(against, [name for name in rankers if name != against])]
   baselines = [name for name in rankers if entry_of(name).is_baseline]
-  pairs = [
+  of_itself = [
     (name, [REASONED])
     for name in ("model", UNLISTED)
     if {name, REASONED} <= {*rankers}
   ]
   if not baselines:
-    return pairs
+    return of_itself
 
   def best(names: Sequence[str]) -> str:
     return max(names, key=lambda name: means[name, scenario.metrics[0]])
 
   fair = [n for n in baselines if not entry_of(n).sees_beside(scenario)]
   first, second = best(fair or baselines), best(baselines)
-  pairs.insert(0, (first, [name for name in rankers if name != first]))
+  pairs = [(first, [name for name in rankers if name != first])]
   models = [
     name
     for name in rankers
     if name not in baselines and not entry_of(name).sees_beside(scenario)
   ]
   if second != first and models:
-    pairs.insert(1, (second, models))
-  return pairs
+    pairs.append((second, models))
+  return pairs + of_itself
 
 
 def summarise_pointwise(

@@ -166,7 +166,7 @@ class Tasks:
     return self._trained.get(task.family, 0)
 
   def asked(self, task: Writing, *, limit: int | None) -> list[Asked]:
-    """Returns a random sample of what there is to write, () if nothing."""
+    """Returns a random sample of what there is to write, maybe none."""
     forms = [
       form
       for form in self._families.get(task.family, [])
@@ -262,7 +262,13 @@ def evaluate_writing(
       # With a teacher's words the model searches: the reference of its own.
       searcher = writers.get(name, next(iter(writers.values())))
       for metric, value in _measures(
-        task, of_task, written, source, bm25, searcher, is_own=name == TEACHER
+        task,
+        of_task,
+        written,
+        source,
+        bm25,
+        searcher,
+        is_teacher=name == TEACHER,
       ):
         rows.append(
           {
@@ -355,10 +361,10 @@ def _measures(
   bm25: LexicalRanker,
   searcher: Writer,
   *,
-  is_own: bool,
+  is_teacher: bool,
 ) -> Iterator[tuple[str, Any]]:
   """Yields metrics: a figure a text, or one and its interval of all."""
-  if not is_own:
+  if not is_teacher:
     teachers = [each.text for each in asked]
     yield "rouge_l", rouge_l(teachers, written)
     yield "bleu", bleu(teachers, written)

@@ -140,17 +140,19 @@ class Processes:
   A context. Each process opens the folder for itself, by `make`.
   """
 
-  def __init__(self, make: Callable[[], Source], *, workers: int):
+  def __init__(
+    self, source: Source, make: Callable[[], Source], *, workers: int
+  ):
     """Starts nothing yet.
 
     Args:
-      make: returns the source; to be sent to others, so no lambda.
-      workers: how many; 1 for this process, where `make` is called at once.
+      source: of this process.
+      make: returns another process its own; no lambda, as it is sent there.
+      workers: how many; 1 for this process.
     """
-    self._pool = None
+    self._source, self._pool = source, None
     self._workers = workers
     if workers == 1:
-      self._source = make()
       return
     # Not forked: threads of TensorFlow and polars would not come along.
     self._pool = concurrent.futures.ProcessPoolExecutor(

@@ -293,12 +293,12 @@ def _build(
     source = _source(folder, material, renderer, families, options)
     total = _most_rows(material, families, options)
     workers = max(1, min(workers, total // _ROWS_OF_A_PROCESS))
-    make = functools.partial(_same, source)
-    if workers > 1:
-      make = functools.partial(
-        _open_source, folder.path, options, vocabulary=vocabulary_path
-      )
-    processes = held.enter_context(blocks.Processes(make, workers=workers))
+    make = functools.partial(
+      _open_source, folder.path, options, vocabulary=vocabulary_path
+    )
+    processes = held.enter_context(
+      blocks.Processes(source, make, workers=workers)
+    )
     counts = _write_rows(
       folder,
       source,
@@ -459,10 +459,6 @@ def _open_source(
   renderer = _renderer(Vocabulary.load(vocabulary), options)
   families = _chosen_families(options.load_templates(), options.families)
   return _source(folder, material, renderer, families, options)
-
-
-def _same(source: blocks.Source) -> blocks.Source:
-  return source
 
 
 def _renderer(words: Vocabulary, options: Options) -> Renderer:

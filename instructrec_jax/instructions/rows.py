@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Int
@@ -135,44 +136,15 @@ def group_families(
 
 
 def instruction_rows(
-  material: Material,
-  renderer: Renderer,
-  *,
-  facts: Facts,
-  families: Families,
-  rows_per_target: int = 1,
-  candidates: Candidates | None = None,
-  item_candidates: Candidates | None = None,
-  paraphrases: Paraphrases | None = None,
-  seed: int,
+  material: Material, renderer: Renderer, *, facts: Facts, **options: Any
 ) -> Iterator[Row]:
   """Yields the rows of a split, target after target.
 
-  Training targets are shuffled, so that a reader with a small shuffle buffer,
-  such as SeqIO, still mixes them well. A row is a function of the data, its
-  family's forms and the seed, not of other families or of how rows are stored.
-  No training row is there twice.
-
-  Candidates of validation and test are stored ones, in the targets' order;
-  without any they are drawn. Those of searches without a user are
-  `item_candidates`, whose keys are then the split's items.
-
-  An answer that does not fit its budget, as its title alone is too long, has no
-  row. With `paraphrases`, queries of training are worded as a crowd would type
-  them.
+  The further arguments are those of `instruction_parts`. No training row is
+  there twice.
   """
-  parts = instruction_parts(
-    material,
-    facts=facts,
-    families=families,
-    rows_per_target=rows_per_target,
-    candidates=candidates,
-    item_candidates=item_candidates,
-    paraphrases=paraphrases,
-    seed=seed,
-  )
   seen: set[int] | None = set() if facts.split == "train" else None
-  for part in parts:
+  for part in instruction_parts(material, facts=facts, **options):
     yield from new_rows(part.rendered(renderer), seen=seen, renderer=renderer)
 
 
@@ -213,7 +185,17 @@ def instruction_parts(
 ) -> list["Part"]:
   """Returns the rows of users' targets, and those of items; not yet rendered.
 
-  Arguments are those of `instruction_rows`.
+  Training targets are shuffled, so that a reader with a small shuffle buffer,
+  such as SeqIO, still mixes them well. A row is a function of the data, its
+  family's forms and the seed, not of other families or of how rows are stored.
+
+  Candidates of validation and test are stored ones, in the targets' order;
+  without any they are drawn. Those of searches without a user are
+  `item_candidates`, whose keys are then the split's items.
+
+  An answer that does not fit its budget, as its title alone is too long, has no
+  row. With `paraphrases`, queries of training are worded as a crowd would type
+  them.
   """
   is_training = facts.split == "train"
   of_items = {n: forms for n, forms in families.items() if is_of_items(forms)}
@@ -233,7 +215,7 @@ def instruction_parts(
   )
   return [
     Part(
-      material,
+      material=material,
       facts=of_part,
       families=its_families,
       rows_per_target=repeats,
@@ -264,69 +246,62 @@ def is_of_items(forms: Sequence[Form]) -> bool:
   )
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True, eq=False)
 class Part:
   """Rows of some families, drawn for all targets and rendered for any of them.
 
-  Attributes:
-    rows_of_target: at most.
+  The attributes are of `instruction_parts`. Nothing is drawn before the first
+  row is rendered.
   """
 
-  def __init__(
-    self,
-    material: Material,
-    *,
-    facts: Facts,
-    families: Families,
-    rows_per_target: int,
-    candidates: Candidates | None,
-    paraphrases: Paraphrases | None,
-    seed: int,
-  ):
-    """Draws nothing yet; see `instruction_rows`."""
-    self._material = material
-    self._facts = facts
-    self._families = families
-    self._repeats = rows_per_target
-    self._stored = candidates
-    self._paraphrases = paraphrases
-    self._seed = seed
-    self.rows_of_target = len(families) * rows_per_target
+  material: Material
+  facts: Facts
+  families: Families
+  rows_per_target: int
+  candidates: Candidates | None
+  paraphrases: Paraphrases | None
+  seed: int
+
+  @property
+  def rows_of_target(self) -> int:
+    """At most."""
+    return len(self.families) * self.rows_per_target
 
   def __len__(self) -> int:
     """Returns the number of targets."""
-    return len(self._facts.items) if self._families else 0
+    return len(self.facts.items) if self.families else 0
 
   @functools.cached_property
   def _wished(self) -> Facts:
-    if self._paraphrases is None:
-      return self._facts
-    return _wished_for(self._facts, self._paraphrases)
+    if self.paraphrases is None:
+      return self.facts
+    return _wished_for(self.facts, self.paraphrases)
 
   @functools.cached_property
   def _draws(self) -> list["_Draw"]:
-    split = SPLITS.index(self._facts.split)
+    split = SPLITS.index(self.facts.split)
     return [
       _draw(
-        self._material,
+        self.material,
         # A query that is the answer stays a teacher's.
-        self._facts
+        self.facts
         if any(f.template.response.holds_query for f in forms)
         else self._wished,
         forms,
-        stored=self._stored,
+        stored=self.candidates,
         rng=np.random.default_rng(
-          (self._seed, split, zlib.crc32(name.encode()), repeat)
+          (self.seed, split, zlib.crc32(name.encode()), repeat)
         ),
       )
-      for name, forms in self._families.items()
-      for repeat in range(self._repeats)
+      for name, forms in self.families.items()
+      for repeat in range(self.rows_per_target)
     ]
 
   @functools.cached_property
   def _order(self) -> Int[np.ndarray, " n"]:
-    order = np.arange(len(self._facts.items))
-    if self._facts.split == "train":
-      rng = np.random.default_rng((self._seed, len(SPLITS)))
+    order = np.arange(len(self.facts.items))
+    if self.facts.split == "train":
+      rng = np.random.default_rng((self.seed, len(SPLITS)))
       order = rng.permutation(order)
     return order
 
@@ -349,7 +324,7 @@ class Part:
   def _of_target(
     self, target: int, renderer: Renderer
   ) -> Iterator[tuple[Row | None, Cuts]]:
-    material, facts = self._material, self._facts
+    material, facts = self.material, self.facts
     user, item = int(facts.users[target]), int(facts.items[target])
     history = material.history(
       user, int(facts.positions[target]), split=facts.split
@@ -372,9 +347,9 @@ class Part:
         asked=asked,
         choice=int(draw.preference[place]),
       )
-      if self._paraphrases and not writes_query:
+      if self.paraphrases and not writes_query:
         query = _paraphrased(
-          self._paraphrases,
+          self.paraphrases,
           form,
           slots.query,
           item=item,

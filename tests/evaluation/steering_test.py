@@ -129,11 +129,20 @@ def test_an_instruction_lists_what_is_scored_and_keeps_its_titles(folder):
 
     def score(self, requests):
       seen.extend(requests)
-      return [np.zeros(len(r.candidates)) for r in requests]
+      # What is denied comes first.
+      denied = [r.query.partition(", not ")[2] or "?" for r in requests]
+      return [
+        np.array([float(word in t.lower().split()) for t in r.candidates])
+        for word, r in zip(denied, requests, strict=True)
+      ]
 
-  steering.steer(
-    {"recorder": Recorder()}, [request], folder, lists_candidates=True
+  rows = _by(
+    steering.steer(
+      {"recorder": Recorder()}, [request], folder, lists_candidates=True
+    )
   )
+  # It has the best third for itself.
+  assert rows["recorder", "negated", "violations"]["value"] == 1
   assert len({each.instruction for each in seen}) == len(seen)
   for each in seen:
     assert len(each.candidates) <= 9

@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/evaluation/writing.py: what the figures say."""
 
+import html
 import json
 import shutil
 
@@ -28,7 +29,7 @@ TASKS = {task.name: task for task in WRITING}
 
 
 class Said:
-  """Writes what a function makes of the teacher's text, and finds nothing."""
+  """Writes what a function makes of the teacher's text, and finds all."""
 
   def __init__(self, folder, change):
     tasks = Tasks(folder, split="test")
@@ -45,7 +46,7 @@ class Said:
     return self._texts[tuple(instructions)]
 
   def finds(self, instructions, titles, items):
-    return np.zeros(len(items))
+    return np.ones(len(items))
 
 
 @pytest.fixture(scope="module")
@@ -93,11 +94,17 @@ def test_texts_that_say_nothing_have_nothing(folder, nothing):
   assert min(own) == 0
 
 
-def test_a_title_of_no_shop_is_not_valid(folder):
+def test_a_title_of_no_shop_is_not_valid_and_anothers_is_not_bought(folder):
   task = TASKS["history_writing_p2"]
-  found = figures(folder, lambda text: f"{text}; Zork Spoon Blue", [task])
-  values = [found[task.name, "model", metric] for metric in ("valid", "bought")]
-  assert values[0] == values[1] and 0.4 < values[0] < 1
+
+  def share(metric, more):
+    found = figures(folder, lambda text: f"{text}; {more}", [task])
+    return found[task.name, "model", metric]
+
+  assert share("valid", "Zork Spoon Blue") == share("bought", "Zork Spoon Blue")
+  assert 0.4 < share("valid", "Zork Spoon Blue") < 1
+  title = folder.items[0].title
+  assert share("valid", title) == 1 and 0.4 < share("bought", title) < 1
 
 
 @pytest.mark.parametrize(
@@ -124,6 +131,9 @@ def test_overlap_and_variety_are_by_definition():
   )
   assert writing.distinct(["a b a", "a b"], 1) == 2 / 5
   assert writing.distinct(["a b a", "a b"], 2) == 2 / 3
+  # All n-grams are the teacher's; half as many words cost exp(1 - 8 / 4).
+  (short, *_) = writing.bleu(["a b c d e f g h"], ["A b c d"])
+  assert short == pytest.approx(np.exp(-1))
   teachers = ["a b c d e f", "g h i j k l"] * 10
   value, low, high = writing.bleu(teachers, ["a b c d x f", "G h i j k"] * 10)
   assert 0 < low < value < high < 1
@@ -150,10 +160,28 @@ def test_what_is_asked_is_what_is_trained_on(folder):
     rows = [row for row in rows if row.form.startswith(template)]
     asked = tasks.asked(task, limit=10**6)
     assert rows and {r.inputs for r in rows} <= {a.instruction for a in asked}
-    assert tasks.trained(task) > 0
+    counts = json.loads((folder.path / "instructions.json").read_text())["rows"]
+    assert tasks.trained(task) == sum(
+      counts[f"{form.name}_train"] for form in families[task.family]
+    )
   of_queries = tasks.asked(TASKS["query_writing_i1"], limit=10**6)
   pairs = {(each.instruction, each.text) for each in of_queries}
   assert {(row.inputs, row.targets) for row in rows} <= pairs
+
+
+def test_a_query_searches_by_the_words_of_its_kind_without_a_history(folder):
+  tasks = Tasks(folder, split="test")
+  families = group_families(load_templates())
+  for name, family in (
+    ("query_writing_p1_i1", "p0_i1_t2"),
+    ("query_writing_i2", "p0_i2_t2"),
+  ):
+    texts = [
+      form.template.text.format(query="a tent") for form in families[family]
+    ]
+    (search,) = tasks.searches(TASKS[name], ["a tent"]) or [""]
+    assert search in texts
+  assert tasks.searches(TASKS["preference_writing"], ["a tent"]) is None
 
 
 def test_a_model_writes_and_searches(built, tiny_model, tmp_path):
@@ -174,8 +202,12 @@ def test_a_model_writes_and_searches(built, tiny_model, tmp_path):
     {*each["texts"]} == {"teacher", "model"} for each in results["written"]
   )
   assert "### query_writing_i1: 8 texts" in (out / "results.md").read_text()
-  page = (out / "report.html").read_text()
+  page = html.unescape((out / "report.html").read_text())
   assert "query_writing_i1: some of the texts" in page
+  for name in TASKS:
+    of_task = [r for r in results["written"] if r["scenario"] == name]
+    assert len(of_task) == 8
+    assert all(each["texts"]["teacher"] in page for each in of_task[:5])
 
 
 def test_a_model_that_only_writes_ranks_nothing(

@@ -32,15 +32,8 @@ def requests(tmp_path, instructions):
   return path
 
 
-def test_a_killed_run_goes_on_and_ends_the_same(
-  tmp_path, model_dir, requests, monkeypatch
-):
-  decoding = Decoding(max_tokens=6, temperature=1.0, answers=2, seed=5)
-  common = dict(
-    requests=requests, model=model_dir, decoding=decoding, batch=4, chunk=4
-  )
-  whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
-  assert stream.generate_file(out=whole, **common) == 10
+def _dies_at_the_second(monkeypatch):
+  """Has the second chunk be a run's last; returns their sizes."""
   answered = []
   generate = Generator.generate
 
@@ -51,6 +44,37 @@ def test_a_killed_run_goes_on_and_ends_the_same(
     return generate(self, instructions, *args, **options)
 
   monkeypatch.setattr(Generator, "generate", dies)
+  return answered
+
+
+def test_other_titles_are_another_run(
+  tmp_path, model_dir, requests, monkeypatch
+):
+  common = dict(
+    requests=requests,
+    model=model_dir,
+    out=tmp_path / "out.jsonl",
+    decoding=Decoding(max_tokens=6),
+    batch=4,
+    chunk=4,
+  )
+  _dies_at_the_second(monkeypatch)
+  with pytest.raises(KeyboardInterrupt):
+    stream.generate_file(titles=["green tent", "tent"], **common)
+  stream.generate_file(titles=["green saddle", "saddle"], **common)
+  assert "tent" not in (tmp_path / "out.jsonl").read_text()
+
+
+def test_a_killed_run_goes_on_and_ends_the_same(
+  tmp_path, model_dir, requests, monkeypatch
+):
+  decoding = Decoding(max_tokens=6, temperature=1.0, answers=2, seed=5)
+  common = dict(
+    requests=requests, model=model_dir, decoding=decoding, batch=4, chunk=4
+  )
+  whole, killed = tmp_path / "whole.jsonl", tmp_path / "killed.jsonl"
+  assert stream.generate_file(out=whole, **common) == 10
+  answered = _dies_at_the_second(monkeypatch)
   with pytest.raises(KeyboardInterrupt):
     stream.generate_file(out=killed, **common)
   assert not killed.exists()

@@ -12,6 +12,7 @@ from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
+from instructrec_jax.instructions import blocks
 from instructrec_jax.instructions.sequences import TASK
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.reranker import T5Ranker
@@ -34,7 +35,10 @@ def dataset(tmp_path_factory):
   path = tmp_path_factory.mktemp("sequences") / "data"
   prepare(out=path, format="synthetic", users=80, min_count=0)
   options = Options(families=("p1_i0_t2",), sequences=True, pieces="titles")
-  build(path, train_vocabulary_size=500, options=options, fold_case=True)
+  with pytest.MonkeyPatch.context() as patch:
+    # So that they are several.
+    patch.setattr(blocks, "_ROWS", 50)
+    build(path, train_vocabulary_size=500, options=options, fold_case=True)
   return path
 
 
