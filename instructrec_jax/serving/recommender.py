@@ -101,8 +101,8 @@ class Recommender:
   `history`, titles of the user's items, oldest first; `preference`, the lasting
   taste; `context`, where, when or what for; `kind` of the words: "preference",
   "vague", "specific" or "auto"; `template`, the name of the only one to
-  consider; `by_id`, whether titles are given as item ids. Each raises InputError if the input is empty, no template
-  fits, or a text is too long.
+  consider; `by_id`, whether titles are given as item ids. Each raises
+  InputError if the input is empty, no template fits, or a text is too long.
 
   Attributes:
     ranker: scores candidates.
@@ -651,6 +651,19 @@ class Recommender:
       dataclasses.replace(each, item_ids=self._item_ids.get(each.title, ()))
       for each in ranked(candidates, scores, denied=denied)
     )
+
+  def find(self, words: str) -> list[str]:
+    """Returns the titles of the catalogue that have all of some words."""
+    wanted = words.casefold().split()
+    return [
+      title
+      for title, folded in zip(self.titles, self._folded, strict=True)
+      if all(word in folded for word in wanted)
+    ]
+
+  @functools.cached_property
+  def _folded(self) -> list[str]:
+    return [title.casefold() for title in self.titles]
 
   def _titles_of(
     self, values: Sequence[str], name: str, *, by_id: bool
