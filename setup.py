@@ -94,6 +94,9 @@ setuptools.setup(
       # A client of rerank servers that others wrote.
       "cohere>=7.3",
       "hypothesis>=6.100",
+      # Run the notebooks of docs/.
+      "ipykernel>=7",
+      "nbclient>=0.10",
       "import-linter>=2.16",
       "mcp>=2.3,<3",
       # The documentation, which a test builds.
