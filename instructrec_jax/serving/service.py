@@ -249,20 +249,9 @@ class Service:
 
   async def find(self, search: str, limit: int, offset: int) -> schemas.Items:
     """Returns titles of the catalogue that have all words of a text."""
-    words = search.casefold().split()
-
-    def find() -> schemas.Items:
-      found = [
-        title
-        for title, folded in zip(
-          self.recommender.titles, self._folded, strict=True
-        )
-        if all(word in folded for word in words)
-      ]
-      page = found[offset : offset + limit]
-      return schemas.Items(items=page, total=len(found))
-
-    return await anyio.to_thread.run_sync(find)
+    found = await anyio.to_thread.run_sync(self.recommender.find, search)
+    page = found[offset : offset + limit]
+    return schemas.Items(items=page, total=len(found))
 
   async def examples(self) -> schemas.Examples:
     """Returns wishes that the model can answer; none without a catalogue."""
@@ -278,11 +267,6 @@ class Service:
       **composed.to_json(),
       "unknown_history": [title for title in had if title not in index],
     }
-
-  @functools.cached_property
-  def _folded(self) -> list[str]:
-    """The catalogue's titles, case-folded."""
-    return [title.casefold() for title in self.recommender.titles]
 
   @contextlib.asynccontextmanager
   async def _slot(self) -> AsyncIterator[None]:
