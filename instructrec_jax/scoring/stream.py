@@ -17,7 +17,7 @@ import numpy as np
 from instructrec_jax import locks, storage
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
-from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.errors import InputError, check_counts, check_file
 from instructrec_jax.progress import progress
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
@@ -389,6 +389,7 @@ def _read_part(part: pathlib.Path, schema: "pa.Schema") -> "pa.Table":
   """Returns the columns of a schema; InputError if a line hasn't got them."""
   import pyarrow as pa
 
+  check_file(part)
   try:
     with part.open(encoding="utf-8") as file:
       rows = [

@@ -374,8 +374,9 @@ class Reference:
       self.reset()
       run = self.start().wait(600, 600)
       self.seconds = run.seconds
-      for each in (run, self.start_beside()):
-        if each and each.wait(600, 600).status:
+      beside = self.start_beside()
+      for each in (run, beside and beside.wait(600, 600)):
+        if each and each.status:
           raise SystemExit(f"{shlex.join(each.argv)} failed: {each.err}")
       made.append(self.result())
     self.made = {

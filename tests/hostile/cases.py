@@ -1423,7 +1423,7 @@ _EVALUATE = (
   "evaluate --dataset shop --rankers {} --scenarios sequential --limit 9 "
   "--out new/a"
 )
-_SHARDS = tuple(_SHARD.format(k, "half.jsonl") for k in ("2/2", "1/2"))
+_JOIN = _SHARD.format("2/2", "half.jsonl")
 _RESUME = _TRAIN + " --gin.MODEL_DIR='\"model\"' --gin.TRAIN_STEPS=6"
 _START = _TRAIN + " --gin.MODEL_DIR='\"new/a\"'"
 _OWN = {  # file, a glob: the lines that read it
@@ -1552,9 +1552,9 @@ _OWN = {  # file, a glob: the lines that read it
     "compare results --rankers popularity model",
   ),
   # What another shard has scored is kept.
-  ".half.jsonl.1-of-2.parts/run.json": _SHARDS,
-  ".half.jsonl.1-of-2.parts/whole.json": _SHARDS,
-  ".half.jsonl.1-of-2.parts/000000.jsonl": _SHARDS,
+  ".half.jsonl.1-of-2.parts/run.json": (_JOIN,),
+  ".half.jsonl.1-of-2.parts/whole.json": (_JOIN,),
+  ".half.jsonl.1-of-2.parts/000000.jsonl": (_JOIN,),
   "answers.parquet": ("annotate --dataset plain --import answers.parquet",),
   "sheet.csv": ("annotate --dataset shop --read-sheet sheet.csv",),
   "turns.yaml": ("chat --model export --turns turns.yaml",),
@@ -1708,7 +1708,7 @@ def _own_files() -> Iterator[Case]:
           names,
           change,
           f"{pattern}: {about}",
-          may_leave=line in _SHARDS,
+          may_leave=line == _JOIN,
         )
 
 
