@@ -18,7 +18,8 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
-from instructrec_jax.seq2seq import layers
+from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.seq2seq import layers, stacking
 from instructrec_jax.seq2seq.attention import Attention, RelativePositionBias
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import (
@@ -114,9 +115,12 @@ class Encoder(nn.Module):
       RelativePositionBias(config, bidirectional=True, name="relpos_bias")
     )
     x = layers.dropout(self.embed(tokens_BxT), config, deterministic, layout)
-    layer = _with_remat(EncoderLayer, config)
-    for number in range(config.num_encoder_layers):
-      x = layer(config, deterministic, name=f"layers_{number}")(x, layout)
+    if config.scans_layers() and not self.is_initializing():
+      x = _scan_layers(self, EncoderLayer, deterministic, x, layout)
+    else:
+      layer = _with_remat(EncoderLayer, config, "encoder")
+      for number in range(config.num_encoder_layers):
+        x = layer(config, deterministic, name=f"layers_{number}")(x, layout)
     x = layers.RMSNorm(config.dtype, name="encoder_norm")(x)
     return layers.dropout(x, config, deterministic, layout, shared=False)
 
@@ -145,9 +149,13 @@ class Decoder(nn.Module):
       RelativePositionBias(config, bidirectional=False, name="relpos_bias")
     )
     y = layers.dropout(self.embed(tokens_BxU), config, deterministic, layout)
-    layer = _with_remat(DecoderLayer, config)
-    cached = []
-    for number in range(config.num_decoder_layers):
+    cached, count = [], config.num_decoder_layers
+    # Not with a cache, each step of which would copy the whole of it.
+    if cache is None and config.scans_layers() and not self.is_initializing():
+      inputs = encoded_BxTxD, layout, cross_layout, None, None
+      y, count = _scan_layers(self, DecoderLayer, deterministic, y, *inputs), 0
+    layer = _with_remat(DecoderLayer, config, "decoder")
+    for number in range(count):
       y, of_layer = layer(config, deterministic, name=f"layers_{number}")(
         y,
         encoded_BxTxD,
@@ -386,10 +394,76 @@ def output_kernel(config: T5Config, params: Any) -> Float[Array, "embed vocab"]:
   return params["decoder"]["logits_dense"]["kernel"]
 
 
-def _with_remat(layer: type[nn.Module], config: T5Config) -> type[nn.Module]:
-  if config.remat_policy == "none":
+def _scan_layers(
+  stack: nn.Module,
+  layer: type[nn.Module],
+  deterministic: bool,
+  x: jax.Array,
+  *inputs: Any,
+) -> jax.Array:
+  """Returns the residual stream after all layers, one compiled for all.
+
+  The stack's parameters are those of its layers apart, or stacked as one.
+  """
+  config: T5Config = getattr(stack, "config")  # noqa: B009
+  params, name = stack.variables["params"], str(stack.name)
+  has_parts = mesh_lib.are_parts()
+  path = (name, stacking.STACKED)
+  of_layers = params.get(stacking.STACKED)
+  if is_apart := of_layers is None:
+    path = (name, "layers_0")
+    if not has_parts:
+      # Every layer casts its weights to it: half the copy is enough.
+      params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+    of_layers = stacking.stack_layers({name: params})[name][stacking.STACKED]
+  key = None
+  if not deterministic and config.dropout_rate > 0:
+    key = stack.make_rng("dropout")
+  one = layer(config, deterministic, parent=None)
+
+  def step(x: jax.Array, of_layer: Any) -> tuple[jax.Array, None]:
+    part, number = of_layer
+    whole = mesh_lib.gathered(
+      part, *path, dtype=config.dtype, stacked=not is_apart
+    )
+    rngs = None
+    if key is not None:
+      rngs = {"dropout": jax.random.fold_in(key, number)}
+    x = one.apply({"params": whole}, x, *inputs, rngs=rngs)
+    return x[0] if isinstance(x, tuple) else x, None
+
+  if config.remat_policy != "none" or has_parts:
+    policy = _policy(config)
+    step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+  count = len(jax.tree.leaves(of_layers)[0])
+  return jax.lax.scan(step, x, (of_layers, jnp.arange(count)))[0]
+
+
+def _with_remat(
+  layer: type[nn.Module], config: T5Config, stack: str
+) -> type[nn.Module]:
+  """Returns the layer as it is differentiated, of parts where there are."""
+  has_parts = mesh_lib.are_parts()
+  if has_parts:
+    layer = nn.map_variables(
+      layer,
+      "params",
+      lambda params: {
+        "params": mesh_lib.gathered(
+          params["params"], stack, "layers_0", dtype=config.dtype
+        )
+      },
+    )
+  if config.remat_policy == "none" and not has_parts:
     return layer
-  policy = None
-  if config.remat_policy == "minimal":
-    policy = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
-  return nn.remat(layer, policy=policy, prevent_cse=True)
+  return nn.remat(layer, policy=_policy(config), prevent_cse=True)
+
+
+def _policy(config: T5Config) -> Any:
+  policies = jax.checkpoint_policies
+  return {
+    # What was gathered is gathered again, not kept.
+    "none": policies.save_anything_except_these_names(mesh_lib.GATHERED),
+    "minimal": policies.checkpoint_dots_with_no_batch_dims,
+    "full": None,
+  }[config.remat_policy]

@@ -18,12 +18,13 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.seq2seq import lora, parameters
+from instructrec_jax.seq2seq import lora, parameters, stacking
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import losses
 from instructrec_jax.training.state import (
   TrainState,
-  initial_state,
+  is_stacked,
+  state_shapes,
   state_shardings,
 )
 from instructrec_jax.training.step import (
@@ -84,7 +85,7 @@ def plan_memory(
   input_length: int = 512,
   target_length: int = 64,
   microbatches: int = 1,
-  zero: bool = False,
+  zero: bool | str = False,
 ) -> MemoryPlan:
   """Reckons with shapes alone: neither devices nor memory are needed.
 
@@ -96,7 +97,8 @@ def plan_memory(
     input_length: tokens of a packed row.
     target_length: of its answers.
     microbatches: parts that a batch is taken in.
-    zero: split parameters and optimizer over the data axis too.
+    zero: "optimizer" splits the optimizer over the data axis too, True the
+      parameters as well.
 
   Raises:
     InputError: the mesh does not divide the model or the batch.
@@ -135,7 +137,7 @@ def compile_step(
   input_length: int = 512,
   target_length: int = 64,
   microbatches: int = 1,
-  zero: bool = False,
+  zero: bool | str = False,
 ) -> dict[str, int]:
   """Compiles the step for abstract values; arguments as in `plan_memory`.
 
@@ -168,15 +170,16 @@ def _state_shapes(
   optimizer: optax.GradientTransformation,
   *,
   mesh: Mesh | AbstractMesh,
-  zero: bool = False,
+  zero: bool | str = False,
 ) -> tuple[TrainState, TrainState]:
   """Returns the shapes and the shardings of a run's state."""
-  shapes = jax.eval_shape(
-    functools.partial(initial_state, config, optimizer, seed=0)
-  )
+  shapes = state_shapes(config, optimizer)
   shardings = state_shardings(
     config, optimizer, state=shapes, mesh=mesh, zero=zero
   )
+  if is_stacked(config, optimizer):
+    shapes = stacking.stack_layers(shapes, stacking.stack_shapes)
+    shardings = stacking.stack_layers(shardings, stacking.stack_shardings)
   return shapes, shardings
 
 
@@ -222,6 +225,8 @@ def _kept(config: T5Config, batch: Batch) -> int:
     return jax.tree.leaves(backward)
 
   trained, frozen = parameters.parameter_shapes(config), None
+  if config.scans_layers():
+    trained = stacking.stack_layers(trained, stacking.stack_shapes)
   if config.lora_rank:
     trained, frozen = lora.split(trained)
     frozen = jax.eval_shape(functools.partial(lora.freeze, config), frozen)
@@ -246,14 +251,13 @@ def _working(
   part: Batch,
   mesh: Mesh | AbstractMesh,
   *,
-  zero: bool,
+  zero: bool | str,
 ) -> int:
-  data, model = mesh.shape["data"], mesh.shape["model"]
+  model = mesh.shape["model"]
   rows, length = part["decoder_target_tokens"].shape
-  # Slices are of the whole batch, each device has its share of them.
-  logits = losses.logits_at_once(rows * data, length, config.vocab_size)
-  output = 2 * 4 * logits // (data * model)
-  if zero:
+  logits = losses.logits_at_once(rows, length, config.vocab_size)
+  output = 2 * 4 * logits // model
+  if zero is True:
     # The output layer, gathered.
     output += 4 * share.emb_dim * share.vocab_size
   if config.remat_policy == "none":
