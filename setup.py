@@ -85,8 +85,8 @@ setuptools.setup(
     "tensorflow-text>=2.21,<2.22",
   ],
   extras_require={
-    "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
-    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
     "test": [
       "chex>=0.1.92",
       # A client of rerank servers that others wrote.

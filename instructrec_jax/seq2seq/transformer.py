@@ -4,7 +4,8 @@ Parameter tree, `params_axes`, argument names and the methods `encode` and
 `decode` are those of T5X's `examples/t5/network.py`. They lead, like training,
 scoring and search, to `encode_states` and `decode_states`: one encoder and one
 decoder, whatever the layout of their tokens. Both stop before the output layer,
-so that losses and scores take the vocabulary in slices.
+so that losses and scores take the vocabulary in slices. Layers in a loop
+(`T5Config.scan_layers`) are for these two alone; T5X's methods have them apart.
 
 Key to shapes. B: batch, T: encoder length, U: decoder length, D: emb_dim,
 V: vocabulary. Token 0 is padding.
@@ -108,14 +109,16 @@ class Encoder(nn.Module):
   embed: nn.Module
 
   @nn.compact
-  def __call__(self, tokens_BxT, layout: Layout, *, deterministic: bool):
+  def __call__(
+    self, tokens_BxT, layout: Layout, *, deterministic: bool, may_scan: bool
+  ):
     """Returns normed states [batch, length, embed]."""
     config = self.config
     layout = layout.with_bias(
       RelativePositionBias(config, bidirectional=True, name="relpos_bias")
     )
     x = layers.dropout(self.embed(tokens_BxT), config, deterministic, layout)
-    if config.scans_layers() and not self.is_initializing():
+    if may_scan and config.scans_layers():
       x = _scan_layers(self, EncoderLayer, deterministic, x, layout)
     else:
       layer = _with_remat(EncoderLayer, config, "encoder")
@@ -142,6 +145,7 @@ class Decoder(nn.Module):
     *,
     deterministic: bool,
     with_logits: bool,
+    may_scan: bool,
   ):
     """Returns normed states, or float32 logits, and the cache."""
     config = self.config
@@ -151,7 +155,7 @@ class Decoder(nn.Module):
     y = layers.dropout(self.embed(tokens_BxU), config, deterministic, layout)
     cached, count = [], config.num_decoder_layers
     # Not with a cache, each step of which would copy the whole of it.
-    if cache is None and config.scans_layers() and not self.is_initializing():
+    if cache is None and may_scan and config.scans_layers():
       inputs = encoded_BxTxD, layout, cross_layout, None, None
       y, count = _scan_layers(self, DecoderLayer, deterministic, y, *inputs), 0
     layer = _with_remat(DecoderLayer, config, "decoder")
@@ -194,7 +198,12 @@ class Transformer(nn.Module):
     self.decoder = Decoder(self.config, self.token_embedder)
 
   def encode_states(
-    self, tokens: Tokens, layout: Layout, *, deterministic: bool = True
+    self,
+    tokens: Tokens,
+    layout: Layout,
+    *,
+    deterministic: bool = True,
+    may_scan: bool = True,
   ) -> Float[Array, "batch length embed"]:
     """Returns the encoder's normed states of instructions.
 
@@ -202,8 +211,11 @@ class Transformer(nn.Module):
       tokens: of instructions.
       layout: of the tokens.
       deterministic: whether there is no dropout, which needs an rng "dropout".
+      may_scan: whether the config may have layers in a loop.
     """
-    return self.encoder(tokens, layout, deterministic=deterministic)
+    return self.encoder(
+      tokens, layout, deterministic=deterministic, may_scan=may_scan
+    )
 
   def decode_states(
     self,
@@ -215,6 +227,7 @@ class Transformer(nn.Module):
     *,
     deterministic: bool = True,
     with_logits: bool = False,
+    may_scan: bool = True,
   ) -> tuple[Float[Array, "batch length features"], Cache | None]:
     """Returns the decoder's normed states before the output layer, and a cache.
 
@@ -226,6 +239,7 @@ class Transformer(nn.Module):
       cache: of earlier calls, for layouts that decode step by step.
       deterministic: whether there is no dropout.
       with_logits: return float32 logits in place of states.
+      may_scan: whether the config may have layers in a loop.
     """
     return self.decoder(
       tokens,
@@ -235,6 +249,7 @@ class Transformer(nn.Module):
       cache,
       deterministic=deterministic,
       with_logits=with_logits,
+      may_scan=may_scan,
     )
 
   def __call__(
@@ -294,6 +309,7 @@ class Transformer(nn.Module):
         encoder_segment_ids,
       ),
       deterministic=not enable_dropout,
+      may_scan=False,
     )
 
   def decode(
@@ -330,7 +346,9 @@ class Transformer(nn.Module):
       decoder_segment_ids,
       encoder_segment_ids,
     )
-    options: Any = dict(deterministic=not enable_dropout, with_logits=True)
+    options: Any = dict(
+      deterministic=not enable_dropout, with_logits=True, may_scan=False
+    )
     # T5X's first call with decode, on whole sequences, only shapes the cache.
     is_step = decode and self.has_variable("cache", "cache_index")
     if decode:

@@ -21,6 +21,7 @@ from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.seq2seq import lora, parameters, stacking
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import losses
+from instructrec_jax.training.collectives import collectives
 from instructrec_jax.training.state import (
   TrainState,
   is_stacked,
@@ -46,6 +47,9 @@ class MemoryPlan:
     activations: kept for the backward pass, of one microbatch.
     working: temporary: a slice of logits and its gradient, and under
       rematerialisation the widest layer that is computed again.
+    exchanged: the least that it sends to others that have other rows, a step:
+      gradients are summed and given back once; with parameters in parts, these
+      are gathered once, and gradients scattered in each microbatch.
   """
 
   parameters: int
@@ -54,6 +58,7 @@ class MemoryPlan:
   gradients: int
   activations: int
   working: int
+  exchanged: int
 
   @property
   def arguments(self) -> int:
@@ -118,13 +123,19 @@ def plan_memory(
   part = _batch_shapes(rows, input_length, target_length)
   trained = _bytes_of(state.params, shardings.params)
   parameters = trained + _bytes_of(state.frozen, shardings.frozen)
+  passes = 1 + microbatches if zero is True else 2
+  whole = trained
+  if zero is True:
+    _, of_whole = _state_shapes(config, optimizer, mesh=mesh)
+    whole = _bytes_of(state.params, of_whole.params)
   return MemoryPlan(
     parameters=parameters,
     optimizer=_bytes_of(state, shardings) - parameters,
     batch=_bytes_of(batch, dict.fromkeys(batch, mesh_lib.batch_sharding(mesh))),
     gradients=trained * (1 if microbatches == 1 else 2),
     activations=_kept(share, part),
-    working=_working(config, share, part, mesh, zero=zero),
+    working=_working(config, share, part, zero=zero),
+    exchanged=passes * whole * (data - 1) // data,
   )
 
 
@@ -143,7 +154,7 @@ def compile_step(
 
   Returns:
     XLA's own bytes of a device: arguments, outputs (of which most take the
-    place of arguments) and temporaries.
+    place of arguments) and temporaries; and what it sends over the data axis.
   """
   # The program of accelerators, wherever it is compiled.
   config = dataclasses.replace(config, loop_over_examples=False)
@@ -157,11 +168,20 @@ def compile_step(
     microbatches=microbatches,
   )
   batch = _batch_shapes(batch_size, input_length, target_length)
-  analysis = step.lower(state, batch).compile().memory_analysis()
+  compiled = step.lower(state, batch).compile()
+  analysis: Any = compiled.memory_analysis()
+  model = mesh.shape["model"]
+  exchanged = sum(
+    each.sent * each.times
+    for each in collectives(compiled.as_text() or "")
+    # Devices are numbered along the model axis first.
+    if len({device // model for device in each.devices}) > 1
+  )
   return {
     "arguments": analysis.argument_size_in_bytes,
     "outputs": analysis.output_size_in_bytes,
     "temporaries": analysis.temp_size_in_bytes,
+    "exchanged": round(exchanged),
   }
 
 
@@ -249,14 +269,11 @@ def _working(
   config: T5Config,
   share: T5Config,
   part: Batch,
-  mesh: Mesh | AbstractMesh,
   *,
   zero: bool | str,
 ) -> int:
-  model = mesh.shape["model"]
   rows, length = part["decoder_target_tokens"].shape
-  logits = losses.logits_at_once(rows, length, config.vocab_size)
-  output = 2 * 4 * logits // model
+  output = 2 * 4 * losses.logits_at_once(rows, length, share.vocab_size)
   if zero is True:
     # The output layer, gathered.
     output += 4 * share.emb_dim * share.vocab_size
