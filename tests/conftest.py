@@ -39,6 +39,8 @@ def compiled(tmp_path_factory) -> pathlib.Path:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   # What was compiled while tests were collected had none, and decided so.
   compilation_cache.reset_cache()
+  # Commands that tests start leave the user's folder alone.
+  os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
   return folder
 
 
