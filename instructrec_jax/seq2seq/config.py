@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from instructrec_jax.errors import InputError, check_counts, check_numbers
 
 REMAT_POLICIES = ("none", "minimal", "full")
+ATTENTIONS = ("xla", "pallas", "cudnn")
 ACTIVATIONS = ("linear", "gelu", "relu", "silu", "swish")
 # float16 is left out: attention's mask value overflows in it.
 DTYPES = ("float32", "bfloat16")
@@ -39,6 +40,9 @@ class T5Config:
       but matrix products) or "full" (each whole layer).
     loop_over_examples: attend to one example after the other; None does so on
       a single CPU device. Of how a program runs, and so not in model.json.
+    attention: of rows of tokens: "xla", as the compiler makes it; "pallas", our
+      kernel for GPUs (`kernels.flash`), of T5's bias by its table; or "cudnn",
+      which has bfloat16 alone and is for training. Not in model.json either.
     lora_rank: of the adapters beside each attention and feed-forward matrix;
       0 has none. Adapters are merged where a model is loaded, and so it is not
       in model.json.
@@ -59,6 +63,7 @@ class T5Config:
   float32_attention_logits: bool = False
   remat_policy: str = "none"
   loop_over_examples: bool | None = None
+  attention: str = "xla"
   lora_rank: int = 0
   lora_alpha: float = 16.0
 
@@ -73,6 +78,8 @@ class T5Config:
     Args:
       mesh: of the devices; the one that is being traced for if None.
     """
+    if self.attention != "xla":
+      return False
     if self.loop_over_examples is not None:
       return self.loop_over_examples
     mesh = mesh or jax.sharding.get_abstract_mesh()
@@ -120,6 +127,17 @@ class T5Config:
       raise InputError(
         f"T5Config.dtype is {self.dtype!r}: {' or '.join(DTYPES)} is needed."
       )
+    if self.attention not in ATTENTIONS:
+      raise InputError(
+        f"T5Config.attention is {self.attention!r}: one of "
+        f"{', '.join(ATTENTIONS)} is needed."
+      )
+    if self.attention == "cudnn" and _dtype_name(self.dtype) != "bfloat16":
+      raise InputError(
+        "T5Config.attention is 'cudnn', which computes in bfloat16, and dtype "
+        f"is {_dtype_name(self.dtype)}: another dtype, or 'pallas' or 'xla', "
+        "is needed."
+      )
     return self
 
   def to_json(self) -> str:
@@ -165,7 +183,7 @@ def _dtype_name(dtype: Any) -> str | None:
     return None
 
 
-_NOT_STORED = ("loop_over_examples", "lora_rank", "lora_alpha")
+_NOT_STORED = ("loop_over_examples", "attention", "lora_rank", "lora_alpha")
 _SWITCHES = ("logits_via_embedding", "float32_attention_logits")
 _POSITIVE = (
   "vocab_size",
