@@ -23,6 +23,7 @@ from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker, find_t5x
+from instructrec_jax.workers import ahead
 
 if TYPE_CHECKING:
   import pyarrow as pa
@@ -222,20 +223,31 @@ def _score_parts(
     vocabulary=vocabulary,
   )
   open_parts(parts, fingerprint)
+
+  def part_of(each: int) -> pathlib.Path:
+    return parts / f"{each:06d}.jsonl"
+
+  def prepared() -> Iterator[tuple[int, list[RankingRequest], Any]]:
+    for each, members in enumerate(
+      chunks(read_requests(requests, limit=limit))
+    ):
+      if each >= own.stop:
+        return
+      if each not in own or part_of(each).exists():
+        # Shapes follow from all that came before.
+        yield each, members, ranker.plan(members)
+      else:
+        yield each, members, ranker.prepare(members)
+
+  # Read and tokenised in a thread while the device computes the last chunk.
+  stream = ahead(prepared()) if ranker.prepares_ahead else prepared()
   try:
     with progress(total=total, desc="score", unit="request") as bar:
-      for each, members in enumerate(
-        chunks(read_requests(requests, limit=limit))
-      ):
-        part = parts / f"{each:06d}.jsonl"
-        if each >= own.stop:
-          break
-        if each not in own or part.exists():
-          # Shapes follow from all that came before.
-          ranker.plan(members)
-        else:
-          with storage.staged_file(part) as partial:
-            _write_part(partial, members, ranker.score(members), normalisation)
+      for each, members, ready in stream:
+        if ready:
+          with storage.staged_file(part_of(each)) as partial:
+            scores = ranker.score(members, ready)
+            _write_part(partial, members, scores, normalisation)
         bar.update(len(members) if each in own else 0)
   except InputError:
     # Another file of requests will come, to which these parts do not belong.
