@@ -60,6 +60,8 @@ class Reply:
     scarce: words of the wish that no other titles have than some of those
       shown; see `conversation.Catalogue.scarce`.
     near: the titles shown that lack one of these.
+    words: of the user, that the turns have come to; "" where only the history
+      is left to go by.
   """
 
   recommendation: Recommendation
@@ -67,6 +69,7 @@ class Reply:
   given_up: tuple[str, ...]
   scarce: tuple[str, ...] = ()
   near: tuple[str, ...] = ()
+  words: str = ""
 
   @property
   def shown(self) -> tuple[str, ...]:
@@ -541,7 +544,7 @@ class Recommender:
       if not all(number in self._words.words[word] for word in scarce)
     )
     return Reply(
-      Recommendation(composed, ranking), need, given_up, scarce, near
+      Recommendation(composed, ranking), need, given_up, scarce, near, words
     )
 
   @_in_turn
