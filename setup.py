@@ -85,10 +85,10 @@ setuptools.setup(
     "tensorflow-text>=2.21,<2.22",
   ],
   extras_require={
-      "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
-      "tpu": ["jax[tpu]>=0.10.2,<0.11"],
-      # `instructrec mcp`.
-      "mcp": ["mcp>=2.3,<3"],
+    "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    # `instructrec mcp`.
+    "mcp": ["mcp>=2.3,<3"],
     "test": [
       "chex>=0.1.92",
       # A client of rerank servers that others wrote.
