@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from instructrec_jax.scoring import tokenization
-from instructrec_jax.scoring.trie import trie_rows
+from instructrec_jax.scoring.trie import tries_of
 
 
 def flops(
@@ -39,14 +41,14 @@ def flops(
 
 def useful_flops(config: Any, request: tokenization.TokenizedRequest) -> float:
   """Returns what an exact scorer cannot do without."""
-  length = len(request.instruction)
-  (row,) = trie_rows(request.candidates, sum(map(len, request.candidates)))
+  length, ids = len(request.instruction), request.candidates
+  tries = tries_of(ids, np.array([len(ids)]), 1 << 30, np.zeros(1, int))
   return flops(
     config,
     tokens=length,
-    nodes=len(row.tokens),
+    nodes=len(tries.tokens),
     encoder_pairs=length**2,
-    trie_pairs=sum(depth + 1 + length for depth in row.depths),
+    trie_pairs=int((tries.depths + 1 + length).sum()),
   )
 
 

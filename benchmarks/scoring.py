@@ -15,6 +15,7 @@ depend little on what else the machine does. Without --requests, random tokens.
 """
 
 import argparse
+import functools
 import os
 import pathlib
 import time
@@ -64,6 +65,41 @@ def main() -> None:
     streams = [list(read_requests(p, limit=args.limit)) for p in args.requests]
   for requests in streams:
     print_table(requests, vocabulary, args=args)
+  print(
+    "\nBefore the device has work, CPU us a request in chunks of so many:\n\n"
+    "| candidates | chunk | tokenise | choose bins | lay out | both |"
+    "\n| ---------: | ----: | -------: | ----------: | ------: | ---: |"
+  )
+  for requests in streams:
+    print_packing(requests, vocabulary, args=args)
+
+
+def print_packing(
+  requests: Sequence[RankingRequest], vocabulary: Any, *, args: Any
+) -> None:
+  """Times what the host does for each request, repeated to fill a chunk."""
+  from instructrec_jax.scoring.batching import Batcher, to_batches
+
+  batcher = Batcher(shards=1, bin_tokens=args.batch_tokens or 5120)
+  encode = functools.cache(vocabulary.encode_one)
+  title = functools.cache(tokenization.candidate_encoder(encode))
+  for size in (64, 1024, 8192):
+    chunk_of = [requests[number % len(requests)] for number in range(size)]
+    best = np.full(3, np.inf)
+    for _ in range(args.rounds + 1):
+      times = [time.process_time()]
+      tokenized = tokenization.tokenize(chunk_of, encode, title)
+      times.append(time.process_time())
+      chunk = tokenization.Chunk(tokenized)
+      binned = batcher.bins(chunk)
+      times.append(time.process_time())
+      for shape, bins in binned.items():
+        for _ in to_batches(chunk, bins, shape=shape, shards=1):
+          pass
+      times.append(time.process_time())
+      best = np.minimum(best, np.diff(times) / size * 1e6)
+    told = " | ".join(f"{of:.0f}" for of in (*best, best[1:].sum()))
+    print(f"| {len(requests[0].candidates)} | {size:,} | {told} |")
 
 
 def print_table(
@@ -212,7 +248,8 @@ def computed_flops(
 ) -> float:
   """Returns what ours computes, padding counted."""
   total = 0.0
-  for shape, bins in ranker._batcher.bins(tokenized).items():
+  chunk = tokenization.Chunk(tokenized)
+  for shape, bins in ranker._batcher.bins(chunk).items():
     places = shape.rows * shape.row_length
     total += len(bins) * flops(
       config,

@@ -32,7 +32,6 @@ from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests, write_requests
-from instructrec_jax.scoring import tokenization
 from instructrec_jax.scoring.reranker import T5Ranker
 
 _KINDS = ("sequential", "sequential_99", "product_search_i2")
@@ -150,8 +149,7 @@ def print_candidates(args: argparse.Namespace) -> None:
     ranker = T5Ranker.load(args.model)
     ranker.score([asked])
     each = 1e3 * min(cpu_seconds(ranker, [asked]) for _ in range(3))
-    pieces: list[tokenization.TokenizedRequest] = ranker._tokenize([asked])
-    nodes = sum(piece.sizes(piece.row_length)[3] for piece in pieces)
+    nodes = ranker._tokenize([asked]).own_sizes[:, 3].sum()
     print(
       f"| {len(candidates):>10,} | {each:>6.0f} | {each / count:>14.2f} "
       f"| {nodes / count:>17.2f} |"

@@ -42,6 +42,7 @@ SUBCOMMANDS = {
   "chat": "a conversation in the terminal, from a wish to an item",
   "export": "a trained model -> a folder that opens with jax alone",
   "serve": "a trained model over HTTP, and a page to ask it",
+  "mcp": "a trained model as tools of an assistant (MCP)",
 }
 # Those whose programs are worth keeping.
 _COMPILING = (

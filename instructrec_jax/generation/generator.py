@@ -24,6 +24,7 @@ from instructrec_jax.generation import decode
 from instructrec_jax.progress import progress
 from instructrec_jax.scoring.reranker import load_model
 from instructrec_jax.scoring.title_trie import TitleTrie
+from instructrec_jax.scoring.trie import to_bytes
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
@@ -173,7 +174,7 @@ class Generator:
       self._titles.setdefault(ids, title)
     self._allowed = None
     if self._titles:
-      trie = TitleTrie(list(self._titles))
+      trie = TitleTrie(sorted(map(to_bytes, self._titles)))
       self._allowed = jax.device_put(
         decode.Allowed.of(trie), mesh_lib.replicated(self._mesh)
       )

@@ -13,11 +13,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from instructrec_jax.scoring import shapes
-from instructrec_jax.scoring.shapes import Bin, Shape
-from instructrec_jax.scoring.tokenization import TokenizedRequest
+from instructrec_jax.scoring.shapes import Members, Shape
+from instructrec_jax.scoring.tokenization import Chunk, TokenizedRequest
 
 # How many requests that no shape fits well are remembered.
 _MISFITS = 1024
+# Bytes of features that are laid out at once: many requests, in caches.
+_AT_ONCE = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,60 +57,56 @@ class Batcher:
     self._shapes: list[Shape] = []
     self._forget_misfits()
 
-  def add_shape(
-    self, requests: Sequence[TokenizedRequest], *, together: int
-  ) -> None:
+  def add_shape(self, chunk: Chunk, *, together: int) -> None:
     """Adds a shape that holds about so many of requests like these.
 
     For a caller that knows what will come, while there is a free shape.
 
     Args:
-      requests: all of about a size.
+      chunk: all of about a size.
       together: how many will be scored at a time.
     """
-    tokens = sum(request.tokens for request in requests)
+    count = len(chunk.requests)
     bins = max(
-      len(requests) / together / self._shards, tokens / self._bin_tokens
+      count / together / self._shards,
+      int(chunk.tokens.sum()) / self._bin_tokens,
     )
-    shape = shapes.even_shape(requests, math.ceil(bins))
+    shape = shapes.even_shape(chunk, np.arange(count), math.ceil(bins))
     with self._lock:
       if self._free_shapes and shape not in self._shapes:
         self._shapes.append(shape)
 
-  def bins(
-    self, requests: Sequence[TokenizedRequest]
-  ) -> dict[Shape, list[Bin]]:
+  def bins(self, chunk: Chunk) -> dict[Shape, list[Members]]:
     """Returns bins that hold all requests; it may add shapes for them."""
     with self._lock:
-      if requests and not self._shapes:
-        self._add_shapes(requests, self._bin_tokens)
-      binned = self._into_known_shapes(requests)
-      self._note_misfits(binned)
+      if chunk.requests and not self._shapes:
+        self._add_shapes(chunk, self._bin_tokens)
+      binned = self._into_known_shapes(chunk)
+      self._note_misfits(chunk, binned)
       if self._wasted > shapes.TOKENS_PER_SHAPE and self._add_shapes(
-        list(self._misfits), self._misfit_tokens
+        Chunk(list(self._misfits)), self._misfit_tokens
       ):
-        binned = self._into_known_shapes(requests)
+        binned = self._into_known_shapes(chunk)
       return binned
 
   def batches(
-    self, requests: Sequence[TokenizedRequest]
+    self, chunk: Chunk, binned: dict[Shape, list[Members]]
   ) -> Iterator[tuple[Shape, Batch]]:
-    """Yields all requests in batches."""
-    for shape, bins in self.bins(requests).items():
-      for start in range(0, len(bins), self._shards):
-        here = bins[start : start + self._shards]
-        yield shape, to_batch(here, shape=shape)
+    """Yields all requests in batches, given their `bins`."""
+    for shape, bins in binned.items():
+      for batch in to_batches(chunk, bins, shape=shape, shards=self._shards):
+        yield shape, batch
 
   @property
   def _free_shapes(self) -> int:
     return shapes.MAX_SHAPES - shapes.LARGE_SHAPES - len(self._shapes)
 
-  def _into_known_shapes(
-    self, requests: Sequence[TokenizedRequest]
-  ) -> dict[Shape, list[Bin]]:
-    grouped = shapes.by_shape(requests, self._shapes, shards=self._shards)
+  def _into_known_shapes(self, chunk: Chunk) -> dict[Shape, list[Members]]:
+    if not chunk.requests:
+      return {}
+    grouped = shapes.by_shape(chunk, self._shapes, shards=self._shards)
     return {
-      shape: shapes.bins_of(members, shape, shards=self._shards)
+      shape: shapes.bins_of(chunk, members, shape, shards=self._shards)
       for shape, members in grouped.items()
     }
 
@@ -121,25 +119,25 @@ class Batcher:
     self._misfit_tokens = 0
     self._wasted = 0.0
 
-  def _note_misfits(self, binned: dict[Shape, list[Bin]]) -> None:
+  def _note_misfits(
+    self, chunk: Chunk, binned: dict[Shape, list[Members]]
+  ) -> None:
     """Notes requests in shapes of which a third or more is padding."""
     if not self._free_shapes:
       return
     tokens = 0
     for shape, bins in binned.items():
-      members = [request for of_bin in bins for request in of_bin]
-      cost, needed = len(bins) * shape.cost, sum(r.cost for r in members)
+      members = np.concatenate(bins)
+      cost, needed = len(bins) * shape.cost, float(chunk.costs[members].sum())
       if cost > 1.5 * needed:
-        self._misfits.extend(members)
+        self._misfits.extend(chunk.requests[number] for number in members)
         self._wasted += cost - needed
-        tokens += sum(request.tokens for request in members)
+        tokens += int(chunk.tokens[members].sum())
     self._misfit_tokens = max(
       self._misfit_tokens, min(tokens // self._shards, self._bin_tokens)
     )
 
-  def _add_shapes(
-    self, requests: Sequence[TokenizedRequest], bin_tokens: int
-  ) -> bool:
+  def _add_shapes(self, chunk: Chunk, bin_tokens: int) -> bool:
     """Fits shapes to requests; returns whether any was free.
 
     A call leaves a third of the free ones to later requests of another kind.
@@ -148,7 +146,7 @@ class Batcher:
     if not free:
       return False
     fitted = shapes.fitted_shapes(
-      requests,
+      chunk,
       most=free - free // 3,
       bin_tokens=max(bin_tokens, 1),
       shards=self._shards,
@@ -158,82 +156,188 @@ class Batcher:
     return True
 
 
-def to_batch(bins: Sequence[Bin], *, shape: Shape) -> Batch:
-  """Lays bins out, a shard each; they may be empty."""
-  shards = len(bins)
+def to_batches(
+  chunk: Chunk, bins: Sequence[Members], *, shape: Shape, shards: int
+) -> Iterator[Batch]:
+  """Lays bins out, a shard each, several batches at a time.
 
-  def zeros(*sizes: int) -> np.ndarray:
-    return np.zeros((shards, *sizes), np.int32)
+  Args:
+    chunk: of the requests.
+    bins: a multiple of `shards`; they may be empty.
+    shape: that holds each of them.
+    shards: bins of a batch.
+  """
+  layout = _Layout(chunk, shape, shards)
+  together = max(_AT_ONCE // (shape.num_bytes * shards), 1) * shards
+  for start in range(0, len(bins), together):
+    yield from layout.batches(bins[start : start + together])
 
-  features = {
-    "encoder_tokens": zeros(shape.tokens),
-    "encoder_places": zeros(shape.tokens),
-    "encoder_rows": zeros(shape.instructions, shape.length),
-    "encoder_lengths": zeros(shape.instructions),
-    "trie_tokens": zeros(shape.nodes),
-    "trie_places": zeros(shape.nodes),
-    "trie_rows": zeros(shape.rows, shape.row_length),
-    "trie_depths": zeros(shape.rows, shape.row_length),
-    "trie_ends": zeros(shape.rows, shape.row_length),
-    "trie_instructions": zeros(shape.rows),
-    "edge_nodes": zeros(shape.edges),
-    "edge_targets": zeros(shape.edges),
+
+class _Runs:
+  """Items that lie end to end in runs, such as nodes in rows."""
+
+  def __init__(self, counts: np.ndarray):
+    self.counts = counts
+    self.starts = np.cumsum(counts) - counts
+
+  def items(self, runs: np.ndarray) -> np.ndarray:
+    """Returns the indices of all items of these runs, run after run."""
+    counts = self.counts[runs]
+    skipped = self.starts[runs] - (np.cumsum(counts) - counts)
+    return np.arange(counts.sum()) + np.repeat(skipped, counts)
+
+
+class _Layout:
+  """Lays out requests in one shape.
+
+  Key to shapes. G: bins, B: instructions of a bin, T: length of an instruction,
+  R: trie rows of a bin, U: length of such a row; M: the requests, Q: their
+  rows, C: their candidates, end to end.
+  """
+
+  def __init__(self, chunk: Chunk, shape: Shape, shards: int):
+    self._chunk, self._shape, self._shards = chunk, shape, shards
+    self._tries = tries = chunk.tries(shape.row_length)
+    self._rows = _Runs(tries.rows)
+    self._nodes = _Runs(tries.row_nodes)
+    self._edges = _Runs(tries.row_edges)
+    self._candidates = _Runs(tries.row_candidates)
+    self._paths = _Runs(tries.lengths)
+    self._places = _Runs(chunk.place_counts)
+
+  def batches(self, bins: Sequence[Members]) -> Iterator[Batch]:
+    """Yields these bins in batches."""
+    shape, shards, tries = self._shape, self._shards, self._tries
+    bin_of_M = np.repeat(np.arange(len(bins)), list(map(len, bins)))
+    members_M = np.concatenate(bins).astype(int)
+    number_M = _within(bin_of_M)
+    features = self._instructions(members_M, bin_of_M, number_M, len(bins))
+
+    rows_Q = self._rows.items(members_M)
+    of_member_Q = np.repeat(np.arange(len(members_M)), tries.rows[members_M])
+    bin_of_Q = bin_of_M[of_member_Q]
+    row_Q = _within(bin_of_Q)
+    nodes_Q, edges_Q = tries.row_nodes[rows_Q], tries.row_edges[rows_Q]
+    first_node_Q = _sum_before(nodes_Q, bin_of_Q)
+    first_edge_Q = _sum_before(edges_Q, bin_of_Q)
+
+    lengths_GxR = np.zeros((len(bins), shape.rows), int)
+    lengths_GxR[bin_of_Q, row_Q] = nodes_Q
+    is_node_GxRxU = np.arange(shape.row_length) < lengths_GxR[..., None]
+    nodes = self._nodes.items(rows_Q)
+    features |= _end_to_end("trie", is_node_GxRxU, shape.nodes)
+    for name, values in (
+      ("trie_depths", tries.depths),
+      ("trie_ends", tries.ends),
+    ):
+      features[name] = np.zeros(is_node_GxRxU.shape, np.int32)
+      features[name][is_node_GxRxU] = values[nodes]
+    features["trie_tokens"] = _filled(
+      tries.tokens[nodes], lengths_GxR.sum(1), shape.nodes
+    )
+    features["trie_instructions"] = np.zeros(lengths_GxR.shape, np.int32)
+    features["trie_instructions"][bin_of_Q, row_Q] = number_M[of_member_Q]
+
+    edges = self._edges.items(rows_Q)
+    counts_G = np.bincount(bin_of_Q, edges_Q, len(bins)).astype(int)
+    edge_nodes = tries.edge_nodes[edges] + np.repeat(first_node_Q, edges_Q)
+    features["edge_nodes"] = _filled(edge_nodes, counts_G, shape.edges)
+    features["edge_targets"] = _filled(
+      tries.edge_targets[edges], counts_G, shape.edges
+    )
+
+    candidates_C = self._candidates.items(rows_Q)
+    row_of_C = np.repeat(np.arange(len(rows_Q)), tries.row_candidates[rows_Q])
+    lengths_C = tries.lengths[candidates_C]
+    before_C = (bin_of_Q % shards * shape.edges + first_edge_Q)[row_of_C]
+    paths = tries.paths[self._paths.items(candidates_C)]
+    paths = paths + np.repeat(before_C, lengths_C)
+    member_of_C = of_member_Q[row_of_C]
+    # The places of each candidate in its request, which may have it twice.
+    in_chunk_C = (
+      tries.candidates[candidates_C]
+      + self._chunk.first_candidates[members_M[member_of_C]]
+    )
+    places_C = self._places.counts[in_chunk_C]
+    slots = np.stack(
+      [
+        np.repeat(self._chunk.indices[members_M[member_of_C]], places_C),
+        self._chunk.places[self._places.items(in_chunk_C)],
+      ],
+      axis=1,
+    )
+    candidate_of_slot = np.repeat(np.arange(len(candidates_C)), places_C)
+
+    bounds = np.arange(0, len(bins) + 1, shards)
+    of_C = np.searchsorted(bin_of_Q[row_of_C], bounds)
+    of_path = np.concatenate([[0], np.cumsum(lengths_C)])[of_C]
+    of_slot = np.concatenate([[0], np.cumsum(places_C)])[of_C]
+    for batch, start in enumerate(bounds[:-1]):
+      candidates = slice(*of_C[batch : batch + 2])
+      here = slice(*of_slot[batch : batch + 2])
+      yield Batch(
+        {name: of[start : start + shards] for name, of in features.items()},
+        paths[slice(*of_path[batch : batch + 2])],
+        lengths_C[candidates],
+        slots[here],
+        candidate_of_slot[here] - candidates.start,
+      )
+
+  def _instructions(
+    self,
+    members_M: np.ndarray,
+    bin_of_M: np.ndarray,
+    number_M: np.ndarray,
+    bins: int,
+  ) -> dict[str, np.ndarray]:
+    """Returns the features of instructions."""
+    shape, chunk = self._shape, self._chunk
+    lengths_GxB = np.zeros((bins, shape.instructions), np.int32)
+    lengths_GxB[bin_of_M, number_M] = chunk.lengths[members_M]
+    is_token_GxBxT = np.arange(shape.length) < lengths_GxB[..., None]
+    instructions = [chunk.requests[m].instruction for m in members_M.tolist()]
+    tokens = np.concatenate(instructions or [np.zeros(0, np.int32)])
+    return {
+      "encoder_lengths": lengths_GxB,
+      "encoder_tokens": _filled(tokens, lengths_GxB.sum(1), shape.tokens),
+      **_end_to_end("encoder", is_token_GxBxT, shape.tokens),
+    }
+
+
+def _end_to_end(
+  side: str, is_token_GxRxU: np.ndarray, capacity: int
+) -> dict[str, np.ndarray]:
+  """Returns where tokens of rows stand in bins, and the places of tokens."""
+  bins, rows, width = is_token_GxRxU.shape
+  counts_G = is_token_GxRxU.sum((1, 2))
+  tokens_GxRxU = np.zeros(is_token_GxRxU.shape, np.int32)
+  index = np.broadcast_to(np.arange(capacity, dtype=np.int32), (bins, capacity))
+  tokens_GxRxU[is_token_GxRxU] = index[np.arange(capacity) < counts_G[:, None]]
+  place = np.arange(rows * width, dtype=np.int32).reshape(rows, width)
+  places = np.broadcast_to(place, is_token_GxRxU.shape)[is_token_GxRxU]
+  return {
+    f"{side}_rows": tokens_GxRxU,
+    f"{side}_places": _filled(places, counts_G, capacity),
   }
-  edges: list[int] = []
-  lengths: list[int] = []
-  slots: list[tuple[int, int]] = []
-  slot_candidates: list[int] = []
-  for shard, members in enumerate(bins):
-    of_shard = {name: array[shard] for name, array in features.items()}
-    token = row = node = edge = 0
-    for number, request in enumerate(members):
-      token = _put_row(of_shard, "encoder", number, request.instruction, token)
-      of_shard["encoder_lengths"][number] = len(request.instruction)
-      for trie_row in request.rows(shape.row_length):
-        first_node, first_edge = node, edge
-        node = _put_row(of_shard, "trie", row, trie_row.tokens, node)
-        width = len(trie_row.tokens)
-        of_shard["trie_depths"][row, :width] = trie_row.depths
-        of_shard["trie_ends"][row, :width] = trie_row.ends
-        of_shard["trie_instructions"][row] = number
-        row += 1
-        edge += len(trie_row.edge_nodes)
-        here = slice(first_edge, edge)
-        of_shard["edge_nodes"][here] = trie_row.edge_nodes
-        of_shard["edge_nodes"][here] += first_node
-        of_shard["edge_targets"][here] = trie_row.edge_targets
-        before = shard * shape.edges + first_edge
-        for candidate, path in zip(
-          trie_row.candidates, trie_row.paths, strict=True
-        ):
-          for place in request.places[candidate]:
-            slots.append((request.index, place))
-            slot_candidates.append(len(lengths))
-          own = path[request.said :]
-          edges += [before + step for step in own]
-          lengths.append(len(own))
-  return Batch(
-    features,
-    np.array(edges, np.int64),
-    np.array(lengths, np.int64),
-    np.array(slots, np.int64).reshape(-1, 2),
-    np.array(slot_candidates, np.int64),
-  )
 
 
-def _put_row(
-  features: dict[str, np.ndarray],
-  side: str,
-  row: int,
-  ids: Sequence[int],
-  start: int,
-) -> int:
-  """Appends ids to a shard's tokens, as a row; returns where they end."""
-  width, end = len(ids), start + len(ids)
-  rows = features[f"{side}_rows"]
-  features[f"{side}_tokens"][start:end] = ids
-  rows[row, :width] = np.arange(start, end)
-  features[f"{side}_places"][start:end] = np.arange(width) + (
-    row * rows.shape[1]
-  )
-  return end
+def _filled(
+  values: np.ndarray, counts_G: np.ndarray, capacity: int
+) -> np.ndarray:
+  """Returns int32 [G, capacity]: values dealt to bins, which end with zeros."""
+  filled = np.zeros((len(counts_G), capacity), np.int32)
+  filled[np.arange(capacity) < counts_G[:, None]] = values
+  return filled
+
+
+def _within(bin_of: np.ndarray) -> np.ndarray:
+  """Returns the index of each item among those of its bin; bins are sorted."""
+  index = np.arange(len(bin_of))
+  return index - np.searchsorted(bin_of, bin_of)
+
+
+def _sum_before(counts: np.ndarray, bin_of: np.ndarray) -> np.ndarray:
+  """Returns the sum of the counts before each item in its bin."""
+  before = np.cumsum(counts) - counts
+  first = np.searchsorted(bin_of, bin_of)
+  return before - before[first]

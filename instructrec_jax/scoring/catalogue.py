@@ -31,8 +31,11 @@ from instructrec_jax.scoring.normalisation import (
 )
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.scoring.title_trie import TitleTrie
-from instructrec_jax.scoring.tokenization import LONGEST_CANDIDATE
-from instructrec_jax.scoring.trie import START_ID
+from instructrec_jax.scoring.tokenization import (
+  LONGEST_CANDIDATE,
+  candidate_encoder,
+)
+from instructrec_jax.scoring.trie import ID_BYTES, START_ID
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.attention import project_memory
 from instructrec_jax.seq2seq.config import T5Config
@@ -119,17 +122,19 @@ class CatalogueSearch:
       raise InputError("there is no title to search.")
     model_folder.check_vocabulary(config, vocabulary)
     self._vocabulary = vocabulary
-    numbers: dict[tuple[int, ...], list[int]] = {}
+    encode = candidate_encoder(vocabulary.encode_one)
+    numbers: dict[bytes, list[int]] = {}
     for number, title in enumerate(titles):
-      ids = (*vocabulary.encode_one(title), EOS_ID)
-      numbers.setdefault(ids, []).append(number)
-    self._numbers = list(numbers.values())
-    self.trie = TitleTrie(list(numbers))
+      numbers.setdefault(encode(title), []).append(number)
+    distinct = sorted(numbers)
+    self._numbers = [numbers[ids] for ids in distinct]
+    self.trie = TitleTrie(distinct)
     self._batch, self._nodes = batch, nodes
     mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
     self._scale = _Scale(self.trie, len(titles))
     if self.normalisation is Normalisation.MEAN:
-      self._scale.divide(np.array(list(map(len, numbers))), self._numbers)
+      lengths = np.array(list(map(len, distinct))) // ID_BYTES
+      self._scale.divide(lengths, self._numbers)
     elif self.normalisation is Normalisation.CATALOGUE_PRIOR:
       ranker = T5Ranker(
         config=config,

@@ -17,7 +17,12 @@ from jaxtyping import Array, Float, Int
 
 from instructrec_jax.kernels.cpu import Spans
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.seq2seq.layouts import Examples, GatheredTokens, Layout
+from instructrec_jax.seq2seq.layouts import (
+  Examples,
+  GatheredTokens,
+  Layout,
+  Segments,
+)
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 from instructrec_jax.xla_options import exact_products
 
@@ -89,7 +94,11 @@ def _encoder_layout(batch: dict[str, jax.Array], loops: bool) -> Layout:
     )
   mask_BxT = jnp.arange(length) < lengths_SxB.reshape(-1, 1)
   return GatheredTokens(
-    rows_SxBxT, rows_SxBxT, batch["encoder_places"], mask_BxT[:, None, None]
+    rows_SxBxT,
+    rows_SxBxT,
+    batch["encoder_places"],
+    mask_BxT[:, None, None],
+    segments=Segments(mask_BxT, mask_BxT),
   )
 
 
@@ -134,7 +143,11 @@ def _trie_layouts(
   )
   key_mask_RxT = jnp.arange(keys_SxRxT.shape[-1]) < lengths_SxR.reshape(-1, 1)
   return layout, GatheredTokens(
-    rows_SxRxU, keys_SxRxT, places_SxN, key_mask_RxT[:, None, None]
+    rows_SxRxU,
+    keys_SxRxT,
+    places_SxN,
+    key_mask_RxT[:, None, None],
+    segments=Segments(ends_RxU > 0, key_mask_RxT),
   )
 
 

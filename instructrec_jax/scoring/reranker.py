@@ -7,7 +7,7 @@ import pathlib
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -32,17 +32,25 @@ from instructrec_jax.scoring.normalisation import (
   check_ghost_threshold,
   log_prior,
 )
-from instructrec_jax.scoring.shapes import Shape
-from instructrec_jax.scoring.tokenization import TokenizedRequest, tokenize
+from instructrec_jax.scoring.shapes import Members, Shape
+from instructrec_jax.scoring.tokenization import (
+  ID_BYTES,
+  Chunk,
+  candidate_encoder,
+  tokenize,
+)
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
+from instructrec_jax.workers import ahead
 from instructrec_jax.xla_options import compiler_options
 
 # Batches sent to the device before the first one's scores are fetched.
 _IN_FLIGHT = 2
 # A device's tokens at a time: a processor's caches hold a few thousand.
 _BIN_TOKENS = {"cpu": 5120}
+# Requests that are laid out sooner than a thread starts.
+_FEW = 64
 _WITH_PRIOR = (Normalisation.PMI, Normalisation.CATALOGUE_PRIOR)
 # Titles whose ids are cached: long ones take a KiB, and a server gets new ones.
 _TITLES = 1 << 16
@@ -97,6 +105,13 @@ def load_model(
   leaves = {name: leaf.read() for name, leaf in foreign.leaves.items()}
   params = traverse_util.unflatten_dict(leaves, sep="/")
   return foreign.config, params, Vocabulary.load(vocabulary)
+
+
+class Prepared(NamedTuple):
+  """Requests that are tokenised, and the bins that they go into."""
+
+  tokenized: Chunk
+  binned: dict[Shape, list[Members]]
 
 
 class T5Ranker:
@@ -154,7 +169,9 @@ class T5Ranker:
     model_folder.check_vocabulary(config, vocabulary)
     self._vocabulary = vocabulary
     # Titles recur in a stream.
-    self._encode_candidate = functools.lru_cache(_TITLES)(vocabulary.encode_one)
+    self._encode_candidate = functools.lru_cache(_TITLES)(
+      candidate_encoder(vocabulary.encode_one)
+    )
     self._mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
     self._batcher = Batcher(
       shards=self._mesh.shape["data"],
@@ -237,7 +254,7 @@ class T5Ranker:
     """Replaces the parameters; compiled programs are kept."""
     self._params = mesh_lib.to_devices(params, self._shardings)
     # log P(candidate | the null instruction) by the candidate's ids.
-    self._priors: dict[tuple[int, ...], float] = {}
+    self._priors: dict[bytes, float] = {}
 
   def plan(self, requests: Sequence[RankingRequest]) -> None:
     """Fixes shapes as scoring these requests would.
@@ -256,23 +273,56 @@ class T5Ranker:
     """Adds a compiled shape for requests like these; see `Batcher`."""
     self._batcher.add_shape(self._tokenize(requests), together=together)
 
-  def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
+  def score(
+    self,
+    requests: Sequence[RankingRequest],
+    prepared: "Prepared | None" = None,
+  ) -> list[np.ndarray]:
     """Returns each candidate's log-likelihood, normalised, in float32.
+
+    Args:
+      requests: any number.
+      prepared: of these requests, where that was done before.
 
     Raises:
       InputError: an instruction or a candidate is too long, or the model's
         weights make no numbers.
     """
     name = self.normalisation
-    return self.score_all(requests, (name,))[name]
+    return self.score_all(requests, (name,), prepared)[name]
+
+  def prepare(self, requests: Sequence[RankingRequest]) -> "Prepared":
+    """Returns what `score` does before the device has work, for a thread.
+
+    Shapes follow from the order of these calls, and where `prepares_ahead` is
+    false from those of `score` too.
+
+    Raises:
+      InputError: an instruction or a candidate is too long.
+    """
+    tokenized = self._tokenize(requests)
+    return Prepared(tokenized, self._batcher.bins(tokenized))
+
+  @property
+  def prepares_ahead(self) -> bool:
+    """Whether shapes do not depend on when a request is scored."""
+    return self.normalisation not in _WITH_PRIOR
 
   def score_all(
-    self, requests: Sequence[RankingRequest], normalisations: Iterable[str]
+    self,
+    requests: Sequence[RankingRequest],
+    normalisations: Iterable[str],
+    prepared: "Prepared | None" = None,
   ) -> dict[str, list[np.ndarray]]:
     """Scores once, normalises often: to choose on validation.
 
     All come of one pass over the requests; `pmi` adds one over those of their
     distinct candidates that it has not met before.
+
+    Args:
+      requests: any number.
+      normalisations: names of them.
+      prepared: of these requests, where that was done before.
 
     Returns:
       By normalisation, what `score` would return.
@@ -284,7 +334,7 @@ class T5Ranker:
     wanted = list(map(Normalisation.parse, normalisations))
     for name in wanted:
       check_counted(name, self._title_counts)
-    tokenized = self._tokenize(requests)
+    tokenized, binned = prepared or self.prepare(requests)
     self.flops += scoring_flops(tokenized, self._config)
     reduced = Reduced(
       requests,
@@ -292,7 +342,9 @@ class T5Ranker:
       ghost_threshold=self._ghost_threshold,
     )
     in_flight: collections.deque = collections.deque()
-    for shape, batch in self._batcher.batches(tokenized):
+    batches = self._batcher.batches(tokenized, binned)
+    # Laid out in a thread while the device computes and numbers come back.
+    for shape, batch in ahead(batches) if len(requests) > _FEW else batches:
       in_flight.append((batch, self._on_device(batch, shape)))
       if len(in_flight) > _IN_FLIGHT:
         reduced.add(*in_flight.popleft())
@@ -333,13 +385,13 @@ class T5Ranker:
 
   def _prior_scores(
     self,
-    tokenized: Sequence[TokenizedRequest],
+    tokenized: Chunk,
     requests: Sequence[RankingRequest],
   ) -> list[np.ndarray]:
     """Returns log P(candidate | null instruction); each is computed once."""
     distinct = [
-      (piece.index, ids[piece.said :], places)
-      for piece in tokenized
+      (piece.index, ids[piece.said * ID_BYTES :], places)
+      for piece in tokenized.requests
       for ids, places in zip(piece.candidates, piece.places, strict=True)
     ]
     new = {
@@ -360,12 +412,9 @@ class T5Ranker:
       scores[index][places] = self._priors[ids]
     return scores
 
-  def _tokenize(
-    self, requests: Sequence[RankingRequest]
-  ) -> list[TokenizedRequest]:
-    return tokenize(
-      requests, self._vocabulary.encode_one, self._encode_candidate
-    )
+  def _tokenize(self, requests: Sequence[RankingRequest]) -> Chunk:
+    encode = self._vocabulary.encode_one
+    return Chunk(tokenize(requests, encode, self._encode_candidate))
 
   def _on_device(self, batch: Batch, shape: Shape) -> jax.Array:
     """Has a batch computed; returns before that is done."""

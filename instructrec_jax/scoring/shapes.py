@@ -7,7 +7,7 @@ fixed ladder of shapes would be simpler and computes 13% (10 candidates) to 53%
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -17,7 +17,7 @@ from instructrec_jax.scoring.tokenization import (
   LONGEST_INSTRUCTION,
   PIECE,
   ROW_LENGTHS,
-  TokenizedRequest,
+  Chunk,
   cost_of,
 )
 
@@ -35,7 +35,8 @@ _WEIGHTS = (0.9, 1, 0.97, 1, 0.97)
 # The most items for which the fullest bin is compared with all others.
 _SWAPPED = 512
 
-Bin = list[TokenizedRequest]
+# Numbers of requests in their chunk.
+Members = np.ndarray
 
 
 class Shape(NamedTuple):
@@ -61,7 +62,7 @@ class Shape(NamedTuple):
 
   @property
   def capacity(self) -> np.ndarray:
-    """What `TokenizedRequest.sizes` are taken from."""
+    """What `Chunk.sizes` are taken from."""
     return np.array(self[:5])
 
   @property
@@ -73,18 +74,25 @@ class Shape(NamedTuple):
       + self.rows * self.row_length * (self.row_length + self.length),
     )
 
-  def holds(self, request: TokenizedRequest) -> bool:
-    """Whether a request fits."""
+  @property
+  def num_bytes(self) -> int:
+    """Of a bin's features, about."""
+    encoder = 2 * self.tokens + self.instructions * self.length
+    tries = 2 * self.nodes + 3 * self.rows * self.row_length
+    return 4 * (encoder + tries + 2 * self.edges)
+
+  def holds(self, chunk: Chunk) -> np.ndarray:
+    """Returns [requests]: whether each fits."""
     return (
-      len(request.instruction) <= self.length
-      and request.row_length <= self.row_length
-      and bool((request.sizes(self.row_length) <= self.capacity).all())
+      (chunk.lengths <= self.length)
+      & (chunk.row_lengths <= self.row_length)
+      & (chunk.sizes(self.row_length) <= self.capacity).all(1)
     )
 
-  def cost_of(self, request: TokenizedRequest) -> float:
-    """Returns a request's share of a bin's cost."""
-    sizes = request.sizes(self.row_length)
-    return self.cost * float((sizes / self.capacity).max())
+  def costs(self, chunk: Chunk) -> np.ndarray:
+    """Returns [requests]: each one's share of a bin's cost."""
+    shares = chunk.sizes(self.row_length) / self.capacity
+    return self.cost * shares.max(1)
 
 
 def _large(length: int, row_length: int) -> Shape:
@@ -101,43 +109,43 @@ _LARGE = (
 
 
 def fitted_shapes(
-  requests: Sequence[TokenizedRequest],
-  *,
-  most: int,
-  bin_tokens: int,
-  shards: int,
+  chunk: Chunk, *, most: int, bin_tokens: int, shards: int
 ) -> list[Shape]:
   """Returns at most so many shapes for requests like these.
 
   Args:
-    requests: at least one.
+    chunk: at least one request.
     most: shapes at most.
     bin_tokens: about the most tokens, padding counted, in a bin.
     shards: bins that are computed at a time.
   """
-  kinds: dict[tuple[int, bool], list[TokenizedRequest]] = {}
-  for request in requests:
-    # One that fills a bin by itself would make all bins as large.
-    large = request.tokens > bin_tokens // 2
-    kinds.setdefault((request.row_length, large), []).append(request)
-  groups = sorted(kinds.values(), key=len, reverse=True)
+  # One that fills a bin by itself would make all bins as large.
+  large = chunk.tokens > bin_tokens // 2
+  kinds: dict[tuple[int, bool], list[int]] = {}
+  for number, kind in enumerate(
+    zip(chunk.row_lengths.tolist(), large.tolist(), strict=True)
+  ):
+    kinds.setdefault(kind, []).append(number)
+  groups = [
+    np.array(kind) for kind in sorted(kinds.values(), key=len, reverse=True)
+  ]
   if len(groups) > most:
-    groups[most - 1 :] = [sum(groups[most - 1 :], [])]
+    groups[most - 1 :] = [np.concatenate(groups[most - 1 :])]
   while len(groups) < most:
-    cuts = list(map(_best_cut, groups))
+    cuts = [_best_cut(chunk, group) for group in groups]
     best = max(range(len(cuts)), key=lambda number: cuts[number][0])
     saved, *halves = cuts[best]
     if saved <= TOKENS_PER_SHAPE:
       break
     groups[best : best + 1] = halves
-  return [_fitted_shape(group, bin_tokens, shards) for group in groups]
+  return [_fitted_shape(chunk, group, bin_tokens, shards) for group in groups]
 
 
-def even_shape(group: Sequence[TokenizedRequest], count: int) -> Shape:
+def even_shape(chunk: Chunk, group: Members, count: int) -> Shape:
   """Returns the least shape of which so many bins hold a group."""
-  length = _round_up(max(len(request.instruction) for request in group), 16)
-  row_length = max(request.row_length for request in group)
-  sizes = np.stack([request.sizes(row_length) for request in group])
+  length = _round_up(int(chunk.lengths[group].max()), 16)
+  row_length = int(chunk.row_lengths[group].max())
+  sizes = chunk.sizes(row_length)[group]
   balanced = balance(sizes, count, weights=_WEIGHTS)
   most = np.max([sizes[members].sum(0) for members in balanced], axis=0)
   instructions, tokens, rows, nodes, edges = map(int, most)
@@ -152,65 +160,76 @@ def even_shape(group: Sequence[TokenizedRequest], count: int) -> Shape:
   )
 
 
-def choose_shape(request: TokenizedRequest, shapes: Sequence[Shape]) -> Shape:
-  """Returns the cheapest shape, planned or large, that holds a request."""
+def choose_shapes(chunk: Chunk, shapes: Sequence[Shape]) -> list[Shape]:
+  """Returns for each request the cheapest shape that holds it.
+
+  Args:
+    chunk: of the requests.
+    shapes: planned ones; there are large ones besides.
+  """
   *smaller, largest = *shapes, *_LARGE
-  fitting = [shape for shape in smaller if shape.holds(request)]
   # Never the cheapest of several; its tries need not be worked out to know.
-  return min(fitting, key=lambda shape: shape.cost_of(request), default=largest)
+  costs = np.stack(
+    [np.where(s.holds(chunk), s.costs(chunk), np.inf) for s in smaller]
+  )
+  chosen = np.where(np.isinf(costs.min(0)), len(smaller), costs.argmin(0))
+  both = *smaller, largest
+  return [both[number] for number in chosen.tolist()]
 
 
 def by_shape(
-  requests: Sequence[TokenizedRequest],
-  shapes: Sequence[Shape],
-  *,
-  shards: int = 1,
-) -> dict[Shape, list[TokenizedRequest]]:
+  chunk: Chunk, shapes: Sequence[Shape], *, shards: int = 1
+) -> dict[Shape, Members]:
   """Sends each request to the shape where its share of full bins costs least.
 
   Requests that do not fill a bin pay for it all: they go where that is cheaper.
   """
-  groups: dict[Shape, list[TokenizedRequest]] = {}
-  for request in requests:
-    groups.setdefault(choose_shape(request, shapes), []).append(request)
+  chosen: dict[Shape, list[int]] = {}
+  for number, shape in enumerate(choose_shapes(chunk, shapes)):
+    chosen.setdefault(shape, []).append(number)
+  groups = {shape: np.array(numbers) for shape, numbers in chosen.items()}
+  none = np.zeros(0, int)
 
   for shape in sorted(groups, key=lambda shape: shape.cost, reverse=True):
     members = groups[shape]
-    full = _filling(members, shape, shards)
+    full = _filling(chunk, members, shape, shards)
     rest = members[full:]
-    if not rest:
+    if not len(rest):
       continue
-    costs = {
-      other: _total_cost(groups.get(other, []) + rest, other, shards)
-      - _total_cost(groups.get(other, []), other, shards)
-      for other in (*shapes, *_LARGE)
-      if other != shape and all(map(other.holds, rest))
-    }
-    saved = _total_cost(members, shape, shards) - _total_cost(
-      members[:full], shape, shards
+    saved = _total_cost(chunk, members, shape, shards) - _total_cost(
+      chunk, members[:full], shape, shards
     )
+    costs = {}
+    for other in (*shapes, *_LARGE):
+      there = groups.get(other, none)
+      # Where even one bin costs more, tries need not be worked out.
+      if other == shape or not (len(there) or other.cost + _BIN_COST < saved):
+        continue
+      if not other.holds(chunk)[rest].all():
+        continue
+      costs[other] = _total_cost(
+        chunk, np.concatenate([there, rest]), other, shards
+      ) - _total_cost(chunk, there, other, shards)
     if costs and costs[best := min(costs, key=lambda s: costs[s])] < saved:
       groups[shape] = members[:full]
-      groups.setdefault(best, []).extend(rest)
-  return {shape: members for shape, members in groups.items() if members}
+      groups[best] = np.concatenate([groups.get(best, none), rest])
+  return {shape: members for shape, members in groups.items() if len(members)}
 
 
 def bins_of(
-  requests: Sequence[TokenizedRequest], shape: Shape, *, shards: int = 1
-) -> list[Bin]:
+  chunk: Chunk, members: Members, shape: Shape, *, shards: int = 1
+) -> list[Members]:
   """Deals requests into as few bins of a shape as hold them, evenly filled.
 
   There is a multiple of `shards` of them; the last may be empty.
   """
-  sizes = np.stack([r.sizes(shape.row_length) for r in requests])
+  sizes = chunk.sizes(shape.row_length)[members]
   needed = int(np.ceil((sizes.sum(0) / shape.capacity).max()))
   count = _round_up(max(needed, 1), shards)
   while True:
     balanced = balance(sizes, count, weights=_WEIGHTS)
-    if all(
-      (sizes[members].sum(0) <= shape.capacity).all() for members in balanced
-    ):
-      return [[requests[number] for number in members] for members in balanced]
+    if all((sizes[dealt].sum(0) <= shape.capacity).all() for dealt in balanced):
+      return [members[dealt] for dealt in balanced]
     # A hundredth more at a time: balancing many again takes time.
     count = _round_up(count + 1 + count // 100, shards)
 
@@ -230,91 +249,104 @@ def balance(
   Returns:
     The items of each bin.
   """
-  shares = sizes / sizes.sum(0) * np.array(weights)
-  loads = np.zeros((count, sizes.shape[1]))
+  # Capacities first: a maximum over the last axis, of five, is slow.
+  shares_KxI = np.ascontiguousarray((sizes / sizes.sum(0) * weights).T)
+  loads_KxB = np.zeros((sizes.shape[1], count))
+  filled_KxB, fullest_B = np.empty_like(loads_KxB), np.empty(count)
   bins: list[list[int]] = [[] for _ in range(count)]
-  for item in np.argsort(-shares.max(1), kind="stable"):
-    best = int((loads + shares[item]).max(1).argmin())
-    bins[best].append(int(item))
-    loads[best] += shares[item]
+  order = np.argsort(-shares_KxI.max(0), kind="stable")
+  add: Any = np.add
+  largest: Any = np.maximum.reduce
+  for item, share_Kx1 in zip(
+    order.tolist(), shares_KxI.T[order, :, None], strict=True
+  ):
+    largest(add(loads_KxB, share_Kx1, filled_KxB), 0, None, fullest_B)
+    best = fullest_B.argmin()
+    bins[best].append(item)
+    here = loads_KxB[:, best : best + 1]
+    add(here, share_Kx1, here)
   if len(sizes) <= _SWAPPED:
-    _swap(shares, bins, loads)
+    _swap(shares_KxI, bins, loads_KxB)
   return bins
 
 
-def _swap(shares: np.ndarray, bins: list[list[int]], loads: np.ndarray) -> None:
+def _swap(
+  shares_KxI: np.ndarray, bins: list[list[int]], loads_KxB: np.ndarray
+) -> None:
   """Swaps items of the fullest bin for others, while that makes it less full.
 
   No bin becomes as full as that one was.
   """
   items = np.concatenate([np.array(members, int) for members in bins])
   owner = np.repeat(np.arange(len(bins)), list(map(len, bins)))
+  shares_KxI = shares_KxI[:, items]
   for _ in range(len(items)):
-    fullest = int(loads.max(1).argmax())
-    mine = np.flatnonzero(owner == fullest)
-    gain_MxOxK = shares[items[mine], None] - shares[items]
-    after_MxO = np.maximum(
-      (loads[fullest] - gain_MxOxK).max(2),
-      np.where(owner == fullest, np.inf, (loads[owner] + gain_MxOxK).max(2)),
-    )
-    best = np.unravel_index(after_MxO.argmin(), after_MxO.shape)
-    if after_MxO[best] > loads[fullest].max() * (1 - 1e-3):
+    fullest = int(loads_KxB.max(0).argmax())
+    own = owner == fullest
+    mine = np.flatnonzero(own)
+    gain_KxMxI = shares_KxI[:, mine, None] - shares_KxI[:, None]
+    others_MxI = (loads_KxB[:, None, owner] + gain_KxMxI).max(0)
+    others_MxI[:, own] = np.inf
+    after_MxI = (loads_KxB[:, fullest, None, None] - gain_KxMxI).max(0)
+    np.maximum(after_MxI, others_MxI, out=after_MxI)
+    best = np.unravel_index(after_MxI.argmin(), after_MxI.shape)
+    if after_MxI[best] > loads_KxB[:, fullest].max() * (1 - 1e-3):
       break
     one, other = mine[best[0]], best[1]
-    loads[fullest] -= gain_MxOxK[best]
-    loads[owner[other]] += gain_MxOxK[best]
-    items[one], items[other] = items[other], items[one]
+    gain_K = gain_KxMxI[:, best[0], best[1]]
+    loads_KxB[:, fullest] -= gain_K
+    loads_KxB[:, owner[other]] += gain_K
+    places = [one, other]
+    items[places] = items[places[::-1]]
+    shares_KxI[:, places] = shares_KxI[:, places[::-1]]
   for number, members in enumerate(bins):
     members[:] = items[owner == number].tolist()
 
 
-def _usage(requests: Sequence[TokenizedRequest], shape: Shape) -> np.ndarray:
+def _usage(chunk: Chunk, members: Members, shape: Shape) -> np.ndarray:
   """Returns how many bins the first requests fill, for each number of them."""
-  sizes = np.stack([r.sizes(shape.row_length) for r in requests])
+  sizes = chunk.sizes(shape.row_length)[members]
   return (sizes.cumsum(0) / shape.capacity).max(1)
 
 
 def _total_cost(
-  requests: Sequence[TokenizedRequest], shape: Shape, shards: int
+  chunk: Chunk, members: Members, shape: Shape, shards: int
 ) -> float:
   """Of computing whole bins."""
-  if not requests:
+  if not len(members):
     return 0.0
-  steps = np.ceil(_usage(requests, shape)[-1] / shards)
-  return float(steps) * (shape.cost + _BIN_COST)
+  sizes = chunk.sizes(shape.row_length)[members]
+  usage = (sizes.sum(0) / shape.capacity).max()
+  return float(np.ceil(usage / shards)) * (shape.cost + _BIN_COST)
 
 
-def _filling(
-  requests: Sequence[TokenizedRequest], shape: Shape, shards: int
-) -> int:
+def _filling(chunk: Chunk, members: Members, shape: Shape, shards: int) -> int:
   """Returns how many of the requests leave no bin part empty."""
-  usage = _usage(requests, shape) / shards
+  usage = _usage(chunk, members, shape) / shards
   return int(np.searchsorted(usage, _FULL * np.floor(usage[-1] / _FULL)))
 
 
-def _best_cut(
-  group: list[TokenizedRequest],
-) -> tuple[float, list[TokenizedRequest], list[TokenizedRequest]]:
+def _best_cut(chunk: Chunk, group: Members) -> tuple[float, Members, Members]:
   """Cuts a group in two by the length of instructions.
 
   Returns:
     How much padding in attention that saves, in tokens' worth, and the halves.
   """
-  ordered = sorted(group, key=lambda request: len(request.instruction))
-  lengths = np.array([len(request.instruction) for request in ordered])
+  ordered = group[np.argsort(chunk.lengths[group], kind="stable")]
+  lengths = chunk.lengths[ordered]
   below = np.arange(1, len(lengths))
   saved = below * (lengths[-1] ** 2 - lengths[:-1] ** 2) / KEYS_PER_TOKEN
   if not len(saved):
-    return 0.0, group, []
+    return 0.0, group, group[:0]
   cut = int(saved.argmax())
   return float(saved[cut]), ordered[: cut + 1], ordered[cut + 1 :]
 
 
 def _fitted_shape(
-  group: Sequence[TokenizedRequest], bin_tokens: int, shards: int
+  chunk: Chunk, group: Members, bin_tokens: int, shards: int
 ) -> Shape:
   """Returns the shape into whose bins a group goes with least padding."""
-  batches = sum(request.tokens for request in group) / (bin_tokens * shards)
+  batches = int(chunk.tokens[group].sum()) / (bin_tokens * shards)
   # A few requests go more evenly into one number of bins than into another.
   # More than there are requests would be of no use.
   most = -(-len(group) // shards)
@@ -322,7 +354,7 @@ def _fitted_shape(
     min(max(round(batches * more), 1), most) * shards
     for more in np.linspace(0.9, 1.5, 7)
   }
-  fitted = {count: even_shape(group, count) for count in sorted(counts)}
+  fitted = {count: even_shape(chunk, group, count) for count in sorted(counts)}
   return fitted[min(fitted, key=lambda n: n * (fitted[n].cost + _BIN_COST))]
 
 

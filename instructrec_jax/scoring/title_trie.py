@@ -4,11 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from instructrec_jax.scoring.trie import trie_rows
+from instructrec_jax.scoring.trie import ID_BYTES, START_ID
 
 
 class TitleTrie:
   """Distinct titles' tokens; nodes and edges are as in `trie`.
+
+  Nodes are in the order of their depths, the root first, and those behind a
+  node in the order of its edges. Some 30 bytes a node are kept, and a million
+  titles are a matter of seconds.
 
   Attributes:
     tokens: [nodes] what is read last at each node; the root is node 0.
@@ -21,53 +25,64 @@ class TitleTrie:
     depth: the greatest number of nodes on a path.
   """
 
-  def __init__(self, titles: Sequence[tuple[int, ...]]):
-    """Builds the trie of distinct titles, each with its end of sequence."""
-    (row,) = trie_rows(titles, sum(map(len, titles)) + 1)
-    self.tokens = np.array(row.tokens, np.int32)
-    self.depths = np.array(row.depths, np.int32)
-    self.depth = int(self.depths.max()) + 1
-    self.parents = np.zeros_like(self.tokens)
-    path: list[int] = []
-    for node, depth in enumerate(row.depths):
-      path[depth:] = [node]
-      self.parents[node] = path[max(depth - 1, 0)]
-    nodes = np.array(row.edge_nodes)
-    by_node = np.argsort(nodes, kind="stable")
-    self.first_edges = np.searchsorted(
-      nodes[by_node], np.arange(len(self.tokens) + 1)
+  def __init__(self, titles: Sequence[bytes]):
+    """Builds the trie.
+
+    Args:
+      titles: of `trie.to_bytes`, distinct and sorted, each with its end.
+    """
+    count = len(titles)
+    lengths = np.fromiter(map(len, titles), np.int32, count) // ID_BYTES
+    ids = np.frombuffer(b"".join(titles), f">u{ID_BYTES}").astype(np.int32)
+    starts = np.cumsum(lengths, dtype=np.int64) - lengths
+    # Titles that go on, the node that each has come to, and whether it is that
+    # of the one before.
+    here, node = np.arange(count), np.zeros(count, np.int32)
+    same = np.arange(count) > 0
+    nodes = 1
+    tokens, edge_nodes, ends, targets = (
+      [np.array([START_ID], np.int32)],
+      [],
+      [],
+      [],
     )
-    self.targets = np.array(row.edge_targets, np.int32)[by_node]
-    place = np.argsort(by_node)
-    behind = {
-      (int(self.parents[node]), row.tokens[node]): node
-      for node in range(1, len(row.tokens))
-    }
-    ends = {
-      path[-1]: number
-      for number, path in zip(row.candidates, row.paths, strict=True)
-    }
-    self.children = np.full(len(nodes), -1, np.int32)
-    self.titles = np.full(len(nodes), -1, np.int32)
-    for edge, (node, target) in enumerate(
-      zip(row.edge_nodes, row.edge_targets, strict=True)
-    ):
-      if edge in ends:
-        self.titles[place[edge]] = ends[edge]
-      else:
-        self.children[place[edge]] = behind[node, target]
-    self._last_nodes = np.zeros(len(titles), int)
-    for number, path in zip(row.candidates, row.paths, strict=True):
-      self._last_nodes[number] = nodes[path[-1]]
+    self._levels = [0, 1]
+    for depth in range(int(lengths.max(initial=0))):
+      token = ids[starts[here] + depth]
+      same[1:] &= token[1:] == token[:-1]
+      is_end = lengths[here] == depth + 1
+      new = ~same
+      edge_nodes.append(node[new])
+      targets.append(token[new])
+      ends.append(np.where(is_end, here, -1)[new].astype(np.int32))
+      node = (nodes - 1 + np.cumsum(new & ~is_end)).astype(np.int32)
+      tokens.append(token[new & ~is_end])
+      nodes += len(tokens[-1])
+      self._levels.append(nodes)
+      here, node, same = here[~is_end], node[~is_end], same[~is_end]
+    self.tokens = np.concatenate(tokens)
+    self.targets = np.concatenate(targets)
+    self.titles = np.concatenate(ends)
+    of_node = np.concatenate(edge_nodes)
+    inner = self.titles < 0
+    self.children = np.where(inner, np.cumsum(inner, dtype=np.int32), -1)
+    self.first_edges = np.searchsorted(of_node, np.arange(nodes + 1)).astype(
+      np.int32
+    )
+    self.parents = np.concatenate([np.zeros(1, np.int32), of_node[inner]])
+    self.depth = len(self._levels) - 2
+    widths = np.diff(self._levels)
+    self.depths = np.repeat(np.arange(len(widths), dtype=np.int32), widths)
+    self._last_nodes = np.empty(count, np.int32)
+    self._last_nodes[self.titles[~inner]] = of_node[~inner]
 
   def largest(self, values: np.ndarray) -> np.ndarray:
     """Returns [nodes]: the largest value of the titles that begin so."""
     found = np.full(len(self.tokens), -np.inf)
     np.maximum.at(found, self._last_nodes, values)
-    # Children stand behind their parents.
-    for node in range(len(self.tokens) - 1, 0, -1):
-      parent = self.parents[node]
-      found[parent] = max(found[parent], found[node])
+    levels = self._levels
+    for first, last in zip(levels[-2:0:-1], levels[:1:-1], strict=True):
+      np.maximum.at(found, self.parents[first:last], found[first:last])
     return found
 
   def paths(self, nodes: np.ndarray) -> np.ndarray:

@@ -60,6 +60,14 @@ class RelativePositionBias(nn.Module):
     bias_HxN = table_HxR @ one_hot_RxN
     return _shifted_rows(bias_HxN, query_length, key_length)[None]
 
+  def of_distances(self) -> Float[Array, "heads distances"]:
+    """Returns the float32 bias by distance, up to where all share a bucket."""
+    bucket = relative_position_bucket(
+      np.arange(-MAX_DISTANCE, MAX_DISTANCE + 1),
+      bidirectional=self.bidirectional,
+    )
+    return self.rel_embedding[:, bucket]
+
   def of_positions(
     self,
     query_BxT: Int[Array, "batch query"],

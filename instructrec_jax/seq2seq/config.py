@@ -12,6 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 from instructrec_jax.errors import InputError, check_counts, check_numbers
 
 REMAT_POLICIES = ("none", "minimal", "full")
+ATTENTIONS = ("xla", "pallas", "cudnn")
 ACTIVATIONS = ("linear", "gelu", "relu", "silu", "swish")
 # float16 is left out: attention's mask value overflows in it.
 DTYPES = ("float32", "bfloat16")
@@ -41,6 +42,9 @@ class T5Config:
       a single CPU device. Of how a program runs, and so not in model.json.
     scan_layers: go through the layers in a loop, which compiles one of them in
       place of all; None does so from 16 layers on. Of how a program runs.
+    attention: of rows of tokens: "xla", as the compiler makes it; "pallas", our
+      kernel for GPUs (`kernels.flash`), of T5's bias by its table; or "cudnn",
+      which has bfloat16 alone and is for training. Not in model.json either.
     lora_rank: of the adapters beside each attention and feed-forward matrix;
       0 has none. Adapters are merged where a model is loaded, and so it is not
       in model.json.
@@ -62,6 +66,7 @@ class T5Config:
   remat_policy: str = "none"
   loop_over_examples: bool | None = None
   scan_layers: bool | None = None
+  attention: str = "xla"
   lora_rank: int = 0
   lora_alpha: float = 16.0
 
@@ -76,6 +81,8 @@ class T5Config:
     Args:
       mesh: of the devices; the one that is being traced for if None.
     """
+    if self.attention != "xla":
+      return False
     if self.loop_over_examples is not None:
       return self.loop_over_examples
     mesh = mesh or jax.sharding.get_abstract_mesh()
@@ -131,6 +138,17 @@ class T5Config:
       raise InputError(
         f"T5Config.dtype is {self.dtype!r}: {' or '.join(DTYPES)} is needed."
       )
+    if self.attention not in ATTENTIONS:
+      raise InputError(
+        f"T5Config.attention is {self.attention!r}: one of "
+        f"{', '.join(ATTENTIONS)} is needed."
+      )
+    if self.attention == "cudnn" and _dtype_name(self.dtype) != "bfloat16":
+      raise InputError(
+        "T5Config.attention is 'cudnn', which computes in bfloat16, and dtype "
+        f"is {_dtype_name(self.dtype)}: another dtype, or 'pallas' or 'xla', "
+        "is needed."
+      )
     return self
 
   def to_json(self) -> str:
@@ -176,7 +194,13 @@ def _dtype_name(dtype: Any) -> str | None:
     return None
 
 
-_NOT_STORED = ("loop_over_examples", "scan_layers", "lora_rank", "lora_alpha")
+_NOT_STORED = (
+  "loop_over_examples",
+  "scan_layers",
+  "attention",
+  "lora_rank",
+  "lora_alpha",
+)
 _SWITCHES = ("logits_via_embedding", "float32_attention_logits", "scan_layers")
 # Layers from which on compiling takes longer than a user waits.
 _MANY = 16

@@ -17,15 +17,17 @@ Key to shapes. B: batch, T: query length, S: key length, H: heads, K: head_dim.
 """
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
-from instructrec_jax.kernels import cpu, reference
+from instructrec_jax.kernels import cpu, cudnn, flash, reference
 from instructrec_jax.seq2seq.config import T5Config
 
 KeysValues = tuple[jax.Array, jax.Array]
@@ -71,24 +73,82 @@ class Layout:
 
 
 @struct.dataclass
+class Segments:
+  """Who sees whom in rows, as `flash` takes it.
+
+  Attributes:
+    queries: the segment of each query; 0 is padding.
+    keys: likewise; a query sees those of its own.
+    distances: the bias by distance, of `RelativePositionBias.of_distances`.
+    is_causal: whether queries see no later key.
+  """
+
+  queries: Int[Array, "rows query"]
+  keys: Int[Array, "rows key"]
+  distances: Float[Array, "heads distances"] | None = None
+  is_causal: bool = struct.field(pytree_node=False, default=False)
+
+  def attend(
+    self, query: jax.Array, key: jax.Array, value: jax.Array
+  ) -> jax.Array:
+    """Returns what queries gather, rows and heads split as the mesh is."""
+    attend = functools.partial(flash.attend_segments, is_causal=self.is_causal)
+    mesh = jax.sharding.get_abstract_mesh()
+    # Training has split the rows already.
+    free = {
+      name
+      for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+      if kind != AxisType.Manual
+    }
+    if mesh.size > 1 and free:
+      data, model = (
+        name if name in free else None for name in ("data", "model")
+      )
+      rows, split = PartitionSpec(data), PartitionSpec(data, None, model)
+      attend = jax.shard_map(
+        attend,
+        in_specs=(*[split] * 3, rows, rows, PartitionSpec(model)),
+        out_specs=split,
+        axis_names=free,
+        # The kernel does not tell how its results vary.
+        check_vma=False,
+      )
+    return attend(query, key, value, self.queries, self.keys, self.distances)
+
+
+@struct.dataclass
 class PaddedRows(Layout):
   """Rows of tokens, padded or packed; the mask says who sees whom.
 
   Attributes:
     mask: broadcastable to [batch, heads, query, key]; 0 masks a key.
     bias: [1, heads, query, key], the same for all rows.
+    segments: what the mask says, where segments can.
   """
 
   mask: Array | None
   bias: Float[Array, "1 heads query key"] | None = None
+  segments: Segments | None = None
 
   def with_bias(self, relative: Any) -> "PaddedRows":
     """See `Layout`. Segments of a packed row are contiguous, so indices do."""
     assert self.mask is not None
+    if relative.config.attention == "pallas" and self.segments is not None:
+      segments = dataclasses.replace(
+        self.segments, distances=relative.of_distances()
+      )
+      return dataclasses.replace(self, segments=segments)
     return dataclasses.replace(self, bias=relative(*self.mask.shape[-2:]))
 
   def attend(self, config, query, key, value, keep, cache):
     """See `Layout`."""
+    if config.attention != "xla" and self.segments is not None:
+      if keep is not None:
+        # To scale a key's weights for all queries is to scale its value.
+        value *= jnp.moveaxis(keep[:, :, 0], 1, 2)[..., None]
+      if config.attention == "pallas":
+        return self.segments.attend(query, key, value), cache
+      return cudnn.attend(query, key, value, self.mask, self.bias), cache
     attend = reference.attend
     if len(query) > 1 and query.shape[1] > 1 and config.loops_over_examples():
       attend = cpu.attend_rows
@@ -127,7 +187,11 @@ def padded_rows(
     mask *= nn.make_causal_mask(queries)
   if key_segments is not None:
     mask *= nn.make_attention_mask(query_segments, key_segments, jnp.equal)
-  return PaddedRows(mask)
+  own, others = queries > 0, keys > 0
+  if query_segments is not None and key_segments is not None:
+    own, others = own * query_segments, others * key_segments
+  segments = Segments(own, others, is_causal=is_causal)
+  return PaddedRows(mask, segments=segments)
 
 
 @struct.dataclass
@@ -202,6 +266,7 @@ class GatheredTokens(Layout):
     mask: [shards x rows, 1, query, key].
     positions: [shards x rows, query] where positions are not indices.
     bias: [1 or shards x rows, heads, query, key].
+    segments: what the mask says, where segments can.
   """
 
   queries: Int[Array, "shards rows query"]
@@ -210,9 +275,15 @@ class GatheredTokens(Layout):
   mask: Bool[Array, "rows 1 query key"]
   positions: Int[Array, "rows query"] | None = None
   bias: Float[Array, "rows heads query key"] | None = None
+  segments: Segments | None = None
 
   def with_bias(self, relative: Any) -> "GatheredTokens":
     """See `Layout`."""
+    if relative.config.attention == "pallas" and self.segments is not None:
+      segments = dataclasses.replace(
+        self.segments, distances=relative.of_distances()
+      )
+      return dataclasses.replace(self, segments=segments)
     if self.positions is None:
       return dataclasses.replace(
         self, bias=relative(self.queries.shape[-1], self.keys.shape[-1])
@@ -225,6 +296,18 @@ class GatheredTokens(Layout):
     assert keep is None, "scoring has no dropout"
     shards, count = self.queries.shape[:2]
     take = jax.vmap(lambda tokens, index: tokens[index])
+    if config.attention == "pallas" and self.segments is not None:
+      query, key, value = (
+        take(x, index).reshape(-1, index.shape[-1], *x.shape[2:])
+        for x, index in (
+          (query, self.queries),
+          (key, self.keys),
+          (value, self.keys),
+        )
+      )
+      gathered = self.segments.attend(query, key, value)
+      flat = gathered.reshape(shards, -1, *gathered.shape[2:])
+      return take(flat, self.places), cache
 
     def by_row(array):
       """From [1 or shards x rows, ...] to [rows, 1 or shards, ...]."""

@@ -72,6 +72,7 @@ PROMISED = {
   "export": "--model --dataset --out --templates --step --force --json",
   "serve": "--model --dataset --templates --step --host --port --waiting "
   "--timeout --batch-tokens",
+  "mcp": "--model --dataset --templates --step",
 }
 
 

@@ -12,7 +12,7 @@ from instructrec_jax.evaluation.prompt_rankers import LabelRanker
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.arithmetic import scoring_flops
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.scoring.tokenization import tokenize
+from instructrec_jax.scoring.tokenization import Chunk, tokenize
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer
@@ -85,11 +85,13 @@ def test_the_models_flops_are_those_of_its_products(candidates):
     dropout_rate=0.0,
     loop_over_examples=False,
   )
-  (request,) = tokenize(
-    [RankingRequest("r", "x " * 30, tuple(candidates))],
-    lambda text: [ord(word) for word in text.split()],
+  chunk = Chunk(
+    tokenize(
+      [RankingRequest("r", "x " * 30, tuple(candidates))],
+      lambda text: [ord(word) for word in text.split()],
+    )
   )
-  nodes = int(request.sizes(request.row_length)[3])
+  nodes = int(chunk.own_sizes[0, 3])
   params = jax.eval_shape(lambda: parameters.initial_variables(config))
   lowered = jax.jit(
     lambda params, inputs, outputs: Transformer(config).apply(
@@ -97,13 +99,13 @@ def test_the_models_flops_are_those_of_its_products(candidates):
     )
   ).lower(
     params["params"],
-    np.ones((1, len(request.instruction)), np.int32),
+    np.ones((1, chunk.lengths[0]), np.int32),
     np.ones((1, nodes), np.int32),
   )
   counted = lowered.cost_analysis()
   assert counted is not None
   # Norms, masks, softmax and the gate's activation come on top.
-  ratio = counted["flops"] / scoring_flops([request], config)
+  ratio = counted["flops"] / scoring_flops(chunk, config)
   assert 1 < ratio < 1.25
 
 

@@ -5,6 +5,8 @@ import itertools
 import jax
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
@@ -15,6 +17,7 @@ from instructrec_jax.scoring.catalogue_ranker import (
 )
 from instructrec_jax.scoring.reranker import T5Ranker
 from instructrec_jax.scoring.title_trie import TitleTrie
+from instructrec_jax.scoring.trie import to_bytes
 
 WORDS = "tent stove lantern kayak paddle rope helmet saddle pump green".split()
 # One, two and three words; the last is another text of the same tokens.
@@ -174,13 +177,40 @@ def test_what_has_no_bound_is_refused(model, name):
 
 
 def test_paths_lead_from_the_root():
-  trie = TitleTrie([(5, 1), (5, 6, 1), (5, 6, 7, 1), (8, 1)])
-  assert trie.tokens.tolist() == [0, 5, 6, 7, 8]
-  assert trie.paths(np.array([3, 4])).tolist() == [[0, 1, 2, 3], [0, 4, 4, 4]]
-  edges, of = trie.edges_of(np.array([0, 2]))
+  titles = [(5, 1), (5, 6, 1), (5, 6, 7, 1), (8, 1)]
+  trie = TitleTrie(list(map(to_bytes, titles)))
+  assert trie.tokens.tolist() == [0, 5, 8, 6, 7]
+  assert trie.paths(np.array([4, 2])).tolist() == [[0, 1, 3, 4], [0, 2, 2, 2]]
+  edges, of = trie.edges_of(np.array([0, 3]))
   assert of.tolist() == [0, 0, 1, 1]
   assert trie.targets[edges].tolist() == [5, 8, 1, 7]
-  assert trie.children[edges].tolist() == [1, 4, -1, 3]
+  assert trie.children[edges].tolist() == [1, 2, -1, 4]
   assert trie.titles[edges].tolist() == [-1, -1, 1, -1]
   longest = trie.largest(np.array([2, 3, 4, 2]))
-  assert longest.tolist() == [4, 4, 4, 4, 2]
+  assert longest.tolist() == [4, 4, 2, 4, 4]
+
+
+@given(
+  st.sets(
+    st.lists(st.integers(3, 5), max_size=5).map(lambda ids: (*ids, 1)),
+    min_size=1,
+  )
+)
+def test_each_title_is_spelt_by_one_path(titles):
+  titles = sorted(titles)
+  trie = TitleTrie(list(map(to_bytes, titles)))
+  ends = {title: edge for edge, title in enumerate(trie.titles) if title >= 0}
+  of_edge = np.repeat(np.arange(len(trie.tokens)), np.diff(trie.first_edges))
+  for number, ids in enumerate(titles):
+    edge, spelt = ends[number], []
+    while True:
+      node = of_edge[edge]
+      spelt.insert(0, int(trie.targets[edge]))
+      assert trie.depths[node] == len(ids) - len(spelt)
+      if not node:
+        break
+      assert trie.tokens[node] == trie.targets[trie.children == node][0]
+      (edge,) = np.flatnonzero(trie.children == node)
+    assert tuple(spelt) == ids
+  beginnings = {ids[:n] for ids in titles for n in range(len(ids))}
+  assert len(trie.tokens) == len(beginnings)

@@ -49,8 +49,11 @@ def test_float32_is_float32_on_accelerators(
   """Whose default rounds the factors of products."""
   config = dataclasses.replace(config, dtype=dtype)
   pieces = tokenization.tokenize(requests[:2], vocabulary.encode_one)
-  (shape,) = shapes.fitted_shapes(pieces, most=1, bin_tokens=4096, shards=1)
-  batch = batching.to_batch([pieces], shape=shape).features
+  chunk = tokenization.Chunk(pieces)
+  (shape,) = shapes.fitted_shapes(chunk, most=1, bin_tokens=4096, shards=1)
+  bins = [np.arange(len(pieces))]
+  (laid,) = batching.to_batches(chunk, bins, shape=shape, shards=1)
+  batch = laid.features
   monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
   program = str(
     jax.make_jaxpr(

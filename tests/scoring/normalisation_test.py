@@ -209,15 +209,16 @@ def test_the_same_tokens_twice_are_a_tie(ranker, requests):
 def null_batches(monkeypatch):
   """The candidates of each batch under the null instruction."""
   batches = []
-  to_batch = batching.to_batch
+  to_batches = batching.to_batches
 
-  def spy(bins, **options):
-    null = [m.candidates for b in bins for m in b if m.instruction == [1]]
+  def spy(chunk, bins, **options):
+    members = [chunk.requests[number] for b in bins for number in b]
+    null = [m.candidates for m in members if m.instruction.tolist() == [1]]
     if null:
       batches.append((null, options))
-    return to_batch(bins, **options)
+    return to_batches(chunk, bins, **options)
 
-  monkeypatch.setattr(batching, "to_batch", spy)
+  monkeypatch.setattr(batching, "to_batches", spy)
   return batches
 
 

@@ -145,7 +145,7 @@ def test_scores_do_not_depend_on_rows(
   split = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   assert_same(split.score(requests), scores)
   tokenized = tokenization.tokenize(requests, vocabulary.encode_one)
-  assert max(len(r.rows(r.row_length)) for r in tokenized) > 1
+  assert tokenization.Chunk(tokenized).own_sizes[:, 2].max() > 1
 
 
 def test_scores_are_alike_on_processors_and_accelerators(
@@ -155,6 +155,17 @@ def test_scores_are_alike_on_processors_and_accelerators(
   config = dataclasses.replace(config, loop_over_examples=False)
   at_once = T5Ranker(config=config, params=params, vocabulary=vocabulary)
   assert_same(at_once.score(requests), scores)
+
+
+def test_scores_of_the_kernel_are_those_of_plain_attention(
+  config, params, vocabulary, requests, scores
+):
+  config = dataclasses.replace(config, attention="pallas")
+  for mesh in (None, mesh_lib.make_mesh(data=4, model=2)):
+    ranker = T5Ranker(
+      config=config, params=params, vocabulary=vocabulary, mesh=mesh
+    )
+    assert_same(ranker.score(requests), scores)
 
 
 def test_scores_do_not_depend_on_how_many_candidates_there_are(

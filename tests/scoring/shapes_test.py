@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring import batching, shapes, tokenization
+from instructrec_jax.scoring import batching, shapes, tokenization, trie
+from instructrec_jax.scoring.tokenization import Chunk
+from instructrec_jax.scoring.trie import ID_BYTES, to_bytes
 
 MOST = shapes.MAX_SHAPES - shapes.LARGE_SHAPES
 
@@ -19,9 +21,9 @@ def tokenized(instruction, *candidates):
   """A request of these lengths, whose candidates share only their start."""
   return tokenization.TokenizedRequest(
     index=0,
-    instruction=[5] * instruction,
+    instruction=np.full(instruction, 5, np.int32),
     candidates=[
-      (10 + number, *[5] * (length - 1))
+      to_bytes((10 + number, *[5] * (length - 1)))
       for number, length in enumerate(candidates)
     ],
     places=[[number] for number in range(len(candidates))],
@@ -42,17 +44,29 @@ def draw(count, *, instruction, candidates, seed=0):
 
 def fit(requests, *, most=MOST, bin_tokens=4096, shards=1):
   return shapes.fitted_shapes(
-    requests, most=most, bin_tokens=bin_tokens, shards=shards
+    Chunk(requests), most=most, bin_tokens=bin_tokens, shards=shards
   )
+
+
+def bins_of(requests, shape, **options):
+  """The bins of these requests, as lists of them."""
+  everything = np.arange(len(requests))
+  bins = shapes.bins_of(Chunk(requests), everything, shape, **options)
+  return [[requests[number] for number in of_bin] for of_bin in bins]
+
+
+def chosen(request, known):
+  (shape,) = shapes.choose_shapes(Chunk([request]), known)
+  return shape
 
 
 def test_no_more_bins_than_requests(monkeypatch):
   """However small they are to be."""
   tried = []
 
-  def even_shape(group, count):
+  def even_shape(chunk, group, count):
     tried.append(count)
-    return even(group, count)
+    return even(chunk, group, count)
 
   even = shapes.even_shape
   monkeypatch.setattr(shapes, "even_shape", even_shape)
@@ -61,19 +75,19 @@ def test_no_more_bins_than_requests(monkeypatch):
 
 
 def test_a_request_of_a_known_shape_is_laid_out_once():
-  requests = draw(20, instruction=300, candidates=10)
-  (shape,) = fit(requests, most=1)
-  for request in requests:
-    assert shapes.choose_shape(request, [shape]) == shape
-    assert set(request._rows) == {shape.row_length}
+  chunk = Chunk(draw(20, instruction=300, candidates=10))
+  (shape,) = shapes.fitted_shapes(chunk, most=1, bin_tokens=4096, shards=1)
+  ((found, _),) = shapes.by_shape(chunk, [shape]).items()
+  assert found == shape
+  assert set(chunk._tries) == {shape.row_length}
 
 
 def padding(requests, fitted):
   """The share of padding in what linear layers compute."""
-  used = sum(request.tokens for request in requests)
-  computed = 0
-  for shape, members in shapes.by_shape(requests, fitted).items():
-    bins = shapes.bins_of(members, shape)
+  chunk = Chunk(requests)
+  used, computed = chunk.tokens.sum(), 0
+  for shape, members in shapes.by_shape(chunk, fitted).items():
+    bins = shapes.bins_of(chunk, members, shape)
     computed += len(bins) * (shape.tokens + shape.nodes)
   return 1 - used / computed
 
@@ -82,10 +96,12 @@ def padding(requests, fitted):
 def test_a_batch_holds_every_token(requests, vocabulary, shards):
   """Each path leads over edges whose nodes have read the candidate so far."""
   pieces = tokenization.tokenize(requests, vocabulary.encode_one)
+  chunk = Chunk(pieces)
   (shape,) = fit(pieces, most=1, bin_tokens=1 << 16, shards=shards)
-  bins = shapes.bins_of(pieces, shape, shards=shards)
+  everything = np.arange(len(pieces))
+  bins = shapes.bins_of(chunk, everything, shape, shards=shards)
   assert len(bins) == shards
-  batch = batching.to_batch(bins, shape=shape)
+  (batch,) = batching.to_batches(chunk, bins, shape=shape, shards=shards)
   features = {name: list(array) for name, array in batch.features.items()}
   seen = set()
   starts = np.cumsum(batch.lengths) - batch.lengths
@@ -138,7 +154,8 @@ def test_many_candidates_become_several_pieces(vocabulary):
   pieces = tokenization.tokenize([request], vocabulary.encode_one)
   assert len(pieces) > 1
   assert {piece.index for piece in pieces} == {0}
-  assert all(sum(map(len, p.candidates)) <= tokenization.PIECE for p in pieces)
+  most = tokenization.PIECE * ID_BYTES
+  assert all(sum(map(len, p.candidates)) <= most for p in pieces)
   places = sorted(sum((sum(p.places, []) for p in pieces), []))
   assert places == list(range(len(titles)))
 
@@ -148,9 +165,10 @@ def test_many_candidates_become_several_pieces(vocabulary):
 def test_a_full_piece_of_any_length_has_a_shape(instruction, length):
   """Rows of the large shapes suffice, however badly candidates fill them."""
   request = tokenized(instruction, *[length] * (tokenization.PIECE // length))
-  shape = shapes.choose_shape(request, [])
-  assert shapes.bins_of([request], shape) == [[request]]
-  batching.to_batch([[request]], shape=shape)
+  shape = chosen(request, [])
+  assert bins_of([request], shape) == [[request]]
+  bins = [np.zeros(1, int)]
+  list(batching.to_batches(Chunk([request]), bins, shape=shape, shards=1))
 
 
 @given(
@@ -163,8 +181,8 @@ def test_whatever_can_be_tokenised_has_a_shape(instruction, lengths):
   while sum(lengths) > tokenization.PIECE:
     lengths.pop()
   request = tokenized(instruction, *lengths)
-  shape = shapes.choose_shape(request, [])
-  assert shapes.bins_of([request], shape) == [[request]]
+  shape = chosen(request, [])
+  assert bins_of([request], shape) == [[request]]
 
 
 @given(
@@ -179,17 +197,18 @@ def test_bins_hold_each_request_once(lengths, shards):
   requests = [tokenized(length, *titles) for length, titles in lengths]
   fitted = fit(requests, shards=shards)
   assert len(fitted) <= MOST
-  for shape, members in shapes.by_shape(
-    requests, fitted, shards=shards
-  ).items():
-    bins = shapes.bins_of(members, shape, shards=shards)
+  chunk = Chunk(requests)
+  seen = []
+  for shape, members in shapes.by_shape(chunk, fitted, shards=shards).items():
+    bins = shapes.bins_of(chunk, members, shape, shards=shards)
     assert len(bins) % shards == 0
-    assert sorted(map(id, sum(bins, []))) == sorted(map(id, members))
-    for of_bin in filter(None, bins):
-      assert (
-        sum(r.sizes(shape.row_length) for r in of_bin) <= shape.capacity
-      ).all()
-      assert all(len(r.instruction) <= shape.length for r in of_bin)
+    assert sorted(np.concatenate(bins)) == sorted(members)
+    seen += members.tolist()
+    for of_bin in bins:
+      sizes = chunk.sizes(shape.row_length)[of_bin]
+      assert (sizes.sum(0) <= shape.capacity).all()
+      assert (chunk.lengths[of_bin] <= shape.length).all()
+  assert sorted(seen) == list(range(len(requests)))
 
 
 def test_a_short_homogeneous_stream_needs_one_shape():
@@ -220,10 +239,12 @@ def test_few_and_many_candidates_share_bins():
 
 def test_a_lone_request_goes_where_it_pays_for_little():
   users = draw(40, instruction=250, candidates=10)
-  many, one = shapes.even_shape(users, 2), shapes.even_shape(users, 40)
+  many, one = (
+    shapes.even_shape(Chunk(users), np.arange(40), count) for count in (2, 40)
+  )
 
   def counts(requests):
-    grouped = shapes.by_shape(requests, [many, one])
+    grouped = shapes.by_shape(Chunk(requests), [many, one])
     return {shape: len(members) for shape, members in grouped.items()}
 
   assert counts(users) == {many: 40}
@@ -241,3 +262,49 @@ def test_a_request_beyond_all_shapes_is_named(vocabulary, field):
   request = dataclasses.replace(request, **{field: long})
   with pytest.raises(InputError, match="request r7: .*9001"):
     tokenization.tokenize([request], vocabulary.encode_one)
+
+
+@given(
+  st.integers(1, 5),
+  st.lists(st.tuples(*[st.integers(1, 40)] * 3), min_size=2, max_size=80),
+)
+def test_items_go_where_they_fill_least(count, sizes):
+  """As the greedy rule says, and then no swap with the fullest bin helps."""
+  sizes = np.array(sizes)
+  shares = sizes / sizes.sum(0)
+  dealt = shapes.balance(sizes, count, weights=(1, 1, 1))
+  assert sorted(sum(dealt, [])) == list(range(len(sizes)))
+  loads = np.array([shares[members].sum(0) for members in dealt])
+  fullest = int(loads.max(1).argmax())
+  for number, members in enumerate(dealt):
+    for one in dealt[fullest] if number != fullest else ():
+      for other in members:
+        gain = shares[one] - shares[other]
+        after = max((loads[fullest] - gain).max(), (loads[number] + gain).max())
+        assert after > loads[fullest].max() * (1 - 1.001e-3)
+
+
+def test_batches_do_not_depend_on_how_many_are_laid_out_at_once(monkeypatch):
+  """Nor on what else is in the chunk's tries, or which candidates recur."""
+  requests = [
+    dataclasses.replace(
+      r, index=n, places=[[2 * p, 2 * p + 1] for (p,) in r.places]
+    )
+    for n, r in enumerate(draw(60, instruction=90, candidates=7))
+  ]
+  (shape,) = fit(requests, most=1, bin_tokens=500, shards=2)
+  chunk = Chunk(requests)
+  bins = shapes.bins_of(chunk, np.arange(60), shape, shards=2)
+  assert len(bins) > 4
+  together = list(batching.to_batches(chunk, bins, shape=shape, shards=2))
+  monkeypatch.setattr(batching, "_AT_ONCE", 1)
+  monkeypatch.setattr(trie, "_PLACES", 1)
+  for number, one in enumerate(together):
+    of_batch = bins[2 * number : 2 * number + 2]
+    (alone,) = batching.to_batches(
+      Chunk(requests), of_batch, shape=shape, shards=2
+    )
+    for name in one.features:
+      np.testing.assert_array_equal(one.features[name], alone.features[name])
+    for name in ("edges", "lengths", "slots", "slot_candidates"):
+      np.testing.assert_array_equal(getattr(one, name), getattr(alone, name))

@@ -150,6 +150,31 @@ def test_processors_take_the_step_of_accelerators(batch, sgd, dropout_rate):
   assert_same_step(make_step(transform, config)(state, batch, key), by_row)
 
 
+@pytest.mark.parametrize(("data", "model"), [(1, 1), (4, 2)])
+def test_the_kernel_takes_the_step_of_plain_attention(batch, sgd, data, model):
+  """Interpreted; with dropout, and with rows and heads split over devices."""
+  transform, state = sgd
+  # Of answers without an instruction, what is gathered has no meaning.
+  whole = [
+    set(answer) <= {*instruction, 0}
+    for instruction, answer in zip(
+      batch["encoder_segment_ids"], batch["decoder_segment_ids"], strict=True
+    )
+  ]
+  batch = {name: rows[whole][:4] for name, rows in batch.items()}
+  key = jax.random.key(0)
+  config = CONFIG.replace(dropout_rate=0.3)
+  plain = make_step(transform, config)(state, batch, key)
+  config = config.replace(attention="pallas")
+  devices = jax.devices()[: data * model]
+  mesh = mesh_lib.make_mesh(data=data, model=model, devices=devices)
+  step = functools.partial(train_step, config=config, optimizer=transform)
+  split = jax.jit(mesh_lib.with_activation_axes(step, mesh))
+  state, key = jax.device_put((state, key), mesh_lib.replicated(mesh))
+  batch = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
+  assert_same_step(split(state, batch, key), jax.device_get(plain))
+
+
 def test_rows_of_padding_change_nothing(batch, sgd):
   transform, state = sgd
   padded = {
