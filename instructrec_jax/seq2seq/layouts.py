@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from flax import struct
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from instructrec_jax.kernels import cpu, cudnn, flash, reference
@@ -94,14 +94,22 @@ class Segments:
     """Returns what queries gather, rows and heads split as the mesh is."""
     attend = functools.partial(flash.attend_segments, is_causal=self.is_causal)
     mesh = jax.sharding.get_abstract_mesh()
-    if mesh.size > 1:
-      rows = PartitionSpec("data")
-      split = PartitionSpec("data", None, "model")
+    # Training has split the rows already.
+    free = {
+      name
+      for name, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+      if kind != AxisType.Manual
+    }
+    if mesh.size > 1 and free:
+      data, model = (
+        name if name in free else None for name in ("data", "model")
+      )
+      rows, split = PartitionSpec(data), PartitionSpec(data, None, model)
       attend = jax.shard_map(
         attend,
-        mesh=mesh,
-        in_specs=(*[split] * 3, rows, rows, PartitionSpec("model")),
+        in_specs=(*[split] * 3, rows, rows, PartitionSpec(model)),
         out_specs=split,
+        axis_names=free,
         # The kernel does not tell how its results vary.
         check_vma=False,
       )

@@ -107,8 +107,10 @@ def _by_layer(
 
   def update(updates, state, params=None):
     function = transform.update
+    # The published algorithm takes any tree, our models' have stacks.
+    children = updates if isinstance(updates, dict) else {}
     for stack in ("encoder", "decoder"):
-      if stacking.STACKED in updates.get(stack, ()):
+      if stacking.STACKED in children.get(stack, ()):
         axes = functools.partial(_axes, stack=stack)
         function = jax.vmap(
           function,
