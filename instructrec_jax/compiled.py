@@ -27,6 +27,7 @@ def keep() -> None:
 
   Does nothing where the folder can't be written.
   """
+  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", _SECONDS)
   named = "JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE"
   if any(name in os.environ for name in named) or "jax" in sys.modules:
     return
@@ -40,7 +41,6 @@ def keep() -> None:
   except (OSError, RuntimeError):
     return
   os.environ["JAX_COMPILATION_CACHE_DIR"] = str(path)
-  os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", _SECONDS)
   atexit.register(_record, path, os.getpid())
 
 

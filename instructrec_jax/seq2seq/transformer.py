@@ -19,8 +19,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
-from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.seq2seq import layers, stacking
+from instructrec_jax.seq2seq import layers, parts, stacking
 from instructrec_jax.seq2seq.attention import Attention, RelativePositionBias
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import (
@@ -425,7 +424,7 @@ def _scan_layers(
   """
   config: T5Config = getattr(stack, "config")  # noqa: B009
   params, name = stack.variables["params"], str(stack.name)
-  has_parts = mesh_lib.are_parts()
+  has_parts = parts.are_parts()
   path = (name, stacking.STACKED)
   of_layers = params.get(stacking.STACKED)
   if is_apart := of_layers is None:
@@ -441,14 +440,14 @@ def _scan_layers(
 
   def step(x: jax.Array, of_layer: Any) -> tuple[jax.Array, None]:
     part, number = of_layer
-    whole = mesh_lib.gathered(
+    whole = parts.gathered(
       part, *path, dtype=config.dtype, stacked=not is_apart
     )
     rngs = None
     if key is not None:
       rngs = {"dropout": jax.random.fold_in(key, number)}
-    x = one.apply({"params": whole}, x, *inputs, rngs=rngs)
-    return x[0] if isinstance(x, tuple) else x, None
+    y: Any = one.apply({"params": whole}, x, *inputs, rngs=rngs)
+    return y[0] if isinstance(y, tuple) else y, None
 
   if config.remat_policy != "none" or has_parts:
     policy = _policy(config)
@@ -461,13 +460,13 @@ def _with_remat(
   layer: type[nn.Module], config: T5Config, stack: str
 ) -> type[nn.Module]:
   """Returns the layer as it is differentiated, of parts where there are."""
-  has_parts = mesh_lib.are_parts()
+  has_parts = parts.are_parts()
   if has_parts:
     layer = nn.map_variables(
       layer,
       "params",
       lambda params: {
-        "params": mesh_lib.gathered(
+        "params": parts.gathered(
           params["params"], stack, "layers_0", dtype=config.dtype
         )
       },
@@ -481,7 +480,7 @@ def _policy(config: T5Config) -> Any:
   policies = jax.checkpoint_policies
   return {
     # What was gathered is gathered again, not kept.
-    "none": policies.save_anything_except_these_names(mesh_lib.GATHERED),
+    "none": policies.save_anything_except_these_names(parts.GATHERED),
     "minimal": policies.checkpoint_dots_with_no_batch_dims,
     "full": None,
   }[config.remat_policy]

@@ -72,7 +72,8 @@ def collectives(hlo: str) -> list[Collective]:
     for line in lines.get(computation, ()):
       # Lines end in attributes or not; one more ends the groups.
       if found := _COLLECTIVE.search(f"{line}, end="):
-        found_all.append(_collective(*found.groups(), times, in_loop))
+        results, kind, groups = found.groups()
+        found_all.append(_collective(results, kind, groups, times, in_loop))
         continue
       is_loop = " while(" in line
       trips = _TRIPS.search(line)

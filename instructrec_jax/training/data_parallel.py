@@ -22,7 +22,7 @@ from jax.extend import random as jax_random
 from jax.sharding import NamedSharding, PartitionSpec
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.seq2seq import lora
+from instructrec_jax.seq2seq import lora, parts
 
 AXIS = "data"
 
@@ -55,7 +55,7 @@ def over_data_axis(gradients_of: Gradients, division: Division) -> Gradients:
 
   Args:
     gradients_of: sums over rows; a device calls it for its own. It gathers
-      parameters that devices hold parts of (`mesh.gathered`), and so scatters
+      parameters that devices hold parts of (`parts.gathered`), and so scatters
       their gradients.
     division: of the parameters.
   """
@@ -69,7 +69,7 @@ def over_data_axis(gradients_of: Gradients, division: Division) -> Gradients:
     )
     of_parts = contextlib.nullcontext()
     if division.parts is not None:
-      of_parts = mesh_lib.of_parts(lora.join(*division.parts))
+      of_parts = parts.of_parts(lora.join(*division.parts))
     with nn.logical_axis_rules(rules), of_parts:
       gradients, sums = gradients_of(params, frozen, batch, key)
 
@@ -78,7 +78,7 @@ def over_data_axis(gradients_of: Gradients, division: Division) -> Gradients:
         return jax.lax.psum(gradient, AXIS)
       if division.parts is not None:
         return gradient
-      return mesh_lib.scatter_sum(gradient, tuple(sharding.spec))
+      return parts.scatter_sum(gradient, tuple(sharding.spec))
 
     if division.updated is None:
       gradients = jax.lax.psum(gradients, AXIS)

@@ -12,7 +12,7 @@ from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
-from instructrec_jax.seq2seq import lora
+from instructrec_jax.seq2seq import lora, parts
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer, output_kernel
 from instructrec_jax.training import data_parallel, losses
@@ -136,7 +136,7 @@ def jitted_step(
   division = None
   if zero and mesh.shape["data"] > 1:
     updated = update_shardings(config, mesh, like=shardings)
-    parts = (
+    held = (
       None
       if zero == "optimizer"
       else (
@@ -144,7 +144,7 @@ def jitted_step(
         shardings.frozen,
       )
     )
-    division = Division(updated=updated, parts=parts)
+    division = Division(updated=updated, parts=held)
 
   def step(state: TrainState, batch: Batch):
     # Drawn on the devices: processes could not hand the mesh a key.
@@ -194,7 +194,7 @@ def batch_loss(
       # The model gathers its layers one by one.
       child: tree
       if child.startswith("layers")
-      else mesh_lib.gathered(tree, name, child)
+      else parts.gathered(tree, name, child)
       for child, tree in children.items()
     }
     for name, children in params.items()

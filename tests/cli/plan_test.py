@@ -48,7 +48,7 @@ def plan(config=CONFIG, *, mesh="1x1", transform=None, **options):
 @pytest.mark.parametrize(
   ("mesh", "name", "options"),
   [
-    ("4x2", "adafactor", dict(zero="optimizer")),
+    ("4x2", "adafactor", dict()),
     ("2x4", "adamw", dict(zero=True, microbatches=2)),
     ("4x2", "adamw", dict(lora_rank=4)),
   ],
