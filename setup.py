@@ -85,14 +85,20 @@ setuptools.setup(
     "tensorflow-text>=2.21,<2.22",
   ],
   extras_require={
-    "gpu": ["jax[cuda13]>=0.10.2,<0.13"],
-    "tpu": ["jax[tpu]>=0.10.2,<0.13"],
+    "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
+    "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    # `instructrec mcp`.
+    "mcp": ["mcp>=2.3,<3"],
     "test": [
       "chex>=0.1.92",
       # A client of rerank servers that others wrote.
       "cohere>=7.3",
       "hypothesis>=6.100",
+      # Run the notebooks of docs/.
+      "ipykernel>=7",
+      "nbclient>=0.10",
       "import-linter>=2.16",
+      "mcp>=2.3,<3",
       # The documentation, which a test builds.
       "mkdocs-material>=9.7",
       "pyright[nodejs]==1.1.414",

@@ -1,7 +1,8 @@
 """The exact top of a catalogue beside scoring all of it: a benchmark.
 
   .venv/bin/python benchmarks/catalogue.py --dataset data/games \\
-    --model runs/games [--users 200] [--compared 20]
+    --model runs/games [--users 200] [--compared 20] \\
+    [--scenario sequences_full --normalisation catalogue_prior]
 
 For each user the 20 best of all titles but those bought before. `compared` of
 the users are scored in full as well, and the order must be the same but where
@@ -27,6 +28,7 @@ from instructrec_jax.instructions.scenarios import find_scenarios
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.catalogue import CatalogueSearch
 from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
+from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
 
 
@@ -38,6 +40,8 @@ def main() -> None:
   parser.add_argument("--dataset", type=pathlib.Path, required=True)
   parser.add_argument("--model", type=pathlib.Path, required=True)
   parser.add_argument("--synthetic", type=int, help="titles, of real halves")
+  parser.add_argument("--scenario", default="sequential_full")
+  parser.add_argument("--normalisation", default=str(Normalisation.SUM))
   for name, default, what in (
     ("--users", 200, "that are searched for"),
     ("--compared", 20, "that are scored in full as well"),
@@ -51,12 +55,14 @@ def main() -> None:
     "config": dataclasses.replace(config, dtype=jnp.float32),
     "params": params,
     "vocabulary": model_folder.load_vocabulary(args.model),
+    "title_counts": model_folder.load_title_counts(args.model),
+    "normalisation": args.normalisation,
   }
   if args.synthetic:
     items = DatasetFolder.open(args.dataset).items
     search_synthetic(args, model, list(dict.fromkeys(i.title for i in items)))
     return
-  (scenario,) = find_scenarios(["sequential_full"])
+  (scenario,) = find_scenarios([args.scenario])
   source = find_requests(
     scenario,
     folder=DatasetFolder.open(args.dataset),

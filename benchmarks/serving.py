@@ -1,6 +1,6 @@
 """Load on `instructrec serve`, over loopback.
 
-Prints requests a second and latencies of one connection and of many, each
+Prints requests a second and latencies of several numbers of connections, each
 answer compared with the library's; what an overload does; the server's memory
 over many requests; and whether a SIGTERM in mid-load loses a request.
 
@@ -67,7 +67,9 @@ def main() -> None:
   parser.add_argument("--model", type=pathlib.Path, required=True)
   parser.add_argument("--dataset", type=pathlib.Path, required=True)
   parser.add_argument("--requests", type=int, default=2000)
-  parser.add_argument("--connections", type=int, default=32)
+  parser.add_argument(
+    "--connections", type=int, nargs="+", default=[1, 8, 32, 128]
+  )
   parser.add_argument("--memory-requests", type=int, default=10_000)
   args = parser.parse_args()
   asked = questions(args.model, args.dataset)
@@ -77,18 +79,16 @@ def main() -> None:
     *("--port", "0"),
   ]
   with server(serving) as (process, port):
-    one = asyncio.run(load(port, asked, args.requests // 4, connections=1))
-    many = asyncio.run(
-      load(port, asked, args.requests, connections=args.connections)
-    )
     print("| connections | requests/s | p50 ms | p99 ms | wrong |")
     print("| ---: | ---: | ---: | ---: | ---: |")
-    for connections, each in ((1, one), (args.connections, many)):
+    for connections in args.connections:
+      count = max(args.requests // 4, min(args.requests, 60 * connections))
+      each = asyncio.run(load(port, asked, count, connections=connections))
       print(
         f"| {connections} | {each.rate:.0f} | {each.percentile(50):.1f} | "
         f"{each.percentile(99):.1f} | {each.wrong} of {len(each.statuses)} |"
       )
-    print(f"\nthroughput: {many.rate / one.rate:.1f} times one connection's")
+    print()
     memory(process.pid, port, asked, args.memory_requests)
     stopped = asyncio.run(stop_in_mid_load(process, port, asked))
     print(f"SIGTERM in mid-load: {stopped}; exit status {process.wait()}")

@@ -2,8 +2,8 @@
 
 Parameters and activations name their axes logically; the rules here alone say
 which of them are split. Batches are split over `data`; heads, feed-forward
-width and vocabulary over `model`. With `zero`, parameters and optimizer
-are split over `data` too, and gathered where a layer needs them (ZeRO).
+width and vocabulary over `model`. With `zero`, the optimizer is split over
+`data` too, or parameters as well, gathered where a layer needs them (ZeRO).
 """
 
 import functools
@@ -51,6 +51,14 @@ def axis_rules(*, zero: bool = False) -> tuple[tuple[str, Any], ...]:
     (name, "data" if zero and name == "embed" else axis)
     for name, axis in LOGICAL_AXIS_RULES
   )
+
+
+def check_zero(zero: bool | str) -> None:
+  """Raises InputError unless it is False, "optimizer" or True."""
+  if not isinstance(zero, bool) and zero != "optimizer":
+    raise InputError(
+      f"zero is {zero!r:.60}: False, 'optimizer' or True is needed."
+    )
 
 
 def parse_shape(shape: str) -> tuple[int, int]:

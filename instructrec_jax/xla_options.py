@@ -1,6 +1,7 @@
 """What XLA is told for the backend at hand."""
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -26,7 +27,26 @@ def compiler_options(*, training: bool = False) -> dict[str, str] | None:
   options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
   if training:
     options["xla_cpu_experimental_ynn_fusion_type"] = ""
-  return options
+  return {
+    name: value for name, value in options.items() if _is_known(name, value)
+  }
+
+
+@functools.cache
+def _is_known(name: str, value: str) -> bool:
+  """Whether this XLA takes an option; it says so where it doesn't."""
+  nothing = jax.jit(lambda: 0, compiler_options={name: value})
+  try:
+    nothing.lower().compile()
+  except (RuntimeError, ValueError) as error:
+    reason = str(error).splitlines()[0]
+    print(
+      f"instructrec: XLA of jax {jax.__version__} does not take {name} "
+      f"({reason:.100}): programs are compiled without it, and may be slower.",
+      file=sys.stderr,
+    )
+    return False
+  return True
 
 
 def exact_products(function: Function) -> Function:

@@ -16,7 +16,12 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 # is more than half of that. Set "false" to test what users run.
 os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "true")
 
+import hypothesis
 import pytest
+
+# A busy machine takes longer, which is no fault of what is tested.
+hypothesis.settings.register_profile("busy", deadline=None)
+hypothesis.settings.load_profile("busy")
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SERVER = ROOT / "tests" / "teacher" / "openai_server.py"
@@ -39,6 +44,8 @@ def compiled(tmp_path_factory) -> pathlib.Path:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   # What was compiled while tests were collected had none, and decided so.
   compilation_cache.reset_cache()
+  # Commands that tests start leave the user's folder alone.
+  os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
   return folder
 
 

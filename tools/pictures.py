@@ -97,7 +97,9 @@ def photograph(quickstart: pathlib.Path) -> None:
     for name, size in (("page.png", DESKTOP), ("page-phone.png", PHONE)):
       page.resize(*size, mobile=size == PHONE)
       page.open("about:blank")
-      page.open(f"{url}/#wish=a rope please&has=Alder Harness Grey")
+      page.open(
+        f"{url}/#wish=a rope please&has=Alder Harness Grey&then=in green"
+      )
       shown = "document.querySelectorAll('#ranking .named').length > 0"
       examples = "!document.getElementById('examples').hidden"
       page.wait(f"{idle} && {shown} && {examples}", seconds=300)

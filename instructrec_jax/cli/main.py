@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
+from instructrec_jax import compiled
 from instructrec_jax.cli import options as opt
 from instructrec_jax.errors import InputError
 
@@ -41,7 +42,13 @@ SUBCOMMANDS = {
   "chat": "a conversation in the terminal, from a wish to an item",
   "export": "a trained model -> a folder that opens with jax alone",
   "serve": "a trained model over HTTP, and a page to ask it",
+  "mcp": "a trained model as tools of an assistant (MCP)",
 }
+# Those whose programs are worth keeping.
+_COMPILING = (
+  *("quickstart", "train", "score", "generate", "evaluate", "reproduce"),
+  *("ask", "chat", "serve"),
+)
 SHELLS = ("bash", "zsh")
 # What a disk refuses; libraries raise types of their own with its words.
 _DISK = (
@@ -65,6 +72,8 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(_without_subcommand(name, words))
       return 0
     prog += f" {name}"
+    if name in _COMPILING:
+      compiled.keep()
     command = _load(name)
     parser = _parser(command, prog)
     options = opt.parse(parser, command.Options, words)

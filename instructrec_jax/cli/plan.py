@@ -47,7 +47,9 @@ class Options:
   microbatches: opt.Count = 1
   """parts that a batch is split into"""
   zero: bool = False
-  """shard the state over the data axis too"""
+  """shard parameters and optimizer over the data axis too"""
+  zero_optimizer: bool = False
+  """shard the optimizer alone"""
   optimizer: Literal["adafactor", "adamw"] = "adafactor"
   """whose state is counted"""
   lora_rank: opt.Count | None = None
@@ -63,9 +65,11 @@ class Options:
   json: opt.Json = False
 
   def __post_init__(self):
-    """Raises InputError if there is no model, or no such size of memory."""
+    """Raises InputError without a model, or if options don't go together."""
     if self.size is None and not self.gin_file:
       raise InputError("name a model: --size, or --gin_file.")
+    if self.zero and self.zero_optimizer:
+      raise InputError("--zero shards the optimizer too: name one of them.")
     if self.memory is not None:
       parse_memory(self.memory)
     opt.check_gin_files(self.gin_file)
@@ -95,8 +99,9 @@ def run(options: Options) -> tuple[Any, str]:
     config = config.replace(lora_rank=options.lora_rank)
   config.validate()
   transform = getattr(optimizer, options.optimizer)()
-  names = ("input_length", "target_length", "microbatches", "zero")
+  names = ("input_length", "target_length", "microbatches")
   step: dict[str, Any] = {name: getattr(options, name) for name in names}
+  step["zero"] = options.zero or (options.zero_optimizer and "optimizer")
   step["batch_size"] = options.batch
   plans = []
   for policy in [options.remat] if options.remat else REMAT_POLICIES:
@@ -164,7 +169,7 @@ def _table(
     f"{options.batch} rows of {options.input_length} + "
     f"{options.target_length} tokens in {options.microbatches} "
     f"part{'s' * (options.microbatches > 1)}, {options.optimizer}"
-    f"{', zero' if options.zero else ''}"
+    f"{', zero' * options.zero}{', zero optimizer' * options.zero_optimizer}"
     f"{f', LoRA of rank {rank}' if rank else ''}\n",
     f"{'remat':<8}" + "".join(f"{name:>13}" for name in columns),
   ]
@@ -185,6 +190,6 @@ def _table(
         planned = plan["planned"][what]
         lines.append(
           f"{plan['remat']:<8}{what:<12}{planned:>18,}{compiled:>18,}"
-          f"{compiled / planned:>18.4f}"
+          f"{compiled / planned if planned else 1:>18.4f}"
         )
   return lines

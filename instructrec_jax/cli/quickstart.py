@@ -57,7 +57,7 @@ MIXTURE = ",".join(
 SCENARIOS = ("sequential", "personalised_i2")
 WRITING = ("sequential", "query_writing_i1", "history_writing_p2")
 # Requests of these: writing takes longer than ranking.
-WRITTEN_REQUESTS = 200
+WRITTEN_REQUESTS = 100
 BATCH_SIZE = 16
 LEARNING_RATE = 1e-2
 VALIDATION_USERS = 300

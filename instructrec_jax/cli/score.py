@@ -92,7 +92,7 @@ def run(options: Options) -> tuple[Any, str]:
 
 def _shard(text: str) -> tuple[int, int]:
   """Reads K/N; raises InputError if it is none."""
-  found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
+  found = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
   if not found:
     raise InputError(
       f"--shard is {text!r:.60}: a number and how many there are, such as 1/4, "

@@ -21,6 +21,11 @@ def _origin(text: str) -> str:
   return "" if is_origin else "an origin such as https://shop.example is needed"
 
 
+def _host(text: str) -> str:
+  is_host = re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|[\da-fA-F:]+", text)
+  return "" if is_host else "a name such as recs.shop.example is needed"
+
+
 def _root(text: str) -> str:
   is_root = re.fullmatch(r"(/[\w.~-]+)+", text, re.ASCII)
   return "" if is_root else "a path such as /recs is needed, without a / behind"
@@ -46,6 +51,12 @@ class Options:
   ] = ()
   """pages of other hosts whose scripts may ask, such as https://shop.example,
   or *"""
+  allowed_hosts: Annotated[
+    tuple[str, ...], opt.Arg(metavar="NAME", check=_host, is_set=True)
+  ] = ()
+  """names under which it may be asked, such as recs.shop.example, or * for any;
+  this machine's own always may (default: no others if --host is this machine
+  alone, which keeps foreign pages with such a name out; else any)"""
   root_path: Annotated[str, opt.Arg(metavar="PATH", check=_root)] = ""
   """where a proxy shows the server, such as /recs"""
   ssl_certfile: opt.InputFile | None = None
@@ -69,7 +80,7 @@ class Options:
 
 def run(options: Options) -> None:
   """Serves until a signal, and answers what has come till then."""
-  from instructrec_jax.serving.access import Access, read_keys
+  from instructrec_jax.serving.access import Access, is_loopback, read_keys
   from instructrec_jax.serving.app import Limits, create_app
   from instructrec_jax.serving.recommender import Recommender
   from instructrec_jax.serving.server import Connections, listen, serve
@@ -83,12 +94,15 @@ def run(options: Options) -> None:
     key=options.ssl_keyfile,
   )
   connections.check()
+  keys = read_keys(options.api_key)
+  listening = listen(options.host, options.port)
+  is_alone = is_loopback(listening.getsockname()[0])
   access = Access(
-    keys=read_keys(options.api_key),
+    keys=keys,
     cors_origins=options.cors_origins,
     root_path=options.root_path,
+    hosts=options.allowed_hosts or (() if is_alone else ("*",)),
   )
-  listening = listen(options.host, options.port)
   with listening:
     # In a log, a model that cannot be loaded is one sentence and no more.
     if sys.stderr.isatty():

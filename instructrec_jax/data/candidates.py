@@ -44,7 +44,19 @@ def draw_candidates(
   negatives: int,
   rng: np.random.Generator,
 ) -> Candidates:
-  """Draws as `draw_negatives`; puts each target into a uniform slot."""
+  """Draws different negatives for each target, which gets a uniform slot.
+
+  Args:
+    owned: the items that are not drawn for each user.
+    title_groups: a number for each item; items with equal titles share it.
+    users: user number of each target.
+    targets: item number of each target.
+    negatives: of each target.
+    rng: the only source of randomness.
+
+  Raises:
+    InputError: the catalogue is too small for so many negatives.
+  """
   candidates = np.empty((len(users), negatives + 1), np.int32)
   _fill_negatives(
     candidates[:, :-1],
@@ -63,40 +75,6 @@ def draw_candidates(
   return Candidates(keys=users, candidates=candidates, target=slot_N)
 
 
-def draw_negatives(
-  *,
-  owned: Sequences,
-  title_groups: Int[np.ndarray, " items"],
-  users: Int32[np.ndarray, " n"],
-  targets: Int32[np.ndarray, " n"],
-  count: int,
-  rng: np.random.Generator,
-) -> Int32[np.ndarray, "n count"]:
-  """Draws `count` different negatives for each target.
-
-  Args:
-    owned: the items that are not drawn for each user.
-    title_groups: a number for each item; items with equal titles share it.
-    users: user number of each target.
-    targets: item number of each target.
-    count: negatives for each target.
-    rng: the only source of randomness.
-
-  Raises:
-    InputError: the catalogue is too small for `count` negatives.
-  """
-  drawn_NxC = np.empty((len(users), count), np.int32)
-  _fill_negatives(
-    drawn_NxC,
-    owned=owned,
-    title_groups=title_groups,
-    users=users,
-    targets=targets,
-    rng=rng,
-  )
-  return drawn_NxC
-
-
 def _fill_negatives(
   drawn_NxC: Int32[np.ndarray, "n count"],
   *,
@@ -106,7 +84,7 @@ def _fill_negatives(
   targets: Int32[np.ndarray, " n"],
   rng: np.random.Generator,
 ) -> None:
-  """Draws as `draw_negatives`, in place: lists of millions are held once."""
+  """Draws negatives in place: lists of millions are held once."""
   count = drawn_NxC.shape[1]
   blocks = [
     slice(start, start + _BLOCK) for start in range(0, len(users), _BLOCK)

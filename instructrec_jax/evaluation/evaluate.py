@@ -1,84 +1,38 @@
 """Evaluation: every ranker on the same candidates, from requests to the table.
 
-`evaluate` checks the arguments, asks the chat model, loads the rankers and
-adds up the blocks of `_evaluate_scenario`: the template that validation
-selects, then `_rank_candidates` or `_judge_items`, which score the requests
-(`scores`), take their metrics (`metrics`, `diagnostics`) and summarise them
-(`summaries`).
+`evaluate` checks the arguments (`plan`), asks the chat model, loads the
+rankers, adds up the blocks of the scenarios (`block`) and what else was asked
+for, and writes the results as JSON, Markdown and a page.
 """
 
 import contextlib
-import dataclasses
-import functools
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from instructrec_jax import storage
 from instructrec_jax.baselines.chat import ChatOptions, ChatRanker
 from instructrec_jax.baselines.popularity import training_counts
-from instructrec_jax.data.cleaning import specific_intentions
-from instructrec_jax.data.folder import MANIFEST_FILE, DatasetFolder
-from instructrec_jax.data.held_out import matcher, retrieved
-from instructrec_jax.data.splits import Targets, tied_share
-from instructrec_jax.errors import InputError, check_counts, check_seed
+from instructrec_jax.data.folder import MANIFEST_FILE
+from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import (
+  block,
   chat_sample,
   consistency,
   html_report,
   report,
-  selection,
+  runs,
   steering,
-  summaries,
 )
 from instructrec_jax.evaluation import probe as probe_lib
-from instructrec_jax.evaluation import runs as runs_lib
 from instructrec_jax.evaluation.costs import Metered, device
-from instructrec_jax.evaluation.diagnostics import (
-  Exposure,
-  same_query,
-)
-from instructrec_jax.evaluation.metrics import (
-  RESAMPLES,
-  fit_temperature,
-  metrics_of_ranks,
-)
-from instructrec_jax.evaluation.prompt_rankers import (
-  PermutedRanker,
-  SharedScores,
-  TournamentRanker,
-)
-from instructrec_jax.evaluation.rankers import (
-  RANKERS,
-  REASONED,
-  TEXT_READERS,
-  UNLISTED,
-  entry_of,
-  find_rankers,
-  load_ranker,
-  with_rankers,
-)
-from instructrec_jax.evaluation.requests import (
-  RequestSource,
-  TemplateForms,
-  find_available,
-  find_requests,
-)
-from instructrec_jax.evaluation.runs import RunRanker, RunWriter, is_run
-from instructrec_jax.evaluation.scores import (
-  FOLDER,
-  ScoreLog,
-  score_batches,
-  score_margins,
-)
-from instructrec_jax.evaluation.selection import SELECT
+from instructrec_jax.evaluation.metrics import RESAMPLES
+from instructrec_jax.evaluation.plan import Plan, find_plan
+from instructrec_jax.evaluation.rankers import entry_of, load_ranker
+from instructrec_jax.evaluation.scores import FOLDER
 from instructrec_jax.evaluation.writer import ModelWriter
-from instructrec_jax.evaluation.writing import Tasks, evaluate_writing
-from instructrec_jax.instructions.scenarios import Scenario, find_writing
-from instructrec_jax.instructions.templates import Form
-from instructrec_jax.records import Ranker
+from instructrec_jax.evaluation.writing import evaluate_writing
+from instructrec_jax.instructions.scenarios import find_writing
 from instructrec_jax.scoring.normalisation import BOUNDED, Normalisation
 from instructrec_jax.teacher.budget import Estimate
 
@@ -100,13 +54,6 @@ _LISTS = (
   "writing",
   "written",
 )
-
-# Rankers whose scores may be asked for any candidates: those that read queries,
-# and one that reads none, to compare with.
-_STEERED = ("popularity", "bm25", "zero_shot", "model")
-
-Block = dict[str, list[dict[str, Any]]]
-"""What a scenario adds to those lists."""
 
 
 def evaluate(
@@ -198,155 +145,48 @@ def evaluate(
       requests were built from other candidates than it holds, or `out` would
       replace what is read.
   """
-  folder = DatasetFolder.open(dataset)
-  _check(split, limit, permutations, seed)
-  if reason and model is None:
-    raise InputError("--reason has a model tell the taste: add --model.")
-  tasks, ranked = find_writing(scenarios)
-  asked = rankers
-  if reason:
-    found = find_available(ranked, folder=folder, split=split, need_text=True)
-    asked = (*rankers, REASONED)
-    if not any(map(entry_of(REASONED).applies, found)):
-      raise InputError(
-        "--reason is of scenarios of a history alone, and there is none: name "
-        "one in --scenarios, such as sequential."
-      )
-    # Where candidates are listed it is what else differs.
-    asked += (UNLISTED,) * any(map(entry_of(UNLISTED).applies, found))
-  names = find_rankers(
-    asked,
-    folder=folder,
+  plan = find_plan(
+    dataset=dataset,
     model=model,
     zero_shot=zero_shot,
-    chat=chat is not None,
+    has_chat=chat is not None,
+    text_encoder=text_encoder,
+    scenarios=scenarios,
+    rankers=rankers,
+    split=split,
+    limit=limit,
+    permutations=permutations,
+    select_template=select_template,
+    normalisation=normalisation,
+    resamples=resamples,
+    seed=seed,
+    probe=probe,
+    cutoff=cutoff,
+    steer=steer,
+    reason=reason,
   )
-  check_counts(most=1_000_000, resamples=resamples)
-  if text_encoder is not None and not set(TEXT_READERS) & set(names):
-    raise InputError(
-      "--text-encoder is used by none of the rankers chosen: name one of "
-      f"{', '.join(TEXT_READERS)} in --rankers."
-    )
-  if permutations > 1 and not any(entry_of(n).is_language_model for n in names):
-    raise InputError("--permutations is of a model's prompt: add --model.")
-  _check_choices(
-    select_template,
-    normalisation,
-    has_model=any(entry_of(name).is_selected for name in names)
-    # A search by bounds, too, but without templates to choose from.
-    or (
-      "catalogue" in names and normalisation in BOUNDED and not select_template
-    ),
-  )
-  models = {"model": model, "zero_shot": zero_shot}
-  models = {name: path for name, path in models.items() if path is not None}
-  probed = models if probe else {}
-  if probe and not probed:
-    raise InputError("--probe asks a model: add --model or --zero-shot.")
-  if cutoff is not None:
-    if not probe:
-      raise InputError("--cutoff is of --probe: add it.")
-    probe_lib.parse_cutoff(cutoff)
-  if steer and not set(_STEERED) & set(names):
-    raise InputError(
-      "--steer changes what rankers read: name one of "
-      f"{', '.join(_STEERED)} in --rankers."
-    )
-  need_text = steer or any(entry_of(name).reads_prompt for name in names)
-  if tasks and not models:
-    raise InputError(
-      f"{tasks[0].name} is written by a model: add --model, or leave the "
-      "scenario out."
-    )
-  source_of_texts, texts = None, {}
-  if tasks:
-    # What it lacks is told before anything is ranked.
-    source_of_texts = Tasks(folder, split=split, seed=seed)
-    texts = source_of_texts.find(tasks, limit=limit)
-  chosen, sources = [], []
-  if ranked:
-    chosen, sources = _find(
-      ranked,
-      names,
-      folder=folder,
-      split=split,
-      need_text=need_text,
-      limit=limit,
-      seed=seed,
-    )
-  if not chosen:
-    # Nothing is ranked, so there is nothing to fit or to load.
-    names = []
-  if steer and not any(map(_is_steered, chosen)):
-    raise InputError(
-      "--steer changes the words of a query, and none of the scenarios has "
-      "one: name one of a search in --scenarios, such as personalised_i2."
-    )
-  # What has no bound is left to the row of the model.
-  searched = normalisation if normalisation in BOUNDED else Normalisation.SUM
-  forms = TemplateForms(folder, seed=seed) if select_template else None
-  runs = {
-    pathlib.PurePath(name).name: RunRanker(pathlib.Path(name), folder.items)
-    for name in names
-    if is_run(name)
-  }
-  covered = {
-    name: _covered(run, chosen, sources, split) for name, run in runs.items()
-  }
   staged = contextlib.nullcontext()
   if out is not None:
+    read = [run.path for run in plan.runs.values()]
     staged = storage.staged_folder(
       pathlib.Path(out),
       force=force,
       made_by="evaluate",
-      inputs=(dataset, model, zero_shot, *(run.path for run in runs.values())),
+      inputs=(dataset, *plan.models.values(), *read),
     )
   with staged as partial:
-    samples = {}
-    if chat is not None:
-      asked = ChatRanker(chat, folder, seed=seed)
-      samples = {
-        scenario.name: chat_sample.ask(asked, source, seed=seed)
-        for scenario, source in zip(chosen, sources, strict=True)
-        if entry_of(chat_sample.NAME).applies(scenario)
-      }
-    run = _Run(
-      folder=folder,
-      rankers={
-        name: Metered(
-          load_ranker(
-            name,
-            folder=folder,
-            model=model,
-            zero_shot=zero_shot,
-            text_encoder=text_encoder,
-            normalisation=searched,
-          ),
-          warm_up=entry_of(name).warm_up,
-        )
-        for name in names
-        if name != chat_sample.NAME and not is_run(name)
-      }
-      | {name: Metered(run) for name, run in runs.items()},
-      runs=runs,
-      covered=covered,
-      text_encoder=text_encoder,
+    samples = {} if chat is None else _ask(chat, plan)
+    run = block.Run(
+      plan=plan,
+      rankers=_load(plan, text_encoder=text_encoder),
       chat=samples,
-      counts=training_counts(folder),
-      forms=forms,
-      need_text=need_text,
-      split=split,
-      limit=limit,
-      permutations=permutations,
-      normalisation=str(normalisation),
-      resamples=resamples,
-      seed=seed,
+      counts=training_counts(plan.folder),
       scores=None if partial is None else partial / FOLDER,
-      trec=partial / runs_lib.FOLDER if trec and partial else None,
+      trec=partial / runs.FOLDER if trec and partial else None,
     )
     results: dict[str, Any] = {
       "dataset": str(dataset),
-      "dataset_sha256": storage.sha256_of(folder.path / MANIFEST_FILE),
+      "dataset_sha256": storage.sha256_of(plan.folder.path / MANIFEST_FILE),
       "model": None if model is None else str(model),
       "zero_shot": None if zero_shot is None else str(zero_shot),
       "text_encoder": text_encoder,
@@ -358,21 +198,23 @@ def evaluate(
       "seed": seed,
       "cutoff": cutoff,
       "device": device(),
-      "labels": _labels(run),
+      "labels": block.labels(run, text_encoder=text_encoder),
       **{name: [] for name in _LISTS},
     }
-    for scenario, source in zip(chosen, sources, strict=True):
-      block = _evaluate_scenario(run, scenario, source)
-      for name, entries in block.items():
+    for scenario, source in zip(plan.scenarios, plan.sources, strict=True):
+      found = block.evaluate_scenario(run, scenario, source)
+      for name, entries in found.items():
         results[name] += entries
-    if probed:
+    if probe:
       results["probe"] = probe_lib.probe(
         {
           name: run.rankers.get(name)
-          or load_ranker(name, folder=folder, model=model, zero_shot=zero_shot)
-          for name in probed
+          or load_ranker(
+            name, folder=plan.folder, model=model, zero_shot=zero_shot
+          )
+          for name in plan.models
         },
-        folder,
+        plan.folder,
         split=split,
         cutoff=cutoff,
         limit=limit,
@@ -380,12 +222,12 @@ def evaluate(
         seed=seed,
       )
     if steer:
-      results["steering"] = _steer(run, chosen, sources)
-    if source_of_texts is not None:
+      results["steering"] = _steer(run)
+    if plan.tasks is not None:
       results["writing"], results["written"] = evaluate_writing(
-        texts,
-        {n: ModelWriter(pathlib.Path(path)) for n, path in models.items()},
-        source_of_texts,
+        plan.texts,
+        {name: ModelWriter(path) for name, path in plan.models.items()},
+        plan.tasks,
         resamples=resamples,
         seed=seed,
       )
@@ -396,18 +238,74 @@ def evaluate(
       for sentence in consistency.impossible(rows, candidates=sizes)
     ]
     if partial is not None:
-      storage.write_json(partial / "results.json", results)
-      (partial / "results.md").write_text(
-        report.markdown(results), encoding="utf-8"
-      )
-      log = model and pathlib.Path(model) / "metrics.jsonl"
-      html_report.write_html_report(
-        partial / "report.html",
-        title=f"Rankers on {folder.path.name}",
-        results=results,
-        training_log=log if log and log.is_file() else None,
-      )
+      _write(partial, results, plan=plan)
   return results
+
+
+def _ask(chat: ChatOptions, plan: Plan) -> Mapping[str, chat_sample.ChatSample]:
+  """Returns a chat model's answers, by scenario."""
+  ranker = ChatRanker(chat, plan.folder, seed=plan.seed)
+  return {
+    scenario.name: chat_sample.ask(ranker, source, seed=plan.seed)
+    for scenario, source in zip(plan.scenarios, plan.sources, strict=True)
+    if entry_of(chat_sample.NAME).applies(scenario)
+  }
+
+
+def _load(plan: Plan, *, text_encoder: str | None) -> Mapping[str, Metered]:
+  """Loads or fits the rankers; other tools' runs come last."""
+  # What has no bound is left to the row of the model.
+  is_bounded = plan.normalisation in BOUNDED
+  searched = plan.normalisation if is_bounded else Normalisation.SUM
+  rankers = {
+    name: Metered(
+      load_ranker(
+        name,
+        folder=plan.folder,
+        model=plan.models.get("model"),
+        zero_shot=plan.models.get("zero_shot"),
+        text_encoder=text_encoder,
+        normalisation=searched,
+      ),
+      warm_up=entry_of(name).warm_up,
+    )
+    for name in plan.rankers
+    if name != chat_sample.NAME
+  }
+  return rankers | {name: Metered(run) for name, run in plan.runs.items()}
+
+
+def _steer(run: block.Run) -> list[dict[str, Any]]:
+  """Returns the rows of `steering.steer` of each scenario that can be."""
+  plan = run.plan
+  rankers = {n: run.rankers[n] for n in steering.STEERED if n in run.rankers}
+  return [
+    {"scenario": scenario.name, **row}
+    for scenario, source in zip(plan.scenarios, plan.sources, strict=True)
+    if steering.is_steered(scenario)
+    for row in steering.steer(
+      rankers,
+      source.read(),
+      plan.folder,
+      lists_candidates=scenario.lists_candidates,
+      limit=plan.limit,
+      resamples=plan.resamples,
+      seed=plan.seed,
+    )
+  ]
+
+
+def _write(out: pathlib.Path, results: dict[str, Any], *, plan: Plan) -> None:
+  """Writes the results as JSON, as Markdown and as a page."""
+  storage.write_json(out / "results.json", results)
+  (out / "results.md").write_text(report.markdown(results), encoding="utf-8")
+  log = results["model"] and pathlib.Path(results["model"]) / "metrics.jsonl"
+  html_report.write_html_report(
+    out / "report.html",
+    title=f"Rankers on {plan.folder.path.name}",
+    results=results,
+    training_log=log if log and log.is_file() else None,
+  )
 
 
 def estimate_chat(
@@ -420,532 +318,25 @@ def estimate_chat(
   seed: int = 0,
 ) -> Estimate:
   """Returns what `evaluate` would send to `chat` at most; sends nothing."""
-  folder = DatasetFolder.open(dataset)
-  _check(split, limit, 1, seed)
-  ranker = ChatRanker(chat, folder, seed=seed)
   _, ranked = find_writing(scenarios)
   if not ranked:
     raise InputError(
       "a chat model ranks, and all the scenarios are of writing: name others."
     )
-  chosen, sources = _find(
-    ranked,
-    [chat_sample.NAME],
-    folder=folder,
+  plan = find_plan(
+    dataset=dataset,
+    has_chat=True,
+    scenarios=ranked,
+    rankers=[chat_sample.NAME],
     split=split,
-    need_text=True,
     limit=limit,
     seed=seed,
   )
+  ranker = ChatRanker(chat, plan.folder, seed=seed)
   return ranker.estimate(
     [
       request
-      for source in sources
+      for source in plan.sources
       for request in chat_sample.draw(ranker, source, seed=seed)[1]
     ]
   )
-
-
-@dataclasses.dataclass(frozen=True)
-class _Run:
-  """What all scenarios of an evaluation share.
-
-  Attributes:
-    rankers: by name, in the table's order, metered; those that `is_selected`
-      are `NormalisingRanker`s.
-    chat: a chat model's samples, by scenario, where one was asked.
-    counts: training purchases of each item.
-    forms: to select templates from; None ranks what was built.
-    need_text: some ranker reads instructions.
-    runs: those of the rankers that are other tools' runs.
-    covered: for each of these, the names of the scenarios that it ranks.
-    normalisation: of the model's second row, if it is not the sum; or "select".
-    scores: the folder that keeps each request's scores, if any.
-    trec: the folder of runs for other tools, if any.
-  """
-
-  folder: DatasetFolder
-  rankers: Mapping[str, Metered]
-  chat: Mapping[str, chat_sample.ChatSample]
-  counts: np.ndarray
-  forms: TemplateForms | None
-  need_text: bool
-  split: str
-  limit: int | None
-  permutations: int
-  normalisation: str
-  resamples: int
-  seed: int
-  text_encoder: str | None
-  runs: Mapping[str, RunRanker]
-  covered: Mapping[str, frozenset[str]]
-  scores: pathlib.Path | None
-  trec: pathlib.Path | None
-
-  @property
-  def selected(self) -> str | None:
-    """Name of the ranker that templates and normalisations are chosen for."""
-    return next((n for n in self.rankers if entry_of(n).is_selected), None)
-
-  def orders(self, scenario: Scenario) -> int:
-    """Returns how many orders of the candidates the model reads."""
-    return self.permutations if scenario.reranks else 1
-
-  def requests(
-    self,
-    scenario: Scenario,
-    split: str,
-    *,
-    form: Form | None,
-    limit: int | None = None,
-  ) -> RequestSource:
-    """Returns requests rendered with a form, or the built ones."""
-    limit = limit or self.limit
-    if form and self.forms:
-      return self.forms.requests(scenario, form=form, split=split, limit=limit)
-    return find_requests(
-      scenario,
-      folder=self.folder,
-      split=split,
-      need_text=self.need_text,
-      limit=limit,
-      seed=self.seed,
-    )
-
-  def applies(self, name: str, scenario: Scenario) -> bool:
-    """Whether a ranker can rank the scenario's requests."""
-    if name in self.covered:
-      return scenario.name in self.covered[name]
-    return entry_of(name).applies(scenario)
-
-  def log(self, scenario: Scenario) -> ScoreLog:
-    """Returns what keeps a scenario's scores."""
-    writer = None
-    if self.trec is not None:
-      writer = RunWriter(self.trec, scenario, self.folder.items)
-    return ScoreLog(scenario, folder=self.scores, runs=writer)
-
-  def wrap(self, ranker: Ranker, scenario: Scenario) -> Ranker:
-    """Lets a model permute candidates and play tournaments, where due."""
-    if self.orders(scenario) > 1:
-      ranker = PermutedRanker(
-        ranker, permutations=self.permutations, seed=self.seed
-      )
-    if scenario.tournament:
-      ranker = TournamentRanker(ranker, seed=self.seed)
-    return ranker
-
-
-def _evaluate_scenario(
-  run: _Run, scenario: Scenario, source: RequestSource
-) -> Block:
-  """Returns what a scenario adds to the results."""
-  evaluate_block = _judge_items if scenario.pointwise else _rank_candidates
-  # A crowd's wordings are held out, and not chosen among.
-  if run.forms is None or scenario.crowd:
-    return evaluate_block(run, scenario, source, form=None)
-  assert run.selected
-  model = run.wrap(run.rankers[run.selected], scenario)
-  best, choice = selection.choose_template(
-    scenario, model, forms=run.forms, limit=run.limit
-  )
-  source = run.requests(scenario, run.split, form=best)
-  block = evaluate_block(run, scenario, source, form=best)
-  first_metric = (run.selected, scenario.metrics[0])
-  (value,) = [
-    row["value"]
-    for row in block["rows"]
-    if (row["ranker"], row["metric"]) == first_metric
-  ]
-  choice = selection.add_test_metrics(
-    choice,
-    scenario,
-    model,
-    forms=run.forms,
-    split=run.split,
-    limit=run.limit,
-    of_best=value,
-  )
-  return {**block, "templates": [choice]}
-
-
-def _rank_candidates(
-  run: _Run, scenario: Scenario, source: RequestSource, *, form: Form | None
-) -> Block:
-  """Ranks the candidates of all requests with all rankers."""
-  second, choices = run.normalisation, []
-  if second == SELECT:
-    assert run.selected
-    choice = selection.choose_normalisation(
-      scenario,
-      run.rankers[run.selected],
-      wrap=functools.partial(run.wrap, scenario=scenario),
-      source=run.requests(
-        scenario,
-        "validation",
-        form=form,
-        limit=selection.sample_size(scenario, run.limit),
-      ),
-    )
-    second, choices = choice["chosen"], [choice]
-  rankers = _rows(run, scenario, second)
-  for ranker in (*run.rankers.values(), *run.runs.values()):
-    ranker.start()
-
-  ranks: dict[str, list] = {name: [] for name in rankers}
-  exposures = {name: Exposure(run.counts) for name in rankers}
-  slots, target_items = [], []
-  queries, negatives = [], []
-  with run.log(scenario) as log:
-    for batch, score in score_batches(source, rankers, label=scenario.name):
-      log.add_requests(batch)
-      for request in batch:
-        target = request.target or 0
-        slots.append(target)
-        target_items.append(request.candidate_items[target])
-        if "query" in scenario.shows:
-          queries.append(request.query)
-          negatives.append(np.delete(request.candidate_items, target))
-      for name in rankers:
-        scores = score(name)
-        ranks[name].append(log.add_ranks(name, batch, scores))
-        exposures[name].add(batch, scores)
-    metrics = {
-      name: metrics_of_ranks(
-        *map(np.concatenate, zip(*of_batches, strict=True))
-      )
-      for name, of_batches in ranks.items()
-    }
-    costs = _costs(run, scenario, [*rankers], requests=source.count)
-    rows, comparisons = summaries.summarise_ranking(
-      scenario, metrics, seed=run.seed, resamples=run.resamples
-    )
-    chat = []
-    if scenario.name in run.chat:
-      chat_rows, entry = chat_sample.summarise(
-        scenario,
-        run.chat[scenario.name],
-        metrics,
-        requests=source.count,
-        log=log,
-        seed=run.seed,
-        resamples=run.resamples,
-      )
-      rows, chat = rows + chat_rows, [entry]
-
-  end_to_end = []
-  found = retrieved(scenario, folder=run.folder, split=run.split)
-  if found is not None:
-    is_found = np.array(
-      [found[user] for user in log.users if user is not None], float
-    )
-    behind_matcher = {
-      name: {metric: values * is_found for metric, values in by_metric.items()}
-      for name, by_metric in metrics.items()
-    }
-    end_to_end, _ = summaries.summarise_ranking(
-      scenario, behind_matcher, seed=run.seed, resamples=run.resamples
-    )
-  positions = []
-  if scenario.lists_candidates and run.orders(scenario) == 1:
-    positions = summaries.summarise_positions(
-      scenario, metrics, slots=np.array(slots), seed=run.seed
-    )
-  names = [*rankers, *(entry["ranker"] for entry in chat)]
-  description = _description(run, scenario, source, log, names)
-  if queries:
-    asked_alike = same_query(
-      queries,
-      target_items,
-      negatives,
-      item_queries=specific_intentions(run.folder.items),
-    )
-    description["same_query"] = float(asked_alike.mean())
-  return {
-    "scenarios": [description],
-    "rows": rows,
-    "costs": costs,
-    "end_to_end": end_to_end,
-    "comparisons": comparisons,
-    "chat": chat,
-    "positions": positions,
-    "popularity": summaries.summarise_popularity(
-      scenario,
-      metrics,
-      exposures=exposures,
-      targets=np.array(target_items),
-      counts=run.counts,
-      seed=run.seed,
-    ),
-    "normalisations": choices,
-  }
-
-
-def _judge_items(
-  run: _Run, scenario: Scenario, source: RequestSource, *, form: Form | None
-) -> Block:
-  """Judges single items: Yes or No."""
-  rankers = {
-    name: ranker
-    for name, ranker in run.rankers.items()
-    if run.applies(name, scenario)
-  }
-  for ranker in (*rankers.values(), *run.runs.values()):
-    ranker.start()
-  with run.log(scenario) as log:
-    margins, labels = score_margins(
-      source, rankers, label=scenario.name, log=log
-    )
-  costs = _costs(run, scenario, [*rankers], requests=source.count)
-  temperatures = {}
-  if name := run.selected:
-    on_validation, answers = score_margins(
-      run.requests(scenario, "validation", form=form),
-      {name: rankers[name]},
-      label=f"{scenario.name}, temperature",
-    )
-    temperatures[name] = fit_temperature(on_validation[name], answers)
-  return {
-    "scenarios": [_description(run, scenario, source, log, [*rankers])],
-    "rows": summaries.summarise_pointwise(
-      scenario,
-      margins=margins,
-      labels=labels,
-      temperatures=temperatures,
-      seed=run.seed,
-      resamples=run.resamples,
-    ),
-    "costs": costs,
-    "temperatures": [
-      {"scenario": scenario.name, "ranker": name, "value": value}
-      for name, value in temperatures.items()
-    ],
-  }
-
-
-def _rows(run: _Run, scenario: Scenario, second: str) -> dict[str, Ranker]:
-  """Returns the rankers by row; the model's second row has a normalisation."""
-  rows: dict[str, Ranker] = {}
-  for name, ranker in run.rankers.items():
-    entry = entry_of(name)
-    if not run.applies(name, scenario):
-      continue
-    if entry.is_ceiling and not scenario.history_alone and rows:
-      continue
-    if not entry.is_language_model:
-      # It can rank a hundred candidates as well as ten, in any order.
-      rows[name] = ranker
-    elif not entry.is_selected or run.normalisation == Normalisation.SUM:
-      rows[name] = run.wrap(ranker, scenario)
-    else:
-      shared = SharedScores(ranker, (Normalisation.SUM, second))
-      by_sum, by_second = map(shared.ranker, (Normalisation.SUM, second))
-      rows[name] = run.wrap(by_sum, scenario)
-      rows[_second_row(name, run)] = run.wrap(by_second, scenario)
-  return rows
-
-
-def _second_row(name: str, run: _Run) -> str:
-  return f"{name}_{run.normalisation}"
-
-
-def _ranker_of(row: str, run: _Run) -> str:
-  """Returns the ranker of a row; the inverse of `_second_row`."""
-  return row if row in RANKERS else row.removesuffix(f"_{run.normalisation}")
-
-
-def _labels(run: _Run) -> dict[str, str]:
-  """Returns how tables call the rows."""
-  labels = {}
-  for name, ranker in run.rankers.items():
-    labels[name] = entry_of(name).label or ranker.name
-    if run.text_encoder is not None and name in TEXT_READERS:
-      labels[name] += f" ({pathlib.PurePath(run.text_encoder).name})"
-    if entry_of(name).is_selected and run.normalisation != Normalisation.SUM:
-      labels[_second_row(name, run)] = f"{name} ({run.normalisation})"
-  for sample in run.chat.values():
-    labels[chat_sample.NAME] = sample.model
-  return labels
-
-
-def _costs(
-  run: _Run, scenario: Scenario, rows: Sequence[str], *, requests: int
-) -> list[dict[str, Any]]:
-  """Returns what a request took since the rankers' `start`.
-
-  Rows of two normalisations share what was computed once, and its cost.
-  """
-  return [
-    {
-      "scenario": scenario.name,
-      "ranker": row,
-      **run.rankers[_ranker_of(row, run)].cost(requests),
-      # What another tool took is not known.
-      **(dict.fromkeys(["ms", "flops"]) if row in run.runs else {}),
-    }
-    for row in rows
-  ]
-
-
-def _description(
-  run: _Run,
-  scenario: Scenario,
-  source: RequestSource,
-  log: ScoreLog,
-  rows: Sequence[str],
-) -> dict[str, Any]:
-  """Returns what must be known of a scenario's requests, and of its rows."""
-  entries = {row: entry_of(_ranker_of(row, run)) for row in rows}
-  return {
-    **dataclasses.asdict(scenario),
-    "aspects": scenario.label,
-    "candidate_count": source.candidates,
-    "requests": source.count,
-    "source": str(source.path),
-    "candidates_sha256": log.candidates_sha256,
-    "template": source.template,
-    "permutations": run.orders(scenario),
-    "matcher": matcher(scenario, folder=run.folder, split=run.split),
-    # Nobody says what another tool saw.
-    "sees": {
-      row: None if row in run.runs else entry.sees(scenario)
-      for row, entry in entries.items()
-    },
-    "sees_beside": {
-      row: entry.sees_beside(scenario) for row, entry in entries.items()
-    },
-    "tied_times": _tied_share(run, scenario, log.users),
-    # Folders of before do not say; they kept the order of their files.
-    "tied_order": run.folder.manifest.get("ties", {}).get(
-      "order", "as the file has them"
-    ),
-    "same_query": None,
-    "runs": {
-      name: {"missing": ranker.missing, "of": ranker.candidates}
-      for name, ranker in run.runs.items()
-      if name in rows
-    },
-  }
-
-
-def _tied_share(
-  run: _Run, scenario: Scenario, users: Sequence[int | None]
-) -> float | None:
-  """Returns the share of targets whose time is another purchase's, too."""
-  if scenario.candidates == "items":
-    return None
-  targets = getattr(run.folder.splits, run.split)
-  ranked = np.isin(targets.users, [u for u in users if u is not None])
-  return tied_share(
-    Targets(targets.users[ranked], targets.positions[ranked]),
-    run.folder.sequences,
-    run.folder.timestamps,
-  )
-
-
-def _find(
-  scenarios: Sequence[str],
-  rankers: Sequence[str],
-  *,
-  folder: DatasetFolder,
-  split: str,
-  need_text: bool,
-  limit: int | None,
-  seed: int,
-) -> tuple[list[Scenario], list[RequestSource]]:
-  """Returns the scenarios that some ranker can rank, and their requests."""
-  available = find_available(
-    scenarios, folder=folder, split=split, need_text=need_text
-  )
-  chosen = with_rankers(available, rankers)
-  sources = [
-    find_requests(
-      scenario,
-      folder=folder,
-      split=split,
-      need_text=need_text,
-      limit=limit,
-      seed=seed,
-    )
-    for scenario in chosen
-  ]
-  for source in sources:
-    if not source.count:
-      raise InputError(f"{source.path}: there are no requests to rank.")
-  return chosen, sources
-
-
-def _covered(
-  run: RunRanker,
-  scenarios: Sequence[Scenario],
-  sources: Sequence[RequestSource],
-  split: str,
-) -> frozenset[str]:
-  """Returns the names of the scenarios that a run ranks.
-
-  Raises:
-    InputError: it ranks none of them, or some requests of one.
-  """
-  found = frozenset(
-    scenario.name
-    for scenario, source in zip(scenarios, sources, strict=True)
-    if run.covers(source.read())
-  )
-  if not found:
-    first = next(iter(sources[0].read())).request_id
-    raise InputError(
-      f"{run.path}: it ranks no {split} request of "
-      f"{', '.join(s.name for s in scenarios)}, whose ids are such as "
-      f"{first!r}."
-    )
-  return found
-
-
-def _steer(
-  run: "_Run", scenarios: Sequence[Scenario], sources: Sequence[RequestSource]
-) -> list[dict[str, Any]]:
-  """Returns the rows of `steering.steer` of each scenario that can be."""
-  rankers = {n: run.rankers[n] for n in _STEERED if n in run.rankers}
-  rows = []
-  for scenario, source in zip(scenarios, sources, strict=True):
-    if _is_steered(scenario):
-      found = steering.steer(
-        rankers,
-        source.read(),
-        run.folder,
-        lists_candidates=scenario.lists_candidates,
-        limit=run.limit,
-        resamples=run.resamples,
-        seed=run.seed,
-      )
-      rows += [{"scenario": scenario.name, **row} for row in found]
-  return rows
-
-
-def _is_steered(scenario: Scenario) -> bool:
-  # A tournament's prompts are made as it goes.
-  is_one_list = not (scenario.pointwise or scenario.tournament)
-  return is_one_list and "query" in scenario.shows
-
-
-def _check(split: str, limit: int | None, permutations: int, seed: int) -> None:
-  if split not in ("validation", "test"):
-    raise InputError(f"there is no split {split!r}: validation or test.")
-  if limit is not None:
-    check_counts(limit=limit)
-  check_counts(permutations=permutations)
-  check_seed(seed)
-
-
-def _check_choices(
-  select_template: bool, normalisation: str, *, has_model: bool
-) -> None:
-  if normalisation not in (*Normalisation, SELECT):
-    raise InputError(
-      f"there is no normalisation {normalisation!r}: name one of "
-      f"{', '.join((*Normalisation, SELECT))}."
-    )
-  if not has_model and (select_template or normalisation != Normalisation.SUM):
-    raise InputError(
-      "templates and normalisations are a model's: add --model, and rank it."
-    )

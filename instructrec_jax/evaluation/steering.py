@@ -34,10 +34,14 @@ from instructrec_jax.evaluation.metrics import (
 )
 from instructrec_jax.instructions.recommend import ODDS_OF_DENIAL, denies
 from instructrec_jax.instructions.render import SEPARATOR, display_titles
+from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import Ranker, RankingRequest
 from instructrec_jax.scoring.stream import average_ranks
 from instructrec_jax.tables import Cell, Row, Table
 
+# Rankers whose scores may be asked for any candidates: those that read queries,
+# and one that reads none, to compare with.
+STEERED = ("popularity", "bm25", "zero_shot", "model")
 # Requests that are sampled.
 SAMPLE = 200
 # Titles with a, with b and with neither, where instructions list none.
@@ -99,6 +103,13 @@ class _Case:
       )
       for number, changed in enumerate(queries)
     ]
+
+
+def is_steered(scenario: Scenario) -> bool:
+  """Whether the scenario's requests quote a query that can be changed."""
+  # A tournament's prompts are made as it goes.
+  is_one_list = not (scenario.pointwise or scenario.tournament)
+  return is_one_list and "query" in scenario.shows
 
 
 def steer(

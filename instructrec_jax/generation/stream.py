@@ -116,9 +116,8 @@ def generate_file(
       # Another file of requests will come, to which these parts do not belong.
       shutil.rmtree(parts)
       raise
-    finished = sorted(parts.glob("*.jsonl"))
     with stream.closed_parts(parts, out) as partial:
-      stream.join_parts(finished, partial, _schema())
+      stream.join_parts({parts: total}, partial, _schema())
   return total
 
 

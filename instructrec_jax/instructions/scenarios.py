@@ -193,9 +193,9 @@ def find_scenarios(
     if name not in ("all", *known):
       names = ", ".join(scenario.name for scenario in SCENARIOS)
       raise InputError(
-        f"there is no scenario {name!r:.60}: name some of all, {names}, in a "
+        f"there is no scenario {name!r:.30}: name some of all, {names}, in a "
         f"crowd's words {CROWD[0].name} and the like, {ALL_WRITING}, or "
-        f"{', '.join(task.name for task in WRITING)}."
+        f"{WRITING[0].name} and the like."
       )
   return [
     scenario

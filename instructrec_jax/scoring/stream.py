@@ -2,13 +2,14 @@
 
 import contextlib
 import functools
+import itertools
 import json
 import os
 import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ import numpy as np
 from instructrec_jax import locks, storage
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
-from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.errors import InputError, check_counts, check_file
 from instructrec_jax.progress import progress
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
@@ -107,10 +108,10 @@ def score_file(
     return _score_shard(requests, out, shard, normalisation, guard, score)
   with guard(leaves=(_done(parts_of(out)),)):
     recover_parts(parts_of(out))
-    total, finished = score(parts_of(out))
+    total = score(parts_of(out))
     with closed_parts(parts_of(out), out) as partial:
-      join_parts(finished, partial, _schema(normalisation))
-      tied = _ties(finished)
+      join_parts({parts_of(out): total}, partial, _schema(normalisation))
+      tied = _ties([parts_of(out)])
     _remove_unjoined(out)
   _tell_ties(requests, *tied)
   return total
@@ -122,7 +123,7 @@ def _score_shard(
   shard: tuple[int, int],
   normalisation: Normalisation,
   guard: Callable[..., contextlib.AbstractContextManager[None]],
-  score: Callable[..., tuple[int, list[pathlib.Path]]],
+  score: Callable[..., int],
 ) -> int:
   """Scores a shard, and writes `out` if all others are finished."""
   number, count = shard
@@ -147,26 +148,27 @@ def _score_shard(
       for folder in folders:
         recover_parts(folder)
   with locks.writing(own):
-    total, finished = score(own, shard=shard)
-    whole = {"parts": len(finished)}
-    storage.write_json(own / _WHOLE, whole)
+    total = score(own, shard=shard)
+    storage.write_json(own / _WHOLE, {"requests": total})
   # One that ends just now may have joined this, too.
   with meeting():
     if not all((folder / _WHOLE).exists() for folder in folders):
       return total
     begun = [_read_run(folder) for folder in folders]
-    if other := [n for n, each in enumerate(begun, 1) if each != begun[0]]:
+    own_run = begun[number - 1]
+    if other := [n for n, each in enumerate(begun, 1) if each != own_run]:
       raise InputError(
         f"{folders[other[0] - 1]}: shard {other[0]} of {count} is of other "
-        "requests, another model or other options than shard 1: score it "
-        "again as the others."
+        f"requests, another model or other options than shard {number}, this "
+        "one: score the wrong one again as the others."
       )
-    finished = [
-      part for folder in folders for part in sorted(folder.glob("*.jsonl"))
-    ]
+    counts = {
+      folder: storage.read_json(folder / _WHOLE, {"requests": int})["requests"]
+      for folder in folders
+    }
     with guard(), storage.staged_file(out) as partial:
-      join_parts(finished, partial, _schema(normalisation))
-      tied = _ties(finished)
+      join_parts(counts, partial, _schema(normalisation))
+      tied = _ties(folders)
       for folder in folders:
         os.replace(folder, _done(folder))
     _remove_unjoined(out)
@@ -185,8 +187,8 @@ def _score_parts(
   vocabulary: pathlib.Path | None,
   force: bool,
   shard: tuple[int, int] = (1, 1),
-) -> tuple[int, list[pathlib.Path]]:
-  """Scores what is not yet in `parts`; returns its requests and files."""
+) -> int:
+  """Scores what is not yet in `parts`; returns how many requests it has."""
   limit, chunk = options["limit"], options["chunk"]
 
   def chunks(of: Iterable[RankingRequest]) -> Iterator[list[RankingRequest]]:
@@ -251,7 +253,7 @@ def _score_parts(
     # Another file of requests will come, to which these parts do not belong.
     shutil.rmtree(parts)
     raise
-  return total, sorted(parts.glob("*.jsonl"))
+  return total
 
 
 def _tell_ties(requests: pathlib.Path, tied: int, first: str) -> None:
@@ -355,27 +357,62 @@ def has_columns(path: pathlib.Path, names: Iterable[str]) -> bool:
 
 
 def join_parts(
-  parts: Sequence[pathlib.Path], out: pathlib.Path, schema: "pa.Schema"
+  counts: Mapping[pathlib.Path, int], out: pathlib.Path, schema: "pa.Schema"
 ) -> None:
-  """Writes JSON lines one after the other, as the suffix of `out` says.
+  """Writes all parts one after the other, as the suffix of `out` says.
 
   Args:
-    parts: .jsonl files.
+    counts: by folder of parts, .jsonl files, how many lines these have.
     out: .jsonl, or .parquet of the schema.
     schema: of the columns that Parquet is to have.
+
+  Raises:
+    InputError: a part is damaged, or lines are missing.
   """
-  if out.suffix == ".jsonl":
-    with out.open("wb") as file:
-      file.writelines(part.read_bytes() for part in parts)
-    return
-  import pyarrow as pa
   import pyarrow.parquet as pq
 
-  with pq.ParquetWriter(out, schema, compression="zstd") as writer:
-    for part in parts:
-      lines = part.read_text(encoding="utf-8").splitlines()
-      rows = [json.loads(line) for line in lines]
-      writer.write_table(pa.Table.from_pylist(rows, schema=schema))
+  with contextlib.ExitStack() as opened:
+    if out.suffix == ".jsonl":
+      file = opened.enter_context(out.open("wb"))
+    else:
+      file = pq.ParquetWriter(out, schema, compression="zstd")
+      opened.enter_context(file)
+    for folder, count in counts.items():
+      found = 0
+      for part in _parts_in(folder):
+        rows = _read_part(part, schema)
+        found += rows.num_rows
+        if isinstance(file, pq.ParquetWriter):
+          file.write_table(rows)
+        else:
+          file.write(part.read_bytes())
+      if found != count:
+        raise InputError(
+          f"{folder}: {found:,} requests are finished in it, where {count:,} "
+          "were: delete the folder, and run the command that wrote it again."
+        )
+
+
+def _parts_in(folder: pathlib.Path) -> list[pathlib.Path]:
+  return sorted(folder.glob("*.jsonl"))
+
+
+def _read_part(part: pathlib.Path, schema: "pa.Schema") -> "pa.Table":
+  """Returns the columns of a schema; InputError if a line hasn't got them."""
+  import pyarrow as pa
+
+  check_file(part)
+  try:
+    with part.open(encoding="utf-8") as file:
+      rows = [
+        {n: row[n] for n in schema.names} for row in map(json.loads, file)
+      ]
+    return pa.Table.from_pylist(rows, schema=schema)
+  except (ValueError, TypeError, KeyError, pa.ArrowException, RecursionError):
+    raise InputError(
+      f"{part}: what was finished is damaged: delete the file, and run the "
+      "command that wrote it again."
+    ) from None
 
 
 def _identity(model: pathlib.Path, step: int) -> dict[str, Any]:
@@ -480,10 +517,10 @@ def _schema(normalisation: Normalisation) -> "pa.Schema":
   )
 
 
-def _ties(parts: Sequence[pathlib.Path]) -> tuple[int, str]:
+def _ties(folders: Iterable[pathlib.Path]) -> tuple[int, str]:
   """Counts requests with candidates of one score; and the first one's id."""
   count, first = 0, ""
-  for part in parts:
+  for part in itertools.chain.from_iterable(map(_parts_in, folders)):
     with part.open(encoding="utf-8") as file:
       for row in map(json.loads, file):
         if len(set(row["scores"])) < len(row["scores"]):

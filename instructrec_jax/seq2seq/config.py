@@ -40,6 +40,8 @@ class T5Config:
       but matrix products) or "full" (each whole layer).
     loop_over_examples: attend to one example after the other; None does so on
       a single CPU device. Of how a program runs, and so not in model.json.
+    scan_layers: go through the layers in a loop, which compiles one of them in
+      place of all; None does so from 16 layers on. Of how a program runs.
     attention: of rows of tokens: "xla", as the compiler makes it; "pallas", our
       kernel for GPUs (`kernels.flash`), of T5's bias by its table; or "cudnn",
       which has bfloat16 alone and is for training. Not in model.json either.
@@ -63,6 +65,7 @@ class T5Config:
   float32_attention_logits: bool = False
   remat_policy: str = "none"
   loop_over_examples: bool | None = None
+  scan_layers: bool | None = None
   attention: str = "xla"
   lora_rank: int = 0
   lora_alpha: float = 16.0
@@ -84,6 +87,12 @@ class T5Config:
       return self.loop_over_examples
     mesh = mesh or jax.sharding.get_abstract_mesh()
     return jax.default_backend() == "cpu" and mesh.size <= 1
+
+  def scans_layers(self) -> bool:
+    """Whether programs go through equal layers in a loop."""
+    if self.scan_layers is not None:
+      return self.scan_layers
+    return max(self.num_encoder_layers, self.num_decoder_layers) >= _MANY
 
   def validate(self) -> "T5Config":
     """Returns the config if it makes sense.
@@ -112,6 +121,8 @@ class T5Config:
       )
     for name in _SWITCHES:
       value = getattr(self, name)
+      if value is None and name == "scan_layers":
+        continue
       if not isinstance(value, bool):
         raise InputError(
           f"T5Config.{name} is {value!r}: True or False is needed."
@@ -183,8 +194,16 @@ def _dtype_name(dtype: Any) -> str | None:
     return None
 
 
-_NOT_STORED = ("loop_over_examples", "attention", "lora_rank", "lora_alpha")
-_SWITCHES = ("logits_via_embedding", "float32_attention_logits")
+_NOT_STORED = (
+  "loop_over_examples",
+  "scan_layers",
+  "attention",
+  "lora_rank",
+  "lora_alpha",
+)
+_SWITCHES = ("logits_via_embedding", "float32_attention_logits", "scan_layers")
+# Layers from which on compiling takes longer than a user waits.
+_MANY = 16
 _POSITIVE = (
   "vocab_size",
   "emb_dim",

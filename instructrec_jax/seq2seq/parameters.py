@@ -1,5 +1,6 @@
 """A model's tree of parameters: its shapes, and random ones."""
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -11,7 +12,26 @@ from instructrec_jax.seq2seq.transformer import Transformer
 
 def parameter_shapes(config: T5Config) -> Any:
   """Returns the parameter tree of `jax.ShapeDtypeStruct`s; computes nothing."""
-  return jax.eval_shape(lambda: initial_variables(config))["params"]
+  return variable_shapes(config)["params"]
+
+
+def variable_shapes(config: T5Config) -> Any:
+  """Returns the shapes of `initial_variables`; one layer of each is traced."""
+  one = dataclasses.replace(config, num_encoder_layers=1, num_decoder_layers=1)
+  shapes = jax.eval_shape(lambda: initial_variables(one))
+  layers = {
+    "encoder": config.num_encoder_layers,
+    "decoder": config.num_decoder_layers,
+  }
+  # Parameters are shapes, axes are names: all are shared.
+  for collection in shapes.values():
+    for stack, count in layers.items():
+      layer = collection[stack]["layers_0"]
+      collection[stack] |= {
+        f"layers_{number}": jax.tree.map(lambda x: x, layer)
+        for number in range(count)
+      }
+  return shapes
 
 
 def initial_variables(config: T5Config, *, seed: int = 0) -> Any:

@@ -4,7 +4,8 @@ Parameter tree, `params_axes`, argument names and the methods `encode` and
 `decode` are those of T5X's `examples/t5/network.py`. They lead, like training,
 scoring and search, to `encode_states` and `decode_states`: one encoder and one
 decoder, whatever the layout of their tokens. Both stop before the output layer,
-so that losses and scores take the vocabulary in slices.
+so that losses and scores take the vocabulary in slices. Layers in a loop
+(`T5Config.scan_layers`) are for these two alone; T5X's methods have them apart.
 
 Key to shapes. B: batch, T: encoder length, U: decoder length, D: emb_dim,
 V: vocabulary. Token 0 is padding.
@@ -18,7 +19,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
-from instructrec_jax.seq2seq import layers
+from instructrec_jax.seq2seq import layers, parts, stacking
 from instructrec_jax.seq2seq.attention import Attention, RelativePositionBias
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import (
@@ -107,16 +108,21 @@ class Encoder(nn.Module):
   embed: nn.Module
 
   @nn.compact
-  def __call__(self, tokens_BxT, layout: Layout, *, deterministic: bool):
+  def __call__(
+    self, tokens_BxT, layout: Layout, *, deterministic: bool, may_scan: bool
+  ):
     """Returns normed states [batch, length, embed]."""
     config = self.config
     layout = layout.with_bias(
       RelativePositionBias(config, bidirectional=True, name="relpos_bias")
     )
     x = layers.dropout(self.embed(tokens_BxT), config, deterministic, layout)
-    layer = _with_remat(EncoderLayer, config)
-    for number in range(config.num_encoder_layers):
-      x = layer(config, deterministic, name=f"layers_{number}")(x, layout)
+    if may_scan and config.scans_layers():
+      x = _scan_layers(self, EncoderLayer, deterministic, x, layout)
+    else:
+      layer = _with_remat(EncoderLayer, config, "encoder")
+      for number in range(config.num_encoder_layers):
+        x = layer(config, deterministic, name=f"layers_{number}")(x, layout)
     x = layers.RMSNorm(config.dtype, name="encoder_norm")(x)
     return layers.dropout(x, config, deterministic, layout, shared=False)
 
@@ -138,6 +144,7 @@ class Decoder(nn.Module):
     *,
     deterministic: bool,
     with_logits: bool,
+    may_scan: bool,
   ):
     """Returns normed states, or float32 logits, and the cache."""
     config = self.config
@@ -145,9 +152,13 @@ class Decoder(nn.Module):
       RelativePositionBias(config, bidirectional=False, name="relpos_bias")
     )
     y = layers.dropout(self.embed(tokens_BxU), config, deterministic, layout)
-    layer = _with_remat(DecoderLayer, config)
-    cached = []
-    for number in range(config.num_decoder_layers):
+    cached, count = [], config.num_decoder_layers
+    # Not with a cache, each step of which would copy the whole of it.
+    if cache is None and may_scan and config.scans_layers():
+      inputs = encoded_BxTxD, layout, cross_layout, None, None
+      y, count = _scan_layers(self, DecoderLayer, deterministic, y, *inputs), 0
+    layer = _with_remat(DecoderLayer, config, "decoder")
+    for number in range(count):
       y, of_layer = layer(config, deterministic, name=f"layers_{number}")(
         y,
         encoded_BxTxD,
@@ -186,7 +197,12 @@ class Transformer(nn.Module):
     self.decoder = Decoder(self.config, self.token_embedder)
 
   def encode_states(
-    self, tokens: Tokens, layout: Layout, *, deterministic: bool = True
+    self,
+    tokens: Tokens,
+    layout: Layout,
+    *,
+    deterministic: bool = True,
+    may_scan: bool = True,
   ) -> Float[Array, "batch length embed"]:
     """Returns the encoder's normed states of instructions.
 
@@ -194,8 +210,11 @@ class Transformer(nn.Module):
       tokens: of instructions.
       layout: of the tokens.
       deterministic: whether there is no dropout, which needs an rng "dropout".
+      may_scan: whether the config may have layers in a loop.
     """
-    return self.encoder(tokens, layout, deterministic=deterministic)
+    return self.encoder(
+      tokens, layout, deterministic=deterministic, may_scan=may_scan
+    )
 
   def decode_states(
     self,
@@ -207,6 +226,7 @@ class Transformer(nn.Module):
     *,
     deterministic: bool = True,
     with_logits: bool = False,
+    may_scan: bool = True,
   ) -> tuple[Float[Array, "batch length features"], Cache | None]:
     """Returns the decoder's normed states before the output layer, and a cache.
 
@@ -218,6 +238,7 @@ class Transformer(nn.Module):
       cache: of earlier calls, for layouts that decode step by step.
       deterministic: whether there is no dropout.
       with_logits: return float32 logits in place of states.
+      may_scan: whether the config may have layers in a loop.
     """
     return self.decoder(
       tokens,
@@ -227,6 +248,7 @@ class Transformer(nn.Module):
       cache,
       deterministic=deterministic,
       with_logits=with_logits,
+      may_scan=may_scan,
     )
 
   def __call__(
@@ -286,6 +308,7 @@ class Transformer(nn.Module):
         encoder_segment_ids,
       ),
       deterministic=not enable_dropout,
+      may_scan=False,
     )
 
   def decode(
@@ -322,7 +345,9 @@ class Transformer(nn.Module):
       decoder_segment_ids,
       encoder_segment_ids,
     )
-    options: Any = dict(deterministic=not enable_dropout, with_logits=True)
+    options: Any = dict(
+      deterministic=not enable_dropout, with_logits=True, may_scan=False
+    )
     # T5X's first call with decode, on whole sequences, only shapes the cache.
     is_step = decode and self.has_variable("cache", "cache_index")
     if decode:
@@ -386,10 +411,76 @@ def output_kernel(config: T5Config, params: Any) -> Float[Array, "embed vocab"]:
   return params["decoder"]["logits_dense"]["kernel"]
 
 
-def _with_remat(layer: type[nn.Module], config: T5Config) -> type[nn.Module]:
-  if config.remat_policy == "none":
+def _scan_layers(
+  stack: nn.Module,
+  layer: type[nn.Module],
+  deterministic: bool,
+  x: jax.Array,
+  *inputs: Any,
+) -> jax.Array:
+  """Returns the residual stream after all layers, one compiled for all.
+
+  The stack's parameters are those of its layers apart, or stacked as one.
+  """
+  config: T5Config = getattr(stack, "config")  # noqa: B009
+  params, name = stack.variables["params"], str(stack.name)
+  has_parts = parts.are_parts()
+  path = (name, stacking.STACKED)
+  of_layers = params.get(stacking.STACKED)
+  if is_apart := of_layers is None:
+    path = (name, "layers_0")
+    if not has_parts:
+      # Every layer casts its weights to it: half the copy is enough.
+      params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
+    of_layers = stacking.stack_layers({name: params})[name][stacking.STACKED]
+  key = None
+  if not deterministic and config.dropout_rate > 0:
+    key = stack.make_rng("dropout")
+  one = layer(config, deterministic, parent=None)
+
+  def step(x: jax.Array, of_layer: Any) -> tuple[jax.Array, None]:
+    part, number = of_layer
+    whole = parts.gathered(
+      part, *path, dtype=config.dtype, stacked=not is_apart
+    )
+    rngs = None
+    if key is not None:
+      rngs = {"dropout": jax.random.fold_in(key, number)}
+    y: Any = one.apply({"params": whole}, x, *inputs, rngs=rngs)
+    return y[0] if isinstance(y, tuple) else y, None
+
+  if config.remat_policy != "none" or has_parts:
+    policy = _policy(config)
+    step = jax.checkpoint(step, policy=policy, prevent_cse=False)
+  count = len(jax.tree.leaves(of_layers)[0])
+  return jax.lax.scan(step, x, (of_layers, jnp.arange(count)))[0]
+
+
+def _with_remat(
+  layer: type[nn.Module], config: T5Config, stack: str
+) -> type[nn.Module]:
+  """Returns the layer as it is differentiated, of parts where there are."""
+  has_parts = parts.are_parts()
+  if has_parts:
+    layer = nn.map_variables(
+      layer,
+      "params",
+      lambda params: {
+        "params": parts.gathered(
+          params["params"], stack, "layers_0", dtype=config.dtype
+        )
+      },
+    )
+  if config.remat_policy == "none" and not has_parts:
     return layer
-  policy = None
-  if config.remat_policy == "minimal":
-    policy = jax.checkpoint_policies.checkpoint_dots_with_no_batch_dims
-  return nn.remat(layer, policy=policy, prevent_cse=True)
+  return nn.remat(layer, policy=_policy(config), prevent_cse=True)
+
+
+def _policy(config: T5Config) -> Any:
+  policies = jax.checkpoint_policies
+  return {
+    # What was gathered is gathered again, not kept.
+    "none": policies.save_anything_except_these_names(parts.GATHERED),
+    "minimal": policies.checkpoint_dots_with_no_batch_dims,
+    "full": None,
+  }[config.remat_policy]

@@ -2,8 +2,10 @@
 
 import dataclasses
 import hmac
+import ipaddress
 import os
 import pathlib
+import re
 from collections.abc import Mapping
 
 from instructrec_jax.errors import InputError
@@ -11,6 +13,8 @@ from instructrec_jax.errors import InputError
 KEY_VARIABLE = "INSTRUCTREC_API_KEY"
 # So that a typo, or an empty secret of a deployment, locks nobody in.
 _SHORTEST = 8
+# An address of IPv6 in brackets, or a name, and a port.
+_HOST = re.compile(r"(?:\[([^\]]+)\]|([^:\[\]]+))(?::\d+)?")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,11 +25,16 @@ class Access:
     keys: any of them opens all; without keys, nobody is asked for one.
     cors_origins: of pages on other hosts whose scripts may ask, or "*".
     root_path: where a proxy shows the server, such as /recs.
+    hosts: names, beside this machine's own, under which it may be asked; "*"
+      is any, and "*.shop.example" any below that. A page of somebody else's can
+      have its own name lead to this machine (DNS rebinding), and its visitor's
+      browser would then let it read all answers.
   """
 
   keys: tuple[str, ...] = ()
   cors_origins: tuple[str, ...] = ()
   root_path: str = ""
+  hosts: tuple[str, ...] = ("*",)
 
   def admits(self, headers: Mapping[str, str]) -> bool:
     """Whether a request has a key: as a bearer token, or in X-API-Key."""
@@ -37,6 +46,29 @@ class Access:
     # All are compared, so that the time tells nothing of them.
     same = [hmac.compare_digest(given, key.encode()) for key in self.keys]
     return any(same)
+
+  def answers_to(self, host: str) -> bool:
+    """Whether a request with this Host header is to be answered."""
+    if "*" in self.hosts:
+      return True
+    found = _HOST.fullmatch(host.lower())
+    if found is None:
+      return False
+    name = (found[1] or found[2]).removesuffix(".")
+    if name == "localhost" or is_loopback(name):
+      return True
+    return any(
+      name.endswith(each[1:]) if each.startswith("*.") else name == each
+      for each in map(str.lower, self.hosts)
+    )
+
+
+def is_loopback(address: str) -> bool:
+  """Whether an address can be reached from its own machine alone."""
+  try:
+    return ipaddress.ip_address(address).is_loopback
+  except ValueError:
+    return False
 
 
 def read_keys(file: pathlib.Path | None) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import http
 import importlib.util
 import pathlib
 import time
@@ -14,6 +15,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import JSONResponse
 from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
 from instructrec_jax.errors import InputError
@@ -105,6 +107,7 @@ def create_app(
   )
   app.state.access = access
   app.state.started = int(time.time())
+  app.add_middleware(_KnownHosts, access=access)
   app.add_middleware(metrics.middleware)
   if access.cors_origins:
     app.add_middleware(
@@ -127,6 +130,25 @@ def create_app(
   _add_pages(app)
   _add_error_handlers(app, limits)
   return app
+
+
+class _KnownHosts:
+  """Answers only requests for one of the server's names."""
+
+  def __init__(self, app: Any, *, access: Access):
+    self._app, self._access = app, access
+
+  async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    if scope["type"] == "http":
+      host = Headers(scope=scope).get("host", "")
+      if not self._access.answers_to(host):
+        refuse = _problem(
+          421,
+          f"this server does not answer to {host!r:.80}: start it with "
+          "--allowed-hosts if that is a name of its own.",
+        )
+        return await refuse(scope, receive, send)
+    await self._app(scope, receive, send)
 
 
 class _Rooted:
@@ -179,7 +201,7 @@ _router = APIRouter(
   route_class=BoundedRoute,
   responses={
     status: {"model": schemas.Problem}
-    for status in (400, 401, 404, 408, 413, 415, 422, 503, 504)
+    for status in (400, 401, 404, 408, 413, 415, 421, 422, 503, 504)
   },
 )
 # What probes ask, and nobody has a key for.
@@ -315,7 +337,7 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
       504, f"there was no answer within {limits.timeout:g} seconds."
     ),
     HTTPException: lambda error: _problem(
-      error.status_code, error.detail, error.headers
+      error.status_code, _detail(error), error.headers
     ),
     Exception: lambda _: _problem(
       500, "the server failed at this; its log tells at what."
@@ -335,6 +357,18 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
 
 def _problem(status: int, message: str, headers: Any = None) -> Response:
   return JSONResponse({"message": message}, status, headers)
+
+
+def _detail(error: HTTPException) -> str:
+  """Returns an error's sentence, also of those that are starlette's own."""
+  if error.detail != http.HTTPStatus(error.status_code).phrase:
+    return error.detail
+  if error.status_code == 405:
+    allowed = (error.headers or {}).get("Allow", "another method")
+    return f"this path is asked with {allowed}: /docs describes all."
+  if error.status_code == 404:
+    return "there is nothing at this path: /docs describes those that exist."
+  return error.detail
 
 
 def _sentence(error: dict[str, Any]) -> str:

@@ -1,12 +1,14 @@
 """A model that is loaded once and answers many requests."""
 
+import asyncio
 import dataclasses
 import difflib
 import functools
 import inspect
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import jax
 import numpy as np
@@ -58,6 +60,8 @@ class Reply:
     scarce: words of the wish that no other titles have than some of those
       shown; see `conversation.Catalogue.scarce`.
     near: the titles shown that lack one of these.
+    words: of the user, that the turns have come to; "" where only the history
+      is left to go by.
   """
 
   recommendation: Recommendation
@@ -65,6 +69,7 @@ class Reply:
   given_up: tuple[str, ...]
   scarce: tuple[str, ...] = ()
   near: tuple[str, ...] = ()
+  words: str = ""
 
   @property
   def shown(self) -> tuple[str, ...]:
@@ -72,17 +77,35 @@ class Reply:
     return tuple(each.title for each in self.recommendation.ranking)
 
 
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def _in_turn(
+  method: "Callable[Concatenate[Recommender, _P], _T]",
+) -> "Callable[Concatenate[Recommender, _P], _T]":
+  """Has calls from several threads wait for each other."""
+
+  @functools.wraps(method)
+  def call(
+    recommender: "Recommender", /, *args: _P.args, **kwargs: _P.kwargs
+  ) -> _T:
+    with recommender._turn:
+      return method(recommender, *args, **kwargs)
+
+  return call
+
+
 class Recommender:
   """Answers a user's own words (the paper's section 2.3.2).
 
-  `recommend`, `converse`, `explain`, `generate` and `stream` are for one thread
-  at a time, the other methods are thread-safe. All but the last two take a
-  user's input alike: `instruction`, the user's own words; `history`, titles of
-  the user's items, oldest first; `preference`, the lasting taste; `context`,
-  where, when or what for; `kind` of the words: "preference", "vague",
-  "specific" or "auto"; `template`, the name of the only
-  one to consider. Each raises InputError if the input is empty, no template
-  fits, or a text is too long.
+  All methods but `stream` may be called from several threads. All but it and
+  `generate` take a user's input alike: `instruction`, the user's own words;
+  `history`, titles of the user's items, oldest first; `preference`, the lasting
+  taste; `context`, where, when or what for; `kind` of the words: "preference",
+  "vague", "specific" or "auto"; `template`, the name of the only one to
+  consider; `by_id`, whether titles are given as item ids. Each raises
+  InputError if the input is empty, no template fits, or a text is too long.
 
   Attributes:
     ranker: scores candidates.
@@ -147,6 +170,8 @@ class Recommender:
     self._item_ids = {t: tuple(ids) for t, ids in (item_ids or {}).items()}
     self.name = name
     self.input_length = input_length
+    # One may call another.
+    self._turn = threading.RLock()
     self._new_generator = functools.partial(
       Generator, config=config, params=params, vocabulary=vocabulary
     )
@@ -273,8 +298,11 @@ class Recommender:
     Returns:
       The instruction and the reasoning, without a ranking.
     """
+    for name, words in {"instruction": instruction, **said}.items():
+      if words is not None and not isinstance(words, str):
+        raise InputError(f"the {name} is {words!r:.80}: a text is needed.")
     return recommend(
-      instruction,
+      instruction or "",
       write=self.write if reason else None,
       vocabulary=self.vocabulary,
       history=self._titles_of(history, "history", by_id=by_id),
@@ -298,21 +326,58 @@ class Recommender:
       instruction: the user's own words.
       candidates: titles; listed in the model instruction if they fit.
       reason: whether the model is to tell the taste first, and to rank by what
-        is likely behind its own words; for one thread at a time.
+        is likely behind its own words.
       **said: further arguments of `compose`.
     """
     _check_names(said, "rank")
-    if candidates is None or not len(candidates):
-      raise InputError("there is nothing to rank: give candidates.")
-    asked = self.prepare(
+    asked = self._to_rank(
       instruction, candidates=candidates, reason=reason, **said
     )
-    composed = asked.composed
-    request = self.request(composed, composed.candidates, asked.reasoning)
-    (scores,) = self.ranker.score([request])
-    ranking = self.ranking(composed.candidates, scores, denied=composed.denied)
-    return dataclasses.replace(asked, ranking=ranking)
+    return self._ranked([asked])[0]
 
+  async def arank(self, instruction: str = "", **said: Any) -> Recommendation:
+    """Awaits `rank`, in a thread of its own."""
+    return await asyncio.to_thread(self.rank, instruction, **said)
+
+  def rank_many(
+    self, wishes: Sequence[str | Mapping[str, Any]], **shared: Any
+  ) -> list[Recommendation]:
+    """Answers many wishes as `rank` does, scored together.
+
+    Args:
+      wishes: each the user's own words, or a dict of arguments of `rank`.
+      **shared: arguments of `rank` for all that do not have their own.
+
+    Raises:
+      InputError: one cannot be answered, which it names.
+    """
+    check = functools.partial(_check_names, method="rank_many", also=["reason"])
+    return self._ranked(_each(wishes, shared, check, self._to_rank))
+
+  def _to_rank(
+    self, instruction: str = "", *, candidates: Any = None, **said: Any
+  ) -> Recommendation:
+    """Returns what `rank` is asked, without the ranking."""
+    asked = self.prepare(instruction, candidates=candidates, **said)
+    if not asked.composed.candidates:
+      raise InputError("there is nothing to rank: give candidates.")
+    return asked
+
+  def _ranked(self, asked: Sequence[Recommendation]) -> list[Recommendation]:
+    """Scores them in one call."""
+    requests = [
+      self.request(each.composed, each.composed.candidates, each.reasoning)
+      for each in asked
+    ]
+    found = []
+    for each, scores in zip(asked, self.ranker.score(requests), strict=True):
+      ranking = self.ranking(
+        each.composed.candidates, scores, denied=each.composed.denied
+      )
+      found.append(dataclasses.replace(each, ranking=ranking))
+    return found
+
+  @_in_turn
   def recommend(
     self,
     instruction: str = "",
@@ -368,6 +433,24 @@ class Recommender:
     ranking = self._with_chances(ranking)[:k]
     return dataclasses.replace(asked, ranking=ranking)
 
+  async def arecommend(
+    self, instruction: str = "", **said: Any
+  ) -> Recommendation:
+    """Awaits `recommend`, in a thread of its own."""
+    return await asyncio.to_thread(self.recommend, instruction, **said)
+
+  def recommend_many(
+    self, wishes: Sequence[str | Mapping[str, Any]], **shared: Any
+  ) -> list[Recommendation]:
+    """Answers many wishes as `recommend` does; see `rank_many`."""
+    check = functools.partial(
+      _check_names,
+      method="recommend_many",
+      but=["candidates"],
+      also=["k", "reason"],
+    )
+    return _each(wishes, shared, check, self.recommend)
+
   def _searched(self, k: int) -> int:
     """Returns how many titles are to be found, of which k are returned."""
     is_sum = self.ranker.normalisation == Normalisation.SUM
@@ -386,6 +469,7 @@ class Recommender:
       for each, chance in zip(ranking, chances, strict=True)
     )
 
+  @_in_turn
   def converse(
     self,
     turns: Sequence[conversation.Turn],
@@ -460,9 +544,10 @@ class Recommender:
       if not all(number in self._words.words[word] for word in scarce)
     )
     return Reply(
-      Recommendation(composed, ranking), need, given_up, scarce, near
+      Recommendation(composed, ranking), need, given_up, scarce, near, words
     )
 
+  @_in_turn
   def explain(
     self,
     instruction: str = "",
@@ -515,6 +600,7 @@ class Recommender:
       against=named[1],
     )
 
+  @_in_turn
   def generate(
     self,
     instructions: Sequence[str],
@@ -569,12 +655,30 @@ class Recommender:
       for each in ranked(candidates, scores, denied=denied)
     )
 
+  def find(self, words: str) -> list[str]:
+    """Returns the titles of the catalogue that have all of some words."""
+    wanted = words.casefold().split()
+    return [
+      title
+      for title, folded in zip(self.titles, self._folded, strict=True)
+      if all(word in folded for word in wanted)
+    ]
+
+  @functools.cached_property
+  def _folded(self) -> list[str]:
+    return [title.casefold() for title in self.titles]
+
   def _titles_of(
     self, values: Sequence[str], name: str, *, by_id: bool
   ) -> list[str]:
     """Returns titles of any kind of list, or of the items with these ids."""
+    if values is None:
+      return []
     if isinstance(values, str | bytes):
       raise InputError(f"the {name} is a text: a list of titles is needed.")
+    # Of which a list would have the columns, or their names.
+    if hasattr(values, "columns"):
+      raise InputError(f"the {name} is a table: give one column of it.")
     # numpy's texts are texts of Python, too.
     listed = [str(v) if isinstance(v, str) else v for v in values]
     if not by_id:
@@ -626,12 +730,37 @@ class Recommender:
     return {title: number for number, title in enumerate(self.titles)}
 
 
+def _each(
+  wishes: Sequence[str | Mapping[str, Any]],
+  shared: Mapping[str, Any],
+  check: Callable[[Mapping[str, Any]], None],
+  answer: Callable[..., Recommendation],
+) -> list[Recommendation]:
+  """Answers wishes one after the other, and says which it cannot."""
+  if isinstance(wishes, str | Mapping):
+    raise InputError("that is one wish: a list of wishes is needed.")
+  check(shared)
+  found = []
+  for number, wish in enumerate(wishes):
+    said = wish if isinstance(wish, Mapping) else {"instruction": wish}
+    check(said)
+    try:
+      found.append(answer(**{**shared, **said}))
+    except InputError as error:
+      raise InputError(f"wish {number}: {error}") from None
+  return found
+
+
 def _check_names(
-  said: Mapping[str, Any], method: str, but: Sequence[str] = ()
+  said: Mapping[str, Any],
+  method: str,
+  *,
+  but: Sequence[str] = (),
+  also: Sequence[str] = (),
 ) -> None:
   """Raises TypeError for an argument that the method called does not have."""
   parameters = inspect.signature(Recommender.compose).parameters
-  names = [n for n in parameters if n not in ("self", *but)]
+  names = [n for n in [*parameters, *also] if n not in ("self", *but)]
   for name in said:
     if name not in names:
       close = difflib.get_close_matches(name, names, n=1)

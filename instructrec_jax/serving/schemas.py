@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.conversation import MAX_TURNS
 
 MAX_DOCUMENTS = 1000
 MAX_EXPLAINED = 100
@@ -151,12 +152,27 @@ class RecommendRequest(_OurRequest):
   top_n: Annotated[int, Field(ge=1, le=MAX_RECOMMENDED)] = 10
 
 
+_Titles = Annotated[list[Title], Field(max_length=MAX_RECOMMENDED)]
+
+
+class Said(BaseModel):
+  """An earlier turn: what was said, and the titles that were answered."""
+
+  model_config = ConfigDict(strict=True, extra="forbid")
+
+  query: Words = ""
+  refused: _Titles = Field(default_factory=list)
+  chosen: _Titles = Field(default_factory=list)
+  shown: _Titles = Field(default_factory=list, description="The best first.")
+
+
 class ChatRequest(_OurRequest):
   """Asks for an answer to the next turn of a conversation.
 
   `query` is what the user says now: a wish, or a correction such as "not from
   that brand", "more like the second" or "in green". What was said before is
-  known by the conversation's id.
+  known by the conversation's id, or is told in `turns`: then the server has
+  nothing to remember, and any of several may answer.
   """
 
   model_config = ConfigDict(
@@ -168,10 +184,13 @@ class ChatRequest(_OurRequest):
   conversation: Annotated[str, Field(max_length=64)] | None = Field(
     None, description="Of an earlier answer; none: a new conversation."
   )
-  refused: Annotated[list[Title], Field(max_length=MAX_RECOMMENDED)] = Field(
+  turns: Annotated[list[Said], Field(max_length=MAX_TURNS - 1)] | None = Field(
+    None, description="All that was said before, the oldest first."
+  )
+  refused: _Titles = Field(
     default_factory=list, description="Titles that must not come back."
   )
-  chosen: Annotated[list[Title], Field(max_length=MAX_RECOMMENDED)] = Field(
+  chosen: _Titles = Field(
     default_factory=list, description="Titles that the user takes."
   )
   top_n: Annotated[int, Field(ge=1, le=MAX_RECOMMENDED)] = 10
@@ -284,8 +303,13 @@ class ChatAnswer(RankingAnswer):
   titles shown have, and no other that may be: those of `near` lack one.
   """
 
-  conversation: str
+  conversation: str | None = Field(
+    None, description="Its id, unless the turns were told."
+  )
   turn: int
+  wish: str = Field(
+    description="What all turns have come to, as the model reads it."
+  )
   required: list[list[str]]
   denied: list[str]
   refused: list[str]

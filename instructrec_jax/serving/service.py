@@ -155,7 +155,12 @@ class Service:
     """
     if not self.recommender.titles:
       raise NoCatalogue
-    before = self.conversations.turns(asked.conversation)
+    if asked.turns is None:
+      before = self.conversations.turns(asked.conversation)
+    elif asked.conversation is None:
+      before = [self._told(each) for each in asked.turns]
+    else:
+      raise InputError("give a conversation's id, or its turns, but not both.")
     turn = Turn(
       asked.query,
       refused=self._known(asked.refused, "refused"),
@@ -168,8 +173,10 @@ class Service:
         self.recommender.converse, [*before, turn], **said, k=asked.top_n
       )
       found = await self.batcher.call(call)
-    turn = dataclasses.replace(turn, shown=found.shown)
-    name = self.conversations.keep(asked.conversation, [*before, turn])
+    name = None
+    if asked.turns is None:
+      turn = dataclasses.replace(turn, shown=found.shown)
+      name = self.conversations.keep(asked.conversation, [*before, turn])
     composed, need = found.recommendation.composed, found.need
     results = _results(
       found.recommendation.ranking,
@@ -181,6 +188,7 @@ class Service:
       **dict(answer),
       conversation=name,
       turn=len(before) + 1,
+      wish=found.words,
       required=[[*each] for each in need.required],
       denied=[*need.denied],
       refused=[*need.refused],
@@ -188,6 +196,14 @@ class Service:
       given_up=[*found.given_up],
       scarce=[*found.scarce],
       near=[*found.near],
+    )
+
+  def _told(self, said: schemas.Said) -> Turn:
+    return Turn(
+      said.query,
+      shown=self._known(said.shown, "shown"),
+      refused=self._known(said.refused, "refused"),
+      chosen=self._known(said.chosen, "chosen"),
     )
 
   def _known(self, titles: Sequence[str], name: str) -> tuple[str, ...]:
@@ -249,20 +265,9 @@ class Service:
 
   async def find(self, search: str, limit: int, offset: int) -> schemas.Items:
     """Returns titles of the catalogue that have all words of a text."""
-    words = search.casefold().split()
-
-    def find() -> schemas.Items:
-      found = [
-        title
-        for title, folded in zip(
-          self.recommender.titles, self._folded, strict=True
-        )
-        if all(word in folded for word in words)
-      ]
-      page = found[offset : offset + limit]
-      return schemas.Items(items=page, total=len(found))
-
-    return await anyio.to_thread.run_sync(find)
+    found = await anyio.to_thread.run_sync(self.recommender.find, search)
+    page = found[offset : offset + limit]
+    return schemas.Items(items=page, total=len(found))
 
   async def examples(self) -> schemas.Examples:
     """Returns wishes that the model can answer; none without a catalogue."""
@@ -278,11 +283,6 @@ class Service:
       **composed.to_json(),
       "unknown_history": [title for title in had if title not in index],
     }
-
-  @functools.cached_property
-  def _folded(self) -> list[str]:
-    """The catalogue's titles, case-folded."""
-    return [title.casefold() for title in self.recommender.titles]
 
   @contextlib.asynccontextmanager
   async def _slot(self) -> AsyncIterator[None]:

@@ -31,13 +31,18 @@ from instructrec_jax.errors import (
   check_seed,
 )
 from instructrec_jax.progress import progress
-from instructrec_jax.seq2seq import lora
+from instructrec_jax.seq2seq import lora, stacking
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.packed_dataset import MANIFEST_FILE, PackedDataset
 from instructrec_jax.training.batches import prefetched_batches, token_counts
 from instructrec_jax.training.inputs import capacity_of_steps
 from instructrec_jax.training.metrics_log import MetricsLog
-from instructrec_jax.training.state import initial_state, state_shardings
+from instructrec_jax.training.state import (
+  initial_state,
+  is_stacked,
+  state_shapes,
+  state_shardings,
+)
 from instructrec_jax.training.step import check_batch, jitted_step
 from instructrec_jax.training.title_dropout import TitleDropout
 
@@ -76,7 +81,7 @@ def train(
   seed: int = 0,
   title_dropout: float = 0.0,
   mesh: Mesh | None = None,
-  zero: bool = False,
+  zero: bool | str = False,
   initial_params: Any = None,
   make_params: Callable[[], Any] | None = None,
   base: lora_file.LoraSettings | None = None,
@@ -106,7 +111,8 @@ def train(
     title_dropout: the probability that a title of a history is left out, where
       rows are histories alone; see `title_dropout.TitleDropout`.
     mesh: of `mesh.make_mesh`; one device if None.
-    zero: split parameters and optimizer over the data axis too.
+    zero: "optimizer" splits the optimizer over the data axis too, True the
+      parameters as well.
     initial_params: weights to start from; random if None. With the config's
       LoRA they are what is adapted, needed at each start.
     make_params: makes such weights, called where a run begins anew.
@@ -151,10 +157,16 @@ def train(
     )
   dropout = TitleDropout.of(data, rate=title_dropout, seed=seed)
   make_state = functools.partial(initial_state, config, optimizer, seed=seed)
-  shapes = jax.eval_shape(make_state)
+  shapes = state_shapes(config, optimizer)
   shardings = state_shardings(
     config, optimizer, state=shapes, mesh=mesh, zero=zero
   )
+  # On disk, layers are apart.
+  unstacked = None
+  laid_out = shardings
+  if is_stacked(config, optimizer):
+    unstacked = jax.jit(stacking.unstack_layers, out_shardings=shardings)
+    laid_out = stacking.stack_layers(shardings, stacking.stack_shardings)
   by_row = mesh_lib.batch_sharding(mesh)
 
   settings: dict[str, Any] = dict(
@@ -203,6 +215,8 @@ def train(
         donate_argnums=0,
       )(initial_params)
     del initial_params
+    if unstacked:
+      state = jax.jit(stacking.stack_layers, out_shardings=laid_out)(state)
     if not is_new:
       # Not before the checkpoint is known to be whole.
       _write_run(model_dir, config, data, run, config_text)
@@ -220,7 +234,7 @@ def train(
       config,
       optimizer,
       mesh=mesh,
-      shardings=shardings,
+      shardings=laid_out,
       zero=zero,
       seed=seed,
       microbatches=microbatches,
@@ -271,10 +285,12 @@ def train(
         values["seconds"] = now - began
         if saves:
           validation = {}
+          stored = unstacked(state) if unstacked else state
           if validate:
-            model = lora.merged(config, state.params, state.frozen)
+            model = lora.merged(config, stored.params, stored.frozen)
             validation = dict(validate(model))
-          checkpoints.save(state, metrics=validation)
+          checkpoints.save(stored, metrics=validation)
+          del stored
           values |= validation
           if processes.is_first():
             bar.write(_one_line(step, values), file=sys.stderr)
@@ -301,7 +317,7 @@ def check_arguments(
   *,
   model_dir: pathlib.Path | str,
   optimizer: optax.GradientTransformation,
-  zero: bool = False,
+  zero: bool | str = False,
   z_loss: float = 0.0,
   loss_normalizing_factor: float | None = None,
   seed: int = 0,
@@ -317,8 +333,7 @@ def check_arguments(
     raise InputError(
       f"optimizer is {optimizer!r:.60}: @optimizer.adafactor() is one."
     )
-  if not isinstance(zero, bool):
-    raise InputError(f"zero is {zero!r:.60}: True or False is needed.")
+  mesh_lib.check_zero(zero)
   if not isinstance(model_dir, pathlib.Path | str) or not str(model_dir):
     raise InputError(f"model_dir is {model_dir!r}: a folder is needed.")
   if pathlib.Path(model_dir).is_file():

@@ -17,7 +17,7 @@ from flax import struct
 from flax.linen import spmd
 from jaxtyping import Array, Float, Int
 
-# Logits that are materialised at once: 256 MiB of float32.
+# Logits that a device materialises at once: 256 MiB of float32.
 _LOGITS_AT_ONCE = 1 << 26
 
 
@@ -84,10 +84,16 @@ def _scan(hidden, kernel, targets, weights, z_loss, *, gradient: bool):
   rows, length, _ = hidden.shape
   # Gathered once, if it is fully sharded, and not in each slice.
   kernel = spmd.with_logical_constraint(kernel, (None, "vocab"))
-  width = _slice_width(rows, length, kernel.shape[1])
+  devices = jax.sharding.get_abstract_mesh().shape.get("model", 1)
+  width = _slice_width(rows, length, kernel.shape[1] // devices)
+  count = -(-length // width)
 
   def slices(array):
-    array = array.reshape(rows, length // width, width, *array.shape[2:])
+    # What is added weighs nothing.
+    ends = [(0, 0)] * array.ndim
+    ends[1] = (0, count * width - length)
+    array = jnp.pad(array, ends)
+    array = array.reshape(rows, count, width, *array.shape[2:])
     return jnp.moveaxis(array, 1, 0)
 
   def step(carry, slice_) -> tuple[Any, Any]:
@@ -127,20 +133,23 @@ def _scan(hidden, kernel, targets, weights, z_loss, *, gradient: bool):
   )
   if not gradient:
     return sums, None
-  d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(hidden.shape)
-  return sums, (d_hidden, d_kernel)
+  d_hidden = jnp.moveaxis(d_hidden, 0, 1).reshape(rows, -1, hidden.shape[-1])
+  return sums, (d_hidden[:, :length], d_kernel)
 
 
 def logits_at_once(rows: int, length: int, vocab: int) -> int:
-  """Returns how many logits are materialised at the same time."""
+  """Returns how many logits a device materialises at the same time.
+
+  Args:
+    rows: of the device.
+    length: of each.
+    vocab: the device's share of the vocabulary.
+  """
   return rows * _slice_width(rows, length, vocab) * vocab
 
 
 def _slice_width(rows: int, length: int, vocab: int) -> int:
-  """The largest divisor of `length` that keeps to `_LOGITS_AT_ONCE`."""
-  return max(
-    width
-    for width in range(1, length + 1)
-    if length % width == 0
-    and (width == 1 or rows * width * vocab <= _LOGITS_AT_ONCE)
-  )
+  """Positions of a slice: of the fewest that keep to `_LOGITS_AT_ONCE`."""
+  most = max(_LOGITS_AT_ONCE // (rows * vocab), 1)
+  slices = -(-length // most)
+  return -(-length // slices)

@@ -18,12 +18,14 @@ import optax
 from jax.sharding import AbstractMesh, Mesh
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.seq2seq import lora, parameters
+from instructrec_jax.seq2seq import lora, parameters, stacking
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import losses
+from instructrec_jax.training.collectives import collectives
 from instructrec_jax.training.state import (
   TrainState,
-  initial_state,
+  is_stacked,
+  state_shapes,
   state_shardings,
 )
 from instructrec_jax.training.step import (
@@ -45,6 +47,9 @@ class MemoryPlan:
     activations: kept for the backward pass, of one microbatch.
     working: temporary: a slice of logits and its gradient, and under
       rematerialisation the widest layer that is computed again.
+    exchanged: the least that it sends to others that have other rows, a step:
+      gradients are summed and given back once; with parameters in parts, these
+      are gathered once, and gradients scattered in each microbatch.
   """
 
   parameters: int
@@ -53,6 +58,7 @@ class MemoryPlan:
   gradients: int
   activations: int
   working: int
+  exchanged: int
 
   @property
   def arguments(self) -> int:
@@ -84,7 +90,7 @@ def plan_memory(
   input_length: int = 512,
   target_length: int = 64,
   microbatches: int = 1,
-  zero: bool = False,
+  zero: bool | str = False,
 ) -> MemoryPlan:
   """Reckons with shapes alone: neither devices nor memory are needed.
 
@@ -96,7 +102,8 @@ def plan_memory(
     input_length: tokens of a packed row.
     target_length: of its answers.
     microbatches: parts that a batch is taken in.
-    zero: split parameters and optimizer over the data axis too.
+    zero: "optimizer" splits the optimizer over the data axis too, True the
+      parameters as well.
 
   Raises:
     InputError: the mesh does not divide the model or the batch.
@@ -116,13 +123,19 @@ def plan_memory(
   part = _batch_shapes(rows, input_length, target_length)
   trained = _bytes_of(state.params, shardings.params)
   parameters = trained + _bytes_of(state.frozen, shardings.frozen)
+  passes = 1 + microbatches if zero is True else 2
+  whole = trained
+  if zero is True:
+    _, of_whole = _state_shapes(config, optimizer, mesh=mesh)
+    whole = _bytes_of(state.params, of_whole.params)
   return MemoryPlan(
     parameters=parameters,
     optimizer=_bytes_of(state, shardings) - parameters,
     batch=_bytes_of(batch, dict.fromkeys(batch, mesh_lib.batch_sharding(mesh))),
     gradients=trained * (1 if microbatches == 1 else 2),
     activations=_kept(share, part),
-    working=_working(config, share, part, mesh, zero=zero),
+    working=_working(config, share, part, zero=zero),
+    exchanged=passes * whole * (data - 1) // data,
   )
 
 
@@ -135,13 +148,13 @@ def compile_step(
   input_length: int = 512,
   target_length: int = 64,
   microbatches: int = 1,
-  zero: bool = False,
+  zero: bool | str = False,
 ) -> dict[str, int]:
   """Compiles the step for abstract values; arguments as in `plan_memory`.
 
   Returns:
     XLA's own bytes of a device: arguments, outputs (of which most take the
-    place of arguments) and temporaries.
+    place of arguments) and temporaries; and what it sends over the data axis.
   """
   # The program of accelerators, wherever it is compiled.
   config = dataclasses.replace(config, loop_over_examples=False)
@@ -155,11 +168,20 @@ def compile_step(
     microbatches=microbatches,
   )
   batch = _batch_shapes(batch_size, input_length, target_length)
-  analysis = step.lower(state, batch).compile().memory_analysis()
+  compiled = step.lower(state, batch).compile()
+  analysis: Any = compiled.memory_analysis()
+  model = mesh.shape["model"]
+  exchanged = sum(
+    each.sent * each.times
+    for each in collectives(compiled.as_text() or "")
+    # Devices are numbered along the model axis first.
+    if len({device // model for device in each.devices}) > 1
+  )
   return {
     "arguments": analysis.argument_size_in_bytes,
     "outputs": analysis.output_size_in_bytes,
     "temporaries": analysis.temp_size_in_bytes,
+    "exchanged": round(exchanged),
   }
 
 
@@ -168,15 +190,16 @@ def _state_shapes(
   optimizer: optax.GradientTransformation,
   *,
   mesh: Mesh | AbstractMesh,
-  zero: bool = False,
+  zero: bool | str = False,
 ) -> tuple[TrainState, TrainState]:
   """Returns the shapes and the shardings of a run's state."""
-  shapes = jax.eval_shape(
-    functools.partial(initial_state, config, optimizer, seed=0)
-  )
+  shapes = state_shapes(config, optimizer)
   shardings = state_shardings(
     config, optimizer, state=shapes, mesh=mesh, zero=zero
   )
+  if is_stacked(config, optimizer):
+    shapes = stacking.stack_layers(shapes, stacking.stack_shapes)
+    shardings = stacking.stack_layers(shardings, stacking.stack_shardings)
   return shapes, shardings
 
 
@@ -222,6 +245,8 @@ def _kept(config: T5Config, batch: Batch) -> int:
     return jax.tree.leaves(backward)
 
   trained, frozen = parameters.parameter_shapes(config), None
+  if config.scans_layers():
+    trained = stacking.stack_layers(trained, stacking.stack_shapes)
   if config.lora_rank:
     trained, frozen = lora.split(trained)
     frozen = jax.eval_shape(functools.partial(lora.freeze, config), frozen)
@@ -244,16 +269,12 @@ def _working(
   config: T5Config,
   share: T5Config,
   part: Batch,
-  mesh: Mesh | AbstractMesh,
   *,
-  zero: bool,
+  zero: bool | str,
 ) -> int:
-  data, model = mesh.shape["data"], mesh.shape["model"]
   rows, length = part["decoder_target_tokens"].shape
-  # Slices are of the whole batch, each device has its share of them.
-  logits = losses.logits_at_once(rows * data, length, config.vocab_size)
-  output = 2 * 4 * logits // (data * model)
-  if zero:
+  output = 2 * 4 * losses.logits_at_once(rows, length, share.vocab_size)
+  if zero is True:
     # The output layer, gathered.
     output += 4 * share.emb_dim * share.vocab_size
   if config.remat_policy == "none":

@@ -4,16 +4,21 @@ The optimizers keep the learning rate of their last step in their state, where
 `step.train_step` finds it to be logged.
 """
 
+import functools
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from instructrec_jax.errors import InputError, check_counts, check_numbers
+from instructrec_jax.seq2seq import stacking
 
 # Their names among the parameters.
 _EMBEDDING, _OUTPUT_LAYER = "token_embedder", "logits_dense"
+# Of an update function.
+_TAKES_STACKED = "takes_stacked_layers"
 # Float32 has no smaller rate; a larger one than this has trained nothing.
 _SLOWEST, _FASTEST = 1e-37, 1e6
 # Averages that forget nothing divide by 0.
@@ -33,7 +38,7 @@ def adafactor(
   _check_rate(learning_rate)
 
   def make(learning_rate):
-    return optax.adafactor(learning_rate, decay_rate=0.8)
+    return _by_layer(optax.adafactor(learning_rate, decay_rate=0.8))
 
   return _with_rate(make, learning_rate)
 
@@ -83,6 +88,50 @@ def adamw(
   return _with_rate(make, learning_rate)
 
 
+def takes_stacked_layers(transform: optax.GradientTransformation) -> bool:
+  """Whether updates of `seq2seq.stacking`'s trees are those of layers apart.
+
+  So it is for this module's optimizers. Another may take means over a whole
+  array.
+  """
+  return getattr(transform.update, _TAKES_STACKED, False)
+
+
+def _by_layer(
+  transform: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+  """Returns a transformation that treats each of stacked layers alone.
+
+  For one that treats each array alone, whatever is in the others.
+  """
+
+  def update(updates, state, params=None):
+    function = transform.update
+    for stack in ("encoder", "decoder"):
+      if stacking.STACKED in updates.get(stack, ()):
+        axes = functools.partial(_axes, stack=stack)
+        function = jax.vmap(
+          function,
+          in_axes=(axes(updates), axes(state), axes(params)),
+          out_axes=(axes(updates), axes(state)),
+        )
+    return function(updates, state, params)
+
+  return optax.GradientTransformation(transform.init, update)
+
+
+def _axes(tree: Any, *, stack: str) -> Any:
+  """Returns 0 for stacked layers of a stack, None for all else."""
+  path_of_stack = [stack, stacking.STACKED]
+
+  def axis(path, _):
+    keys = [getattr(key, "key", None) for key in path]
+    pairs = zip(keys, keys[1:], strict=False)
+    return 0 if path_of_stack in map(list, pairs) else None
+
+  return jax.tree_util.tree_map_with_path(axis, tree)
+
+
 def _with_rate(
   make: Callable[..., optax.GradientTransformation],
   learning_rate: optax.ScalarOrSchedule,
@@ -90,6 +139,7 @@ def _with_rate(
   """Returns the optimizer, which keeps its rate in its state."""
   transform = optax.inject_hyperparams(make)(learning_rate)
   if callable(learning_rate):
+    setattr(transform.update, _TAKES_STACKED, True)
     return transform
 
   def update(updates, state, params=None, **extra):
@@ -99,6 +149,7 @@ def _with_rate(
     state = state._replace(hyperparams=state.hyperparams | rate)
     return transform.update(updates, state, params, **extra)
 
+  setattr(update, _TAKES_STACKED, True)
   return optax.GradientTransformationExtraArgs(transform.init, update)
 
 

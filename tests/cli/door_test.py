@@ -40,6 +40,7 @@ GIVEN = {
   "chat": M,
   "export": (*M, "--out", "q"),
   "serve": M,
+  "mcp": M,
 }
 COUNTS = ("0", "-1", "1.5", "nan", "inf", "1e400", "1" + "0" * 30, "x", "")
 OVER_0 = COUNTS[1:]
@@ -155,6 +156,10 @@ REFUSED = {
     **{"--model": FOLDERS, "--dataset": FOLDERS, "--templates": FILES},
     **{"--port": ("-1", "65536", *COUNTS[2:]), "--host": NAMES},
     **{"--waiting": COUNTS, "--timeout": COUNTS, "--batch-tokens": COUNTS},
+    "--step": ("x", ""),
+  },
+  "mcp": {
+    **{"--model": FOLDERS, "--dataset": FOLDERS, "--templates": FILES},
     "--step": ("x", ""),
   },
 }

@@ -46,7 +46,8 @@ PROMISED = {
   "pack": "mixture --dataset --out --split --input-length --target-length "
   "--examples --seed --force --json",
   "plan": "--size --gin_file --mesh --batch --input-length --target-length "
-  "--microbatches --zero --optimizer --dtype --memory --remat --compile --json",
+  "--microbatches --zero --zero-optimizer --optimizer --dtype --memory --remat "
+  "--compile --json",
   "train": "--gin_file --gin. --gin_search_paths --multi_process --json",
   "convert": "source dest --to --dtype --activations --vocabulary --size "
   "--step --force --json",
@@ -71,6 +72,7 @@ PROMISED = {
   "export": "--model --dataset --out --templates --step --force --json",
   "serve": "--model --dataset --templates --step --host --port --waiting "
   "--timeout --batch-tokens",
+  "mcp": "--model --dataset --templates --step",
 }
 
 

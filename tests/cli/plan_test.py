@@ -62,6 +62,7 @@ def test_arguments_and_outputs_are_what_xla_says(mesh, name, options):
   )
   assert found.arguments == pytest.approx(compiled["arguments"], rel=0.01)
   assert found.outputs == pytest.approx(compiled["outputs"], rel=0.01)
+  assert found.exchanged == pytest.approx(compiled["exchanged"], rel=0.1)
   # Of this size, XLA holds little that is not reckoned with.
   assert 0.5 < compiled["temporaries"] / found.temporaries < 2
 

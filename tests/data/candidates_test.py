@@ -85,7 +85,7 @@ def test_one_more_than_the_pool_is_refused(monkeypatch):
   monkeypatch.setattr(candidates, "_BLOCK", 2)
   users = [[0], [1], [0, 1]]
   with pytest.raises(InputError, match="only 4 to draw 5 negatives"):
-    candidates.draw_negatives(**arguments(range(6), users), count=5)
+    candidates.draw_candidates(**arguments(range(6), users), negatives=5)
 
 
 def test_a_seed_settles_the_draw():
@@ -104,7 +104,8 @@ def test_a_seed_settles_the_draw():
 def test_no_users_give_no_rows():
   given_ = arguments(range(20), [[0, 1]])
   given_ |= {"users": np.array([], int), "targets": np.array([], np.int32)}
-  assert candidates.draw_negatives(**given_, count=9).shape == (0, 9)
+  drawn = candidates.draw_candidates(**given_, negatives=9)
+  assert drawn.candidates.shape == (0, 10)
 
 
 def test_negatives_and_slots_are_uniform():
@@ -123,10 +124,11 @@ def test_negatives_and_slots_are_uniform():
 
 
 def test_every_set_of_negatives_is_equally_likely():
-  drawn = candidates.draw_negatives(
-    **arguments(range(8), [[0, 1]] * 30_000), count=3
+  drawn = candidates.draw_candidates(
+    **arguments(range(8), [[0, 1]] * 30_000), negatives=3
   )
-  sets = np.sort(drawn, axis=1) @ [64, 8, 1]
+  others = drawn.candidates[drawn.candidates != 1].reshape(-1, 3)
+  sets = np.sort(others, axis=1) @ [64, 8, 1]
   counts = np.unique(sets, return_counts=True)[1]
   assert len(counts) == 20
   assert scipy.stats.chisquare(counts).pvalue > 0.01

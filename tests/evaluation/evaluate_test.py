@@ -271,7 +271,7 @@ def test_a_mistake_of_ours_would_show(prepared, tmp_path, monkeypatch):
     return metrics | {"ndcg@3": metrics["ndcg@3"] / 2}
 
   monkeypatch.setattr(
-    "instructrec_jax.evaluation.evaluate.metrics_of_ranks", mistaken
+    "instructrec_jax.evaluation.block.metrics_of_ranks", mistaken
   )
   results = evaluate(out=tmp_path / "out", **arguments)
   (sentence,) = results["impossible"]

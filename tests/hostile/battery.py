@@ -174,7 +174,6 @@ class Run:
         HOME=str(self.place.folder / "home"),
         TMPDIR=str(self.place.folder / "tmp"),
         OPENAI_API_KEY="sk-none",
-        JAX_ENABLE_COMPILATION_CACHE="0",
         MPLCONFIGDIR=str(self.place.folder.parent / "matplotlib"),
       )
       tempfile.tempdir = None
@@ -372,19 +371,31 @@ class Reference:
     self.place, self.task = place, task
     made, self.seconds = [], 0.0
     for _ in range(2):
-      place.reset()
+      self.reset()
       run = self.start().wait(600, 600)
-      if run.status:
-        raise SystemExit(f"{task.argv} failed: {run.err}")
       self.seconds = run.seconds
+      beside = self.start_beside()
+      for each in (run, beside and beside.wait(600, 600)):
+        if each and each.status:
+          raise SystemExit(f"{shlex.join(each.argv)} failed: {each.err}")
       made.append(self.result())
     self.made = {
       name: made[0][name] if made[0][name] == made[1].get(name) else "varies"
       for name in made[0]
     }
 
+  def reset(self) -> None:
+    """Makes the copy anew, with what is there before the command."""
+    self.place.reset()
+    if self.task.before:
+      Run(self.place, shlex.split(self.task.before)).wait(300, 300)
+
   def start(self, inside: Callable[[], None] = lambda: None) -> Run:
     return Run(self.place, shlex.split(self.task.argv), inside)
+
+  def start_beside(self) -> Run | None:
+    beside = self.task.beside
+    return Run(self.place, shlex.split(beside)) if beside else None
 
   def result(self) -> dict[str, str]:
     """Returns what is there now, with what `then` makes of it."""
@@ -416,16 +427,18 @@ def pairs(place: Place, options: argparse.Namespace) -> int:
     reference = Reference(place, task)
     seen: collections.Counter[str] = collections.Counter()
     for _ in range(options.times):
-      place.reset()
+      reference.reset()
       first = reference.start()
       time.sleep(draw.choice((0, 0, draw.random() * reference.seconds)))
-      second = reference.start()
+      second = reference.start_beside() or reference.start()
       for run in (first, second):
         run.wait(600, 600)
       statuses = sorted((first.status, second.status))
       refusals = [r.err.strip() for r in (first, second) if r.status]
       faults = reference.faults()
-      if statuses not in ([0, 2], [0, 0] if task.may_repeat else [0, 2]):
+      both = [0, 0]
+      one = both if task.beside else [0, 2]
+      if statuses not in ([both, one] if task.may_repeat else [one]):
         faults.append(f"statuses {statuses}")
       for said in refusals:
         after = "exists already" in said or task.refusal in said
@@ -478,14 +491,14 @@ def kills(place: Place, options: argparse.Namespace) -> int:
     while steps and n < options.steps:
       n += 1
       for after in (False, True):
-        place.reset()
+        reference.reset()
         run = reference.start(_die_at(n, after=after)).wait(600, 600)
         steps = run.status == 137
         if steps:
           count[0] += 1
           failed += _again(reference, f"{'after' if after else 'at'} step {n}")
     for _ in range(options.times):
-      place.reset()
+      reference.reset()
       moment = draw.random() * reference.seconds
       run = reference.start()
       while not run.poll():
@@ -504,8 +517,13 @@ def kills(place: Place, options: argparse.Namespace) -> int:
 
 
 def _again(reference: Reference, when: str) -> int:
-  run = reference.start().wait(600, 600)
   faults = []
+  beside = reference.start_beside()
+  if beside and beside.wait(600, 600).status:
+    faults.append(
+      f"beside: status {beside.status}: {beside.err.strip()[-300:]}"
+    )
+  run = reference.start().wait(600, 600)
   is_done = "exists already" in run.err or (
     reference.task.refusal in run.err and run.status == 2
   )
@@ -515,6 +533,17 @@ def _again(reference: Reference, when: str) -> int:
   if faults:
     print(f"  killed {when}: {' '.join(faults[:6])}", flush=True)
   return int(bool(faults))
+
+
+def _shorten_chunks() -> None:
+  """Makes files of few requests ones of several chunks."""
+  from instructrec_jax.generation.stream import generate_file
+  from instructrec_jax.scoring.stream import score_file
+
+  for function, size in ((score_file, 64), (generate_file, 2)):
+    defaults = function.__kwdefaults__
+    assert defaults
+    defaults["chunk"] = size
 
 
 def make_world(folder: pathlib.Path, *, anew: bool) -> pathlib.Path:
@@ -555,8 +584,15 @@ def main() -> int:
   parser.add_argument("--seed", type=int, default=0)
   options = parser.parse_args()
   folder = options.folder or pathlib.Path(tempfile.gettempdir(), "battery")
+  # What a program computes is not what is tried here.
+  os.environ |= {
+    "JAX_DISABLE_MOST_OPTIMIZATIONS": "true",
+    "JAX_COMPILATION_CACHE_DIR": str(folder.resolve() / "compiled"),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
   for module in HEAVY:
     importlib.import_module(module)
+  _shorten_chunks()
   world = make_world(folder.resolve(), anew=options.anew)
   place = Place(folder.resolve() / f"place{os.getpid()}", world)
   try:

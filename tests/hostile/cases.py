@@ -58,6 +58,9 @@ class Task:
 
   Attributes:
     argv: its line.
+    before: a line whose output it goes on from.
+    beside: the line of a second run at once that ends as well; the same line,
+      of which one ends, if it is empty.
     then: a line whose output tells what the first has made, where that has
       names and times of its own.
     may_repeat: a second run after the first's end succeeds and changes nothing.
@@ -65,6 +68,8 @@ class Task:
   """
 
   argv: str
+  before: str = ""
+  beside: str = ""
   then: str = ""
   may_repeat: bool = False
   refusal: str = "exists already"
@@ -76,6 +81,10 @@ _PACK = (
   "--target-length 32 --examples 200"
 )
 _TRAIN = "train --gin_file tiny.gin --gin.PACKED='\"packed\"'"
+_SHARD = (
+  "score --requests shop/requests/sequential_test.parquet --model export "
+  "--shard {} --out {}"
+)
 _GENERATE = "generate --requests asked.jsonl --model export"
 _CHAT = (
   "annotate --dataset shop --teacher openai --model m "
@@ -97,6 +106,7 @@ WORLD = (
   "annotate --dataset shop --export answers.parquet",
   "annotate --dataset shop --sheet sheet.csv --samples 5",
   "prepare --format synthetic --users 200 --seed 1 --out plain",
+  _SHARD.format("1/2", "half.jsonl"),
 )
 
 TASKS = (
@@ -128,6 +138,19 @@ TASKS = (
   Task(
     "score --requests shop/requests/sequential_test.parquet --model export "
     "--out new/scores.jsonl"
+  ),
+  Task(
+    _SHARD.format("1/2", "new/scores.parquet"),
+    beside=_SHARD.format("2/2", "new/scores.parquet"),
+  ),
+  Task(
+    _SHARD.format("1/2", "new/scores.jsonl"),
+    then=_SHARD.format("2/2", "new/scores.jsonl"),
+    may_repeat=True,
+  ),
+  Task(
+    _SHARD.format("2/2", "new/scores.jsonl"),
+    before=_SHARD.format("1/2", "new/scores.jsonl"),
   ),
   Task(_GENERATE + " --beams 2 --out new/answers.jsonl"),
   Task(
@@ -707,6 +730,24 @@ _LINES = {
       "tiny.gin",
     ),
     ("--requests asked.jsonl --model t5x/checkpoint_4 --out a.jsonl", "--voc"),
+    *(
+      (
+        f"--requests asked.jsonl --model export --out new/a.jsonl --shard={k}",
+        "shard",
+      )
+      for k in (
+        *("0/2", "3/2", "1/0", "0/0", "-1/2", "1/-2", "1/10001", "1/2/3"),
+        *("1", "''", "/", "1/", "x/y", "nan/2", "1.5/2", "1/inf", f"1/{HUGE}"),
+        *("١/٢", "¹/2", "' 1/2'", "1/2%"),
+      )
+    ),
+    ("--requests asked.jsonl --model export --out a.jsonl --shard", "--shard"),
+    (f"{_SHARD[6:].format('1/2', 'scores.parquet')}", "scores.parquet"),
+    (f"{_SHARD[6:].format('1/2', 'half.jsonl')} --limit", "--limit"),
+    (
+      f"{_SHARD[6:].format('1/2', 'half.jsonl')} --normalisation mean",
+      "half.jsonl",
+    ),
   ),
   "generate": (
     ("--requests asked.jsonl --model export", "--out"),
@@ -1146,6 +1187,7 @@ _OUTPUTS = {  # line with a hole -> the suffix that belongs there
   "score --requests asked.jsonl --model export --out {}": ".jsonl",
   "score --requests shop/requests/sequential_test.parquet --model export "
   "--limit 8 --out {}": ".parquet",
+  "score --requests asked.jsonl --model export --shard 1/1 --out {}": ".jsonl",
   _GENERATE + " --max-tokens 4 --out {}": ".jsonl",
   "generate --requests shop/requests/sequential_test.parquet --model export "
   "--limit 8 --max-tokens 4 --out {}": ".parquet",
@@ -1293,6 +1335,11 @@ _FORCED_FILES = {
     "shop/items.parquet",
     "export/items.jsonl",
   ),
+  "score --requests asked.jsonl --model export --shard 1/1 --out {}": (
+    "asked.jsonl",
+    "foreign.jsonl",
+    "shop/items.parquet",
+  ),
   _GENERATE + " --out {}": (
     "asked.jsonl",
     "foreign.jsonl",
@@ -1376,6 +1423,7 @@ _EVALUATE = (
   "evaluate --dataset shop --rankers {} --scenarios sequential --limit 9 "
   "--out new/a"
 )
+_JOIN = _SHARD.format("2/2", "half.jsonl")
 _RESUME = _TRAIN + " --gin.MODEL_DIR='\"model\"' --gin.TRAIN_STEPS=6"
 _START = _TRAIN + " --gin.MODEL_DIR='\"new/a\"'"
 _OWN = {  # file, a glob: the lines that read it
@@ -1503,6 +1551,10 @@ _OWN = {  # file, a glob: the lines that read it
   "results/scores/sequential.parquet": (
     "compare results --rankers popularity model",
   ),
+  # What another shard has scored is kept.
+  ".half.jsonl.1-of-2.parts/run.json": (_JOIN,),
+  ".half.jsonl.1-of-2.parts/whole.json": (_JOIN,),
+  ".half.jsonl.1-of-2.parts/000000.jsonl": (_JOIN,),
   "answers.parquet": ("annotate --dataset plain --import answers.parquet",),
   "sheet.csv": ("annotate --dataset shop --read-sheet sheet.csv",),
   "turns.yaml": ("chat --model export --turns turns.yaml",),
@@ -1520,6 +1572,9 @@ _UNSEEN = {
   "hf/model.safetensors": _FLIPS,
   "hf/spiece.model": _FLIPS,
   "results/scores/sequential.parquet": _FLIPS,
+  # What it lacks is scored again, or waited for.
+  ".half.jsonl.1-of-2.parts/run.json": ("missing",),
+  ".half.jsonl.1-of-2.parts/whole.json": ("missing",),
   "answers.parquet": _FLIPS,
 }
 _DEEP = b"[" * 100_000
@@ -1653,6 +1708,7 @@ def _own_files() -> Iterator[Case]:
           names,
           change,
           f"{pattern}: {about}",
+          may_leave=line == _JOIN,
         )
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -150,11 +151,11 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path, model_dir, requests):
   process.wait()
   assert not killed.exists()
   marked = parts / "000000.jsonl"
-  marked.write_text(marked.read_text().replace("request_id", "reused", 1))
+  marked.write_text(marked.read_text().replace('_id":', '_id" :', 1))
   stream.score_file(out=killed, **options)
   text = killed.read_text()
-  assert text.count("reused") == 1
-  assert text.replace("reused", "request_id") == straight.read_text()
+  assert text.count('_id" :') == 1
+  assert text.replace('_id" :', '_id":') == straight.read_text()
 
 
 def begin(out, options, monkeypatch):
@@ -357,11 +358,43 @@ def test_shards_of_other_options_are_not_joined(
   out = tmp_path / "out.jsonl"
   options = {"requests": requests_file, "model": model_dir, "out": out}
   stream.score_file(shard=(1, 2), **options)
-  with pytest.raises(InputError, match="shard 2 of 2 is of other requests"):
+  with pytest.raises(InputError, match="shard 1 of 2 is of other requests"):
     stream.score_file(shard=(2, 2), limit=5, **options)
   assert not out.exists()
   stream.score_file(shard=(2, 2), **options)
   assert out.exists()
+
+
+@pytest.mark.parametrize(
+  ("damaged", "complaint"),
+  [
+    (lambda lines: [*lines[:-1], lines[-1][:9]], "000000.jsonl: what was"),
+    (lambda lines: ["{}\n", *lines[1:]], "000000.jsonl: what was"),
+    (lambda lines: lines[1:], "1-of-2.parts: 31 requests are finished"),
+    (None, "1-of-2.parts: 0 requests are finished"),
+  ],
+)
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl"])
+def test_damaged_parts_are_refused_and_made_anew(
+  tmp_path, model_dir, requests_file, suffix, damaged, complaint
+):
+  one, out = tmp_path / f"one{suffix}", tmp_path / f"out{suffix}"
+  options = {"requests": requests_file, "model": model_dir, "chunk": 32}
+  stream.score_file(out=one, **options)
+  stream.score_file(out=out, shard=(1, 2), **options)
+  (part,) = (tmp_path / f".{out.name}.1-of-2.parts").glob("*.jsonl")
+  if damaged:
+    lines = part.read_text().splitlines(keepends=True)
+    part.write_text("".join(damaged(lines)))
+  else:
+    part.unlink()
+  with pytest.raises(InputError, match=re.escape(complaint)):
+    stream.score_file(out=out, shard=(2, 2), **options)
+  assert not out.exists()
+  part.unlink(missing_ok=True)
+  stream.score_file(out=out, shard=(1, 2), **options)
+  assert out.read_bytes() == one.read_bytes()
+  assert {*tmp_path.iterdir()} == {requests_file, one, out}
 
 
 @pytest.mark.parametrize("shard", [(0, 2), (3, 2), (1, 0), (1, 20_000)])

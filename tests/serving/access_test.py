@@ -50,6 +50,35 @@ def test_a_file_that_is_no_text_is_one_sentence(tmp_path):
     read_keys(tmp_path / "keys")
 
 
+@pytest.mark.parametrize(
+  ("host", "is_own"),
+  [
+    ("localhost", True),
+    ("LOCALHOST:8000", True),
+    ("127.0.0.1:8000", True),
+    ("[::1]:8000", True),
+    ("[::1]", True),
+    ("recs.shop.example.", True),
+    ("Recs.Shop.Example:443", True),
+    ("a.b.lab.example", True),
+    ("lab.example", False),
+    ("shop.example", False),
+    ("evil.recs.shop.example", False),
+    ("evil-lab.example", False),
+    ("localhost.evil.example", False),
+    ("127.0.0.1.evil.example:8000", False),
+    ("[::1].evil.example", False),
+    ("localhost:8000:evil", False),
+    ("10.0.0.7", False),
+    ("", False),
+  ],
+)
+def test_a_server_answers_to_its_own_names_alone(host, is_own):
+  access = Access(hosts=("recs.shop.example", "*.Lab.example"))
+  assert access.answers_to(host) == is_own
+  assert Access().answers_to(host)
+
+
 def test_without_keys_nobody_is_asked_for_one():
   assert Access().admits({})
   assert not Access(keys=("a-key-of-8",)).admits({})

@@ -266,6 +266,18 @@ def test_only_pages_of_named_origins_may_ask(recommender):
     assert status == 401 and headers["access-control-allow-origin"] == origin
 
 
+def test_a_foreign_page_whose_name_leads_here_reads_nothing(recommender):
+  with running(create_app(recommender, access=Access(hosts=()))) as url:
+    for path in ("/", "/docs", "/healthz", "/v1/items", "/metrics", "/nothing"):
+      asked = urllib.request.Request(
+        f"{url}{path}", headers={"Host": "evil.example"}
+      )
+      status, text, _ = get(asked)  # type: ignore[arg-type]
+      assert status == 421
+      assert "--allowed-hosts" in json.loads(text)["message"]
+      assert get(f"{url}{path}")[0] == (404 if path == "/nothing" else 200)
+
+
 @pytest.mark.parametrize("prefix", ["", "/recs"])
 def test_behind_a_proxy_paths_with_and_without_the_prefix_work(
   recommender, prefix
@@ -497,10 +509,12 @@ def test_our_own_forms_refuse_what_they_do_not_know(url):
 
 
 def test_other_paths_and_methods_get_a_sentence_too(url):
-  assert get(f"{url}/nothing")[0] == 404
-  status, text, _ = get(f"{url}/v1/rerank")
-  assert status == 405
-  assert json.loads(text)["message"]
+  status, text, _ = get(f"{url}/nothing")
+  assert status == 404
+  assert "nothing at this path" in json.loads(text)["message"]
+  status, text, headers = get(f"{url}/v1/rerank")
+  assert status == 405 and headers["allow"] == "POST"
+  assert "asked with POST" in json.loads(text)["message"]
 
 
 def test_many_connections_get_each_their_own_answer(recommender):

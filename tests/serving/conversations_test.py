@@ -127,6 +127,21 @@ def test_a_conversation_over_http(url, recommender):
   assert "in green" in third["instruction"].lower()
 
 
+def test_turns_that_are_told_need_no_memory(url):
+  said = ["a tent", "in green", "not the first"]
+  turns, name = [], None
+  for words in said:
+    _, kept = post(url, query=words, conversation=name, top_n=5)
+    _, told = post(url, query=words, turns=turns, top_n=5)
+    name = kept.pop("conversation")
+    assert "conversation" not in told and kept["turn"] == len(turns) + 1
+    assert {**kept, "id": ""} == {**told, "id": ""}
+    shown = [each["document"]["text"] for each in told["results"]]
+    turns.append({"query": words, "shown": shown})
+  assert told["refused"] == turns[1]["shown"][:1]
+  assert told["wish"] in told["instruction"]
+
+
 def test_other_languages_are_the_models_to_read(url):
   status, answer = post(url, query="Zelt für den Regen, bitte")
   assert status == 200
@@ -141,7 +156,13 @@ def test_other_languages_are_the_models_to_read(url):
   [
     ({"query": "x", "conversation": "nobody"}, 404, "no such conversation"),
     ({"query": "x" * 5000}, 422, "query"),
-    ({"query": "tent", "turns": []}, 422, "turns"),
+    ({"query": "tent", "turns": [{"said": "x"}]}, 422, "turns[0].said"),
+    (
+      {"query": "a", "turns": [{"shown": ["No such"]}]},
+      422,
+      "shown: 'No such'",
+    ),
+    ({"query": "a", "turns": [], "conversation": "b"}, 422, "but not both"),
     ({"query": "tent", "refused": "Alder"}, 422, "refused"),
     ({"query": "tent", "top_n": 0}, 422, "top_n"),
   ],

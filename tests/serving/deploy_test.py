@@ -20,6 +20,7 @@ from instructrec_jax.serving.server import Connections, listen, running
 from tests.serving.chromium import find_chromium, opened
 
 KEY = "a-key-of-the-shop"
+SHOP = "https://shop.example"
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +78,7 @@ def proxied(recommender, deploy, tmp_path_factory):
   if nginx is None:
     pytest.skip("there is no nginx: install the package nginx-light")
   folder = tmp_path_factory.mktemp("nginx")
-  access = Access(keys=(KEY,), root_path="/recs")
+  access = Access(keys=(KEY,), root_path="/recs", cors_origins=(SHOP,))
   keeps = Connections(keep_alive=75)
   with (
     running(create_app(recommender, access=access), connections=keeps) as one,
@@ -139,6 +140,14 @@ def test_nginx_shares_requests_among_servers_and_passes_keys(proxied):
     assert 'path="/v1/rerank",status="200"' in metrics
   status, text = asked(f"{url}/openapi.json", key="")
   assert json.loads(text)["servers"] == [{"url": "/recs"}]
+  # A browser asks first whether a script of another page may.
+  may = urllib.request.Request(
+    f"{url}/v1/rerank",
+    headers={"Origin": SHOP, "Access-Control-Request-Method": "POST"},
+    method="OPTIONS",
+  )
+  with urllib.request.urlopen(may, timeout=60) as answer:
+    assert answer.headers["Access-Control-Allow-Origin"] == SHOP
   # Without a slash, too, one gets to the page.
   assert "<h1" in asked(url, key="")[1]
 

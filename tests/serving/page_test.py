@@ -10,6 +10,7 @@ import urllib.request
 
 import pytest
 
+from instructrec_jax.instructions.conversation import Turn
 from instructrec_jax.serving.app import create_app
 from instructrec_jax.serving.server import running
 from tests.serving.chromium import find_chromium, opened
@@ -27,6 +28,7 @@ HOSTILE = (
   "Plain & simple Kayak",
 )
 WEIGHTS = "document.querySelectorAll('#weight-list dt').length"
+TURNS = "[...document.querySelectorAll('#turns li')].map(e => e.textContent)"
 IDLE = "!document.body.hasAttribute('aria-busy')"
 FOCUS = "document.activeElement.id"
 PHONE = (390, 844)
@@ -102,6 +104,18 @@ def ask(page, wish: str, *histories: str) -> None:
   assert page.evaluate(FOCUS) == "ranking-heading"
 
 
+def go_on(page, words: str) -> None:
+  """Says what is to be different."""
+  count = page.evaluate("document.querySelectorAll('#turns li').length") or 1
+  page.evaluate("document.getElementById('change').focus()")
+  page.type(words)
+  page.press("Enter")
+  page.wait(
+    f"{IDLE} && document.querySelectorAll('#turns li').length > {count}"
+  )
+  assert text(page, "problem") == ""
+
+
 def open_choices(page, *, own_titles: bool = False) -> None:
   page.evaluate("document.getElementById('titles').closest('details').open = 1")
   if own_titles:
@@ -111,7 +125,8 @@ def open_choices(page, *, own_titles: bool = False) -> None:
 def test_a_wish_is_ranked_by_keyboard(page, recommender):
   history = [*recommender.titles[:2]]
   ask(page, "a tent for rain", *history)
-  found = recommender.recommend("a tent for rain", history=history)
+  found = recommender.converse([Turn("a tent for rain")], history=history)
+  found = found.recommendation
   titles = [each.title for each in found.ranking]
   assert page.evaluate(TITLES) == titles
   assert text(page, "instruction") == found.composed.instruction
@@ -173,7 +188,8 @@ def test_not_this_leaves_a_title_out_until_it_is_allowed_again(page):
   page.wait(f"{IDLE} && !{TITLES}.includes({before[1]!r})")
   after = page.evaluate(TITLES)
   assert len(after) == 10 and after[1] == before[2]
-  page.evaluate("document.querySelector('#not-list button').click()")
+  assert page.evaluate(TURNS)[1].startswith(f"not {before[1]}")
+  page.evaluate("document.querySelector('#turns button').click()")
   page.wait(f"{IDLE} && {TITLES}.join() === {before!r}.join()")
 
 
@@ -185,12 +201,52 @@ def test_more_like_this_asks_for_what_is_like_it(page, recommender):
   )
   page.evaluate(f"{more}.click()")
   page.wait(f"{IDLE} && {TITLES}.join() !== {before!r}.join()")
-  wish = f"something like {before[2]}"
-  assert page.evaluate("document.getElementById('query').value") == wish
-  found = [each.title for each in recommender.recommend(wish, k=11).ranking]
+  said = [Turn("a tent for rain", shown=tuple(before))]
+  found = recommender.converse([*said, Turn("more like the 3rd")])
   # What one likes already is no answer.
-  found = [title for title in found if title != before[2]]
-  assert page.evaluate(TITLES) == found[:10]
+  assert before[2] not in found.shown
+  assert page.evaluate(TITLES) == [*found.shown]
+  assert page.evaluate(TURNS)[1].startswith(f"more like {before[2]}")
+
+
+def test_what_is_said_next_goes_on_from_what_was_said(page, recommender):
+  ask(page, "a tent")
+  first = page.evaluate(TITLES)
+  go_on(page, "in green")
+  second = page.evaluate(TITLES)
+  assert second and all("Green" in title for title in second)
+  go_on(page, "not the second")
+  third = page.evaluate(TITLES)
+  assert second[1] not in third and all("Green" in title for title in third)
+  turns = [
+    Turn("a tent", shown=tuple(first)),
+    Turn("in green", shown=tuple(second)),
+    Turn("not the second"),
+  ]
+  assert third == [*recommender.converse(turns).shown]
+  shown = page.evaluate(TURNS)
+  new = len({*second} - {*first})
+  assert shown[0].startswith("“a tent”") and first[0] in shown[0]
+  assert shown[1].startswith(f"“in green” {new} new")
+  assert "All have “green”." in text(page, "status")
+  picture(page, "turns")
+  # Why is asked of all that was said.
+  press(page, "why")
+  page.wait(f"{IDLE} && !document.getElementById('weights').hidden")
+  # A turn that cannot be answered is not kept.
+  address = page.evaluate("location.href")
+  page.evaluate("document.getElementById('change').value = 'word '.repeat(900)")
+  page.evaluate("document.getElementById('refine').requestSubmit()")
+  page.wait(f"{IDLE} && document.getElementById('problem').textContent !== ''")
+  assert page.evaluate(TITLES) == third
+  assert page.evaluate("location.href") == address
+  page.errors.clear()
+  # The second is taken back, and what it narrowed with it.
+  page.evaluate("document.querySelector('#turns button').click()")
+  page.wait(f"{IDLE} && {TITLES}.join() !== {third!r}.join()")
+  assert page.evaluate(TITLES) == [
+    *recommender.converse([turns[0], turns[2]]).shown
+  ]
 
 
 def test_the_catalogue_is_searched_and_what_one_has_is_taken_from_it(
@@ -232,7 +288,8 @@ def test_a_title_that_the_catalogue_lacks_is_flagged(page, recommender):
 def test_a_link_brings_all_back(page, url):
   ask(page, "a tent & a rope #1", "Alder Tent Grey", "Unknown; Thing")
   page.evaluate("document.querySelector('[aria-label^=\"Not \"]').click()")
-  page.wait(f"{IDLE} && !document.getElementById('left-out').hidden")
+  page.wait(f"{IDLE} && !document.getElementById('turns').hidden")
+  go_on(page, "in green")
   titles = page.evaluate(TITLES)
   address = page.evaluate("location.href")
   # What was said is not in the part that a server sees.
@@ -354,7 +411,7 @@ def test_axe_finds_no_fault(page, scheme, size):
   page.set_scheme(scheme)
   ask(page, "a tent for rain", "Alder Tent Grey", "Unknown")
   page.evaluate("document.querySelector('[aria-label^=\"Not \"]').click()")
-  page.wait(f"{IDLE} && !document.getElementById('left-out').hidden")
+  page.wait(f"{IDLE} && !document.getElementById('turns').hidden")
   page.evaluate("document.getElementById('reads').open = true")
   open_choices(page)
   page.evaluate("document.getElementById('why').click()")

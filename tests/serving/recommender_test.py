@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/serving/recommender.py."""
 
+import asyncio
 import collections
 import math
 
@@ -221,6 +222,71 @@ def test_lists_of_numpy_and_polars_are_lists(recommender):
     )
     assert found.composed == expected.composed
     assert found.titles == expected.titles
+
+
+def test_what_is_no_list_or_no_text_is_one_sentence(recommender):
+  frame = pl.DataFrame({"title": recommender.titles[:3]})
+  with pytest.raises(InputError, match="candidates is a table: give one col"):
+    recommender.rank(WISH, candidates=frame)
+  with pytest.raises(InputError, match="the preference is nan: a text is"):
+    recommender.recommend(WISH, preference=float("nan"))
+  alike = recommender.rank(WISH, candidates=iter(frame["title"]), history=None)
+  expected = recommender.rank(WISH, candidates=frame["title"])
+  assert alike.titles == expected.titles
+
+
+def test_many_wishes_are_answered_as_each_is(recommender):
+  titles = recommender.titles
+  frame = pl.DataFrame(
+    {
+      "instruction": [WISH, "a calm boat"],
+      "history": [titles[:1], titles[1:3]],
+      "preference": [None, "blue"],
+    }
+  )
+  own = {"instruction": "a rope", "candidates": titles[6:9]}
+  wishes = ["a tent", own, *frame.to_dicts()]
+  found = recommender.rank_many(wishes, candidates=titles[3:9])
+  alone = {"candidates": titles[3:9]}
+  for wish, answer in zip(wishes, found, strict=True):
+    said = wish if isinstance(wish, dict) else {"instruction": wish}
+    expected = recommender.rank(**{**alone, **said})
+    assert answer.composed == expected.composed
+    assert answer.titles == expected.titles
+    np.testing.assert_allclose(
+      [each.log_likelihood for each in answer],
+      [each.log_likelihood for each in expected],
+      rtol=1e-5,
+    )
+  found = recommender.recommend_many(["a tent", {"history": titles[:2]}], k=3)
+  assert [each.titles for each in found] == [
+    recommender.recommend("a tent", k=3).titles,
+    recommender.recommend(history=titles[:2], k=3).titles,
+  ]
+  assert recommender.rank_many([]) == []
+  with pytest.raises(InputError, match="wish 1: there is nothing to rank"):
+    recommender.rank_many([own, WISH])
+  with pytest.raises(InputError, match="wish 1: the instruction is nan"):
+    recommender.recommend_many([WISH, float("nan")])
+  with pytest.raises(InputError, match="one wish: a list"):
+    recommender.recommend_many(WISH)
+  with pytest.raises(TypeError, match=r"rank_many\(\) .*did you mean history"):
+    recommender.rank_many([{**own, "histroy": []}])
+
+
+def test_answers_can_be_awaited_all_at_once(recommender):
+  titles = recommender.titles[3:9]
+
+  async def ask():
+    return await asyncio.gather(
+      *(recommender.arecommend(wish, k=2) for wish in (WISH, "a boat") * 2),
+      recommender.arank(WISH, candidates=titles),
+    )
+
+  *found, ranked = asyncio.run(ask())
+  expected = [recommender.recommend(w, k=2).titles for w in (WISH, "a boat")]
+  assert [each.titles for each in found] == expected * 2
+  assert ranked.titles == recommender.rank(WISH, candidates=titles).titles
 
 
 def test_item_ids_go_in_and_come_out(recommender, shop):

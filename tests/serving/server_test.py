@@ -74,6 +74,12 @@ def test_only_this_machine_can_reach_it(served):
   with socket.socket() as other:
     # Another address of the loopback network, as any other machine's would be.
     assert other.connect_ex(("127.0.0.2", port)) != 0
+  # Nor a page of another, whose name leads here.
+  for host, status in (("localhost", 200), ("evil.example", 421)):
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    connection.request("GET", "/v1/items", headers={"Host": f"{host}:{port}"})
+    assert connection.getresponse().status == status
+    connection.close()
 
 
 def test_what_is_asked_often_compiles_nothing_more(served, shop):
@@ -210,6 +216,7 @@ def test_what_was_sent_before_a_signal_is_answered(command, number):
     (["--api-key", __file__], "has a space in it"),
     (["--cors-origins", "shop.example"], "--cors-origins is 'shop.example'"),
     (["--cors-origins", "https://a.example/"], "an origin such as"),
+    (["--allowed-hosts", "http://shop.example"], "a name such as recs.shop"),
     (["--root-path", "recs"], "a path such as /recs"),
     (["--root-path", "/recs/"], "a path such as /recs"),
     (["--ssl-certfile", __file__], "not a certificate"),

@@ -22,10 +22,16 @@ def example():
   )
 
 
-@pytest.fixture(params=[1, 2, 8], ids=lambda width: f"slices_of_{width}")
+@pytest.fixture(params=[1, 3, 8], ids=lambda width: f"slices_of_{width}")
 def sliced(request, monkeypatch):
   monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", ROWS * request.param * VOCAB)
   assert losses._slice_width(ROWS, LENGTH, VOCAB) == request.param
+
+
+def test_a_prime_length_takes_no_more_slices_than_the_next_one(monkeypatch):
+  monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", ROWS * 32 * VOCAB)
+  assert losses._slice_width(ROWS, 61, VOCAB) == 31
+  assert losses.logits_at_once(ROWS, 61, VOCAB) == ROWS * 31 * VOCAB
 
 
 def plain_loss(hidden, kernel, targets, weights, *, z_loss):

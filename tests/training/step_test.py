@@ -1,4 +1,5 @@
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -7,11 +8,17 @@ import optax
 import pytest
 
 from instructrec_jax import mesh as mesh_lib
+from instructrec_jax.seq2seq import stacking
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer
 from instructrec_jax.text import features
-from instructrec_jax.training import optimizer
-from instructrec_jax.training.state import initial_state, state_shardings
+from instructrec_jax.training import losses, optimizer
+from instructrec_jax.training.collectives import collectives
+from instructrec_jax.training.state import (
+  initial_state,
+  is_stacked,
+  state_shardings,
+)
 from instructrec_jax.training.step import jitted_step, train_step
 
 CONFIG = T5Config(
@@ -193,6 +200,38 @@ def test_dropout_depends_on_its_key_alone(batch):
   assert first == again != other
 
 
+@pytest.mark.parametrize(
+  ("name", "changes"),
+  [
+    ("sgd", dict(remat_policy="minimal")),
+    ("adamw", dict(lora_rank=2)),
+    ("adafactor", dict(emb_dim=128, mlp_dim=128)),
+  ],
+)
+def test_layers_in_a_loop_take_the_step_of_layers_apart(batch, name, changes):
+  """Foreign optimizers with layers apart, ours with layers stacked."""
+  config = CONFIG.replace(
+    num_encoder_layers=2, num_decoder_layers=3, scan_layers=False, **changes
+  )
+  looped = config.replace(scan_layers=True)
+  transform = {"sgd": optax.sgd, **vars(optimizer)}[name](1.0)
+  state = make_state(transform, config)
+  if config.lora_rank:
+    # Where one of two factors is 0, the other has no gradient.
+    params = jax.tree.map(lambda leaf: leaf + 0.1, state.params)
+    state = state.replace(params=params)
+  key = jax.random.key(0)
+  expected = make_step(transform, config)(state, batch, key)
+  assert is_stacked(looped, transform) == (name != "sgd")
+  if is_stacked(looped, transform):
+    state = stacking.stack_layers(state)
+    assert stacking.is_stacked(state.params)
+  after, metrics = make_step(transform, looped)(state, batch, key)
+  after = stacking.unstack_layers(after)
+  assert_same_step((after, metrics), expected)
+  assert largest_difference(after, expected[0]) < 1e-5
+
+
 def test_a_step_logs_the_learning_rate(batch):
   transform = optimizer.adafactor(optimizer.constant(1e-2))
   state = make_state(transform)
@@ -201,15 +240,18 @@ def test_a_step_logs_the_learning_rate(batch):
   np.testing.assert_allclose(metrics["learning_rate"], 1e-2, rtol=1e-6)
 
 
-def _losses_on(batch, initial, *, zero=False, microbatches=1, **axes):
-  """The losses of three steps on a mesh, and the state after them."""
+def _losses_on(
+  batch, initial, *, shape, config=CONFIG, zero=False, microbatches=1
+):
+  """Losses of three steps on a mesh, the state after them, and the program."""
   transform, state = initial
-  mesh = mesh_lib.make_mesh(**axes)
+  size = math.prod(mesh_lib.parse_shape(shape))
+  mesh = mesh_lib.make_mesh(shape, devices=jax.devices()[:size])
   shardings = state_shardings(
-    CONFIG, transform, state=state, mesh=mesh, zero=zero
+    config, transform, state=state, mesh=mesh, zero=zero
   )
   step = jitted_step(
-    CONFIG,
+    config,
     transform,
     mesh=mesh,
     shardings=shardings,
@@ -218,11 +260,13 @@ def _losses_on(batch, initial, *, zero=False, microbatches=1, **axes):
   )
   # The step consumes its state, which may be the initial one itself.
   state = jax.device_put(jax.device_get(state), shardings)
+  batch = jax.device_put(batch, mesh_lib.batch_sharding(mesh))
+  step = step.lower(state, batch).compile()
   losses = []
   for _ in range(3):
     state, metrics = step(state, batch)
     losses.append(float(metrics["loss"]))
-  return losses, state
+  return losses, state, step.as_text()
 
 
 @pytest.fixture(scope="module")
@@ -233,35 +277,98 @@ def initial():
 
 @pytest.fixture(scope="module")
 def one_device(batch, initial):
-  losses, state = _losses_on(
-    batch, initial, data=1, model=1, devices=jax.devices()[:1]
-  )
-  return losses, jax.device_get(state.params)
+  """Losses and parameters after three steps: with dropout, and without."""
+
+  def steps(rate):
+    config = CONFIG.replace(dropout_rate=rate)
+    found, state, _ = _losses_on(batch, initial, shape="1x1", config=config)
+    return found, jax.device_get(state.params)
+
+  return steps(0.3), steps(0.0)
 
 
-@pytest.mark.parametrize("zero", [False, True])
 @pytest.mark.parametrize(
-  ("shape", "microbatches"), [("8x1", 1), ("4x2", 2), ("2x4", 1), ("1x8", 1)]
+  ("shape", "microbatches", "zero"),
+  [
+    ("8x1", 1, False),
+    ("4x1", 2, False),
+    ("2x2", 2, False),
+    ("1x8", 1, False),
+    ("8x1", 1, "optimizer"),
+    ("4x1", 2, "optimizer"),
+    ("4x2", 2, "optimizer"),
+    ("8x1", 1, True),
+    ("2x2", 2, True),
+    ("2x4", 1, True),
+  ],
 )
 def test_every_mesh_takes_the_steps_of_one_device(
-  batch, initial, one_device, shape, microbatches, zero
+  batch, initial, one_device, shape, microbatches, zero, monkeypatch
 ):
+  """With dropout, once there are no microbatches, which have their own."""
   if len(jax.devices()) != 8:
     pytest.skip("needs 8 simulated devices, which another setting prevents")
-  losses, state = _losses_on(
-    batch, initial, shape=shape, microbatches=microbatches, zero=zero
+  # A slice of one position at a time, so that the loss loops.
+  monkeypatch.setattr(losses, "_LOGITS_AT_ONCE", CONFIG.vocab_size)
+  config = CONFIG.replace(dropout_rate=0.3 if microbatches == 1 else 0.0)
+  found, state, program = _losses_on(
+    batch,
+    initial,
+    shape=shape,
+    config=config,
+    microbatches=microbatches,
+    zero=zero,
   )
-  np.testing.assert_allclose(losses, one_device[0], rtol=1e-5)
-  assert losses[2] < losses[0]
+  expected = one_device[microbatches > 1]
+  np.testing.assert_allclose(found, expected[0], rtol=1e-5)
+  assert found[2] < found[0]
   # Adam divides by gradients near 0, which magnifies rounding.
-  assert largest_difference(state.params, one_device[1]) < 1e-3
-  # Parameters, and Adam's two means of each.
-  whole = 3 * sum(leaf.nbytes for leaf in jax.tree.leaves(one_device[1]))
-  here = sum(
-    leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(state)
-  )
-  _, model = mesh_lib.parse_shape(shape)
-  parts = 8 if zero else model
+  assert largest_difference(state.params, expected[1]) < 1e-3
+
+  data, model = mesh_lib.parse_shape(shape)
+  held = {
+    "params": 1 if zero is not True else data,
+    "optimizer_state": data if zero else 1,
+  }
   # Left whole are, by the mesh, the norms' scales or the buckets' biases.
-  left = 3 * 4 * (7 * CONFIG.emb_dim + 2 * CONFIG.num_heads * 32)
-  assert whole / parts <= here < whole / parts + left + 64
+  left = 4 * (7 * CONFIG.emb_dim + 2 * CONFIG.num_heads * 32)
+  whole = sum(leaf.nbytes for leaf in jax.tree.leaves(expected[1]))
+  for name, parts in held.items():
+    here = sum(
+      leaf.addressable_shards[0].data.nbytes
+      for leaf in jax.tree.leaves(getattr(state, name))
+    )
+    # Adam has two means of each parameter.
+    copies = 1 if name == "params" else 2
+    low = copies * whole / (parts * model)
+    assert low <= here < low + copies * left + 64, name
+
+  _assert_reduces_once(program, state.params, data, model, microbatches, zero)
+
+
+def _assert_reduces_once(program, params, data, model, microbatches, zero):
+  """Gradients are summed once a step, and no loop exchanges parameters."""
+  between = [
+    each
+    for each in collectives(program)
+    # Devices are numbered along the model axis first.
+    if len({device // model for device in each.devices}) > 1
+  ]
+  if data == 1:
+    assert not between
+    return
+  if zero is not True:
+    smallest = 4 * CONFIG.emb_dim * CONFIG.mlp_dim // model
+    assert not [c for c in between if c.in_loop and c.largest >= smallest]
+  of_device = sum(
+    leaf.nbytes
+    // (1 if leaf.ndim == 1 or "rel" in jax.tree_util.keystr(path) else model)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+  )
+  # Summed and given back. Parts are gathered, which XLA moves out of the loop,
+  # and summed in each microbatch, so that nobody holds a whole gradient.
+  passes = 1 + microbatches if zero is True else 2
+  bound = passes * of_device * (data - 1) / data
+  sent = sum(each.sent * each.times for each in between)
+  print(f"{data}x{model}, zero {zero}: {sent:,.0f} of at least {bound:,.0f}")
+  assert 0.9 * bound < sent < 1.1 * bound

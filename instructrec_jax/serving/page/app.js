@@ -9,9 +9,12 @@ const PAGE = 30;
 const KEY = "instructrec-key";
 
 let history = [];
-let rejected = [];
+// What was said or pressed since the wish, which is the first: {say} or {not}.
+let turns = [{ say: "" }];
+// The turns that were answered, each with its titles, and what they were for.
+let answered = { of: "", turns: [] };
 let unknown = new Set();
-// Places of the ranking before, to tell what has moved.
+// Places of the ranking before, to tell what has moved, and what it was for.
 let before = new Map();
 let wish = "";
 let catalogue = 0;
@@ -71,8 +74,13 @@ function wholeCatalogue() {
   return document.querySelector("[name=source]:checked").value === "catalogue";
 }
 
-function said() {
-  const body = { query: of("query").value.trim(), kind: of("kind").value };
+// With a catalogue one can go on; reasoning is for a history alone.
+const converses = () => wholeCatalogue() && !of("reason").checked;
+
+const rejected = () => turns.map((turn) => turn.not).filter(Boolean);
+
+function said(query = of("query").value.trim()) {
+  const body = { query, kind: of("kind").value };
   if (history.length) body.history = history;
   for (const name of ["preference", "context"]) {
     const text = of(name).value.trim();
@@ -85,10 +93,13 @@ function said() {
 
 function toAddress() {
   const state = new URLSearchParams();
-  const { query, kind, preference, context } = said();
+  const { query, kind, preference, context } = said(turns[0].say);
   if (query) state.set("wish", query);
   for (const title of history) state.append("has", title);
-  for (const title of rejected) state.append("not", title);
+  for (const turn of turns.slice(1)) {
+    if (turn.not) state.append("not", turn.not);
+    else state.append("then", turn.say);
+  }
   if (kind !== "auto") state.set("kind", kind);
   if (preference) state.set("taste", preference);
   if (context) state.set("for", context);
@@ -102,7 +113,11 @@ function fromAddress() {
   const state = new URLSearchParams(location.hash.slice(1));
   of("query").value = state.get("wish") ?? "";
   history = state.getAll("has");
-  rejected = state.getAll("not");
+  turns = [{ say: of("query").value }];
+  for (const [name, text] of state) {
+    if (name === "then") turns.push({ say: text });
+    if (name === "not") turns.push({ not: text });
+  }
   of("preference").value = state.get("taste") ?? "";
   of("context").value = state.get("for") ?? "";
   const kinds = [...of("kind").options].map((option) => option.value);
@@ -113,7 +128,6 @@ function fromAddress() {
   chooseSource(catalogue && !titles.length ? "catalogue" : "titles");
   unknown = new Set();
   showHistory();
-  showRejected();
   return Boolean(of("query").value || history.length || state.get("taste"));
 }
 
@@ -184,17 +198,90 @@ async function suggest() {
   );
 }
 
-function showRejected() {
-  of("left-out").hidden = !rejected.length;
-  of("not-list").replaceChildren(
-    ...rejected.map((title, place) =>
-      chip(title, () => {
-        rejected.splice(place, 1);
-        showRejected();
-        busy(rank);
-      }, `Allow ${title} again`),
-    ),
-  );
+// --- What was said, turn by turn.
+
+const titlesOf = (place) => answered.turns[place]?.titles ?? [];
+
+function labelOf(turn, place) {
+  if (turn.not) return `not ${turn.not}`;
+  // Of a button, which knows a title by its place.
+  const [, number] = turn.say.match(/^more like the (\d+)(?:st|nd|rd|th)$/) ?? [];
+  const title = number && titlesOf(place - 1)[number - 1];
+  if (title) return `more like ${title}`;
+  return turn.say ? quoted(turn.say) : "what you have";
+}
+
+function showTurns() {
+  const items = turns.map((turn, place) => {
+    const label = labelOf(turn, place);
+    const item = element("li", label);
+    const titles = titlesOf(place);
+    if (place && titles.length && titlesOf(place - 1).length) {
+      const fresh = titles.filter((t) => !titlesOf(place - 1).includes(t)).length;
+      item.append(" ", element("span", fresh ? `${fresh} new` : "same titles", "small"));
+    }
+    if (place) {
+      item.append(button("×", `Take back: ${label}`, () =>
+        busy(() => changeTurns(turns.filter((_, other) => other !== place)))));
+    } else if (titles.length) {
+      item.append(" ", element("span", `best: ${titles[0]}`, "small"));
+    }
+    return item;
+  });
+  of("turns").hidden = turns.length < 2;
+  of("turns").replaceChildren(...items);
+  of("turns").scrollTop = of("turns").scrollHeight;
+}
+
+// Turns that cannot be answered are not kept.
+async function changeTurns(changed) {
+  const last = turns;
+  turns = changed;
+  try {
+    await rank();
+  } catch (error) {
+    turns = last;
+    throw error;
+  }
+}
+
+const begin = () => changeTurns([{ say: of("query").value.trim() }]);
+const goOn = (turn) => changeTurns([...turns, turn]);
+
+// Each turn is told with all before it, so that any server may answer.
+async function converse({ query, ...shared }) {
+  const key = JSON.stringify(shared);
+  const isSame = ({ turn }, place) =>
+    turn.say === turns[place]?.say && turn.not === turns[place]?.not;
+  const same = answered.of === key && answered.turns.every(isSame);
+  let known = same ? answered.turns : [];
+  // Of all that are known, the last gives the answer.
+  if (known.length === turns.length) known = known.slice(0, -1);
+  for (const turn of turns.slice(known.length)) {
+    const now = ({ say = "", not }) => ({ query: say, refused: not ? [not] : [] });
+    const answer = await fetched("v1/chat/recommend", {
+      ...shared,
+      ...now(turn),
+      turns: known.map(({ turn, titles }) => ({ ...now(turn), shown: titles })),
+      top_n: LISTED,
+    });
+    const titles = answer.results.map(({ document }) => document.text);
+    known = [...known, { turn, titles, answer }];
+  }
+  answered = { of: key, turns: known };
+  return known.at(-1).answer;
+}
+
+// What holds for all titles, in a visitor's words.
+function holding({ required = [], denied = [], given_up = [], scarce = [] }) {
+  const all = (words, or = " and ") => words.map(quoted).join(or);
+  const kept = required.filter((words) => !words.some((w) => given_up.includes(w)));
+  return [
+    kept.length && `All have ${kept.map((words) => all(words, " or ")).join(" and ")}.`,
+    denied.length && `None has ${all(denied, " or ")}.`,
+    given_up.length && `No title was left with ${all(given_up)}, so that was given up.`,
+    scarce.length && `Too few have ${all(scarce)}: others come near.`,
+  ].filter(Boolean).join(" ");
 }
 
 // --- What the model reads.
@@ -286,7 +373,8 @@ function showRanking(results) {
       actions.append(button("Why?", `Why? ${title}`, ask, id));
     }
     actions.append(
-      button("More like this", `More like this: ${title}`, () => moreLike(title)),
+      button("More like this", `More like this: ${title}`, () =>
+        moreLike(title, index + 1)),
       button("Not this", `Not this: ${title}`, () => notThis(title)),
     );
     item.append(
@@ -302,12 +390,13 @@ function showRanking(results) {
   before = places;
 }
 
-// The one place that asks for a ranking: another way to converse goes here.
+// The one place that asks for a ranking.
 async function answerTo(body) {
   // Of a history alone: there is nothing else to reason about.
+  if (converses()) return converse(body);
   body.reason = of("reason").checked && !!body.history && !body.preference;
   if (wholeCatalogue()) {
-    const left = rejected.length + liked(body.query).length;
+    const left = rejected().length + liked(body.query).length;
     body.top_n = Math.min(LISTED + left, MOST_LISTED);
     return fetched("v1/recommend", body);
   }
@@ -322,7 +411,7 @@ async function answerTo(body) {
 }
 
 async function rank() {
-  const body = said();
+  const body = said(turns[0].say);
   if (!body.query && !body.history && !body.preference) {
     of("query").focus();
     throw new Error("Say a wish first, or add a title that you have.");
@@ -338,21 +427,34 @@ async function rank() {
     of("ranking").replaceChildren(...last);
     of("ranking").removeAttribute("aria-hidden");
     of("status").textContent = "There is no answer to the last wish.";
+    of("after").hidden = !last.length;
     throw error;
   }
   composing++;
   showInstruction(answer);
   flagUnknown(answer);
   const again = before.size > 0;
-  const left = new Set([...rejected, ...liked(body.query)]);
+  const left = new Set([...rejected(), ...liked(body.query)]);
   const all = answer.results.filter(({ document }) => !left.has(document.text));
   const shown = wholeCatalogue() ? all.slice(0, LISTED) : all;
   showRanking(shown);
-  asked = { ...said(), template: answer.template, results: shown };
+  asked = {
+    ...said(answer.wish ?? body.query),
+    template: answer.template,
+    results: shown,
+  };
   const previous = wish;
-  wish = body.query ? quoted(body.query) : "what you have";
-  of("status").textContent =
-    `For ${wish}.` + (again ? ` The marks tell what changed since ${previous}.` : "");
+  wish = labelOf(turns.at(-1), turns.length - 1);
+  if (!converses()) answered = { of: "", turns: [] };
+  showTurns();
+  of("refine").hidden = !converses();
+  // The turns say what it is for, where they are shown.
+  const marks = `The marks tell what changed since ${previous}.`;
+  of("status").textContent = [
+    turns.length > 1 ? "" : `For ${wish}.`,
+    again && previous !== wish ? marks : "",
+    holding(answer),
+  ].join(" ").trim();
   of("after").hidden = false;
   of("shared").textContent = "";
   if (toAddress() !== (location.hash || location.pathname)) {
@@ -376,16 +478,18 @@ const LIKE = "something like ";
 const liked = (wish) =>
   wish.startsWith(LIKE) ? [wish.slice(LIKE.length)] : [];
 
-function moreLike(title) {
+const ENDS = { 1: "st", 2: "nd", 3: "rd" };
+
+function moreLike(title, place) {
+  if (converses()) {
+    const say = `more like the ${place}${ENDS[place] ?? "th"}`;
+    return busy(() => goOn({ say }));
+  }
   of("query").value = LIKE + title;
-  busy(rank);
+  return busy(begin);
 }
 
-function notThis(title) {
-  rejected.push(title);
-  showRejected();
-  busy(rank);
-}
+const notThis = (title) => busy(() => goOn({ not: title }));
 
 // How much likelier a weight makes an answer, in words.
 function times(weight) {
@@ -437,7 +541,7 @@ async function busy(action) {
   } catch (error) {
     of("problem").textContent = error.message;
     if (error instanceof NoKey) of("key").focus();
-    else of("problem").scrollIntoView({ block: "nearest" });
+    else of("problem").scrollIntoView({ block: "center" });
   }
   of("rank").removeAttribute("aria-disabled");
   document.body.removeAttribute("aria-busy");
@@ -481,7 +585,7 @@ async function showExamples() {
     const item = document.createElement("li");
     item.append(button(text, text, () => {
       say();
-      busy(rank);
+      busy(begin);
     }));
     return item;
   };
@@ -517,7 +621,8 @@ function clear() {
   before = new Map();
   asked = null;
   of("ranking").replaceChildren();
-  for (const id of ["weights", "after"]) of(id).hidden = true;
+  for (const id of ["weights", "after", "refine"]) of(id).hidden = true;
+  showTurns();
   of("status").textContent = "Say a wish, or tell what you have.";
   of("problem").textContent = "";
   of("query").focus();
@@ -546,7 +651,16 @@ for (const radio of document.querySelectorAll("[name=source]")) {
 }
 of("ask").addEventListener("submit", (event) => {
   event.preventDefault();
-  busy(rank);
+  busy(begin);
+});
+of("refine").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const say = of("change").value.trim();
+  if (!say) return of("change").focus();
+  busy(async () => {
+    await goOn({ say });
+    of("change").value = "";
+  });
 });
 of("search").addEventListener("input", afterAWhile(() => browse()));
 of("more").addEventListener("click", () =>
