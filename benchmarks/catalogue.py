@@ -7,12 +7,14 @@
 For each user the 20 best of all titles but those bought before. `compared` of
 the users are scored in full as well, and the order must be the same but where
 scores differ by less than 1e-5: the model computes in float32, whatever it was
-trained in. Work is counted in nodes of the trie of titles.
+trained in. Work is counted in nodes of the trie of titles. With `--synthetic
+1000000`, so many titles are made of halves of the dataset's.
 """
 
 import argparse
 import dataclasses
 import pathlib
+import resource
 import time
 from typing import Any
 
@@ -23,6 +25,8 @@ from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.evaluation.requests import find_requests
 from instructrec_jax.instructions.scenarios import find_scenarios
+from instructrec_jax.records import RankingRequest
+from instructrec_jax.scoring.catalogue import CatalogueSearch
 from instructrec_jax.scoring.catalogue_ranker import CatalogueRanker
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
@@ -35,6 +39,7 @@ def main() -> None:
   )
   parser.add_argument("--dataset", type=pathlib.Path, required=True)
   parser.add_argument("--model", type=pathlib.Path, required=True)
+  parser.add_argument("--synthetic", type=int, help="titles, of real halves")
   parser.add_argument("--scenario", default="sequential_full")
   parser.add_argument("--normalisation", default=str(Normalisation.SUM))
   for name, default, what in (
@@ -45,6 +50,18 @@ def main() -> None:
   ):
     parser.add_argument(name, type=int, default=default, help=what)
   args = parser.parse_args()
+  config, params = model_folder.load_params(args.model)
+  model: dict[str, Any] = {
+    "config": dataclasses.replace(config, dtype=jnp.float32),
+    "params": params,
+    "vocabulary": model_folder.load_vocabulary(args.model),
+    "title_counts": model_folder.load_title_counts(args.model),
+    "normalisation": args.normalisation,
+  }
+  if args.synthetic:
+    items = DatasetFolder.open(args.dataset).items
+    search_synthetic(args, model, list(dict.fromkeys(i.title for i in items)))
+    return
   (scenario,) = find_scenarios([args.scenario])
   source = find_requests(
     scenario,
@@ -55,14 +72,6 @@ def main() -> None:
     seed=args.seed,
   )
   requests = list(source.read())
-  config, params = model_folder.load_params(args.model)
-  model: dict[str, Any] = {
-    "config": dataclasses.replace(config, dtype=jnp.float32),
-    "params": params,
-    "vocabulary": model_folder.load_vocabulary(args.model),
-    "title_counts": model_folder.load_title_counts(args.model),
-    "normalisation": args.normalisation,
-  }
   search = CatalogueRanker(k=args.k, **model)
   # Compiles, and builds the trie.
   search.score(requests[:1])
@@ -93,6 +102,55 @@ def main() -> None:
     f"| {np.median(share):>6.2%} | {share.max():>4.1%} |"
   )
   print(f"| everything      | {in_full:>8.3f} | {1:>16.0%} | 100% | 100% |")
+
+
+def search_synthetic(
+  args: argparse.Namespace, model: dict[str, Any], texts: list[str]
+) -> None:
+  """Prints what a search of many titles takes, made of halves of real ones.
+
+  Memory is the process's peak, and what that was before the search was made.
+  """
+  rng = np.random.default_rng(args.seed)
+  real = [title.split() for title in texts]
+  names = dict.fromkeys(texts)
+  while len(names) < args.synthetic:
+    for one, other in rng.integers(0, len(real), (1 << 16, 2)).tolist():
+      words = real[one][: len(real[one]) // 2 + 1], real[other]
+      names[" ".join([*words[0], *words[1][len(words[1]) // 2 :]])] = None
+  titles = list(names)[: args.synthetic]
+  before = peak_bytes()
+  started = time.perf_counter()
+  search = CatalogueSearch(titles, **model)
+  built = time.perf_counter() - started
+  asked = [f"{text}." for text in texts[: args.users]]
+  search.top(asked, args.k)
+  started = time.perf_counter()
+  found = search.top(asked, args.k)
+  each = (time.perf_counter() - started) / len(asked)
+  peak = peak_bytes()
+  # No other title is better than the last of the top: of many, drawn.
+  sample = rng.choice(len(titles), min(2000, len(titles)), replace=False)
+  ranker = T5Ranker(**model)
+  for instruction, one in zip(asked[: args.compared], found, strict=False):
+    numbers = [*one.titles, *sample]
+    request = RankingRequest("", instruction, tuple(titles[n] for n in numbers))
+    (scores,) = ranker.score([request])
+    top, others = scores[: len(one.titles)], scores[len(one.titles) :]
+    np.testing.assert_allclose(top, one.scores, rtol=1e-4)
+    assert others[~np.isin(sample, one.titles)].max() <= top.min() * 0.9999
+  nodes = np.mean([one.nodes for one in found])
+  print(
+    f"{len(titles):,} titles, {len(search.trie.tokens):,} nodes: built in "
+    f"{built:.1f} s; {len(asked)} instructions at a time, {each:.2f} s and "
+    f"{nodes:,.0f} nodes each; at most {peak / 2**20:,.0f} MiB, "
+    f"{before / 2**20:,.0f} of it before the search was built"
+  )
+
+
+def peak_bytes() -> int:
+  """Returns the most memory that the process had so far."""
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def check_top(top: np.ndarray, scores: np.ndarray) -> None:

@@ -10,6 +10,7 @@ title is missed, and none is invented, as beam search may do.
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -17,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.checkpoints import model_folder
@@ -59,6 +60,12 @@ _LENGTHS = (128, 256, 512, 1024, 2048)
 _SAID = 32
 # Nodes that the cache holds at first.
 _CAPACITY = 256
+# Edges of a search's nodes in a step are padded to one of these; a node has as
+# many as there are words at most.
+_EDGES = tuple(64 << 3 * n for n in range(8))
+_WAITING = np.dtype(
+  [("bound", float), ("sum", float), ("node", np.int32), ("parent", np.int32)]
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,17 +130,21 @@ class CatalogueSearch:
     model_folder.check_vocabulary(config, vocabulary)
     self._vocabulary = vocabulary
     encode = candidate_encoder(vocabulary.encode_one)
-    numbers: dict[bytes, list[int]] = {}
-    for number, title in enumerate(titles):
-      numbers.setdefault(encode(title), []).append(number)
-    distinct = sorted(numbers)
-    self._numbers = [numbers[ids] for ids in distinct]
+    encoded = list(map(encode, titles))
+    order = sorted(range(len(encoded)), key=encoded.__getitem__)
+    distinct, counts = [], []
+    for ids, same in itertools.groupby(map(encoded.__getitem__, order)):
+      distinct.append(ids)
+      counts.append(sum(1 for _ in same))
+    del encoded
+    self._numbers = _Numbers(np.array(order), np.array(counts))
     self.trie = TitleTrie(distinct)
-    self._batch, self._nodes = batch, nodes
     mesh = mesh or mesh_lib.make_mesh(devices=jax.devices()[:1])
-    self._scale = _Scale(self.trie, len(titles))
+    shards = mesh.shape["data"]
+    self._batch, self._nodes = -(-batch // shards) * shards, nodes
+    self._scale = _Scale(self.trie)
     if self.normalisation is Normalisation.MEAN:
-      lengths = np.array(list(map(len, distinct))) // ID_BYTES
+      lengths = np.fromiter(map(len, distinct), int, len(distinct)) // ID_BYTES
       self._scale.divide(lengths, self._numbers)
     elif self.normalisation is Normalisation.CATALOGUE_PRIOR:
       ranker = T5Ranker(
@@ -150,17 +161,25 @@ class CatalogueSearch:
     )
     self._params = mesh_lib.to_devices(params, shardings)
     self._config = config
-    self._encode = jax.jit(
-      functools.partial(encode_memory, config=config),
-      compiler_options=compiler_options(),
+    self._by_shard = mesh_lib.batch_sharding(mesh)
+
+    def jitted(function: Any, arguments: int, **options: Any) -> Any:
+      """Splits instructions, and all that is of each, over data devices."""
+      return jax.jit(
+        mesh_lib.with_activation_axes(
+          functools.partial(function, config=config), mesh
+        ),
+        in_shardings=(shardings, *[self._by_shard] * arguments),
+        compiler_options=compiler_options(),
+        **options,
+      )
+
+    self._encode = jitted(encode_memory, 1, out_shardings=self._by_shard)
+    self._decode = jitted(
+      decode_nodes, 5, donate_argnums=1, out_shardings=self._by_shard
     )
-    self._decode = jax.jit(
-      functools.partial(decode_nodes, config=config),
-      donate_argnums=1,
-      # Each process reads the probabilities, and only its own devices.
-      out_shardings=(None, mesh_lib.replicated(mesh)),
-      compiler_options=compiler_options(),
-    )
+    # Each process reads the probabilities, and only its own devices.
+    self._edges = jitted(edge_log_p, 3, out_shardings=mesh_lib.replicated(mesh))
 
   def top(
     self,
@@ -238,8 +257,8 @@ class CatalogueSearch:
     tokens = np.zeros((self._batch, length), np.int32)
     for row, of_row in zip(tokens, ids, strict=False):
       row[: len(of_row)] = of_row
-    memory = self._encode(self._params, tokens)
-    slots_of = np.zeros((len(searches), len(trie.tokens)), np.int32)
+    memory = self._encode(self._params, self._split(tokens))
+    is_real = self._split(tokens > 0)
     # The last token before the titles stands at the root, those before it on
     # every path, in the first slots.
     leads = np.array([len(tokens) - 1 for tokens in before])
@@ -249,7 +268,7 @@ class CatalogueSearch:
     capacity, used = _CAPACITY, int(leads.max())
     while used + width >= capacity:
       capacity *= 2
-    cache = empty_cache(self._config, self._batch, capacity)
+    cache = self._split(empty_cache(self._config, self._batch, capacity))
     for first in range(0, used, width):
       nodes, slots, paths = self._padding(capacity, depth)
       depths = np.zeros_like(nodes)
@@ -260,45 +279,62 @@ class CatalogueSearch:
         nodes[number, : len(here)] = of_answer[first : first + len(here)]
         slots[number, : len(here)] = depths[number, : len(here)] = here
         paths[number, : len(here)] = np.minimum(places, here[:, None])
-      layout = TriePaths(*map(jnp.asarray, (slots, paths, depths)))
       cache, _ = self._decode(
-        self._params, cache, memory, tokens > 0, nodes, layout
+        self._params,
+        cache,
+        memory,
+        is_real,
+        *self._split((nodes, _paths(slots, paths, depths))),
       )
-    while any(chosen := [search.choose(width) for search in searches]):
+    for search, lead in zip(searches, leads.tolist(), strict=True):
+      search.start(lead, depth)
+    while True:
+      chosen = [search.choose(width) for search in searches]
+      if not any(map(len, chosen)):
+        break
       while used + width >= capacity:
         grown = ((0, 0), (0, capacity), (0, 0), (0, 0))
         cache = jax.tree.map(lambda x, pad=grown: jnp.pad(x, pad), cache)
         capacity *= 2
       nodes, slots, paths = self._padding(capacity, depth)
       depths, read = np.zeros_like(nodes), np.zeros_like(nodes)
-      for number, of_search in enumerate(chosen):
-        here = slice(0, len(of_search))
-        nodes[number, here] = of_search
-        slots[number, here] = used + np.arange(len(of_search))
-        slots_of[number, of_search] = slots[number, here]
-        of_nodes, lead = nodes[number, here], int(leads[number])
-        depths[number, here] = lead + trie.depths[of_nodes]
+      for number, (search, of_nodes) in enumerate(
+        zip(searches, chosen, strict=True)
+      ):
+        here = slice(0, len(of_nodes))
+        own = used + np.arange(len(of_nodes))
+        slots[number, here] = own
+        paths[number, here] = search.paths(own)
+        depths[number, here] = int(leads[number]) + trie.depths[of_nodes]
         read[number, here] = np.where(
           of_nodes > 0, trie.tokens[of_nodes], before[number][-1]
         )
-        own = slots_of[number][trie.paths(of_nodes)]
-        paths[number, here, :lead] = places[:lead]
-        paths[number, here, lead : lead + trie.depth] = own
       used += max(map(len, chosen))
-      layout = TriePaths(*map(jnp.asarray, (slots, paths, depths)))
-      cache, log_p = self._decode(
+      cache, states = self._decode(
         self._params,
         cache,
         memory,
-        tokens > 0,
-        read,
-        layout,
+        is_real,
+        *self._split((read, _paths(slots, paths, depths))),
       )
-      log_p = np.asarray(log_p)
-      for search, of_search, values in zip(
-        searches, chosen, log_p, strict=False
+      edges = [trie.edges_of(of_nodes) for of_nodes in chosen]
+      most = max(len(of) for _, of in edges)
+      # Few sizes, as each is compiled.
+      size = next(n for n in _EDGES if most <= n)
+      of_edges = np.zeros((2, self._batch, size), np.int32)
+      for number, (here, of) in enumerate(edges):
+        of_edges[:, number, : len(of)] = of, trie.targets[here]
+      log_p = np.asarray(
+        self._edges(self._params, states, *self._split(tuple(of_edges)))
+      )
+      for search, (here, of), values in zip(
+        searches, edges, log_p, strict=False
       ):
-        search.add(np.array(of_search, int), values)
+        search.add(here, of, values[: len(of)])
+
+  def _split(self, tree: Any) -> Any:
+    """Lays out what each instruction has on its data device."""
+    return mesh_lib.to_devices(tree, self._by_shard)
 
   def _padding(self, capacity: int, depth: int) -> tuple[np.ndarray, ...]:
     """Returns nodes, slots and paths of a step that decodes nothing."""
@@ -337,7 +373,7 @@ def decode_nodes(
   layout: TriePaths,
   *,
   config: T5Config,
-) -> tuple[tuple[KeysValues, ...], Float[Array, "batch nodes vocab"]]:
+) -> tuple[tuple[KeysValues, ...], Float[Array, "batch nodes embed"]]:
   """Decodes a few trie nodes of each instruction.
 
   Args:
@@ -350,7 +386,7 @@ def decode_nodes(
     config: the model's sizes.
 
   Returns:
-    The cache with these nodes in it, and log P of what follows each node.
+    The cache with these nodes in it, and the decoder's states [B, M, D].
   """
   states: Any = Transformer(config).apply(
     {"params": params},
@@ -362,9 +398,38 @@ def decode_nodes(
     method="decode_states",
   )
   hidden_BxMxD, cache = states
+  return cache.tokens, hidden_BxMxD
+
+
+@exact_products
+def edge_log_p(
+  params: Any,
+  hidden_BxMxD: Float[Array, "batch nodes embed"],
+  nodes_BxE: Int[Array, "batch edges"],
+  targets_BxE: Int[Array, "batch edges"],
+  *,
+  config: T5Config,
+) -> Float[Array, "batch edges"]:
+  """Returns log P of each edge: all that a search needs of the logits.
+
+  Args:
+    params: the model's.
+    hidden_BxMxD: of `decode_nodes`.
+    nodes_BxE: the node of each edge, among those that were decoded.
+    targets_BxE: the token of each edge.
+    config: the model's sizes.
+  """
   kernel_DxV = output_kernel(config, params)
   logits_BxMxV = hidden_BxMxD.astype(jnp.float32) @ kernel_DxV
-  return cache.tokens, jax.nn.log_softmax(logits_BxMxV)
+  log_p_BxMxV = jax.nn.log_softmax(logits_BxMxV)
+  return jax.vmap(lambda log_p, nodes, targets: log_p[nodes, targets])(
+    log_p_BxMxV, nodes_BxE, targets_BxE
+  )
+
+
+def _paths(*arrays: Any) -> TriePaths:
+  """Returns the layout of slots, paths and depths that are on the host."""
+  return TriePaths(*arrays)
 
 
 def empty_cache(
@@ -377,6 +442,19 @@ def empty_cache(
   return ((zeros, zeros),) * config.num_decoder_layers
 
 
+class _Numbers:
+  """The numbers of distinct titles, in their order: several have the same."""
+
+  def __init__(self, order: np.ndarray, counts: np.ndarray):
+    self.order, self.counts = order.astype(np.int32), counts
+    self.starts = np.cumsum(counts) - counts
+
+  def of(self, title: int) -> list[int]:
+    """Returns the numbers of a distinct title."""
+    start = self.starts[title]
+    return self.order[start : start + self.counts[title]].tolist()
+
+
 class _Scale:
   """What a title's score is of its sum, and the bound of a beginning's.
 
@@ -384,87 +462,120 @@ class _Scale:
   the largest divisor and the largest addition of the titles below make a bound.
   """
 
-  def __init__(self, trie: TitleTrie, titles: int):
+  def __init__(self, trie: TitleTrie):
     """Leaves sums as they are."""
     self._trie = trie
-    self._divisors, self._added = np.ones(titles), np.zeros(titles)
-    nodes = len(trie.tokens)
-    self._most_divisors, self._most_added = np.ones(nodes), np.zeros(nodes)
+    self._divisors: np.ndarray | None = None
+    self._added: np.ndarray | None = None
 
-  def divide(self, lengths: np.ndarray, numbers: list[list[int]]) -> None:
+  def divide(self, lengths: np.ndarray, numbers: _Numbers) -> None:
     """Divides by the lengths of distinct titles, which have these numbers."""
-    for length, of_title in zip(lengths, numbers, strict=True):
-      self._divisors[of_title] = length
+    self._divisors = np.empty(len(numbers.order))
+    self._divisors[numbers.order] = np.repeat(lengths, numbers.counts)
     self._most_divisors = self._trie.largest(lengths)
 
-  def add(self, offsets: np.ndarray, numbers: list[list[int]]) -> None:
+  def add(self, offsets: np.ndarray, numbers: _Numbers) -> None:
     """Adds an offset to each title, by its number."""
     self._added = offsets
-    most = np.array([offsets[of_title].max() for of_title in numbers])
+    most = np.maximum.reduceat(offsets[numbers.order], numbers.starts)
     self._most_added = self._trie.largest(most)
 
   def score(self, log_p: float, number: int) -> float:
     """Returns a title's score."""
-    return log_p / self._divisors[number] + self._added[number]
+    if self._divisors is not None:
+      log_p = log_p / self._divisors[number]
+    return log_p if self._added is None else log_p + self._added[number]
 
   def bounds(self, log_p: np.ndarray, nodes: np.ndarray) -> np.ndarray:
     """Returns what no title behind a node exceeds."""
-    return log_p / self._most_divisors[nodes] + self._most_added[nodes]
+    if self._divisors is not None:
+      log_p = log_p / self._most_divisors[nodes]
+    return log_p if self._added is None else log_p + self._most_added[nodes]
 
 
 class _Search:
-  """What is known of the catalogue for one instruction."""
+  """What is known of the catalogue for one instruction.
+
+  Nothing is kept of nodes that were not reached: there are millions of them.
+  """
 
   def __init__(
     self,
     trie: TitleTrie,
     k: int,
-    numbers: list[list[int]],
+    numbers: _Numbers,
     excluded: frozenset[int],
     scale: "_Scale",
   ):
     self._trie, self._k, self._numbers = trie, k, numbers
     self._excluded, self._scale = excluded, scale
-    self._sums = np.zeros(len(trie.tokens))
-    # Nodes that may be read next, and what no title behind them exceeds.
-    self._nodes = np.zeros(1, int)
-    self._bounds = np.zeros(1)
+    # Nodes that may be read next: what no title behind them exceeds, their
+    # sums, and which of the nodes that have been read they follow.
+    self._waiting = np.zeros(1, _WAITING)
+    self._chosen = self._waiting[:0]
     self._titles: list[tuple[float, int]] = []
     self._read = 0
 
-  def choose(self, count: int) -> list[int]:
-    """Returns the nodes to read next; none when the search is over."""
-    kept = self._bounds >= self._least()
-    self._nodes, self._bounds = self._nodes[kept], self._bounds[kept]
-    if len(self._nodes) <= count:
-      chosen, self._nodes = self._nodes, self._nodes[:0]
-      self._bounds = self._bounds[:0]
-      return chosen.tolist()
-    first = np.argpartition(-self._bounds, count)
-    chosen, left = self._nodes[first[:count]], first[count:]
-    self._nodes, self._bounds = self._nodes[left], self._bounds[left]
-    return chosen.tolist()
+  def start(self, lead: int, depth: int) -> None:
+    """Lets the root stand behind `lead` slots, on paths of so many."""
+    self._lead = lead
+    # The slots on the path of each node that has been read.
+    self._paths = np.zeros((_CAPACITY, depth), np.int32)
+    self._root = np.minimum(np.arange(depth, dtype=np.int32), max(lead - 1, 0))
 
-  def add(self, nodes: np.ndarray, log_p_MxV: np.ndarray) -> None:
-    """Takes in what follows nodes that have been read."""
-    if not len(nodes):
-      return
-    self._read += len(nodes)
-    trie = self._trie
-    edges, of = trie.edges_of(nodes)
-    log_p = log_p_MxV[of, trie.targets[edges]].astype(np.float64)
+  def choose(self, count: int) -> np.ndarray:
+    """Returns the nodes to read next; none when the search is over."""
+    waiting = self._waiting[self._waiting["bound"] >= self._least()]
+    if len(waiting) > count:
+      first = np.argpartition(-waiting["bound"], count)
+      self._chosen, self._waiting = (
+        waiting[first[:count]],
+        waiting[first[count:]],
+      )
+    else:
+      self._chosen, self._waiting = waiting, waiting[:0]
+    return self._chosen["node"]
+
+  def paths(self, slots: np.ndarray) -> np.ndarray:
+    """Returns [nodes, depth]: the path to each chosen node, of these slots."""
+    chosen, first = self._chosen, self._read
+    while first + len(chosen) > len(self._paths):
+      self._paths = np.concatenate([self._paths, np.zeros_like(self._paths)])
+    paths = self._paths[chosen["parent"]]
+    paths[chosen["node"] == 0] = self._root
+    # What stands behind a node's own place is not read, but must be a slot.
+    behind = (
+      np.arange(paths.shape[1])
+      >= (self._lead + self._trie.depths[chosen["node"]])[:, None]
+    )
+    paths = np.where(behind, slots[:, None], paths)
+    self._paths[first : first + len(chosen)] = paths
+    return paths
+
+  def add(self, edges: np.ndarray, of: np.ndarray, log_p: np.ndarray) -> None:
+    """Takes in what follows the nodes that were chosen.
+
+    Args:
+      edges: of these nodes, of the trie.
+      of: which of the nodes each is of.
+      log_p: of each.
+    """
+    log_p = log_p.astype(np.float64)
     check_finite(log_p)
-    sums = self._sums[nodes[of]] + log_p
+    trie = self._trie
+    sums = self._chosen["sum"][of] + log_p
     inner = trie.children[edges] >= 0
-    children = trie.children[edges[inner]]
-    self._sums[children] = sums[inner]
-    bounds = self._scale.bounds(sums[inner], children)
-    self._nodes = np.concatenate([self._nodes, children])
-    self._bounds = np.concatenate([self._bounds, bounds])
+    reached = np.zeros(int(inner.sum()), _WAITING)
+    reached["node"] = trie.children[edges[inner]]
+    reached["sum"] = sums[inner]
+    reached["parent"] = self._read + of[inner]
+    reached["bound"] = self._scale.bounds(sums[inner], reached["node"])
+    self._waiting = np.concatenate([self._waiting, reached])
+    self._read += len(self._chosen)
     for edge, score in zip(edges[~inner], sums[~inner], strict=True):
       self._titles += [
         (-self._scale.score(score, number), number)
-        for number in self._numbers[trie.titles[edge]]
+        for number in self._numbers.of(int(trie.titles[edge]))
         if number not in self._excluded
       ]
     self._titles = sorted(self._titles)[: self._k]

@@ -369,9 +369,11 @@ class TriePaths(Layout):
   def attend(self, config, query, key, value, keep, cache):
     """See `Layout`."""
     assert keep is None and cache is not None, "search decodes with a cache"
-    batch = jnp.arange(len(query))[:, None]
+    # By instruction, so that each one's stay on its device.
+    write = jax.vmap(lambda cached, slots, new: cached.at[slots].set(new))
+    read = jax.vmap(lambda cached, paths: cached[paths])
     keys, values = (
-      cached.at[batch, self.slots].set(new)
+      write(cached, self.slots, new)
       for cached, new in zip(cache, (key, value), strict=True)
     )
     # A row for each node: one query, and the keys of its path.
@@ -380,8 +382,8 @@ class TriePaths(Layout):
     on_path = jnp.arange(self.paths.shape[-1]) <= self.depths.reshape(-1, 1)
     gathered = reference.attend(
       query_Rx1xHxK,
-      keys[batch[..., None], self.paths].reshape(shape),
-      values[batch[..., None], self.paths].reshape(shape),
+      read(keys, self.paths).reshape(shape),
+      read(values, self.paths).reshape(shape),
       on_path[:, None, None],
       self.bias,
       float32_logits=config.float32_attention_logits,

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import catalogue
@@ -98,6 +99,38 @@ def test_titles_are_found_behind_what_was_said(model, requests, nodes):
   )
   for one, of_request in zip(found, scores, strict=True):
     assert_top(one, of_request, 10)
+
+
+def test_a_search_is_split_over_data_devices(model, requests, everything):
+  """What is of an instruction stays where it is, and few numbers come back."""
+  mesh = mesh_lib.make_mesh(data=4, model=2)
+  search = CatalogueSearch(TITLES, mesh=mesh, nodes=3, batch=10, **model)
+  programs = []
+
+  def told(jitted):
+    def call(*args):
+      programs.append(jitted.lower(*args).compile().as_text())
+      return jitted(*args)
+
+    return call
+
+  search._decode, edges = told(search._decode), search._edges
+  shapes = set()
+
+  def of_edges(*args):
+    log_p = edges(*args)
+    shapes.add(log_p.shape)
+    return log_p
+
+  search._edges = of_edges
+  texts = [request.instruction for request in requests[:10]]
+  for one, scores in zip(search.top(texts, 5), everything["sum"], strict=False):
+    assert_top(one, scores, 5)
+  # Rounded up to the devices; padded to the least number of edges.
+  assert shapes == {(12, 64)}
+  # Three instructions a device; a cache is never whole on one.
+  assert "f32[3,256,4,4]" in programs[0]
+  assert not any("f32[12," in program for program in programs)
 
 
 def test_excluded_titles_do_not_count(model, requests, everything):
