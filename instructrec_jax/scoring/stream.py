@@ -112,7 +112,7 @@ def score_file(
     with closed_parts(parts_of(out), out) as partial:
       join_parts({parts_of(out): total}, partial, _schema(normalisation))
       tied = _ties([parts_of(out)])
-    _remove_unjoined(out)
+      _remove_unjoined(out, [parts_of(out)])
   _tell_ties(requests, *tied)
   return total
 
@@ -169,9 +169,11 @@ def _score_shard(
     with guard(), storage.staged_file(out) as partial:
       join_parts(counts, partial, _schema(normalisation))
       tied = _ties(folders)
+      _remove_unjoined(out, folders)
       for folder in folders:
         os.replace(folder, _done(folder))
-    _remove_unjoined(out)
+    for folder in folders:
+      shutil.rmtree(_done(folder))
   _tell_ties(requests, *tied)
   return total
 
@@ -321,13 +323,20 @@ def closed_parts(
   shutil.rmtree(done)
 
 
-def _remove_unjoined(out: pathlib.Path) -> None:
-  """Removes all parts of `out`, which is written, but those in use."""
-  name = re.compile(rf"\.{re.escape(out.name)}(\.\d+-of-\d+)?\.(parts|done)")
-  for folder in out.parent.iterdir():
-    if name.fullmatch(folder.name):
-      with contextlib.suppress(InputError), locks.writing(folder):
-        shutil.rmtree(folder)
+def _remove_unjoined(out: pathlib.Path, joined: Sequence[pathlib.Path]) -> None:
+  """Removes parts of `out` that are not `joined`, but those in use; and locks.
+
+  Before `out` is there: then a run that is killed here is run again.
+  """
+  shard = rf"\.{re.escape(out.name)}(\.\d+-of-\d+)?\.(parts|done)"
+  # A lock may be all that a killed run left.
+  name = re.compile(rf"({shard})|\.({shard})\{locks.INSIDE}")
+  matches = filter(None, (name.fullmatch(p.name) for p in out.parent.iterdir()))
+  for folder in sorted({match[1] or match[4] for match in matches}):
+    parts = out.with_name(folder)
+    with contextlib.suppress(InputError), locks.writing(parts):
+      if parts.exists() and parts not in joined:
+        shutil.rmtree(parts)
 
 
 def average_ranks(scores: np.ndarray) -> np.ndarray:

@@ -435,6 +435,9 @@ def test_no_parts_of_another_number_of_shards_stay(
   folders = [tmp_path / f".out.jsonl.{name}" for name in names]
   for folder in folders:
     folder.mkdir()
+  # All that a run left which was killed when it had removed the parts.
+  lock = tmp_path / "..out.jsonl.2-of-7.parts.lock"
+  lock.touch()
   with locks.writing(folders[1]):
     for shard in shards:
       assert all(folder.exists() for folder in folders)
@@ -442,3 +445,4 @@ def test_no_parts_of_another_number_of_shards_stay(
         requests=requests_file, model=model_dir, out=out, shard=shard
       )
   assert [folder.exists() for folder in folders] == [False, True, False, True]
+  assert not lock.exists()
