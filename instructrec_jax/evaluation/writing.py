@@ -12,8 +12,8 @@ what it finds, and all of them beside the teacher's own texts:
 - valid, bought: the share of a history's titles that exist, and of those that
   the user has;
 - copied: the share of word trigrams that the instruction has, too;
-- distinct_1, distinct_2: the share of words and of pairs that are not repeated
-  over all texts (Li et al., 2016).
+- distinct_1, distinct_2: different words, and different pairs, for each that is
+  written in all texts (Li et al., 2016).
 """
 
 import collections
@@ -310,8 +310,8 @@ def to_tables(
       if any(m in _OF_HISTORIES for m in metrics)
       else "",
       "ROUGE-L and BLEU are of the teacher's text; copied: trigrams of words "
-      "that the instruction has, too; distinct: words and pairs that are not "
-      "repeated over all texts",
+      "that the instruction has, too; distinct: different words, and pairs "
+      "of words, for each that is written in all texts",
       ""
       if own[0]["trained"]
       else "the dataset folder has no training row of this kind",
@@ -460,7 +460,7 @@ def copied(text: str, instruction: str) -> float:
 
 
 def distinct(texts: Sequence[str], length: int) -> float:
-  """Returns the share of n-grams of all texts that are not repeated."""
+  """Returns the number of different n-grams for each of all texts."""
   counts = collections.Counter(
     gram for text in texts for gram in _grams(words_of(text), length)
   )
