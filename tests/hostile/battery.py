@@ -414,7 +414,8 @@ class Reference:
     return difference(wanted, differ)
 
 
-_ELSEWHERE = "another run is writing here since"
+# Not since when: its owner may not have written it yet.
+_ELSEWHERE = "another run is writing here"
 
 
 def pairs(place: Place, options: argparse.Namespace) -> int:
