@@ -152,7 +152,7 @@ def _score_shard(
     storage.write_json(own / _WHOLE, {"requests": total})
   # One that ends just now may have joined this, too.
   with meeting():
-    if not all((folder / _WHOLE).exists() for folder in folders):
+    if not all(os.path.lexists(folder / _WHOLE) for folder in folders):
       return total
     begun = [_read_run(folder) for folder in folders]
     own_run = begun[number - 1]
