@@ -87,7 +87,8 @@ class Estimate:
   def sentence(self) -> str:
     cost = "unknown without --prices"
     if self.usd is not None:
-      cost = f"at most {self.usd:,.2f} dollars"
+      # Rounded up: less would not be the most.
+      cost = f"at most {math.ceil(self.usd * 100) / 100:,.2f} dollars"
     return (
       f"{self.requests:,} requests without an answer: about "
       f"{self.prompt_tokens:,} tokens of prompts, at most "

@@ -34,6 +34,8 @@ def test_an_estimate_is_on_the_high_side():
   found = estimate([REQUEST, REQUEST], PRICES)
   assert found.requests == 2 and found.prompt_tokens == 2 * prompt
   assert found.usd == pytest.approx((2 * prompt + 2000) / 1e6)
+  # Less than half a cent.
+  assert "at most 0.01 dollars" in estimate([REQUEST], PRICES).sentence
   assert estimate([REQUEST]).usd is None
 
 
