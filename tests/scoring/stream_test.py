@@ -152,6 +152,9 @@ def test_a_killed_run_goes_on_and_ends_alike(tmp_path, model_dir, requests):
   assert not killed.exists()
   marked = parts / "000000.jsonl"
   marked.write_text(marked.read_text().replace('_id":', '_id" :', 1))
+  # Earlier versions told where the model was.
+  run = json.loads((parts / "run.json").read_text())
+  (parts / "run.json").write_text(json.dumps({**run, "model": "/elsewhere"}))
   stream.score_file(out=killed, **options)
   text = killed.read_text()
   assert text.count('_id" :') == 1
