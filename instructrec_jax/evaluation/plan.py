@@ -198,7 +198,7 @@ def find_plan(
       f"{written[0].name} is written by a model: add --model, or leave the "
       "scenario out."
     )
-  need_text = steer or any(entry.reads_prompt for entry in entries)
+  need_text = any(entry.reads_prompt for entry in entries)
   tasks, texts = None, {}
   if written:
     # What it lacks is told before anything is ranked.

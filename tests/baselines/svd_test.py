@@ -213,6 +213,11 @@ def test_a_title_of_two_items_is_more_that_of_the_more_bought_one(tmp_path):
   assert product("Alder 0", "Alder 1") > 2 * product("Alder 0", "Borea 1") > 0
 
 
+def test_a_title_that_nobody_bought_has_the_vector_of_its_words(tmp_path):
+  _, product = two_shelves(tmp_path, BOTH, [])
+  assert product("Alder 9", "Alder 0") > product("Alder 9", "Borea 0")
+
+
 def test_a_title_that_few_bought_is_known_by_its_words(tmp_path):
   # Nobody but one bought Alder 9, with what is of the other shelf.
   folder, product = two_shelves(
