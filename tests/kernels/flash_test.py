@@ -140,3 +140,9 @@ def test_another_device_is_told(monkeypatch):
   rows, segments = jnp.ones((1, 4, 1, 8)), jnp.ones((1, 4), int)
   with pytest.raises(InputError, match="a kernel for GPUs, and this is a tpu"):
     flash.attend_segments(rows, rows, rows, segments, segments)
+
+
+def test_cudnn_on_a_cpu_is_told():
+  rows = jnp.ones((1, 4, 1, 8), jnp.bfloat16)
+  with pytest.raises(InputError, match="'cudnn', a kernel for GPUs, and this"):
+    cudnn.attend(rows, rows, rows, None, None)
