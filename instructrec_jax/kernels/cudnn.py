@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from instructrec_jax.kernels.reference import MASKED
+from instructrec_jax.kernels.reference import MASKED, check_backend
 
 
 def attend(
@@ -31,7 +31,12 @@ def attend(
     mask: broadcastable to [batch, heads, query, key]; 0 masks a key.
     bias: added to the logits.
     implementation: of `jax.nn.dot_product_attention`; "xla" runs anywhere.
+
+  Raises:
+    InputError: cuDNN is asked for, and this is no GPU.
   """
+  if implementation == "cudnn":
+    check_backend("cudnn", "gpu")
   batch, length, heads, _ = query_BxTxHxK.shape
   others = key_BxSxHxK.shape[1]
   odd, odd_keys = length % 2, others % 2

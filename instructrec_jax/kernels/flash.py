@@ -22,7 +22,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton
 from jaxtyping import Array, Float, Int
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.kernels.reference import check_backend
 
 # Rows of a block; Triton's products have at least 16.
 _LARGEST_BLOCK = 64
@@ -101,10 +101,10 @@ def _forward(query, key, value, distances, segments, options):
     grid=(length // size_q, batch, heads),
     inputs=[
       _tile(query, size_q),
-      _whole(key),
-      _whole(value),
+      _tile(key),
+      _tile(value),
       _tile(segments[0], size_q),
-      _whole(segments[1]),
+      _tile(segments[1]),
       _of_head(distances),
       _of_block(_bounds(segments, size_q, size_k, is_causal, of_keys=False)),
     ],
@@ -129,15 +129,16 @@ def _backward(options, residuals, d_gathered):
   zeros = []
   if distances is not None:
     # Each program adds to numbers of its own.
-    shape = batch, heads, length // size_q, distances.shape[1]
-    zeros = [_own(jnp.zeros(shape, jnp.float32))]
+    reach = distances.shape[1]
+    shape = batch, heads, length // size_q * reach
+    zeros = [_tile(jnp.zeros(shape, jnp.float32), reach)]
     outputs += zeros
   d_query, *d_distances = _call(
     functools.partial(_queries_kernel, size_k=size_k, is_causal=is_causal),
     grid=(length // size_q, batch, heads),
     inputs=[
       *(_tile(x, size_q) for x in of_queries),
-      *map(_whole, of_keys),
+      *map(_tile, of_keys),
       _of_head(distances),
       _of_block(_bounds(segments, size_q, size_k, is_causal, of_keys=False)),
       *zeros,
@@ -149,14 +150,16 @@ def _backward(options, residuals, d_gathered):
     functools.partial(_keys_kernel, size_q=size_q, is_causal=is_causal),
     grid=(key.shape[2] // size_k, batch, heads),
     inputs=[
-      *map(_whole, of_queries),
+      *map(_tile, of_queries),
       *(_tile(x, size_k) for x in of_keys),
       _of_head(distances),
       _of_block(_bounds(segments, size_q, size_k, is_causal, of_keys=True)),
     ],
     outputs=[_tile(key, size_k), _tile(value, size_k)],
   )
-  d_table = d_distances[0].sum((0, 2)) if d_distances else None
+  d_table = None
+  if d_distances:
+    d_table = d_distances[0].reshape(batch, heads, -1, reach).sum((0, 2))
   return d_query, d_key, d_value, d_table, (None, None)
 
 
@@ -185,32 +188,18 @@ def _bounds(segments, size_q, size_k, is_causal, *, of_keys):
   return jnp.stack([start, jnp.where(any_seen, end, start)]).astype(jnp.int32)
 
 
-def _tile(x, size):
-  """A block of rows of one batch row, and one head if there are some."""
-  if x.ndim == 2:
-    return x, pl.BlockSpec((None, size), lambda i, b, h: (b, i))
-  if x.ndim == 3:
-    return x, pl.BlockSpec((None, None, size), lambda i, b, h: (b, h, i))
-  return x, pl.BlockSpec(
-    (None, None, size, x.shape[-1]), lambda i, b, h: (b, h, i, 0)
-  )
+def _tile(x, size=None):
+  """A block of rows of one batch row, and one head if there are some.
 
+  Of [B, rows] or [B, H, rows, ...]; all rows without a size.
+  """
+  lead = 1 if x.ndim == 2 else 2
+  rest = x.shape[lead + 1 :]
 
-def _whole(x):
-  """All rows, of one batch row, and one head if there are some."""
-  if x.ndim == 2:
-    return x, pl.BlockSpec((None, x.shape[1]), lambda i, b, h: (b, 0))
-  if x.ndim == 3:
-    return x, pl.BlockSpec((None, None, x.shape[2]), lambda i, b, h: (b, h, 0))
-  return x, pl.BlockSpec(
-    (None, None, *x.shape[2:]), lambda i, b, h: (b, h, 0, 0)
-  )
+  def index(i, b, h):
+    return (*(b, h)[:lead], 0 if size is None else i, *[0] * len(rest))
 
-
-def _own(x):
-  return x, pl.BlockSpec(
-    (None, None, None, x.shape[-1]), lambda i, b, h: (b, h, i, 0)
-  )
+  return x, pl.BlockSpec((*[None] * lead, size or x.shape[lead], *rest), index)
 
 
 def _of_head(distances):
@@ -241,13 +230,8 @@ def _call(kernel, *, grid, inputs, outputs, aliases: Any = None):
 
 
 def _is_interpreted() -> bool:
-  backend = jax.default_backend()
-  if backend not in ("cpu", "gpu"):
-    raise InputError(
-      f"T5Config.attention is 'pallas', a kernel for GPUs, and this is a "
-      f"{backend}: 'xla' is needed."
-    )
-  return backend == "cpu"
+  check_backend("pallas", "cpu", "gpu")
+  return jax.default_backend() == "cpu"
 
 
 def _dot(a, b):
@@ -256,13 +240,6 @@ def _dot(a, b):
   return jax.lax.dot(
     a, b, precision=precision, preferred_element_type=jnp.float32
   )
-
-
-def _index_of(distances_ref, query_index_Q, key_index_C):
-  """Returns [Q, C]: where the bias of each pair is in the table."""
-  reach = distances_ref.shape[0] // 2
-  distance = key_index_C[None, :] - query_index_Q[:, None]
-  return jnp.clip(distance, -reach, reach) + reach
 
 
 def _block_logits(
@@ -279,7 +256,9 @@ def _block_logits(
     is_seen &= key_index_C[None, :] <= query_index_Q[:, None]
   index = None
   if distances_ref is not None:
-    index = _index_of(distances_ref, query_index_Q, key_index_C)
+    reach = distances_ref.shape[0] // 2
+    distance = key_index_C[None, :] - query_index_Q[:, None]
+    index = jnp.clip(distance, -reach, reach) + reach
     logits += triton.load(distances_ref.at[index])
   return logits, is_seen, index
 

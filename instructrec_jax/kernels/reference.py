@@ -7,8 +7,19 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from instructrec_jax.errors import InputError
+
 # Large enough to vanish in a softmax, small enough for bfloat16.
 MASKED = -1e10
+
+
+def check_backend(attention: str, *backends: str) -> None:
+  """Raises InputError if this is not one of the kernel's backends."""
+  if (backend := jax.default_backend()) not in backends:
+    raise InputError(
+      f"T5Config.attention is {attention!r}, a kernel for GPUs, and this is a "
+      f"{backend}: 'xla' is needed."
+    )
 
 
 def attend(

@@ -269,9 +269,13 @@ class CatalogueSearch:
     while used + width >= capacity:
       capacity *= 2
     cache = self._split(empty_cache(self._config, self._batch, capacity))
+
+    def decode(cache: Any, nodes: np.ndarray, *where: Any) -> Any:
+      step = self._split((nodes, TriePaths(*where)))
+      return self._decode(self._params, cache, memory, is_real, *step)
+
     for first in range(0, used, width):
-      nodes, slots, paths = self._padding(capacity, depth)
-      depths = np.zeros_like(nodes)
+      nodes, slots, paths, depths = self._padding(capacity, depth)
       for number, (of_answer, lead) in enumerate(
         zip(before, leads.tolist(), strict=True)
       ):
@@ -279,13 +283,7 @@ class CatalogueSearch:
         nodes[number, : len(here)] = of_answer[first : first + len(here)]
         slots[number, : len(here)] = depths[number, : len(here)] = here
         paths[number, : len(here)] = np.minimum(places, here[:, None])
-      cache, _ = self._decode(
-        self._params,
-        cache,
-        memory,
-        is_real,
-        *self._split((nodes, _paths(slots, paths, depths))),
-      )
+      cache, _ = decode(cache, nodes, slots, paths, depths)
     for search, lead in zip(searches, leads.tolist(), strict=True):
       search.start(lead, depth)
     while True:
@@ -296,8 +294,7 @@ class CatalogueSearch:
         grown = ((0, 0), (0, capacity), (0, 0), (0, 0))
         cache = jax.tree.map(lambda x, pad=grown: jnp.pad(x, pad), cache)
         capacity *= 2
-      nodes, slots, paths = self._padding(capacity, depth)
-      depths, read = np.zeros_like(nodes), np.zeros_like(nodes)
+      read, slots, paths, depths = self._padding(capacity, depth)
       for number, (search, of_nodes) in enumerate(
         zip(searches, chosen, strict=True)
       ):
@@ -310,13 +307,7 @@ class CatalogueSearch:
           of_nodes > 0, trie.tokens[of_nodes], before[number][-1]
         )
       used += max(map(len, chosen))
-      cache, states = self._decode(
-        self._params,
-        cache,
-        memory,
-        is_real,
-        *self._split((read, _paths(slots, paths, depths))),
-      )
+      cache, states = decode(cache, read, slots, paths, depths)
       edges = [trie.edges_of(of_nodes) for of_nodes in chosen]
       most = max(len(of) for _, of in edges)
       # Few sizes, as each is compiled.
@@ -337,12 +328,13 @@ class CatalogueSearch:
     return mesh_lib.to_devices(tree, self._by_shard)
 
   def _padding(self, capacity: int, depth: int) -> tuple[np.ndarray, ...]:
-    """Returns nodes, slots and paths of a step that decodes nothing."""
+    """Returns tokens, slots, paths and depths of a step of nothing."""
     shape = (self._batch, self._nodes)
     return (
       np.zeros(shape, np.int32),
       np.full(shape, capacity - 1, np.int32),
       np.full((*shape, depth), capacity - 1, np.int32),
+      np.zeros(shape, np.int32),
     )
 
 
@@ -425,11 +417,6 @@ def edge_log_p(
   return jax.vmap(lambda log_p, nodes, targets: log_p[nodes, targets])(
     log_p_BxMxV, nodes_BxE, targets_BxE
   )
-
-
-def _paths(*arrays: Any) -> TriePaths:
-  """Returns the layout of slots, paths and depths that are on the host."""
-  return TriePaths(*arrays)
 
 
 def empty_cache(

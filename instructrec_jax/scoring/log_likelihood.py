@@ -49,7 +49,7 @@ def edge_log_likelihoods(
 
   Args:
     params: the model's.
-    batch: features of `packing.to_batch`.
+    batch: `features` of `batching.Batch`.
     config: the model's sizes.
 
   Returns:

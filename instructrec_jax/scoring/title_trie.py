@@ -85,19 +85,6 @@ class TitleTrie:
       np.maximum.at(found, self.parents[first:last], found[first:last])
     return found
 
-  def paths(self, nodes: np.ndarray) -> np.ndarray:
-    """Returns [..., depth]: the nodes from the root to each of these.
-
-    What stands behind a node's own depth is the node again.
-    """
-    found = np.repeat(nodes[..., None], self.depth, axis=-1)
-    for depth in range(self.depth - 2, -1, -1):
-      after = found[..., depth + 1]
-      found[..., depth] = np.where(
-        self.depths[after] > depth, self.parents[after], after
-      )
-    return found
-
   def edges_of(self, nodes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Returns all edges of nodes, and for each which of the nodes it is of."""
     first, last = self.first_edges[nodes], self.first_edges[nodes + 1]

@@ -105,22 +105,18 @@ class Chunk:
     """Returns [requests, 5]: the first fields of `Shape` that each takes."""
     if row_length not in self._sizes:
       tries = self.tries(row_length)
-      ends = np.cumsum(tries.rows)
-
-      def of_requests(of_rows: np.ndarray) -> np.ndarray:
-        total = np.concatenate([[0], np.cumsum(of_rows)])
-        return total[ends] - total[ends - tries.rows]
-
+      count = len(tries.rows)
+      of_row = np.repeat(np.arange(count), tries.rows)
       self._sizes[row_length] = np.stack(
         [
           np.ones_like(self.lengths),
           self.lengths,
           tries.rows,
-          of_requests(tries.row_nodes),
-          of_requests(tries.row_edges),
+          np.bincount(of_row, tries.row_nodes, count),
+          np.bincount(of_row, tries.row_edges, count),
         ],
         axis=1,
-      )
+      ).astype(int)
     return self._sizes[row_length]
 
   @functools.cached_property

@@ -149,6 +149,12 @@ class T5Config:
         f"is {_dtype_name(self.dtype)}: another dtype, or 'pallas' or 'xla', "
         "is needed."
       )
+    if self.attention == "cudnn" and (self.head_dim % 8 or self.head_dim > 128):
+      raise InputError(
+        "T5Config.attention is 'cudnn', which takes a head_dim of at most 128 "
+        f"that 8 divides, and head_dim is {self.head_dim}: another head_dim, "
+        "or 'pallas' or 'xla', is needed."
+      )
     return self
 
   def to_json(self) -> str:

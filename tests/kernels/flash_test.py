@@ -98,12 +98,37 @@ def test_values_and_gradients_are_those_of_the_reference(name, dtype):
     assert float(jnp.abs(expected[-1]).max()) > 1e-2
 
 
-def test_cudnn_gets_mask_and_bias_as_one_bias():
-  """Of odd lengths, too; here `jax.nn` computes it with XLA."""
+def test_blocks_that_share_no_segment_are_left_out():
+  segments = np.repeat([[1, 2, 0]], [3, 2, 3], axis=1)
+  for is_causal, of_keys, expected in (
+    (False, False, [[0, 0, 1], [2, 3, 3]]),
+    (True, False, [[0, 0, 1], [1, 2, 3]]),
+    (True, True, [[0, 1, 2], [2, 3, 3]]),
+  ):
+    bounds = flash._bounds(
+      (segments, segments), 2, 2, is_causal, of_keys=of_keys
+    )
+    assert bounds[:, 0, :3].tolist() == expected
+    # Nothing but padding: no block at all.
+    assert bounds[0, 0, 3] == bounds[1, 0, 3]
+
+
+def test_cudnn_gets_mask_and_bias_as_one_bias(monkeypatch):
+  """Of odd lengths, made even; here `jax.nn` computes it with XLA."""
   case = CASES["encoder"]
   (*arrays, _), segments = draw(case["lengths"])
   table = jnp.asarray(np.random.default_rng(1).normal(size=(HEADS, 32)))
   _, plain = attends(case, segments, jnp.float32)
+
+  dot_product_attention = jax.nn.dot_product_attention
+
+  def even(*args, **options):
+    # Queries, keys, and both sides of the bias.
+    lengths = *(x.shape[1] for x in args[:3]), *args[3].shape[2:]
+    assert not any(length % 2 for length in lengths)
+    return dot_product_attention(*args, **options)
+
+  monkeypatch.setattr(jax.nn, "dot_product_attention", even)
 
   def attend(*args):
     return cudnn.attend(*args, implementation="xla")
@@ -140,3 +165,9 @@ def test_another_device_is_told(monkeypatch):
   rows, segments = jnp.ones((1, 4, 1, 8)), jnp.ones((1, 4), int)
   with pytest.raises(InputError, match="a kernel for GPUs, and this is a tpu"):
     flash.attend_segments(rows, rows, rows, segments, segments)
+
+
+def test_cudnn_on_a_cpu_is_told():
+  rows = jnp.ones((1, 4, 1, 8), jnp.bfloat16)
+  with pytest.raises(InputError, match="'cudnn', a kernel for GPUs, and this"):
+    cudnn.attend(rows, rows, rows, None, None)

@@ -209,11 +209,11 @@ def test_what_has_no_bound_is_refused(model, name):
     CatalogueSearch(TITLES, normalisation=name, **model)
 
 
-def test_paths_lead_from_the_root():
+def test_nodes_lead_to_the_root():
   titles = [(5, 1), (5, 6, 1), (5, 6, 7, 1), (8, 1)]
   trie = TitleTrie(list(map(to_bytes, titles)))
   assert trie.tokens.tolist() == [0, 5, 8, 6, 7]
-  assert trie.paths(np.array([4, 2])).tolist() == [[0, 1, 3, 4], [0, 2, 2, 2]]
+  assert trie.parents.tolist() == [0, 0, 0, 1, 3]
   edges, of = trie.edges_of(np.array([0, 3]))
   assert of.tolist() == [0, 0, 1, 1]
   assert trie.targets[edges].tolist() == [5, 8, 1, 7]

@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import jax.numpy as jnp
 import pytest
@@ -43,6 +44,8 @@ def test_head_width_is_free_of_the_embedding_width():
     ("logits_via_embedding", "no"),
     ("float32_attention_logits", 1),
     ("remat_policy", "some"),
+    ("attention", "flash"),
+    ("attention", 3),
   ],
 )
 def test_a_wrong_field_is_named_in_a_sentence(field, value):
@@ -51,6 +54,16 @@ def test_a_wrong_field_is_named_in_a_sentence(field, value):
   message = str(caught.value)
   assert message.startswith(f"T5Config.{field} is {value!r}: ")
   assert message.endswith(".")
+
+
+@pytest.mark.parametrize(
+  ("field", "value"),
+  [("dtype", "float32"), ("head_dim", 36), ("head_dim", 136)],
+)
+def test_what_cudnn_has_not_is_named(field, value):
+  fields: Any = {"dtype": "bfloat16"} | {field: value}
+  with pytest.raises(InputError, match=f"cudnn.* {field} is {value}: another"):
+    T5Config(attention="cudnn", **fields).validate()
 
 
 def test_json_with_a_field_missing_unknown_or_wrong_is_refused():
