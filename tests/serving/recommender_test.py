@@ -270,7 +270,9 @@ def test_many_wishes_are_answered_as_each_is(recommender):
     recommender.recommend_many([WISH, float("nan")])
   with pytest.raises(InputError, match="one wish: a list"):
     recommender.recommend_many(WISH)
-  with pytest.raises(TypeError, match=r"rank_many\(\) .*did you mean history"):
+  with pytest.raises(InputError, match="wishes are a table"):
+    recommender.rank_many(frame, candidates=titles[3:9])
+  with pytest.raises(TypeError, match=r"rank\(\) .*did you mean history"):
     recommender.rank_many([{**own, "histroy": []}])
 
 
