@@ -81,6 +81,7 @@ def test_answers_are_the_librarys(server, recommender):
   )
   content = ranked.structured_content
   assert [each["title"] for each in content["ranking"]] == expected.titles
+  assert why.structured_content["against"] == best[1]
   reasons = why.structured_content["reasons"]
   assert {each["text"] for each in reasons} <= {*wish.split()}
   assert all(each["times_likelier"] > 0 for each in reasons)
