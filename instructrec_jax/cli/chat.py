@@ -21,19 +21,13 @@ EXAMPLE = "instructrec chat --model exports/games"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-  model: opt.Model
-  dataset: opt.Dataset | None = None
-  """dataset folder whose items are the catalogue (default: the export's)"""
+class Options(opt.Served):
   history: Annotated[tuple[str, ...], opt.Arg(metavar="TITLE")] = ()
   """what the user bought, oldest first"""
   preference: opt.Text | None = None
   """the user's lasting taste"""
-  templates: opt.Templates | None = None
-  """to choose from (default: the export's own, or package)"""
   turns: opt.InputFile | None = None
   """how turns are worded for the model, a file like instructions/turns.yaml"""
-  step: opt.Step | None = None
   top: Annotated[int, opt.Arg(least=1, most=100)] = 5
   """titles to show"""
   json: opt.Json = False
@@ -42,15 +36,9 @@ class Options:
 def run(options: Options) -> None:
   """Answers line by line, until the input ends."""
   from instructrec_jax.instructions.conversation import FILE, Turn, load_turns
-  from instructrec_jax.serving.recommender import Recommender
 
   wording = load_turns(options.turns or FILE)["composed"]
-  recommender = Recommender.load(
-    options.model,
-    dataset=options.dataset,
-    templates=options.templates,
-    step=options.step,
-  )
+  recommender = options.recommender()
   if not recommender.titles:
     raise InputError(
       "there is no catalogue to converse about: add --dataset, or name an "

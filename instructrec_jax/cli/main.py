@@ -44,10 +44,10 @@ SUBCOMMANDS = {
   "serve": "a trained model over HTTP, and a page to ask it",
   "mcp": "a trained model as tools of an assistant (MCP)",
 }
-# Those whose programs are worth keeping.
+# Those that run a model: their programs are worth keeping.
 _COMPILING = (
   *("quickstart", "train", "score", "generate", "evaluate", "reproduce"),
-  *("ask", "chat", "serve"),
+  *("ask", "chat", "serve", "mcp"),
 )
 SHELLS = ("bash", "zsh")
 # What a disk refuses; libraries raise types of their own with its words.

@@ -15,36 +15,22 @@ EXAMPLE = "instructrec mcp --model exports/games"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-  model: opt.Model
-  dataset: opt.Dataset | None = None
-  """dataset folder whose items are the catalogue (default: the export's)"""
-  templates: opt.Templates | None = None
-  """to choose from (default: the export's own, or package)"""
-  step: opt.Step | None = None
+class Options(opt.Served):
+  pass
 
 
 def run(options: Options) -> None:
   """Answers until the input ends."""
   try:
     from instructrec_jax.serving.mcp_tools import create_server
-  except ModuleNotFoundError as error:
-    if error.name is None or error.name.split(".")[0] not in (
-      "mcp",
-      "pydantic",
-    ):
+  except ImportError as error:
+    # Not there, or older.
+    if (error.name or "").split(".")[0] != "mcp":
       raise
     raise InputError(
-      "a package is needed that is not here: pip install mcp (2 or newer)."
+      "the package mcp is needed, 2.3 or newer: pip install 'mcp>=2.3,<3'."
     ) from None
-  from instructrec_jax.serving.recommender import Recommender
-
-  recommender = Recommender.load(
-    options.model,
-    dataset=options.dataset,
-    templates=options.templates,
-    step=options.step,
-  )
+  recommender = options.recommender()
   # Standard output is the protocol's.
   print(f"loaded {options.model}: {recommender}", file=sys.stderr, flush=True)
   create_server(recommender).run()

@@ -29,7 +29,7 @@ import typing
 import urllib.parse
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from instructrec_jax.errors import (
   LARGEST_COUNT,
@@ -39,6 +39,9 @@ from instructrec_jax.errors import (
   check_numbers,
 )
 from instructrec_jax.gin_files import find_gin_file, model_sizes
+
+if TYPE_CHECKING:
+  from instructrec_jax.serving.recommender import Recommender
 
 _T = typing.TypeVar("_T")
 _METAVARS = {str: "NAME", int: "N", float: "X", Path: "FILE"}
@@ -291,6 +294,30 @@ MultiProcess = Annotated[
     flag="--multi_process",
   ),
 ]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Served:
+  """A model that answers, and its catalogue: what `Recommender.load` takes."""
+
+  model: Model
+  dataset: Dataset | None = None
+  """dataset folder whose items are the catalogue (default: the export's)"""
+  templates: Templates | None = None
+  """to choose from (default: the export's own, or package)"""
+  step: Step | None = None
+
+  def recommender(self, **more: Any) -> "Recommender":
+    """Loads it."""
+    from instructrec_jax.serving.recommender import Recommender
+
+    return Recommender.load(
+      self.model,
+      dataset=self.dataset,
+      templates=self.templates,
+      step=self.step,
+      **more,
+    )
 
 
 class Parser(argparse.ArgumentParser):

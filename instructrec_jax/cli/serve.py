@@ -32,13 +32,7 @@ def _root(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
-  model: opt.Model
-  dataset: opt.Dataset | None = None
-  """dataset folder whose items are the catalogue (default: the export's)"""
-  templates: opt.Templates | None = None
-  """to choose from (default: the export's own, or package)"""
-  step: opt.Step | None = None
+class Options(opt.Served):
   host: Annotated[str, opt.Arg(metavar="ADDRESS")] = "127.0.0.1"
   """address to listen at (default: 127.0.0.1, this machine alone)"""
   port: Annotated[opt.CountOrZero, opt.Arg(most=65535)] = 8000
@@ -82,7 +76,6 @@ def run(options: Options) -> None:
   """Serves until a signal, and answers what has come till then."""
   from instructrec_jax.serving.access import Access, is_loopback, read_keys
   from instructrec_jax.serving.app import Limits, create_app
-  from instructrec_jax.serving.recommender import Recommender
   from instructrec_jax.serving.server import Connections, listen, serve
   from instructrec_jax.serving.service import warm_up
 
@@ -107,13 +100,7 @@ def run(options: Options) -> None:
     # In a log, a model that cannot be loaded is one sentence and no more.
     if sys.stderr.isatty():
       _tell(f"loading {options.model}")
-    recommender = Recommender.load(
-      options.model,
-      dataset=options.dataset,
-      templates=options.templates,
-      step=options.step,
-      batch_tokens=options.batch_tokens,
-    )
+    recommender = options.recommender(batch_tokens=options.batch_tokens)
     _tell(f"loaded {options.model}: {recommender}")
     # Before the first request, and not in uvicorn, which would print a
     # traceback for a model that cannot score.

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import http
 import importlib.util
 import pathlib
 import time
@@ -312,7 +311,7 @@ async def healthz(request: Request) -> schemas.Health:
 
 def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
   """Has every error answered with one sentence: {"message": ...}."""
-  answers: dict[type[Exception], Callable[[Any], Response]] = {
+  answers: dict[type[Exception] | int, Callable[[Any], Response]] = {
     NoCatalogue: lambda _: _problem(
       404,
       "there is no catalogue: start the server with --dataset, or ask "
@@ -336,8 +335,16 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
     TimeoutError: lambda _: _problem(
       504, f"there was no answer within {limits.timeout:g} seconds."
     ),
+    404: lambda _: _problem(
+      404, "there is nothing at this path: /docs describes those that exist."
+    ),
+    405: lambda error: _problem(
+      405,
+      f"this path is asked with {error.headers['Allow']}: /docs describes all.",
+      error.headers,
+    ),
     HTTPException: lambda error: _problem(
-      error.status_code, _detail(error), error.headers
+      error.status_code, error.detail, error.headers
     ),
     Exception: lambda _: _problem(
       500, "the server failed at this; its log tells at what."
@@ -357,18 +364,6 @@ def _add_error_handlers(app: FastAPI, limits: Limits) -> None:
 
 def _problem(status: int, message: str, headers: Any = None) -> Response:
   return JSONResponse({"message": message}, status, headers)
-
-
-def _detail(error: HTTPException) -> str:
-  """Returns an error's sentence, also of those that are starlette's own."""
-  if error.detail != http.HTTPStatus(error.status_code).phrase:
-    return error.detail
-  if error.status_code == 405:
-    allowed = (error.headers or {}).get("Allow", "another method")
-    return f"this path is asked with {allowed}: /docs describes all."
-  if error.status_code == 404:
-    return "there is nothing at this path: /docs describes those that exist."
-  return error.detail
 
 
 def _sentence(error: dict[str, Any]) -> str:

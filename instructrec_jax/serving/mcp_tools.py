@@ -4,10 +4,10 @@ https://modelcontextprotocol.io: the assistant starts this server as a process
 of its own and calls tools over its standard input and output.
 """
 
-import functools
+import contextlib
 import math
-from collections.abc import Callable
-from typing import Annotated, ParamSpec, TypeVar
+from collections.abc import Iterator
+from typing import Annotated
 
 from mcp.server import MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
@@ -15,12 +15,10 @@ from pydantic import BaseModel, Field
 
 import instructrec_jax
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.conversation import Turn
 from instructrec_jax.instructions.recommend import Recommendation
 from instructrec_jax.serving import schemas
 from instructrec_jax.serving.recommender import Recommender
-
-_P = ParamSpec("_P")
-_T = TypeVar("_T")
 
 Wish = Annotated[
   str,
@@ -71,13 +69,6 @@ class Reasons(BaseModel):
   reasons: list[Reason]
 
 
-class Found(BaseModel):
-  """Titles of the catalogue, and how many there are in all."""
-
-  titles: list[str]
-  total: int
-
-
 def create_server(recommender: Recommender) -> MCPServer:
   """Returns a server of the tools; `run()` answers until its input ends."""
   server = MCPServer(
@@ -91,7 +82,7 @@ def create_server(recommender: Recommender) -> MCPServer:
     log_level="WARNING",
   )
 
-  def ranking(found: Recommendation, most: int | None = None) -> Ranking:
+  def ranking(found: Recommendation) -> Ranking:
     had = found.composed.slots.history if recommender.titles else ()
     return Ranking(
       ranking=[
@@ -100,7 +91,7 @@ def create_server(recommender: Recommender) -> MCPServer:
           probability=each.probability,
           item_ids=[*each.item_ids],
         )
-        for each in found.ranking[:most]
+        for each in found.ranking
       ],
       unknown_history=[t for t in had if t not in recommender.index],
     )
@@ -109,18 +100,24 @@ def create_server(recommender: Recommender) -> MCPServer:
     wish: Wish = "",
     history: History = [],  # noqa: B006
     refused: Annotated[
-      list[schemas.Title], Field(max_length=schemas.MAX_RECOMMENDED)
+      list[schemas.Title],
+      Field(
+        max_length=schemas.MAX_RECOMMENDED,
+        description="Exact titles that must not come back.",
+      ),
     ] = [],  # noqa: B006
     count: Annotated[int, Field(ge=1, le=schemas.MAX_RECOMMENDED)] = 10,
   ) -> Ranking:
     """Finds the best titles of the catalogue for a wish, a history, or both.
 
-    Neither what is in the history nor what the user refused comes back. A
-    probability is that of the title as the model's answer.
+    Neither what is in the history nor what the user refused comes back. What
+    the wish demands of a title's words ("only from Alder", "not in green")
+    holds, unless no title would be left. A probability is that of the title as
+    the model's answer.
     """
-    found = recommender.recommend(wish, history=history, k=count + len(refused))
-    left = [each for each in found.ranking if each.title not in refused]
-    return ranking(Recommendation(found.composed, tuple(left)), count)
+    turn = Turn(wish, refused=tuple(refused))
+    found = recommender.converse([turn], history=history, k=count)
+    return ranking(found.recommendation)
 
   def rank(
     titles: Annotated[
@@ -168,27 +165,21 @@ def create_server(recommender: Recommender) -> MCPServer:
   def search_catalogue(
     words: Annotated[str, Field(max_length=schemas.MAX_TITLE_LENGTH)] = "",
     count: Annotated[int, Field(ge=1, le=100)] = 20,
-  ) -> Found:
+  ) -> schemas.Items:
     """Finds titles of the catalogue that have all of some words."""
     titles = recommender.find(words)
-    return Found(titles=titles[:count], total=len(titles))
+    return schemas.Items(items=titles[:count], total=len(titles))
 
-  _add(server, rank)
-  if recommender.titles:
-    _add(server, recommend)
-    _add(server, explain)
-    _add(server, search_catalogue)
+  of_catalogue = (recommend, explain, search_catalogue)
+  for tool in (rank, *(of_catalogue if recommender.titles else ())):
+    server.tool()(_sentences()(tool))
   return server
 
 
-def _add(server: MCPServer, answer: Callable[_P, _T]) -> None:
-  """Adds a tool; what cannot be answered is its sentence, and no failure."""
-
-  @functools.wraps(answer)
-  def call(*args: _P.args, **kwargs: _P.kwargs) -> _T:
-    try:
-      return answer(*args, **kwargs)
-    except InputError as error:
-      raise ToolError(str(error)) from None
-
-  server.tool()(call)
+@contextlib.contextmanager
+def _sentences() -> Iterator[None]:
+  """Tells the assistant what cannot be answered: others are failures."""
+  try:
+    yield
+  except InputError as error:
+    raise ToolError(str(error)) from None

@@ -329,7 +329,6 @@ class Recommender:
         is likely behind its own words.
       **said: further arguments of `compose`.
     """
-    _check_names(said, "rank")
     asked = self._to_rank(
       instruction, candidates=candidates, reason=reason, **said
     )
@@ -351,14 +350,21 @@ class Recommender:
     Raises:
       InputError: one cannot be answered, which it names.
     """
-    check = functools.partial(_check_names, method="rank_many", also=["reason"])
-    return self._ranked(_each(wishes, shared, check, self._to_rank))
+    return self._ranked(_each(wishes, shared, self._to_rank))
 
   def _to_rank(
-    self, instruction: str = "", *, candidates: Any = None, **said: Any
+    self,
+    instruction: str = "",
+    *,
+    candidates: Any = None,
+    reason: bool = False,
+    **said: Any,
   ) -> Recommendation:
     """Returns what `rank` is asked, without the ranking."""
-    asked = self.prepare(instruction, candidates=candidates, **said)
+    _check_names(said, "rank")
+    asked = self.prepare(
+      instruction, candidates=candidates, reason=reason, **said
+    )
     if not asked.composed.candidates:
       raise InputError("there is nothing to rank: give candidates.")
     return asked
@@ -443,13 +449,7 @@ class Recommender:
     self, wishes: Sequence[str | Mapping[str, Any]], **shared: Any
   ) -> list[Recommendation]:
     """Answers many wishes as `recommend` does; see `rank_many`."""
-    check = functools.partial(
-      _check_names,
-      method="recommend_many",
-      but=["candidates"],
-      also=["k", "reason"],
-    )
-    return _each(wishes, shared, check, self.recommend)
+    return _each(wishes, shared, self.recommend)
 
   def _searched(self, k: int) -> int:
     """Returns how many titles are to be found, of which k are returned."""
@@ -497,12 +497,14 @@ class Recommender:
         instruction.
 
     Raises:
-      InputError: as `recommend` does, or the conversation has too many turns.
+      InputError: as `recommend` does, the conversation has too many turns, or
+        the catalogue lacks a title of one.
     """
     if not self.titles:
       raise InputError(_NO_CATALOGUE)
     check_counts(k=k)
     _check_names(said, "converse", but=("candidates",))
+    turns = [self._known(each, n) for n, each in enumerate(turns, start=1)]
     need = conversation.read(turns, catalogue=self._words)
     worded: Mapping[str, str] = (
       conversation.load_turns()["composed"] if wording is None else wording
@@ -668,6 +670,21 @@ class Recommender:
   def _folded(self) -> list[str]:
     return [title.casefold() for title in self.titles]
 
+  def _known(self, turn: conversation.Turn, number: int) -> conversation.Turn:
+    """Returns a turn with its titles as the catalogue has them."""
+    if not isinstance(turn, conversation.Turn):
+      raise InputError(f"turn {number} is {turn!r:.80}: a Turn is needed.")
+    found = {}
+    for name in ("shown", "refused", "chosen"):
+      found[name] = tuple(shown_titles(getattr(turn, name), name=name))
+      for title in found[name]:
+        if title not in self.index:
+          raise InputError(
+            f"turn {number}, {name}: {title!r:.80} is no title of the "
+            "catalogue."
+          )
+    return dataclasses.replace(turn, **found)
+
   def _titles_of(
     self, values: Sequence[str], name: str, *, by_id: bool
   ) -> list[str]:
@@ -733,17 +750,16 @@ class Recommender:
 def _each(
   wishes: Sequence[str | Mapping[str, Any]],
   shared: Mapping[str, Any],
-  check: Callable[[Mapping[str, Any]], None],
   answer: Callable[..., Recommendation],
 ) -> list[Recommendation]:
   """Answers wishes one after the other, and says which it cannot."""
   if isinstance(wishes, str | Mapping):
     raise InputError("that is one wish: a list of wishes is needed.")
-  check(shared)
+  if hasattr(wishes, "columns"):
+    raise InputError("the wishes are a table: give a dict for each row.")
   found = []
   for number, wish in enumerate(wishes):
     said = wish if isinstance(wish, Mapping) else {"instruction": wish}
-    check(said)
     try:
       found.append(answer(**{**shared, **said}))
     except InputError as error:
@@ -752,15 +768,11 @@ def _each(
 
 
 def _check_names(
-  said: Mapping[str, Any],
-  method: str,
-  *,
-  but: Sequence[str] = (),
-  also: Sequence[str] = (),
+  said: Mapping[str, Any], method: str, but: Sequence[str] = ()
 ) -> None:
   """Raises TypeError for an argument that the method called does not have."""
   parameters = inspect.signature(Recommender.compose).parameters
-  names = [n for n in [*parameters, *also] if n not in ("self", *but)]
+  names = [n for n in parameters if n not in ("self", *but)]
   for name in said:
     if name not in names:
       close = difflib.get_close_matches(name, names, n=1)

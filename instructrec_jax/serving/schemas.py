@@ -155,7 +155,7 @@ class RecommendRequest(_OurRequest):
 _Titles = Annotated[list[Title], Field(max_length=MAX_RECOMMENDED)]
 
 
-class Said(BaseModel):
+class Turn(BaseModel):
   """An earlier turn: what was said, and the titles that were answered."""
 
   model_config = ConfigDict(strict=True, extra="forbid")
@@ -184,7 +184,7 @@ class ChatRequest(_OurRequest):
   conversation: Annotated[str, Field(max_length=64)] | None = Field(
     None, description="Of an earlier answer; none: a new conversation."
   )
-  turns: Annotated[list[Said], Field(max_length=MAX_TURNS - 1)] | None = Field(
+  turns: Annotated[list[Turn], Field(max_length=MAX_TURNS - 1)] | None = Field(
     None, description="All that was said before, the oldest first."
   )
   refused: _Titles = Field(

@@ -158,14 +158,10 @@ class Service:
     if asked.turns is None:
       before = self.conversations.turns(asked.conversation)
     elif asked.conversation is None:
-      before = [self._told(each) for each in asked.turns]
+      before = [_turn(each, shown=each.shown) for each in asked.turns]
     else:
       raise InputError("give a conversation's id, or its turns, but not both.")
-    turn = Turn(
-      asked.query,
-      refused=self._known(asked.refused, "refused"),
-      chosen=self._known(asked.chosen, "chosen"),
-    )
+    turn = _turn(asked)
     said = _arguments(asked)
     del said["instruction"]
     async with self._slot():
@@ -197,22 +193,6 @@ class Service:
       scarce=[*found.scarce],
       near=[*found.near],
     )
-
-  def _told(self, said: schemas.Said) -> Turn:
-    return Turn(
-      said.query,
-      shown=self._known(said.shown, "shown"),
-      refused=self._known(said.refused, "refused"),
-      chosen=self._known(said.chosen, "chosen"),
-    )
-
-  def _known(self, titles: Sequence[str], name: str) -> tuple[str, ...]:
-    """Returns titles as the catalogue has them."""
-    shown = tuple(shown_titles(titles, name=name))
-    for title in shown:
-      if title not in self.recommender.index:
-        raise InputError(f"{name}: {title!r:.80} is no title of the catalogue.")
-    return shown
 
   async def explain(self, asked: schemas.ExplainRequest) -> schemas.Explanation:
     """Ranks with the words that weigh most; raises as `rerank` does.
@@ -398,6 +378,17 @@ def _arguments(asked: schemas.UserInput) -> dict[str, Any]:
     "kind": asked.kind,
     "template": asked.template,
   }
+
+
+def _turn(
+  said: schemas.Turn | schemas.ChatRequest, shown: Sequence[str] = ()
+) -> Turn:
+  return Turn(
+    said.query,
+    shown=tuple(shown),
+    refused=tuple(said.refused),
+    chosen=tuple(said.chosen),
+  )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -128,17 +128,22 @@ def test_a_conversation_over_http(url, recommender):
 
 
 def test_turns_that_are_told_need_no_memory(url):
-  said = ["a tent", "in green", "not the first"]
+  said = ["a tent", "in green", "not the first", "", "cheaper"]
   turns, name = [], None
   for words in said:
-    _, kept = post(url, query=words, conversation=name, top_n=5)
-    _, told = post(url, query=words, turns=turns, top_n=5)
+    # Without words, a button.
+    refused = [] if words else [turns[-1]["shown"][0]]
+    now = {"query": words, "refused": refused}
+    _, kept = post(url, **now, conversation=name, top_n=5)
+    _, told = post(url, **now, turns=turns, top_n=5)
     name = kept.pop("conversation")
     assert "conversation" not in told and kept["turn"] == len(turns) + 1
     assert {**kept, "id": ""} == {**told, "id": ""}
     shown = [each["document"]["text"] for each in told["results"]]
-    turns.append({"query": words, "shown": shown})
-  assert told["refused"] == turns[1]["shown"][:1]
+    assert shown and not {*told["refused"]} & {*shown}
+    turns.append({**now, "shown": shown})
+  first, button = turns[1]["shown"][0], turns[3]["refused"][0]
+  assert told["refused"] == [first, button]
   assert told["wish"] in told["instruction"]
 
 

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sys
+import types
 
 import pytest
 
@@ -49,7 +50,7 @@ def test_an_assistant_asks_over_standard_input(model_dir, shop, recommender):
   assert names == {"recommend", "rank", "explain", "search_catalogue"}
   expected = [t for t in recommender.titles if "Grey" in t and "Tent" in t]
   assert found.structured_content == {
-    "titles": expected[:1],
+    "items": expected[:1],
     "total": len(expected),
   }
   assert none.structured_content["total"] == 0
@@ -59,10 +60,11 @@ def test_answers_are_the_librarys(server, recommender):
   titles, wish = recommender.titles, "a tent for rain"
   said = {"wish": wish, "history": [titles[0], "Nothing"]}
   best = recommender.recommend(wish, history=said["history"], k=3).titles
-  _, (found, left, ranked, why) = asked(
+  _, (found, only, left, ranked, why) = asked(
     server,
     ("recommend", {**said, "count": 3}),
-    ("recommend", {**said, "count": 2, "refused": best[:1]}),
+    ("recommend", {"wish": "a tent, only from Borea", "count": 3}),
+    ("recommend", {**said, "count": 2, "refused": [f" {best[0]}"]}),
     ("rank", {**said, "titles": titles[3:8]}),
     ("explain", {"wish": wish, "title": best[0], "against": best[1]}),
   )
@@ -70,6 +72,8 @@ def test_answers_are_the_librarys(server, recommender):
   assert [each["title"] for each in content["ranking"]] == best
   assert content["ranking"][0]["item_ids"]
   assert content["unknown_history"] == ["Nothing"]
+  names = [each["title"] for each in only.structured_content["ranking"]]
+  assert len(names) == 3 and all("Borea" in name for name in names)
   content = left.structured_content
   assert [each["title"] for each in content["ranking"]] == best[1:]
   expected = recommender.rank(
@@ -77,6 +81,7 @@ def test_answers_are_the_librarys(server, recommender):
   )
   content = ranked.structured_content
   assert [each["title"] for each in content["ranking"]] == expected.titles
+  assert why.structured_content["against"] == best[1]
   reasons = why.structured_content["reasons"]
   assert {each["text"] for each in reasons} <= {*wish.split()}
   assert all(each["times_likelier"] > 0 for each in reasons)
@@ -88,9 +93,12 @@ def test_what_cannot_be_answered_is_a_sentence_to_the_assistant(server):
     ("recommend", {}),
     ("recommend", {"wish": "a tent", "count": 0}),
     ("explain", {"wish": "a tent", "title": "!"}),
+    ("recommend", {"wish": "a tent", "refused": ["Nothing"]}),
   )
   for answer, says in zip(
-    answers, ("nothing to go by", "greater than", "no title"), strict=True
+    answers,
+    ("nothing to go by", "greater than", "no title", "'Nothing' is no title"),
+    strict=True,
   ):
     assert answer.is_error and says in answer.content[0].text
 
@@ -107,10 +115,14 @@ def test_without_a_catalogue_there_is_only_ranking(recommender, model_dir):
   assert found.structured_content["unknown_history"] == []
 
 
-def test_without_the_package_a_sentence_says_so(model_dir, monkeypatch, capfd):
-  monkeypatch.setitem(sys.modules, "mcp.server", None)
+# None: it is not there; an older one has other names.
+@pytest.mark.parametrize("module", [None, types.ModuleType("mcp.server")])
+def test_without_the_package_a_sentence_says_so(
+  module, model_dir, monkeypatch, capfd
+):
+  monkeypatch.setitem(sys.modules, "mcp.server", module)
   monkeypatch.delitem(
     sys.modules, "instructrec_jax.serving.mcp_tools", raising=False
   )
   assert main(["mcp", "--model", str(model_dir)]) == 2
-  assert "pip install mcp" in capfd.readouterr().err
+  assert "pip install 'mcp>=2" in capfd.readouterr().err

@@ -2,7 +2,9 @@
 
 import asyncio
 import collections
+import concurrent.futures
 import math
+import time
 
 import numpy as np
 import polars as pl
@@ -11,6 +13,7 @@ import pytest
 import instructrec_jax as ir
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
+from instructrec_jax.instructions.conversation import Turn
 from instructrec_jax.instructions.recommend import Recommendation, recommend
 from instructrec_jax.instructions.render import reasoned_preference
 from instructrec_jax.records import RankingRequest
@@ -270,7 +273,9 @@ def test_many_wishes_are_answered_as_each_is(recommender):
     recommender.recommend_many([WISH, float("nan")])
   with pytest.raises(InputError, match="one wish: a list"):
     recommender.recommend_many(WISH)
-  with pytest.raises(TypeError, match=r"rank_many\(\) .*did you mean history"):
+  with pytest.raises(InputError, match="wishes are a table"):
+    recommender.rank_many(frame, candidates=titles[3:9])
+  with pytest.raises(TypeError, match=r"rank\(\) .*did you mean history"):
     recommender.rank_many([{**own, "histroy": []}])
 
 
@@ -287,6 +292,29 @@ def test_answers_can_be_awaited_all_at_once(recommender):
   expected = [recommender.recommend(w, k=2).titles for w in (WISH, "a boat")]
   assert [each.titles for each in found] == expected * 2
   assert ranked.titles == recommender.rank(WISH, candidates=titles).titles
+
+
+def test_threads_wait_for_each_other(recommender, monkeypatch):
+  search, inside, most = recommender._search.top, [], []
+
+  def slow(*args, **kwargs):
+    inside.append(None)
+    most.append(len(inside))
+    time.sleep(0.05)
+    found = [*search(*args, **kwargs)]
+    inside.pop()
+    return found
+
+  monkeypatch.setattr(recommender._search, "top", slow)
+  calls = [
+    lambda: recommender.recommend(WISH),
+    lambda: recommender.converse([Turn(WISH)]),
+    lambda: recommender.explain(WISH, words=1),
+  ]
+  with concurrent.futures.ThreadPoolExecutor(6) as pool:
+    for done in [pool.submit(call) for call in calls * 2]:
+      done.result()
+  assert most == [1] * 6
 
 
 def test_item_ids_go_in_and_come_out(recommender, shop):
