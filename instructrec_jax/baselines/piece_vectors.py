@@ -150,12 +150,13 @@ def _word_vectors(
     width: of the vectors.
   """
   counts_P = np.asarray(pieces.sum(0)).ravel()
-  shares_P = (counts_P + 0.5) / (pieces.shape[0] + 1) + said_P
+  shares_P = (counts_P + 0.5) / len(pieces.indptr) + said_P
   weights_P = np.where(counts_P > 0, np.maximum(-np.log(shares_P), 0), 0)
   weighted = pieces @ scipy.sparse.diags_array(weights_P)
-  lengths_I = scipy.sparse.linalg.norm(weighted, axis=1)
+  lengths_I = np.asarray(scipy.sparse.linalg.norm(weighted, axis=1))
   titles = scipy.sparse.diags_array(1 / np.maximum(lengths_I, 1e-9)) @ weighted
-  axes_PxE = svd.factored((titles.T @ titles).tocsr(), width)
+  together = scipy.sparse.csr_array(titles.T @ titles)
+  axes_PxE = svd.factored(together, width)
   sizes_E = np.linalg.norm(axes_PxE, axis=0)
   # What is rounding has no direction.
   axes_PxE *= (sizes_E > 0.01 * sizes_E.max(initial=0)) / (sizes_E + 1e-9)
