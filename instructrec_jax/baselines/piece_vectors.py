@@ -1,9 +1,8 @@
 """Vectors of a vocabulary's pieces that a T5 of random weights can start from.
 
 The first features tell what is bought together: those of `baselines.svd`. The
-others tell which words titles share: latent semantic analysis (Deerwester et
-al., 1990), by which a wish finds the titles that have its words, and a title
-others of its kind. Nothing held out is counted.
+others tell which words titles have: latent semantic analysis (Deerwester et al.,
+1990), by which a wish finds titles. Nothing held out is counted.
 
 Key to shapes. I: items, P: pieces, E: features, D: all of them.
 """
@@ -70,11 +69,14 @@ def piece_vectors(
   training purchases and one. A title that is one piece is read in its words
   there; its piece then gets the item's own vector and what its words add up to,
   the former weighing n / (n + 10) with n purchases, so that a title that few
-  bought is known by its words. The parts of words are factors of which title
-  has which, each word weighing its inverse document frequency; a template
-  counts as as many titles as there are for each template. Pieces that no title
-  has get zeros. The end of a sequence is bought with every title, and has no
-  vector.
+  bought is known by its words.
+
+  The features of words are factors of which title has which, a word weighing
+  its inverse document frequency: in titles or in templates, whichever share is
+  added. A title that is one piece is said with them, and read without.
+
+  Pieces that no title has get zeros. The end of a sequence is bought with every
+  title, and has no vector.
 
   Args:
     folder: whose training interactions and titles count.
@@ -132,7 +134,10 @@ def piece_vectors(
     [svd.unit(totals[:, :width]), _SHARE * svd.unit(totals[:, width:])], axis=1
   )
   is_whole_P = np.asarray(whole.sum(0)).ravel() > 0
-  parts_PxD[is_whole_P] = means_PxD[is_whole_P] = of_titles[is_whole_P]
+  means_PxD[is_whole_P] = of_titles[is_whole_P]
+  # Who bought a title, or is shown it in a list, does not ask for its words.
+  of_titles[:, width:] = 0
+  parts_PxD[is_whole_P] = of_titles[is_whole_P]
   counts[EOS_ID] = int(bought.sum())
   return PieceVectors(
     parts_PxD.astype(np.float32), means_PxD.astype(np.float32), counts
