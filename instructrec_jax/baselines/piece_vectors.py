@@ -1,8 +1,8 @@
 """Vectors of a vocabulary's pieces that a T5 of random weights can start from.
 
 The first features tell what is bought together: those of `baselines.svd`. The
-others tell which words titles have: latent semantic analysis (Deerwester et al.,
-1990), by which a wish finds titles. Nothing held out is counted.
+others tell which words titles have: latent semantic analysis (Deerwester et
+al., 1990), by which a wish finds titles. Nothing held out is counted.
 
 Key to shapes. I: items, P: pieces, E: features, D: all of them.
 """
@@ -32,7 +32,7 @@ _TRUSTED = 10.0
 _SPELLED = 0.1
 # Of a title's words beside what is bought with it, and of a word that is asked
 # for beside one of a title's: a wish is shorter. Chosen on the validation
-# targets of games_2018 and musical_instruments_2014.
+# targets of musical_instruments_2014.
 _SHARE = 0.6
 _ASKED = 3.0
 
