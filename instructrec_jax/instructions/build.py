@@ -16,7 +16,7 @@ import shutil
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -516,7 +516,7 @@ def _rows(
   source: blocks.Source,
   processes: blocks.Processes,
   total: int,
-) -> Iterator[tuple[str, Row]]:
+) -> Iterable[tuple[str, Row]]:
   """Returns rows with their splits, and says how many there may be."""
 
   def rows() -> Iterator[tuple[str, Row]]:

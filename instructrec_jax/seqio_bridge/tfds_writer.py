@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core import example_serializer
+from tensorflow_datasets.core.splits import SplitDict
 
 from instructrec_jax.instructions.rows import Row
 
@@ -98,7 +99,7 @@ def write_info(
   info = _info(folder)
   info.set_file_format("tfrecord")
   info.set_splits(
-    tfds.core.splits.SplitDict(
+    SplitDict(
       [
         tfds.core.SplitInfo(
           name=split,
@@ -129,9 +130,11 @@ def _info(folder: pathlib.Path) -> tfds.core.DatasetInfo:
 
 def _template(info: tfds.core.DatasetInfo, split: str) -> Any:
   """Returns the names of shards as `SequentialWriter` has them."""
+  # It asks for a path of its own kind, and takes any.
+  data_dir: Any = info.data_dir
   return tfds.core.ShardedFileTemplate(
     dataset_name=info.name,
-    data_dir=info.data_dir,
+    data_dir=data_dir,
     split=split,
     filetype_suffix="tfrecord",
     template="{DATASET}-{SPLIT}.{FILEFORMAT}-{SHARD_INDEX}",
