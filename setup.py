@@ -87,6 +87,9 @@ setuptools.setup(
   extras_require={
     "gpu": ["jax[cuda13]>=0.10.2,<0.11"],
     "tpu": ["jax[tpu]>=0.10.2,<0.11"],
+    # `instructrec build --beam_runner`. It takes an older protobuf, with which
+    # newer sentencepiece cannot be imported.
+    "beam": ["apache-beam>=2.77,<3", "sentencepiece<0.2.3"],
     # `instructrec mcp`.
     "mcp": ["mcp>=2.3,<3"],
     "test": [

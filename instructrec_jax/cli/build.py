@@ -55,13 +55,27 @@ class Options:
   workers: Annotated[opt.Count | None, opt.Arg(most=1000)] = None
   """processes that make the instructions (default: one for each core); what is
   written is the same with any number"""
+  beam_runner: Annotated[str | None, opt.Arg(flag="--beam_runner")] = None
+  """a runner of Apache Beam to make the instructions with, such as DirectRunner
+  or DataflowRunner; what is written is the same (docs/scale.md)"""
+  beam_options: Annotated[
+    opt.Names, opt.Arg(flag="--beam_options", metavar="NAME=VALUE,...")
+  ] = ()
+  """of that runner, such as
+  direct_num_workers=2,direct_running_mode=multi_processing"""
   seed: opt.Seed = 0
   force: opt.Force = False
   """build it again"""
   json: opt.Json = False
 
   def __post_init__(self):
-    """Raises InputError if an option is of a vocabulary that is trained."""
+    """Raises InputError if an option is of another one that is not there."""
+    if self.beam_options and not self.beam_runner:
+      raise InputError("--beam_options are of a runner: add --beam_runner.")
+    if self.beam_runner and self.workers:
+      raise InputError(
+        "--workers are this machine's own: a runner's are in --beam_options."
+      )
     if not self.train_vocab:
       for name in ("pieces", "fold_case"):
         if getattr(self, name) != getattr(Options, name):
@@ -78,7 +92,7 @@ def run(options: Options) -> tuple[Any, str]:
   from instructrec_jax.text.vocabulary import Vocabulary
 
   apart = ("dataset", "vocab", "train_vocab", "fold_case", "workers")
-  apart += ("force", "json")
+  apart += ("beam_runner", "beam_options", "force", "json")
   asked = BuildOptions(**opt.arguments(options, *apart))
   # What is wrong is refused before TensorFlow is imported.
   asked.check()
@@ -87,6 +101,7 @@ def run(options: Options) -> tuple[Any, str]:
 
   from instructrec_jax.seqio_bridge import build
 
+  engine = _engine(options) if options.beam_runner else None
   manifest = build.build(
     options.dataset,
     vocabulary=options.vocab,
@@ -94,9 +109,25 @@ def run(options: Options) -> tuple[Any, str]:
     fold_case=options.fold_case,
     options=asked,
     workers=options.workers or workers.cores(),
+    engine=engine,
     force=options.force,
   )
   return manifest, summary(manifest)
+
+
+def _engine(options: Options) -> Any:
+  """Returns the engine on Beam; raises InputError if Beam is not here."""
+  try:
+    from instructrec_jax.seqio_bridge import beam
+  except ImportError as error:
+    if (error.name or "").split(".")[0] != "apache_beam":
+      raise
+    raise InputError(
+      "--beam_runner needs the package apache-beam: pip install "
+      "'instructrec-jax[beam]'."
+    ) from None
+  assert options.beam_runner
+  return beam.engine(beam.Runner(options.beam_runner, options.beam_options))
 
 
 def summary(manifest: dict[str, Any]) -> str:

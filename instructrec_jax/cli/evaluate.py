@@ -35,7 +35,8 @@ class Options:
   a model writes"""
   rankers: opt.RankersOrRuns = ("all",)
   """rankers, comma-separated; all is every one that is available, a file
-  (.run, .trec, .txt, .parquet) another tool's run"""
+  (.run, .trec, .txt, .parquet) another tool's run, or scores of `score`; with a
+  * it is several files"""
   split: Literal["validation", "test"] = "test"
   """requests to rank"""
   limit: opt.Count | None = None

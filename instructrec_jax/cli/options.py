@@ -171,7 +171,10 @@ def _known(what: str, names: Sequence[str]) -> Callable[[str], str]:
 
 def _ranker_or_run(name: str) -> str:
   if Path(name).suffix in (".run", ".trec", ".txt", ".parquet"):
-    return _existing_file(Path(name))
+    path = Path(name)
+    if "*" in path.name:
+      return "" if any(path.parent.glob(path.name)) else "no such file"
+    return _existing_file(path)
   return _known("ranker", RANKERS)(name)
 
 

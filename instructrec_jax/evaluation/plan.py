@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from collections.abc import Mapping, Sequence
 
+from instructrec_jax import storage
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation import probe as probe_lib
@@ -22,7 +23,12 @@ from instructrec_jax.evaluation.requests import (
   find_available,
   find_requests,
 )
-from instructrec_jax.evaluation.runs import RunRanker, is_run
+from instructrec_jax.evaluation.runs import (
+  RunRanker,
+  ScoresRanker,
+  is_run,
+  read_run,
+)
 from instructrec_jax.evaluation.selection import SELECT
 from instructrec_jax.evaluation.writing import Asked, Tasks
 from instructrec_jax.instructions.scenarios import (
@@ -224,7 +230,7 @@ def find_plan(
     # Nothing is ranked, so there is nothing to fit or to load.
     names = []
   runs = {
-    pathlib.PurePath(name).name: RunRanker(pathlib.Path(name), folder.items)
+    pathlib.PurePath(name).name: read_run(pathlib.Path(name), folder.items)
     for name in names
     if is_run(name)
   }
@@ -311,13 +317,26 @@ def _covered(
   """Returns the names of the scenarios that a run ranks.
 
   Raises:
-    InputError: it ranks none of them, or some requests of one.
+    InputError: it ranks none of them, or some requests of one, or is of
+      requests that were built otherwise.
   """
-  found = frozenset(
-    scenario.name
-    for scenario, source in zip(scenarios, sources, strict=True)
-    if run.covers(source.read())
-  )
+  found = set()
+  for scenario, source in zip(scenarios, sources, strict=True):
+    if isinstance(run, ScoresRanker) and (
+      # Of these, `score` reads other candidates.
+      scenario.pointwise or scenario.candidates == "catalogue"
+    ):
+      continue
+    if not run.covers(source.read()):
+      continue
+    if isinstance(run, ScoresRanker) and (
+      run.requests_sha256 != storage.sha256_of(source.path)
+    ):
+      raise InputError(
+        f"{run.path}: its scores are not of {source.path} as it is now: score "
+        "that file, or name what was scored of it."
+      )
+    found.add(scenario.name)
   if not found:
     first = next(iter(sources[0].read())).request_id
     raise InputError(
@@ -325,4 +344,4 @@ def _covered(
       f"{', '.join(s.name for s in scenarios)}, whose ids are such as "
       f"{first!r}."
     )
-  return found
+  return frozenset(found)

@@ -4,7 +4,10 @@ A run says of requests and items how well they fit, the higher the better:
 
 - a TREC run (.run, .trec or .txt): lines of request id, Q0, item id, rank,
   score and the run's name, of which rank and name are not read;
-- Parquet of the columns `request_id`, `item_id` and `score`, a row each.
+- Parquet of the columns `request_id`, `item_id` and `score`, a row each;
+- Parquet that `instructrec score` wrote, of a scenario's own file of requests.
+
+A name with a `*` is that of several files, the shards of one.
 
 Request ids are those of a dataset folder's requests (`sequential-12`), item ids
 the catalogue's own. As lines are split at white space, ids in a TREC file have
@@ -23,10 +26,12 @@ from instructrec_jax import parquet
 from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import Item, RankingRequest
+from instructrec_jax.scoring.stream import REQUESTS_KEY
 
 FOLDER = "trec"
 SUFFIXES = (".run", ".trec", ".txt", ".parquet")
 _COLUMNS = ("request_id", "item_id", "score")
+_AGAIN = "write it again with `instructrec score`"
 
 
 def is_run(name: str) -> bool:
@@ -57,7 +62,8 @@ class RunRanker:
     self.name = path.name
     self.start()
     self.path = path
-    frame = (_read_parquet if path.suffix == ".parquet" else _read_trec)(path)
+    read = _read_parquet if path.suffix == ".parquet" else _read_trec
+    frame = pl.concat(map(read, _files(path)))
     if not frame.height:
       raise InputError(f"{path}: it has no scores.")
     twice = frame.select("request_id", "item_id").is_duplicated()
@@ -128,6 +134,62 @@ class RunRanker:
     return np.where(found, scores[places], np.nextafter(scores.min(), -np.inf))
 
 
+class ScoresRanker(RunRanker):
+  """What `score` wrote as a ranker: a score of each candidate, in their order.
+
+  Attributes:
+    requests_sha256: of the file of requests that it is of.
+  """
+
+  def __init__(self, path: pathlib.Path):
+    """Reads the files; raises InputError if they are of several requests."""
+    self.name = path.name
+    self.start()
+    self.path = path
+    columns = {"request_id": str, "scores": [float]}
+    files = _files(path)
+    frame = pl.concat([parquet.read(f, columns, remedy=_AGAIN) for f in files])
+    known = {
+      parquet.metadata(file, remedy=_AGAIN).get(REQUESTS_KEY) for file in files
+    }
+    if len(known) > 1 or None in known:
+      raise InputError(
+        f"{path}: it does not say what requests these are scores of, or they "
+        f"are of several: {_AGAIN}."
+      )
+    (self.requests_sha256,) = known
+    if frame["request_id"].is_duplicated().any():
+      raise InputError(f"{path}: a request has scores twice: name each once.")
+    ends = np.cumsum(frame["scores"].list.len().to_numpy()).tolist()
+    bounds = zip([0, *ends], ends, strict=False)
+    self._places = dict(zip(frame["request_id"], bounds, strict=True))
+    self._requests = set(self._places)
+    scores = frame["scores"].explode(empty_as_null=False)
+    self._scores = scores.to_numpy()
+    if not np.isfinite(self._scores).all():
+      raise InputError(f"{path}: a score is no finite number: {_AGAIN}.")
+
+  def _score(self, request: RankingRequest) -> np.ndarray:
+    start, end = self._places[request.request_id]
+    self.candidates += end - start
+    if end - start != len(request.candidate_items):
+      raise InputError(
+        f"{self.path}: request {request.request_id!r:.80} has {end - start} "
+        f"scores, and {len(request.candidate_items)} candidates: {_AGAIN}."
+      )
+    return self._scores[start:end]
+
+
+def read_run(path: pathlib.Path, items: Sequence[Item]) -> RunRanker:
+  """Reads a run of any kind; raises InputError as these do."""
+  if path.suffix == ".parquet":
+    first = _files(path)[0]
+    columns = parquet.read(first, None, remedy=_AGAIN).columns
+    if "scores" in columns:
+      return ScoresRanker(path)
+  return RunRanker(path, items)
+
+
 class RunWriter:
   """Writes a scenario's candidates and rankings for trec_eval and its like.
 
@@ -184,6 +246,15 @@ class RunWriter:
       path = f"{self._prefix}.{suffix}"
       self._files[suffix] = open(path, "w", encoding="utf-8")  # noqa: SIM115
     return self._files[suffix]
+
+
+def _files(path: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files of a run's name; InputError if there is none."""
+  if "*" not in path.name:
+    return [path]
+  if files := sorted(path.parent.glob(path.name)):
+    return files
+  raise InputError(f"{path}: there is no such file.")
 
 
 def _quoted(name: str) -> str:

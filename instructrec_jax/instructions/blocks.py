@@ -14,10 +14,11 @@ import dataclasses
 import multiprocessing
 import multiprocessing.connection
 import os
+import pathlib
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
@@ -62,6 +63,11 @@ class Block:
   start: int
   end: int
 
+  @property
+  def is_of_distinct(self) -> bool:
+    """Whether rows that are there already, in any block, are left out."""
+    return self.split == "train" and self.part != SEQUENCES
+
 
 @dataclasses.dataclass(frozen=True)
 class Source:
@@ -75,6 +81,8 @@ class Source:
   paraphrases: Paraphrases | None
   with_sequences: bool
   seed: int
+  # Whether blocks of several splits are rendered in turns.
+  keeps_draws: bool = False
   _drawn: dict[str, list[Part]] = dataclasses.field(default_factory=dict)
 
   def blocks(self) -> Iterator[Block]:
@@ -112,8 +120,9 @@ class Source:
   def _parts(self, split: str) -> list[Part]:
     if split in self._drawn:
       return self._drawn[split]
-    # Of one split at a time: draws are as many as targets.
-    self._drawn.clear()
+    if not self.keeps_draws:
+      # Of one split at a time: draws are as many as targets.
+      self._drawn.clear()
     stored = of_items = None
     if split != "train":
       count = NEGATIVES[TaskForm.RERANKING]
@@ -132,6 +141,34 @@ class Source:
       seed=self.seed,
     )
     return self._drawn[split]
+
+
+class Engine(Protocol):
+  """Others than `Processes` that run functions of a `Source`, and write rows.
+
+  `seqio_bridge.beam.Engine` is one.
+  """
+
+  def map(
+    self, function: Callable[[Source, Any], _T], arguments: Iterable[Any]
+  ) -> Iterable[_T]:
+    """Returns a function's results, in the order of its second arguments."""
+    ...
+
+  def write_rows(
+    self, blocks: Iterable[Block], *, folder: pathlib.Path, splits: list[str]
+  ) -> tuple[dict[str, int], Cuts]:
+    """Writes the rows of blocks as `WriteRows` would, and truncates as many.
+
+    Args:
+      blocks: of `Source.blocks`.
+      folder: as `build.WriteRows` has it.
+      splits: likewise.
+
+    Returns:
+      The number of rows by split, and what they lost.
+    """
+    ...
 
 
 class Processes:

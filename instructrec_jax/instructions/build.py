@@ -9,11 +9,14 @@ import dataclasses
 import difflib
 import functools
 import itertools
+import os
 import pathlib
 import re
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import tempfile
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -83,6 +86,10 @@ _ROWS_OF_A_PROCESS = 50_000
 
 WriteRows = Callable[..., dict[str, int]]
 """`seqio_bridge.tfds_writer.write_tfds`, or another with its arguments."""
+MakeEngine = Callable[
+  [Callable[[], blocks.Source], pathlib.Path], blocks.Engine
+]
+"""`seqio_bridge.beam.Engine` of a runner, or another with its arguments."""
 WriteHardCandidates = Callable[..., None]
 """`hard_negatives.write_hard_candidates`, or another with its arguments."""
 
@@ -162,6 +169,7 @@ def build(
   fold_case: bool = False,
   options: Options | None = None,
   workers: int = 1,
+  engine: MakeEngine | None = None,
   force: bool = False,
 ) -> dict[str, Any]:
   """Writes a dataset folder's instruction rows and ranking requests.
@@ -186,6 +194,8 @@ def build(
     workers: processes that render, at most; what is written is the same. A
       script that asks for more than one must guard what it runs with `if
       __name__ == "__main__"`, as Python's multiprocessing does.
+    engine: makes what renders and writes in place of `workers` and
+      `write_rows`, of what opens a `Source` anywhere and a folder for scratch.
     force: replace an earlier build.
   """
   options = options or Options()
@@ -201,6 +211,7 @@ def build(
       fold_case=fold_case,
       options=options,
       workers=workers,
+      engine=engine,
       force=force,
     )
 
@@ -215,6 +226,7 @@ def _build(
   fold_case: bool,
   options: Options,
   workers: int,
+  engine: MakeEngine | None,
   force: bool,
 ) -> dict[str, Any]:
   if (folder.path / INSTRUCTIONS_FILE).exists() and not force:
@@ -260,10 +272,15 @@ def _build(
       "show; for preferences and intentions run `instructrec annotate` first."
     )
   staging = folder.path / "build"
+  # Workers on other machines may outlive a run that was killed: they find no
+  # folder of this one's.
+  token = uuid.uuid4().hex
   with (
-    storage.staged_folder(staging, force=True) as partial,
+    storage.staged_folder(staging, force=True) as staged,
     contextlib.ExitStack() as held,
   ):
+    partial = staged / token
+    partial.mkdir()
     (partial / TEMPLATES_FILE).write_text(
       dump_templates(templates), encoding="utf-8"
     )
@@ -294,21 +311,30 @@ def _build(
     total = _most_rows(material, families, options)
     workers = max(1, min(workers, total // _ROWS_OF_A_PROCESS))
     make = functools.partial(
-      _open_source, folder.path, options, vocabulary=vocabulary_path
+      _open_source, folder.path.absolute(), options, vocabulary=vocabulary_path
     )
-    processes = held.enter_context(
-      blocks.Processes(source, make, workers=workers)
-    )
-    counts = _write_rows(
-      folder,
-      source,
-      processes,
-      families,
-      options,
-      total,
-      partial,
-      write_rows,
-    )
+    splits = [
+      f"{name}_{split}"
+      for name in (
+        *(form.name for forms in families.values() for form in forms),
+        *((SEQUENCES,) if options.sequences else ()),
+      )
+      for split in SPLITS
+    ]
+    if engine is None:
+      processes = held.enter_context(
+        blocks.Processes(source, make, workers=workers)
+      )
+      stream = _rows(folder, source, processes, total)
+      counts = write_rows(stream, folder=partial, splits=splits)
+    else:
+      scratch = staged / f"{token}.scratch"
+      scratch.mkdir()
+      processes = engine(make, scratch)
+      counts, cuts = processes.write_rows(
+        source.blocks(), folder=partial, splits=splits
+      )
+      renderer.cuts.add(cuts)
     held_out = group_families(templates, held_out=True)
     manifest = {
       "options": dataclasses.asdict(options),
@@ -350,12 +376,12 @@ def _build(
     )
   # While files are moved the folder must not count as built.
   (folder.path / INSTRUCTIONS_FILE).unlink(missing_ok=True)
-  for path in staging.iterdir():
+  for path in (staging / token).iterdir():
     destination = folder.path / path.name
     if destination.is_dir():
       shutil.rmtree(destination)
     path.replace(destination)
-  staging.rmdir()
+  shutil.rmtree(staging)
   storage.write_json(folder.path / INSTRUCTIONS_FILE, manifest)
   return manifest
 
@@ -485,17 +511,13 @@ def _most_rows(
   return int(total)
 
 
-def _write_rows(
+def _rows(
   folder: DatasetFolder,
   source: blocks.Source,
   processes: blocks.Processes,
-  families: dict[str, list[Form]],
-  options: Options,
   total: int,
-  out: pathlib.Path,
-  write_rows: WriteRows,
-) -> dict[str, int]:
-  """Returns the number of rows by split of a form."""
+) -> Iterable[tuple[str, Row]]:
+  """Returns rows with their splits, and says how many there may be."""
 
   def rows() -> Iterator[tuple[str, Row]]:
     # Not listed: then each split's candidates would be read twice.
@@ -503,9 +525,10 @@ def _write_rows(
     rendered = processes.map(blocks.Source.rendered, asked)
     seen: set[int] = set()
     for block, found in zip(listed, rendered, strict=True):
-      may_repeat = block.split != "train" or block.part == blocks.SEQUENCES
       for row in new_rows(
-        found, seen=None if may_repeat else seen, renderer=source.renderer
+        found,
+        seen=seen if block.is_of_distinct else None,
+        renderer=source.renderer,
       ):
         yield f"{row.form}_{block.split}", row
 
@@ -517,22 +540,11 @@ def _write_rows(
     f"{total * size / 2**20:,.0f} MiB",
     file=sys.stderr,
   )
-  return write_rows(
-    progress(
-      itertools.chain(sample, stream),
-      total=total,
-      desc="instructions",
-      unit="row",
-    ),
-    folder=out,
-    splits=[
-      f"{name}_{split}"
-      for name in (
-        *(form.name for forms in families.values() for form in forms),
-        *((SEQUENCES,) if options.sequences else ()),
-      )
-      for split in SPLITS
-    ],
+  return progress(
+    itertools.chain(sample, stream),
+    total=total,
+    desc="instructions",
+    unit="row",
   )
 
 
@@ -569,11 +581,18 @@ def _write_file(
   except InputError as error:
     return f"not written: {error}", renderer.cuts
   metadata = {"template": file.template, "scenario": file.scenario.name}
-  return write_requests(file.path, requests, metadata=metadata), renderer.cuts
+  # An engine may have two workers do the same. Nothing above is made, as the
+  # run may have ended.
+  file.path.parent.mkdir(exist_ok=True)
+  with tempfile.TemporaryDirectory(dir=file.path.parent) as own:
+    path = pathlib.Path(own, file.path.name)
+    count = write_requests(path, requests, metadata=metadata)
+    os.replace(path, file.path)
+  return count, renderer.cuts
 
 
 def _write_requests(
-  processes: blocks.Processes,
+  processes: blocks.Processes | blocks.Engine,
   families: dict[str, list[Form]],
   held_out: dict[str, list[Form]],
   out: pathlib.Path,

@@ -37,6 +37,8 @@ _MOST_SHARDS = 10_000
 _RUN = "run.json"
 _WHOLE = "whole.json"
 _COLUMNS = ("request_id", "scores", "ranks", "target_rank")
+REQUESTS_KEY = "requests_sha256"
+"""Of the metadata of Parquet with scores: the file of requests they are of."""
 
 
 def score_file(
@@ -110,7 +112,8 @@ def score_file(
     recover_parts(parts_of(out))
     total = score(parts_of(out))
     with closed_parts(parts_of(out), out) as partial:
-      join_parts({parts_of(out): total}, partial, _schema(normalisation))
+      schema = scores_schema(requests, normalisation)
+      join_parts({parts_of(out): total}, partial, schema)
       tied = _ties([parts_of(out)])
       _remove_unjoined(out, [parts_of(out)])
   _tell_ties(requests, *tied)
@@ -167,7 +170,7 @@ def _score_shard(
       for folder in folders
     }
     with guard(), storage.staged_file(out) as partial:
-      join_parts(counts, partial, _schema(normalisation))
+      join_parts(counts, partial, scores_schema(requests, normalisation))
       tied = _ties(folders)
       _remove_unjoined(out, folders)
       for folder in folders:
@@ -498,20 +501,28 @@ def _write_part(
 ) -> None:
   with path.open("w", encoding="utf-8") as file:
     for request, values in zip(requests, scores, strict=True):
-      ranks = average_ranks(values)
-      line = {
-        "request_id": request.request_id,
-        "normalisation": normalisation,
-        "scores": values.tolist(),
-        "ranks": ranks.tolist(),
-        "target_rank": None
-        if request.target is None
-        else float(ranks[request.target]),
-      }
+      line = scored_line(request, values, normalisation)
       file.write(json.dumps(line) + "\n")
 
 
-def _schema(normalisation: Normalisation) -> "pa.Schema":
+def scored_line(
+  request: RankingRequest, scores: np.ndarray, normalisation: str
+) -> dict[str, Any]:
+  """Returns what is written of a request, and of scores for its candidates."""
+  ranks = average_ranks(scores)
+  return {
+    "request_id": request.request_id,
+    "normalisation": str(normalisation),
+    "scores": scores.tolist(),
+    "ranks": ranks.tolist(),
+    "target_rank": None
+    if request.target is None
+    else float(ranks[request.target]),
+  }
+
+
+def scores_schema(requests: pathlib.Path, normalisation: str) -> "pa.Schema":
+  """Returns that of Parquet with scores; it names what `evaluate` looks for."""
   import pyarrow as pa
 
   numbers = pa.list_(pa.float32())
@@ -522,7 +533,10 @@ def _schema(normalisation: Normalisation) -> "pa.Schema":
       ("ranks", numbers),
       ("target_rank", pa.float32()),
     ],
-    metadata={"normalisation": normalisation},
+    metadata={
+      "normalisation": str(normalisation),
+      REQUESTS_KEY: storage.sha256_of(requests),
+    },
   )
 
 

@@ -4,11 +4,16 @@ Training examples are sampled at the mixing rates; an epoch of another split
 has each of its rows once.
 """
 
+import array
+import contextlib
 import dataclasses
 import difflib
+import itertools
 import math
+import os
 import pathlib
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -190,7 +195,7 @@ def pack_mixture(
   if all(f"_{SEQUENCES}_" in member.task.name for member in members):
     manifest[SEPARATOR_KEY] = SEPARATOR
   return pack_pairs(
-    _draw(members, dataset, split=split, total=total, seed=seed),
+    _draw(members, dataset, split=split, total=total, seed=seed, beside=out),
     vocabulary=vocabulary,
     out=out,
     encoder_length=input_length,
@@ -211,21 +216,27 @@ def _draw(
   split: str,
   total: int,
   seed: int,
+  beside: pathlib.Path,
 ) -> Iterator[tuple[str, str]]:
-  """Yields pairs in random order; a task repeats no row within an epoch."""
+  """Yields pairs in random order; a task repeats no row within an epoch.
+
+  Texts wait in a nameless file beside another, so memory holds numbers alone.
+  """
   rng = np.random.default_rng(seed)
-  with told_damage(dataset):
-    pairs = [_read(member.task, split) for member in members]
-  shares = np.array([member.share for member in members])
-  counts = _apportion(shares, total, rng)
-  orders = [
-    iter(_epochs(len(rows), int(count), rng))
-    for rows, count in zip(pairs, counts, strict=True)
-  ]
-  sequence = rng.permutation(np.repeat(np.arange(len(members)), counts))
-  for member in sequence.tolist():
-    inputs, targets = pairs[member][next(orders[member])]
-    yield inputs.decode(), targets.decode()
+  place = pathlib.Path(beside).absolute().parent
+  with contextlib.ExitStack() as opened:
+    pairs = [opened.enter_context(_Texts(place)) for _ in members]
+    for texts, member in zip(pairs, members, strict=True):
+      texts.fill(_read(member.task, split, dataset))
+    shares = np.array([member.share for member in members])
+    counts = _apportion(shares, total, rng)
+    orders = [
+      iter(_epochs(len(rows), int(count), rng))
+      for rows, count in zip(pairs, counts, strict=True)
+    ]
+    tasks = np.arange(len(members), dtype=np.int32)
+    for member in rng.permutation(np.repeat(tasks, counts)):
+      yield pairs[member][next(orders[member])]
 
 
 def _apportion(
@@ -252,13 +263,45 @@ def _epochs(
   return np.concatenate([np.empty(0, int), *epochs])[:count]
 
 
-def _read(task: seqio.Task, split: str) -> list[tuple[bytes, bytes]]:
-  """Reads the untokenised texts of a task's source."""
-  dataset = task.source.get_dataset(split=split, shuffle=False)
-  dataset = dataset.map(lambda row: (row["inputs"], row["targets"]))
-  batches = dataset.batch(_READ_BATCH).prefetch(tf.data.AUTOTUNE)
-  return [
-    pair
-    for inputs, targets in batches.as_numpy_iterator()
-    for pair in zip(inputs, targets, strict=True)
-  ]
+class _Texts:
+  """The untokenised pairs of a task, on disk, read at random. A context."""
+
+  def __init__(self, folder: pathlib.Path):
+    """Opens a file there that has no name, so that no killed run leaves it."""
+    self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+    # Where inputs and targets end, after 0.
+    self._ends = array.array("q", [0])
+
+  def __enter__(self) -> "_Texts":
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    self._file.close()
+
+  def fill(self, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+    """Writes all pairs, of which there are none yet."""
+    end = 0
+    for text in itertools.chain.from_iterable(pairs):
+      end += self._file.write(text)
+      self._ends.append(end)
+    self._file.flush()
+
+  def __len__(self) -> int:
+    return len(self._ends) // 2
+
+  def __getitem__(self, row: int) -> tuple[str, str]:
+    start, middle, end = self._ends[2 * row : 2 * row + 3]
+    text = os.pread(self._file.fileno(), end - start, start)
+    return text[: middle - start].decode(), text[middle - start :].decode()
+
+
+def _read(
+  task: seqio.Task, split: str, dataset: pathlib.Path
+) -> Iterator[tuple[bytes, bytes]]:
+  """Yields the untokenised texts of a task's source."""
+  with told_damage(dataset):
+    rows = task.source.get_dataset(split=split, shuffle=False)
+    rows = rows.map(lambda row: (row["inputs"], row["targets"]))
+    batches = rows.batch(_READ_BATCH).prefetch(tf.data.AUTOTUNE)
+    for inputs, targets in batches.as_numpy_iterator():
+      yield from zip(inputs, targets, strict=True)

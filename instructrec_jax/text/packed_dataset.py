@@ -7,6 +7,7 @@ title_counts.json (see `PackedDataset`), and checksums.txt of them all.
 
 import functools
 import itertools
+import operator
 import pathlib
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -46,7 +47,9 @@ _HEADER_BYTES = 128
 
 
 class PackedDataset:
-  """Packed rows, read at random.
+  """Packed rows, read at random: a `grain.RandomAccessDataSource` as it is.
+
+  Another process gets the path, and maps the same files.
 
   Attributes:
     path: the folder.
@@ -88,6 +91,25 @@ class PackedDataset:
 
   def __len__(self) -> int:
     return len(self._arrays[0])
+
+  def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+    """Returns T5X's features of a row; IndexError if there is no such row."""
+    features = self.batch(np.array([operator.index(index)]))
+    return {name: rows[0] for name, rows in features.items()}
+
+  def __repr__(self) -> str:
+    """Returns what Grain compares when it goes on where it was."""
+    digest = storage.sha256_of(self.path / MANIFEST_FILE)
+    return f"PackedDataset({len(self):,} rows, {digest[:16]})"
+
+  def __getstate__(self) -> dict[str, Any]:
+    unshared = ("_arrays", "vocabulary")
+    return {n: v for n, v in vars(self).items() if n not in unshared}
+
+  def __setstate__(self, state: dict[str, Any]) -> None:
+    # They were verified by whoever opened them.
+    vars(self).update(state)
+    self._arrays = [self._map(name) for name in ARRAYS]
 
   def batch(self, rows: Int[np.ndarray, " batch"]) -> dict[str, np.ndarray]:
     """Returns T5X's features of these rows."""

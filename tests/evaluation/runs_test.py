@@ -6,6 +6,8 @@ import shutil
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from instructrec_jax.data.folder import DatasetFolder
@@ -15,6 +17,13 @@ from instructrec_jax.evaluation.evaluate import evaluate
 from instructrec_jax.evaluation.runs import RunRanker, RunWriter
 from instructrec_jax.instructions.scenarios import find_scenarios
 from instructrec_jax.records import Item, RankingRequest
+from instructrec_jax.requests import read_requests
+from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.scoring.stream import (
+  REQUESTS_KEY,
+  scored_line,
+  scores_schema,
+)
 
 from .conftest import pick, value
 
@@ -243,3 +252,53 @@ def test_a_run_of_other_requests_is_refused(built, tmp_path):
       rankers=[str(tmp_path / "none.run"), str(tmp_path / "x/none.run")],
     )
   assert not (tmp_path / "out").exists()
+
+
+def test_scores_of_shards_give_one_processs_metrics(
+  built, tiny_model, tmp_path
+):
+  path = built / "requests/sequential_test.parquet"
+  out = tmp_path / "scores.parquet"
+  requests = [*read_requests(path)]
+  scores = T5Ranker.load(tiny_model).score(requests)
+  lines = [
+    scored_line(request, values, "sum")
+    for request, values in zip(requests, scores, strict=True)
+  ]
+  table = pa.Table.from_pylist(lines, scores_schema(path, "sum"))
+  pq.write_table(table, out)
+  # As Beam writes them, in any order.
+  for number, start in enumerate((130, 0)):
+    part = tmp_path / f"shard-{number}.parquet"
+    pq.write_table(table.slice(start, 130), part)
+  results = evaluate(
+    dataset=built,
+    model=tiny_model,
+    out=None,
+    scenarios=["sequential", "sequential_full"],
+    rankers=["model", str(out), str(tmp_path / "shard-*.parquet")],
+  )
+  for metric in ("hr@1", "hr@5", "ndcg@5"):
+    expected = value(results, "model", metric, "sequential")
+    for name in ("scores.parquet", "shard-*.parquet"):
+      assert value(results, name, metric, "sequential") == expected
+  rows = pick(results, "rows", ranker="scores.parquet")
+  assert {row["scenario"] for row in rows} == {"sequential"}
+
+
+def test_scores_of_what_was_built_otherwise_are_refused(built, tmp_path):
+  ids = [f"sequential-{n}" for n in range(250)]
+  frame = {"request_id": ids, "scores": [[0.5] * 10] * 250}
+  path = tmp_path / "scores.parquet"
+  for known, more, sentence in (
+    ({}, [], "does not say what requests"),
+    ({REQUESTS_KEY: "0"}, [], "not of .*sequential_test.parquet as it is now"),
+    ({REQUESTS_KEY: "0"}, ["sequential-1"], "has scores twice"),
+  ):
+    rows = pl.DataFrame(frame).head(len(ids) - len(more))
+    rows = rows.vstack(pl.DataFrame(frame).slice(1, len(more)))
+    rows.write_parquet(path, metadata=known)
+    with pytest.raises(InputError, match=sentence):
+      evaluate(
+        dataset=built, out=None, scenarios=["sequential"], rankers=[str(path)]
+      )

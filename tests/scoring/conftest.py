@@ -2,12 +2,16 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 
+from instructrec_jax.checkpoints import model_folder
+from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import train_vocabulary
+from instructrec_jax.training.state import TrainState
 
 WORDS = "tent stove lantern kayak paddle rope helmet saddle pump green".split()
 
@@ -67,3 +71,20 @@ def requests():
     )
     for number in range(40)
   ]
+
+
+@pytest.fixture(scope="module")
+def model_dir(tmp_path_factory, config, params, vocabulary):
+  path = tmp_path_factory.mktemp("model")
+  model_folder.save_config(path, config)
+  (path / "vocabulary.model").write_bytes(vocabulary.path.read_bytes())
+  checkpoints = Checkpoints(path, best_metric=model_folder.BEST_METRIC)
+  params = jax.device_put(params)
+  state = TrainState(
+    step=jax.numpy.int32(3),
+    params=params,
+    optimizer_state=optax.sgd(0.1).init(params),
+  )
+  checkpoints.save(state, metrics={model_folder.BEST_METRIC: 0.5})
+  checkpoints.close()
+  return path

@@ -11,37 +11,15 @@ import textwrap
 import threading
 import time
 
-import jax
 import numpy as np
-import optax
 import pyarrow.parquet as pq
 import pytest
 
 from instructrec_jax import locks
-from instructrec_jax.checkpoints import model_folder
-from instructrec_jax.checkpoints.training_run import Checkpoints
 from instructrec_jax.errors import InputError
 from instructrec_jax.requests import write_requests
 from instructrec_jax.scoring import stream
 from instructrec_jax.scoring.reranker import T5Ranker
-from instructrec_jax.training.state import TrainState
-
-
-@pytest.fixture(scope="module")
-def model_dir(tmp_path_factory, config, params, vocabulary):
-  path = tmp_path_factory.mktemp("model")
-  model_folder.save_config(path, config)
-  (path / "vocabulary.model").write_bytes(vocabulary.path.read_bytes())
-  checkpoints = Checkpoints(path, best_metric=model_folder.BEST_METRIC)
-  params = jax.device_put(params)
-  state = TrainState(
-    step=jax.numpy.int32(3),
-    params=params,
-    optimizer_state=optax.sgd(0.1).init(params),
-  )
-  checkpoints.save(state, metrics={model_folder.BEST_METRIC: 0.5})
-  checkpoints.close()
-  return path
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import tensorflow as tf
 import tensorflow_datasets as tfds
 
 from instructrec_jax import requests, storage
+from instructrec_jax.cli import build as cli
 from instructrec_jax.data.folder import ANNOTATIONS_FILE, DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions import blocks
@@ -449,3 +450,18 @@ def _is_alive(pid):
     return False
   # A zombie waits for nobody but whoever adopted it.
   return state.split()[0] != "Z"
+
+
+def test_beam_is_an_extra_and_its_options_are_its_own(dataset, monkeypatch):
+  monkeypatch.setitem(sys.modules, "apache_beam", None)
+  monkeypatch.delitem(
+    sys.modules, "instructrec_jax.seqio_bridge.beam", raising=False
+  )
+  with pytest.raises(InputError, match=r"pip install .*\[beam\]'"):
+    cli.run(cli.Options(dataset=dataset, beam_runner="DirectRunner"))
+  for options, said in (
+    ({"beam_options": ("direct_num_workers=2",)}, "add --beam_runner"),
+    ({"beam_runner": "DirectRunner", "workers": 2}, "in --beam_options"),
+  ):
+    with pytest.raises(InputError, match=said):
+      cli.Options(dataset=dataset, **options)

@@ -8,6 +8,7 @@ from instructrec_jax import storage
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.rows import group_families
 from instructrec_jax.instructions.templates import load_templates
+from instructrec_jax.seqio_bridge import pack
 from instructrec_jax.seqio_bridge.pack import open_mixture, pack_mixture
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -197,3 +198,11 @@ def test_packing_again_needs_force(dataset, tmp_path):
   with pytest.raises(InputError, match="--force"):
     _pack(dataset, tmp_path / "packed", examples=20)
   assert _pack(dataset, tmp_path / "packed", examples=30, force=True)
+
+
+def test_texts_wait_in_a_file_that_nobody_sees(tmp_path):
+  pairs = [("é" * (n % 7), "tent" * (n % 3)) for n in range(50)]
+  with pack._Texts(tmp_path) as texts:
+    texts.fill((a.encode(), b.encode()) for a, b in pairs)
+    assert [texts[n] for n in reversed(range(len(texts)))] == pairs[::-1]
+    assert not [*tmp_path.iterdir()]

@@ -1,5 +1,6 @@
 import collections
 import os
+import pickle
 
 import numpy as np
 import pytest
@@ -52,6 +53,31 @@ def test_rows_hold_every_example_once(
     tuple((*ids, 1) for ids in byte_pair.encode(pair)) for pair in pairs
   )
   assert collections.Counter(_examples(batch)) == collections.Counter(expected)
+
+
+def test_a_row_is_that_of_a_batch_here_and_elsewhere(packed):
+  sent = pickle.dumps(packed)
+  # The path, not the rows.
+  assert len(sent) < 4096
+  expected = packed.batch(np.arange(len(packed)))
+  for source in (packed, pickle.loads(sent)):
+    rows = [*source]
+    assert len(rows) == len(source) == len(packed)
+    assert repr(source) == repr(packed)
+    for name, values in expected.items():
+      np.testing.assert_array_equal([row[name] for row in rows], values)
+  with pytest.raises(IndexError):
+    packed[len(packed)]
+
+
+def test_grain_reads_the_rows(packed):
+  grain = pytest.importorskip("grain", reason="Grain is not installed")
+  assert isinstance(packed, grain.sources.RandomAccessDataSource)
+  batches = grain.MapDataset.source(packed).shuffle(seed=3).batch(4)
+  found = [row.tobytes() for b in batches for row in b["encoder_input_tokens"]]
+  rows = packed.batch(np.arange(len(packed)))["encoder_input_tokens"]
+  expected = [row.tobytes() for row in rows]
+  assert found != expected and sorted(found) == sorted(expected)
 
 
 def test_the_manifest_counts(packed, byte_pair, pairs):
