@@ -177,10 +177,7 @@ class T5Ranker:
       shards=self._mesh.shape["data"],
       bin_tokens=batch_tokens or _BIN_TOKENS.get(jax.default_backend(), 32768),
     )
-    axes = jax.eval_shape(lambda: parameters.initial_variables(config))
-    shardings = mesh_lib.parameter_shardings(
-      axes["params_axes"], self._mesh, shapes=axes["params"]
-    )
+    shardings = mesh_lib.model_shardings(config, self._mesh, params)
     self._shardings = shardings
     self.set_params(params)
     self._by_shard = mesh_lib.batch_sharding(self._mesh)
@@ -189,7 +186,8 @@ class T5Ranker:
     self.flops = 0.0
     self._config = config
     self.num_parameters = sum(
-      math.prod(leaf.shape) for leaf in jax.tree.leaves(axes["params"])
+      math.prod(leaf.shape)
+      for leaf in jax.tree.leaves(parameters.parameter_shapes(config))
     )
 
     def score_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
