@@ -26,6 +26,9 @@ from jax.sharding import (
 )
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import int8
+from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.parameters import variable_shapes
 
 # T5X's standard rules for one-dimensional activation and parameter sharding.
 LOGICAL_AXIS_RULES = (
@@ -143,6 +146,28 @@ def parameter_shardings(
   )
   if shapes is not None:
     jax.tree_util.tree_map_with_path(_check_divisible, shardings, shapes)
+  return shardings
+
+
+def model_shardings(
+  config: T5Config, mesh: Mesh | AbstractMesh, params: Any = None
+) -> Any:
+  """Returns a NamedSharding for every parameter of a model for inference.
+
+  Args:
+    config: the model's sizes.
+    mesh: what it is laid out on.
+    params: those that are laid out, which may be in int8; floats if None.
+
+  Raises:
+    InputError: a split dimension is not a multiple of the mesh axis.
+  """
+  variables = variable_shapes(config)
+  shardings = parameter_shardings(
+    variables["params_axes"], mesh, shapes=variables["params"]
+  )
+  if params is not None and int8.is_int8(params):
+    return int8.with_scales(shardings, int8.scale_sharding)
   return shardings
 
 

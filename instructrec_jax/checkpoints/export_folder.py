@@ -5,7 +5,8 @@ model.safetensors  the parameters
 checksums.txt      see `checksums`; what a load verifies, since it is faster
 
 `instructrec convert --to ours` writes one with model.json and the vocabulary;
-`instructrec export` adds a catalogue and templates (`serving.model_export`).
+`instructrec export` adds a catalogue and templates (`serving.model_export`),
+or has the weights in int8 (`seq2seq.int8`).
 Unlike a training checkpoint it is read without orbax or tensorstore.
 """
 
@@ -22,17 +23,20 @@ from instructrec_jax.checkpoints import safetensors_file
 from instructrec_jax.checkpoints.weights import (
   Leaf,
   check_shapes,
-  flat_shapes,
+  flatten,
   leaves_of,
 )
 from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import int8
 from instructrec_jax.seq2seq.config import T5Config
+from instructrec_jax.seq2seq.parameters import parameter_shapes
 
 MANIFEST_FILE = "export.json"
 WEIGHTS_FILE = "model.safetensors"
 _REMEDY = "copy the export again"
-# Of the folder's layout; a reader refuses any other.
-_VERSION = 1
+# Of the folder's layout, and of one whose weights are in int8, which earlier
+# readers do not know; a reader refuses any other.
+_VERSION, _INT8_VERSION = 1, 2
 
 
 def is_export(folder: pathlib.Path) -> bool:
@@ -48,25 +52,33 @@ def read_manifest(folder: pathlib.Path) -> dict[str, Any]:
   """
   path = pathlib.Path(folder) / MANIFEST_FILE
   manifest = storage.read_json(path, dict)
-  if manifest.get("version") != _VERSION:
+  if manifest.get("version") not in (_VERSION, _INT8_VERSION):
     raise InputError(
-      f"{path}: not an export of version {_VERSION}: export the model again."
+      f"{path}: not an export of version {_VERSION} or {_INT8_VERSION}: export "
+      "the model again."
     )
   return manifest
 
 
 def write_manifest(
-  folder: pathlib.Path, *, name: str, step: int, items: int = 0
+  folder: pathlib.Path,
+  *,
+  name: str,
+  step: int,
+  items: int = 0,
+  int8: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
   """Writes and returns export.json, with the hashes of all other files.
 
   The folder is complete then, but for checksums.txt, which is written too.
+  `int8` is what weights in int8 were measured to change.
   """
   manifest = {
-    "version": _VERSION,
+    "version": _INT8_VERSION if int8 else _VERSION,
     "name": name,
     "step": step,
     "items": items,
+    **({"int8": dict(int8)} if int8 else {}),
     "files": {
       path.name: storage.sha256_of(path) for path in sorted(folder.iterdir())
     },
@@ -74,6 +86,15 @@ def write_manifest(
   storage.write_json(folder / MANIFEST_FILE, manifest)
   checksums.write(folder)
   return manifest
+
+
+def refuse_int8(folder: pathlib.Path) -> None:
+  """Raises InputError if weights are in int8, for what needs all their bits."""
+  if "int8" in read_manifest(folder):
+    raise InputError(
+      f"{folder}: its weights are in int8, which is for inference alone: take "
+      "the model that it was exported from."
+    )
 
 
 def find_step(folder: pathlib.Path, step: int | str | None) -> int:
@@ -109,11 +130,16 @@ def load_params(
     InputError: a file is damaged, or the weights are of another size.
   """
   folder = pathlib.Path(folder)
-  by_name: Any = shardings and traverse_util.flatten_dict(shardings, sep="/")
   params = {}
   with _verified(folder):
-    leaves = safetensors_file.open_file(folder / WEIGHTS_FILE)
-    check_shapes(folder, leaves, flat_shapes(config))
+    leaves = safetensors_file.open_file(folder / WEIGHTS_FILE, may_be_int8=True)
+    expected: Any = parameter_shapes(config)
+    if int8.is_int8(leaves):
+      expected = int8.with_scales(expected, int8.scale_shape)
+      shardings = shardings and int8.with_scales(shardings, int8.scale_sharding)
+      dtype = None
+    check_shapes(folder, leaves, flatten(expected))
+    by_name: Any = shardings and flatten(shardings)
     for name, leaf in leaves.items():
       array = leaf.read()
       array = array if dtype is None else array.astype(dtype, copy=False)
@@ -129,9 +155,11 @@ def open_leaves(folder: pathlib.Path) -> dict[str, Leaf]:
   """Returns the weights by parameter name, after verifying every file.
 
   Raises:
-    InputError: a file of the folder is missing or has changed.
+    InputError: a file of the folder is missing or has changed, or the weights
+      are in int8.
   """
   folder = pathlib.Path(folder)
+  refuse_int8(folder)
   with _verified(folder):
     pass
   return safetensors_file.open_file(folder / WEIGHTS_FILE)
@@ -165,21 +193,26 @@ def _verified(folder: pathlib.Path) -> Iterator[None]:
 
 
 def write_params(folder: pathlib.Path, params: Any) -> None:
-  """Writes the weights in memory as they are: all bfloat16, or float32."""
+  """Writes weights in memory as they are: int8, all bfloat16, or float32."""
   dtypes = {leaf.dtype.name for leaf in jax.tree.leaves(params)}
-  dtype = "bfloat16" if dtypes == {"bfloat16"} else "float32"
+  dtype: Any = "bfloat16" if dtypes == {"bfloat16"} else "float32"
+  if int8.is_int8(params):
+    dtype = {name: leaf.dtype.name for name, leaf in flatten(params).items()}
   write_weights(folder, leaves_of(params), dtype=dtype)
 
 
 def write_weights(
-  folder: pathlib.Path, leaves: Mapping[str, Leaf], *, dtype: str
+  folder: pathlib.Path,
+  leaves: Mapping[str, Leaf],
+  *,
+  dtype: str | Mapping[str, str],
 ) -> None:
   """Writes model.safetensors, an array at a time.
 
   Args:
     folder: exists.
     leaves: by parameter name.
-    dtype: "float32" or "bfloat16", to which they are cast.
+    dtype: "float32" or "bfloat16", to which they are cast, or one by name.
   """
   safetensors_file.write_file(
     folder / WEIGHTS_FILE,

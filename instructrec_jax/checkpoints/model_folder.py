@@ -247,8 +247,10 @@ def load_initial_params(model_dir: pathlib.Path, config: T5Config) -> Any:
   which small updates would vanish; as they are where LoRA leaves them alone.
 
   Raises:
-    InputError: there are none, or they are of another size.
+    InputError: there are none, or they are of another size or in int8.
   """
+  if export_folder.is_export(model_dir):
+    export_folder.refuse_int8(model_dir)
   _, params = load_params(
     model_dir, dtype=None if config.lora_rank else np.float32
   )

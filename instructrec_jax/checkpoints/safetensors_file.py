@@ -21,6 +21,8 @@ _DTYPES: dict[str, Any] = {
   "F32": np.float32,
   "F16": np.float16,
   "BF16": ml_dtypes.bfloat16,
+  # With scales beside, of `seq2seq.int8`; others' have scales of other kinds.
+  "I8": np.int8,
   # No weights, but older files of BERT have the numbers of places beside them.
   "I64": np.int64,
 }
@@ -28,13 +30,20 @@ _DTYPES: dict[str, Any] = {
 _MAX_HEADER_BYTES = 100 << 20
 
 
-def open_file(path: pathlib.Path) -> dict[str, Leaf]:
+def open_file(
+  path: pathlib.Path, *, may_be_int8: bool = False
+) -> dict[str, Leaf]:
   """Returns a file's arrays by name; reads only the header.
+
+  Args:
+    path: the file.
+    may_be_int8: whether there may be arrays of int8.
 
   Raises:
     InputError: it is missing, cut short, or not of this format.
   """
   header, start = _header(path)
+  known = [code for code in _DTYPES if code != "I8" or may_be_int8]
   size = path.stat().st_size
   leaves = {}
   end = start
@@ -43,16 +52,17 @@ def open_file(path: pathlib.Path) -> dict[str, Leaf]:
       continue
     try:
       dtype = np.dtype(_DTYPES[entry["dtype"]])
+      broken = entry["dtype"] not in known
       shape = tuple(entry["shape"])
       first, last = entry["data_offsets"]
       numbers = (*shape, first, last)
-      broken = any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers)
+      broken |= any(type(n) is not int or not 0 <= n < 1 << 62 for n in numbers)
       broken = broken or last - first != math.prod(shape) * dtype.itemsize
     except (KeyError, TypeError, ValueError):
       broken = True
     if broken:
       raise InputError(
-        f"{path}: {name} is not an array of {', '.join(_DTYPES)} of the length "
+        f"{path}: {name} is not an array of {', '.join(known)} of the length "
         "that its shape says; fetch the file again."
       )
     leaves[name] = Leaf(shape, _reader(path, dtype, shape, start + first))
@@ -68,7 +78,7 @@ def open_file(path: pathlib.Path) -> dict[str, Leaf]:
 def write_file(
   path: pathlib.Path,
   shapes: Mapping[str, Shape],
-  dtype: str,
+  dtype: str | Mapping[str, str],
   read: Callable[[str], np.ndarray],
 ) -> None:
   """Writes a file, array by array.
@@ -76,18 +86,22 @@ def write_file(
   Args:
     path: the file.
     shapes: of each array, by name, in the order to be written.
-    dtype: "float32" or "bfloat16".
-    read: returns an array by name; it is cast to `dtype`.
+    dtype: "float32", "bfloat16" or "int8": of all, or by name.
+    read: returns an array by name; it is cast to its dtype.
   """
-  code = {np.dtype(type_).name: code for code, type_ in _DTYPES.items()}[dtype]
-  itemsize = np.dtype(_DTYPES[code]).itemsize
+  by_name = {np.dtype(type_).name: code for code, type_ in _DTYPES.items()}
+  codes = {
+    name: by_name[dtype if isinstance(dtype, str) else dtype[name]]
+    for name in shapes
+  }
   # transformers refuses a file that does not say this.
   header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
   end = 0
   for name, shape in shapes.items():
+    itemsize = np.dtype(_DTYPES[codes[name]]).itemsize
     start, end = end, end + math.prod(shape) * itemsize
     header[name] = {
-      "dtype": code,
+      "dtype": codes[name],
       "shape": list(shape),
       "data_offsets": [start, end],
     }
@@ -96,7 +110,7 @@ def write_file(
   with open(path, "wb") as file:
     file.write(len(text).to_bytes(8, "little") + text)
     for name in shapes:
-      _append(file, read(name), _DTYPES[code])
+      _append(file, read(name), _DTYPES[codes[name]])
 
 
 def _append(file: BinaryIO, array: np.ndarray, dtype: Any) -> None:

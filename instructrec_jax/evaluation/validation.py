@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation.metrics import ranking_metrics
+from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.normalisation import (
   Normalisation,
@@ -20,6 +21,22 @@ from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
 
 _METRICS = ("hr@1", "ndcg@5")
+
+
+def draw_requests(
+  requests: pathlib.Path, *, limit: int, seed: int = 0
+) -> list[RankingRequest]:
+  """Returns requests of a file, in its order, drawn at random.
+
+  Raises:
+    InputError: the file is missing, or a request has no target.
+  """
+  found = list(read_requests(requests))
+  chosen = np.random.default_rng(seed).permutation(len(found))[:limit]
+  sample = [found[index] for index in np.sort(chosen)]
+  if not sample or None in [request.target for request in sample]:
+    raise InputError(f"{requests}: every validation request needs a target.")
+  return sample
 
 
 def make_validator(
@@ -53,13 +70,8 @@ def make_validator(
   check_counts(**{"validation limit": limit})
   check_seed(seed)
   check_counted(Normalisation.parse(normalisation), title_counts)
-  found = list(read_requests(requests))
-  rng = np.random.default_rng(seed)
-  chosen = rng.permutation(len(found))[:limit]
-  sample = [found[index] for index in np.sort(chosen)]
+  sample = draw_requests(requests, limit=limit, seed=seed)
   targets = [request.target for request in sample]
-  if not sample or None in targets:
-    raise InputError(f"{requests}: every validation request needs a target.")
   rankers: list[T5Ranker] = []
 
   def validate(config: T5Config, params: Any) -> dict[str, float]:

@@ -19,6 +19,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from instructrec_jax.kernels.cpu import Spans
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.scoring.trie import START_ID
+from instructrec_jax.seq2seq import int8
 from instructrec_jax.seq2seq.attention import project_memory
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import (
@@ -154,6 +155,8 @@ class Ended:
 
 def decoding_params(config: T5Config, params: Any) -> Any:
   """Returns the parameters as a step reads them: cast once, not at each."""
+  if int8.is_int8(params):
+    return params
 
   def cast(path: Any, leaf: jax.Array) -> jax.Array:
     names = [key.key for key in path]

@@ -25,7 +25,6 @@ from instructrec_jax.progress import progress
 from instructrec_jax.scoring.reranker import load_model
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.scoring.trie import to_bytes
-from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
 from instructrec_jax.xla_options import compiler_options
@@ -178,10 +177,7 @@ class Generator:
       self._allowed = jax.device_put(
         decode.Allowed.of(trie), mesh_lib.replicated(self._mesh)
       )
-    variables = jax.eval_shape(lambda: parameters.initial_variables(config))
-    shardings = mesh_lib.parameter_shardings(
-      variables["params_axes"], self._mesh, shapes=variables["params"]
-    )
+    shardings = mesh_lib.model_shardings(config, self._mesh, params)
     params = mesh_lib.to_devices(params, shardings)
     self._params = params
     self._decoding_params = params

@@ -37,7 +37,6 @@ from instructrec_jax.scoring.tokenization import (
   candidate_encoder,
 )
 from instructrec_jax.scoring.trie import ID_BYTES, START_ID
-from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.attention import project_memory
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import (
@@ -155,10 +154,7 @@ class CatalogueSearch:
         title_counts=title_counts,
       )
       self._scale.add(ranker.prior_offsets(titles), self._numbers)
-    variables = jax.eval_shape(lambda: parameters.initial_variables(config))
-    shardings = mesh_lib.parameter_shardings(
-      variables["params_axes"], mesh, shapes=variables["params"]
-    )
+    shardings = mesh_lib.model_shardings(config, mesh, params)
     self._params = mesh_lib.to_devices(params, shardings)
     self._config = config
     self._by_shard = mesh_lib.batch_sharding(mesh)

@@ -80,6 +80,7 @@ def load_model(
   model_dir: pathlib.Path,
   step: int | str | None,
   vocabulary: pathlib.Path | None,
+  mesh: Mesh | None = None,
 ) -> tuple[T5Config, Any, Vocabulary]:
   """Loads a folder of `train` or `export`, or a checkpoint of T5X.
 
@@ -87,6 +88,8 @@ def load_model(
     model_dir: of either kind.
     step: a number, "best", or None for the latest.
     vocabulary: of a checkpoint of T5X, which has none with it.
+    mesh: of several devices, each of which is given its part of a folder of
+      ours as that is read, so that the host never has all.
 
   Returns:
     The configuration, the parameters and the vocabulary.
@@ -95,7 +98,14 @@ def load_model(
     InputError: the folder holds no model, or no such step of it.
   """
   if not (foreign := find_t5x(model_dir, step)):
-    config, params = model_folder.load_params(model_dir, step=step)
+    shardings = None
+    # Several processes read all alike: orbax would wait for one another.
+    if mesh is not None and mesh.size > 1 and jax.process_count() == 1:
+      config = model_folder.load_config(model_dir)
+      shardings = mesh_lib.model_shardings(config, mesh)
+    config, params = model_folder.load_params(
+      model_dir, step=step, shardings=shardings
+    )
     return config, params, model_folder.load_vocabulary(model_dir)
   if vocabulary is None:
     raise InputError(
@@ -177,10 +187,7 @@ class T5Ranker:
       shards=self._mesh.shape["data"],
       bin_tokens=batch_tokens or _BIN_TOKENS.get(jax.default_backend(), 32768),
     )
-    axes = jax.eval_shape(lambda: parameters.initial_variables(config))
-    shardings = mesh_lib.parameter_shardings(
-      axes["params_axes"], self._mesh, shapes=axes["params"]
-    )
+    shardings = mesh_lib.model_shardings(config, self._mesh, params)
     self._shardings = shardings
     self.set_params(params)
     self._by_shard = mesh_lib.batch_sharding(self._mesh)
@@ -189,7 +196,8 @@ class T5Ranker:
     self.flops = 0.0
     self._config = config
     self.num_parameters = sum(
-      math.prod(leaf.shape) for leaf in jax.tree.leaves(axes["params"])
+      math.prod(leaf.shape)
+      for leaf in jax.tree.leaves(parameters.parameter_shapes(config))
     )
 
     def score_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
@@ -231,7 +239,7 @@ class T5Ranker:
     """
     normalisation = Normalisation.parse(normalisation)
     model_dir = pathlib.Path(model_dir)
-    config, params, words = load_model(model_dir, step, vocabulary)
+    config, params, words = load_model(model_dir, step, vocabulary, mesh)
     return cls(
       config=config,
       params=params,

@@ -13,6 +13,7 @@ from flax import linen as nn
 from flax.linen import partitioning, spmd
 from jaxtyping import Array, Float, Int
 
+from instructrec_jax.seq2seq import int8
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layers import Dense, fan_in_normal
 from instructrec_jax.seq2seq.layouts import KeysValues, Layout
@@ -210,8 +211,8 @@ def project_memory(
     attention = params["decoder"][f"layers_{layer}"][
       "encoder_decoder_attention"
     ]
-    kernel = attention[name]["kernel"].astype(config.dtype)
-    y = encoded_BxSxD.astype(config.dtype) @ kernel
+    kernel = int8.matrix(attention[name], "kernel", config.dtype)
+    y = encoded_BxSxD.astype(config.dtype) @ kernel.astype(config.dtype)
     return y.reshape(*y.shape[:2], config.num_heads, config.head_dim)
 
   return tuple(

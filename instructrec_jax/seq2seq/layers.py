@@ -17,6 +17,7 @@ from flax import linen as nn
 from flax.linen import partitioning, spmd
 from jaxtyping import Array, Float, Int
 
+from instructrec_jax.seq2seq import int8
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import Layout
 
@@ -30,6 +31,8 @@ _fan_in_truncated = nn.initializers.variance_scaling(
 
 class Dense(nn.Module):
   """A linear map without bias, computed in `dtype` from float32 weights.
+
+  Or from those of `int8`, which are a kernel of integers and `kernel_scale`.
 
   With a `lora_rank`, low-rank adapters are added: x @ lora_a @ lora_b, scaled
   by lora_alpha / lora_rank (LoRA, arXiv:2106.09685, section 4.1). They begin
@@ -56,6 +59,10 @@ class Dense(nn.Module):
       axes=self.axes,
     )
     x = jnp.asarray(x, self.dtype)
+    module = {"kernel": kernel}
+    if self.has_variable("params", "kernel_scale"):
+      module["kernel_scale"] = self.get_variable("params", "kernel_scale")
+    kernel = int8.matrix(module, "kernel", self.dtype)
     y = x @ jnp.asarray(kernel, self.dtype)
     if not self.lora_rank:
       return y
@@ -124,6 +131,14 @@ class Embed(nn.Module):
     # that a frequent token's gradient is summed in float32: a bfloat16 sum
     # stops growing after a few hundred terms.
     embedded_BxTxD = jnp.take(self.embedding, tokens_BxT, axis=0)
+    scale_VxG = self.get_variable("params", "embedding_scale")
+    if scale_VxG is not None:
+      embedded_BxTxD = int8.to_floats(
+        embedded_BxTxD,
+        scale_VxG[tokens_BxT],
+        self.config.dtype,
+        axis=tokens_BxT.ndim,
+      )
     return spmd.with_logical_constraint(
       embedded_BxTxD.astype(self.config.dtype), ("batch", "length", "embed")
     )

@@ -19,7 +19,7 @@ from flax import linen as nn
 from flax import struct
 from jaxtyping import Array, Float
 
-from instructrec_jax.seq2seq import layers, parts, stacking
+from instructrec_jax.seq2seq import int8, layers, parts, stacking
 from instructrec_jax.seq2seq.attention import Attention, RelativePositionBias
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import (
@@ -175,7 +175,9 @@ class Decoder(nn.Module):
     if not with_logits:
       return y, cache
     if config.logits_via_embedding:
-      table_VxD = self.embed.embedding
+      table_VxD = int8.matrix(
+        self.embed.variables["params"], "embedding", jnp.float32
+      )
       return (y.astype(jnp.float32) @ table_VxD.T) * config.emb_dim**-0.5, cache
     logits = layers.Dense(
       config.vocab_size,
@@ -407,8 +409,9 @@ def _by_layer(tokens: tuple[KeysValues, ...]) -> dict[str, dict[str, Any]]:
 def output_kernel(config: T5Config, params: Any) -> Float[Array, "embed vocab"]:
   """Returns the float32 matrix from the decoder's states to logits."""
   if config.logits_via_embedding:
-    return params["token_embedder"]["embedding"].T * config.emb_dim**-0.5
-  return params["decoder"]["logits_dense"]["kernel"]
+    table_VxD = int8.matrix(params["token_embedder"], "embedding", jnp.float32)
+    return table_VxD.T * config.emb_dim**-0.5
+  return int8.matrix(params["decoder"]["logits_dense"], "kernel", jnp.float32)
 
 
 def _scan_layers(
@@ -429,7 +432,7 @@ def _scan_layers(
   of_layers = params.get(stacking.STACKED)
   if is_apart := of_layers is None:
     path = (name, "layers_0")
-    if not has_parts:
+    if not has_parts and not int8.is_int8(params):
       # Every layer casts its weights to it: half the copy is enough.
       params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
     of_layers = stacking.stack_layers({name: params})[name][stacking.STACKED]

@@ -2,7 +2,7 @@
 
 export.json         model name, training step, the SHA-256 of every file
 model.json          the T5Config
-model.safetensors   the parameters, in the dtype of training
+model.safetensors   the parameters, in the dtype of training or in int8
 vocabulary.model    the SentencePiece model
 title_counts.json   its catalogue's training purchases, if it knows them
 templates.yaml      the templates to choose from
@@ -32,9 +32,14 @@ from instructrec_jax.instructions.templates import (
   dump_templates,
   load_templates,
 )
+from instructrec_jax.seq2seq import int8 as int8_weights
+from instructrec_jax.seq2seq.parameters import parameter_shapes
 
 TEMPLATES_FILE = "templates.yaml"
 ITEMS_FILE = "items.jsonl"
+EPSILON = 0.002
+"""By how much weights in int8 may move HR@1 of validation requests."""
+_VALIDATION_FILE = "requests/sequential_validation.parquet"
 
 
 def export(
@@ -44,6 +49,9 @@ def export(
   dataset: pathlib.Path | None = None,
   templates: Sequence[str | pathlib.Path] = ("package",),
   step: int | str | None = None,
+  int8: bool = False,
+  requests: pathlib.Path | None = None,
+  epsilon: float = EPSILON,
   force: bool = False,
 ) -> dict[str, Any]:
   """Writes an export folder.
@@ -55,6 +63,10 @@ def export(
       the export can only rank candidates that it is given.
     templates: names or files, see `load_templates`.
     step: a number, "best" (by validation), or None for the latest.
+    int8: has the weights in int8, .28 of float32's bytes, if HR@1 keeps.
+    requests: validation requests that decide it, with targets; those of the
+      dataset's sequential recommendation if None.
+    epsilon: by how much int8 may move HR@1 of them, up or down.
     force: replaces `out`.
 
   Returns:
@@ -62,9 +74,19 @@ def export(
 
   Raises:
     InputError: there is no such model or dataset folder, the model is already
-      an export, or `out` exists and `force` is not set.
+      an export, `out` exists and `force` is not set, or int8 moves HR@1 by
+      more than `epsilon`.
   """
   model, out = pathlib.Path(model), pathlib.Path(out)
+  if int8 and requests is None:
+    if dataset is None:
+      raise InputError(
+        "--int8 is measured on validation requests: name a file of them "
+        "(--requests), or the dataset folder (--dataset)."
+      )
+    requests = pathlib.Path(dataset) / _VALIDATION_FILE
+  if requests is not None and not int8:
+    raise InputError("--requests are what --int8 is measured on: add it.")
   if export_folder.is_export(model) and (model / TEMPLATES_FILE).is_file():
     raise InputError(f"{model}: an export already; copy the folder.")
   with storage.staged_folder(
@@ -72,11 +94,26 @@ def export(
     force=force,
     made_by="export",
     may_go=lambda path: refuse_changed(path / MODEL_CARD),
-    inputs=(model, dataset),
+    inputs=(model, dataset, requests),
   ) as partial:
     config, params = model_folder.load_params(model, step=step)
     vocabulary = model_folder.load_vocabulary(model)
     items = catalogue(dataset) if dataset else {}
+    measured = None
+    if requests is not None:
+      # Imported late: scipy is not needed to serve.
+      from instructrec_jax.evaluation import int8_gate
+
+      weights = int8_weights.from_floats(params)
+      measured = int8_gate.measure(
+        requests,
+        config=config,
+        params=params,
+        int8_params=weights,
+        vocabulary=vocabulary,
+        epsilon=epsilon,
+      )
+      params = weights
     model_folder.save_config(partial, config)
     export_folder.write_params(partial, params)
     shutil.copyfile(vocabulary.path, partial / model_folder.VOCABULARY_FILE)
@@ -95,12 +132,15 @@ def export(
         model.resolve().name,
         step=found_step,
         config=storage.read_json(partial / model_folder.CONFIG_FILE, dict),
-        parameters=sum(leaf.size for leaf in jax.tree.leaves(params)),
+        parameters=sum(
+          leaf.size for leaf in jax.tree.leaves(parameter_shapes(config))
+        ),
         vocabulary=vocabulary.sha256,
         titles=len(items),
         templates=[each.name for each in load_templates(*templates)],
         run=_run(model),
         metrics=_metrics(model, found_step),
+        int8=measured,
       ),
       encoding="utf-8",
     )
@@ -109,6 +149,7 @@ def export(
       name=model.resolve().name,
       step=found_step,
       items=len(items),
+      int8=measured,
     )
 
 

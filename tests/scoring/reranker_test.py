@@ -3,19 +3,26 @@
 import concurrent.futures
 import dataclasses
 import itertools
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint
 import pytest
 
 from instructrec_jax import mesh as mesh_lib
-from instructrec_jax.checkpoints import hugging_face
+from instructrec_jax.checkpoints import (
+  export_folder,
+  hugging_face,
+  model_folder,
+)
 from instructrec_jax.checkpoints.weights import leaves_of
 from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring import shapes, tokenization
 from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import int8
 from instructrec_jax.seq2seq.transformer import Transformer
 from instructrec_jax.text import features
 
@@ -135,6 +142,42 @@ def test_scores_do_not_depend_on_the_mesh(
     mesh=mesh_lib.make_mesh(data=data, model=model),
   )
   assert_same(split.score(requests), scores)
+
+
+@pytest.mark.parametrize("kind", ["checkpoint", "export", "int8"])
+def test_a_mesh_is_loaded_part_by_part(
+  config, params, vocabulary, tmp_path, monkeypatch, kind
+):
+  """No device is given more than its part, nor is the host."""
+  model_folder.save_config(tmp_path, config)
+  shutil.copy(vocabulary.path, tmp_path / model_folder.VOCABULARY_FILE)
+  if kind == "checkpoint":
+    path = tmp_path.joinpath(model_folder.CHECKPOINTS, "7", "params")
+    orbax.checkpoint.PyTreeCheckpointer().save(path, params)
+  else:
+    stored = int8.from_floats(params) if kind == "int8" else params
+    export_folder.write_params(tmp_path, stored)
+    export_folder.write_manifest(tmp_path, name="tiny", step=7)
+  mesh = mesh_lib.make_mesh("2x4")
+  given = []
+
+  def to_devices(tree, shardings):
+    given.append((tree, shardings))
+    return tree
+
+  monkeypatch.setattr(mesh_lib, "to_devices", to_devices)
+  T5Ranker.load(tmp_path, mesh=mesh)
+  ((tree, shardings),) = given
+  assert int8.is_int8(tree) == (kind == "int8")
+  placed = jax.tree.map(lambda leaf, to: leaf.sharding == to, tree, shardings)
+  assert all(jax.tree.leaves(placed))
+  # Norms and tables alone are whole on each of the four.
+  sizes = [
+    (leaf.addressable_shards[0].data.nbytes, leaf.nbytes)
+    for leaf in jax.tree.leaves(tree)
+  ]
+  on_one, of_all = map(sum, zip(*sizes, strict=True))
+  assert on_one < 0.3 * of_all
 
 
 def test_scores_do_not_depend_on_rows(

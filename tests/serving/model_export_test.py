@@ -17,10 +17,12 @@ from packaging.utils import canonicalize_name
 from instructrec_jax.cards import MODEL_CARD
 from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.conversion import convert
+from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.scoring.stream import score_file
-from instructrec_jax.seq2seq import parameters
+from instructrec_jax.seq2seq import int8, parameters
+from instructrec_jax.serving import model_export
 from instructrec_jax.serving.model_export import export
 from instructrec_jax.serving.recommender import Recommender
 
@@ -229,6 +231,76 @@ def test_bfloat16_and_devices(exported, model_dir, tmp_path):
     exported, shardings=shardings, dtype=np.float32
   )
   assert {leaf.device for leaf in jax.tree.leaves(placed)} == {device}
+
+
+@pytest.fixture(scope="module")
+def validation(shop, tmp_path_factory):
+  """Requests of which the model's best candidate is the target."""
+  titles = [item.title for item in DatasetFolder.open(shop).items][:20]
+  lines = [
+    {"instruction": WISH, "candidates": titles[start : start + 4], "target": 0}
+    for start in range(0, 20, 4)
+  ]
+  path = tmp_path_factory.mktemp("requests") / "validation.jsonl"
+  path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+  return path
+
+
+@pytest.fixture(scope="module")
+def in_int8(model_dir, shop, validation, tmp_path_factory):
+  out = tmp_path_factory.mktemp("int8") / "out"
+  export(
+    model_dir, out, dataset=shop, int8=True, requests=validation, epsilon=0.4
+  )
+  return out
+
+
+def test_int8_says_what_it_changes_and_ranks_alike(
+  in_int8, exported, of_the_model
+):
+  measured = json.loads((in_int8 / "export.json").read_text())["int8"]
+  assert measured["requests"] == 5 and measured["epsilon"] == 0.4
+  assert 0 < measured["largest_difference"] < 0.3
+  card = (in_int8 / MODEL_CARD).read_text()
+  assert f"| HR@1 in int8 | {measured['hr@1']:.4f} |" in card
+  sizes = [
+    (f / "model.safetensors").stat().st_size for f in (in_int8, exported)
+  ]
+  assert sizes[0] < sizes[1] / 3
+  # A search and a ranking read the same weights.
+  by_title = [
+    [dict(ranking) for ranking in found]
+    for found in (answers(Recommender.load(in_int8)), of_the_model)
+  ]
+  for ours, floats in zip(*by_title, strict=True):
+    for title in ours.keys() & floats.keys():
+      assert ours[title] == pytest.approx(floats[title], abs=0.3)
+      assert ours[title] != floats[title]
+
+
+def test_int8_is_refused_where_it_moves_hr(model_dir, validation, tmp_path):
+  from_floats = int8.from_floats
+
+  def spoiled(params):
+    return from_floats(jax.tree.map(np.zeros_like, params))
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(model_export.int8_weights, "from_floats", spoiled)
+    with pytest.raises(InputError, match="int8 weights move HR@1 from .* to"):
+      export(model_dir, tmp_path / "out", int8=True, requests=validation)
+  with pytest.raises(InputError, match="name a file of them"):
+    export(model_dir, tmp_path / "out", int8=True)
+  with pytest.raises(InputError, match="--requests are what --int8"):
+    export(model_dir, tmp_path / "out", requests=validation)
+  assert not list(tmp_path.iterdir())
+
+
+def test_what_needs_all_bits_takes_no_int8(in_int8, tmp_path):
+  with pytest.raises(InputError, match="in int8, which is for inference"):
+    convert(in_int8, tmp_path / "hf", to="hf")
+  config = model_folder.load_config(in_int8)
+  with pytest.raises(InputError, match="in int8, which is for inference"):
+    model_folder.load_initial_params(in_int8, config)
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import jax
 import jax.monitoring
 import numpy as np
 import optax
+import orbax.checkpoint
 import pytest
 
 from instructrec_jax.checkpoints import model_folder
@@ -30,6 +31,7 @@ SIZES = dict(
   mlp_dim=32,
   dropout_rate=0.1,
 )
+LAYERS = dict(SIZES, num_encoder_layers=2, num_decoder_layers=3)
 
 
 def make_pairs(count):
@@ -158,6 +160,49 @@ def test_a_killed_run_resumes_bit_equal(data, train, compiled, tmp_path):
   assert_bit_equal(straight, killed)
   logged = [line["step"] for line in lines_of(killed)]
   assert logged == [line["step"] for line in lines_of(straight)]
+
+
+def test_a_run_is_gone_on_with_in_a_loop_and_without(train, tmp_path):
+  """On disk layers are apart, those of the optimizer's means as well."""
+
+  def run(name, steps, *, scan_layers, copied=None):
+    if copied:
+      shutil.copytree(copied, tmp_path / name)
+    train(
+      tmp_path / name,
+      steps=steps,
+      sizes=LAYERS | dict(dropout_rate=0.0, scan_layers=scan_layers),
+      optimizer=optimizer.adamw(1e-2),
+    )
+    return tmp_path / name
+
+  apart = run("apart", 2, scan_layers=False)
+  looped = run("looped", 2, scan_layers=True)
+  assert _stored_shapes(looped) == _stored_shapes(apart)
+  straight = run("straight", 4, scan_layers=True)
+  assert_bit_equal(straight, run("resumed", 4, scan_layers=True, copied=looped))
+  # Each goes on with the other's program.
+  run("apart", 4, scan_layers=True)
+  run("looped", 4, scan_layers=False)
+  _, expected = model_folder.load_params(straight)
+  for folder in (apart, looped):
+    _, params = model_folder.load_params(folder)
+    # Adam's first steps are as large for the smallest gradients.
+    jax.tree.map(
+      lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), params, expected
+    )
+
+
+def _stored_shapes(model_dir):
+  handler = orbax.checkpoint.PyTreeCheckpointHandler()
+  shapes = {
+    item: handler.metadata(model_dir / "checkpoints" / "2" / item).tree
+    for item in ("params", "optimizer")
+  }
+  return {
+    jax.tree_util.keystr(path): leaf.shape
+    for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
+  }
 
 
 def _last_step(model_dir):
