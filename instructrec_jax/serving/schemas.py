@@ -226,9 +226,13 @@ class InstructionRequest(_OurRequest):
 
 
 class Document(BaseModel):
-  """A document as it was given."""
+  """A document as it was given, or a title of the catalogue."""
 
   text: str
+  image: str | None = Field(
+    default=None,
+    description="Its picture's address, of a server with --images.",
+  )
 
 
 class Result(BaseModel):

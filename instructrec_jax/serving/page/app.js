@@ -354,6 +354,17 @@ function showSkeleton() {
   for (const id of ["weights", "after"]) of(id).hidden = true;
 }
 
+// The title beside it says what it shows. One that does not load goes.
+function picture(address) {
+  const image = document.createElement("img");
+  image.alt = "";
+  image.loading = "lazy";
+  image.referrerPolicy = "no-referrer";
+  image.addEventListener("error", () => image.remove());
+  image.src = address;
+  return image;
+}
+
 function showRanking(results) {
   const places = new Map();
   const most = Math.max(...results.map((result) => result.relevance_score), 1e-9);
@@ -364,6 +375,7 @@ function showRanking(results) {
     const share = (100 * result.relevance_score) / most;
     item.style.setProperty("--share", `${share.toFixed(1)}%`);
     const named = element("span", title, "named");
+    if (result.document.image) named.prepend(picture(result.document.image));
     const mark = moved(title, index + 1);
     if (mark) named.append(" ", mark);
     const actions = element("span", "", "actions");
