@@ -293,6 +293,11 @@ class RankingAnswer(Instruction):
   )
   id: str
   model: str
+  unknown_documents: int | None = Field(
+    default=None,
+    description="Of rerank: how many documents the catalogue, if there is one, "
+    "does not have. The model has learned nothing of these.",
+  )
   results: list[Result]
   meta: Meta
   usage: Usage

@@ -115,7 +115,7 @@ class Service:
       for result in results:
         text = cut.documents[result.index]
         result.document = schemas.Document(text=text)
-    return self._answer(
+    answer = self._answer(
       composed,
       results,
       version,
@@ -123,6 +123,10 @@ class Service:
       cut.warnings,
       prepared.reasoning,
     )
+    if index := self.recommender.index:
+      unknown = [title for title in cut.titles if title and title not in index]
+      answer.unknown_documents = len(unknown)
+    return answer
 
   async def recommend(
     self, asked: schemas.RecommendRequest

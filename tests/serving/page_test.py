@@ -387,6 +387,7 @@ def test_ones_own_titles_are_ranked(page, count):
   page.evaluate(f"document.getElementById('candidates').value = {titles!r}")
   ask(page, "a tent")
   assert page.evaluate(f"{NAMED}.length") == count
+  assert "None of these titles is in the catalogue" in text(page, "status")
   press(page, "why")
   page.wait(f"{IDLE} && !document.getElementById('weights').hidden")
 

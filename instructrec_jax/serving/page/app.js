@@ -284,6 +284,15 @@ function holding({ required = [], denied = [], given_up = [], scarce = [] }) {
   ].filter(Boolean).join(" ");
 }
 
+// Of titles of one's own: what the model cannot know.
+function unlearned(unknown, all) {
+  if (!unknown) return "";
+  const which = unknown === all
+    ? "None of these titles is in the catalogue"
+    : `${unknown} of these ${all} titles are not in the catalogue`;
+  return `${which}: the model has not learned them, so take the order with care.`;
+}
+
 // --- What the model reads.
 
 function showInstruction(answer) {
@@ -466,6 +475,7 @@ async function rank() {
     turns.length > 1 ? "" : `For ${wish}.`,
     again && previous !== wish ? marks : "",
     holding(answer),
+    unlearned(answer.unknown_documents, answer.results.length),
   ].join(" ").trim();
   of("after").hidden = false;
   of("shared").textContent = "";
