@@ -158,19 +158,24 @@ def _check(macros: dict[str, Any]) -> None:
 
 
 def _svd_params(folder: Path, data: Any, config: Any, seed: int) -> Any:
-  """Returns weights that start from which words of titles are bought together.
+  """Returns weights that know what is bought together, and titles' words.
 
   Only training purchases of the dataset folder count.
   """
-  from instructrec_jax.baselines import svd
-  from instructrec_jax.data.folder import DatasetFolder
+  from instructrec_jax.baselines import piece_vectors, svd
+  from instructrec_jax.data.folder import TEMPLATES_FILE, DatasetFolder
+  from instructrec_jax.instructions.templates import load_templates
   from instructrec_jax.training.svd_start import svd_start
 
-  vectors = svd.piece_vectors(
+  width = min(svd.WIDTH, config.emb_dim // 2)
+  file = folder / TEMPLATES_FILE
+  vectors = piece_vectors.piece_vectors(
     DatasetFolder.open(folder),
     data.vocabulary,
     rows=config.vocab_size,
-    width=min(svd.WIDTH, config.emb_dim - 1),
+    width=width,
+    words=min(piece_vectors.WORDS, config.emb_dim - 1 - width),
+    templates=[t.text for t in load_templates(*[file] * file.exists())],
   )
   return svd_start(
     config,
