@@ -58,8 +58,12 @@ class _Lines:
 
   def write(self, text: str) -> None:
     """Prints a line, unless it is blank or its count was told before."""
-    text = text.strip("\r\n ")
+    # A bar below another one moves the cursor back up.
+    text = text.replace("\x1b[A", "").strip("\r\n ")
     count = text.rpartition(" in ")[0]
+    if ": 1 of " in text:
+      # The first has waited for what comes before them all: it tells no rate.
+      text = text.partition(", ")[0]
     if text and count != self._last:
       print(text, file=sys.stderr)
       self._last = count

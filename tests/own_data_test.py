@@ -10,17 +10,19 @@ import pytest
 from instructrec_jax.cli.main import main
 from instructrec_jax.scoring.reranker import T5Ranker
 
-# What makes them short: a tiny model of two steps, and few tasks to pack.
+# What makes them short: few customers, and a tiny model of two steps.
+CUSTOMERS = 40
 SHORT = {
-  "build": ["--families=p1_i0_t3,p1_i2_t2"],
   "train": [
     "--gin.TRAIN_STEPS=2",
     "--gin.EMB_DIM=16",
     "--gin.NUM_HEADS=1",
-    "--gin.HEAD_DIM=8",
+    "--gin.HEAD_DIM=16",
     "--gin.NUM_LAYERS=1",
     "--gin.MLP_DIM=16",
+    "--gin.VALIDATION_LIMIT=4",
   ],
+  "evaluate": ["--limit=10", "--resamples=20"],
 }
 
 
@@ -37,6 +39,10 @@ def test_five_commands_lead_from_the_template_to_a_ranking(
 ):
   for file in (root / "docs" / "own-data").iterdir():
     shutil.copy(file, tmp_path)
+  purchases = tmp_path / "purchases.csv"
+  lines = purchases.read_text().splitlines(keepends=True)
+  few = [line for line in lines[1:] if line < f"c{CUSTOMERS + 1:03d}"]
+  purchases.write_text("".join([lines[0], *few]))
   monkeypatch.chdir(tmp_path)
   names = [command[0] for command in commands]
   assert names[:5] == ["prepare", "annotate", "build", "train", "ask"]
@@ -48,7 +54,7 @@ def test_five_commands_lead_from_the_template_to_a_ranking(
     assert main(command) == 0, command
     printed = capsys.readouterr().out
     if command[0] == "prepare":
-      assert re.search(r"\| shop +\| 24 +\| 30 +\| 142 ", printed)
+      assert re.search(rf"\| shop +\| {CUSTOMERS} +\| 25 ", printed)
     if command[0] == "ask":
       assert 'enters: "Tea, Herbal"' in printed
       assert len(re.findall(r"^ +[123] +-\d", printed, re.M)) == 3

@@ -32,6 +32,22 @@ def test_a_log_gets_lines_with_a_rate_and_no_bar(capsys, clock):
   assert not any("\r" in line or "|" in line for line in lines)
 
 
+def test_the_first_of_many_tells_no_rate_and_bars_within_bars_no_codes(
+  capsys, clock
+):
+  with progress(total=2, desc="outer", unit="step"):
+    inner = progress(total=400, desc="pack", unit="row")
+    inner._time = time.time
+    inner.start_t = inner.last_print_t = time.time() - 60
+    for _ in range(8):
+      inner.update(1)
+    inner.close()
+  told = capsys.readouterr().err
+  assert "pack: 1 of 400 in " in told and "\x1b" not in told
+  assert not any("left" in line for line in told.splitlines() if ": 1 " in line)
+  assert any("left" in line for line in told.splitlines())
+
+
 def test_short_work_prints_nothing_in_a_log(capsys):
   assert list(progress(range(3), "short")) == [0, 1, 2]
   assert list(progress(range(3), "hidden", shown=False)) == [0, 1, 2]

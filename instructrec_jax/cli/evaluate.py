@@ -22,7 +22,8 @@ EXAMPLE = (
 @dataclass(frozen=True, kw_only=True)
 class Options:
   dataset: opt.Dataset
-  out: opt.Out
+  out: opt.Out | None = None
+  """folder to write (required, except with --dry-run)"""
   model: opt.Model | None = None
   """a model folder; without it, only the baselines are ranked"""
   zero_shot: opt.Model | None = None
@@ -114,6 +115,8 @@ def run(options: Options) -> tuple[Any, str] | None:
     asked = {name: getattr(options, name) for name in names}
     found = estimate_chat(chat, **asked)
     return dataclasses.asdict(found), found.sentence
+  if options.out is None:
+    raise InputError("--out is missing: the folder to write results to.")
   if options.multi_process and chat:
     raise InputError("each process would pay for --chat-model: use one alone.")
   _tell_vocabulary(options)

@@ -31,6 +31,8 @@ class Columns:
   rating_column: _Column = "rating"
   title_column: _Column = "title"
   categories_column: _Column = "categories"
+  image_column: _Column = "image_url"
+  """name of the column with the address of an item's picture"""
   delimiter: Annotated[
     str | None, opt.Arg(metavar="CHARACTER", may_be_blank=True)
   ] = None

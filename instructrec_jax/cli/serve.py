@@ -57,6 +57,9 @@ class Options(opt.Served):
   """certificate for HTTPS, in PEM"""
   ssl_keyfile: opt.InputFile | None = None
   """its key, without a passphrase (default: in the certificate's file)"""
+  images: bool = False
+  """show the catalogue's pictures on the page, which browsers then load from
+  the hosts that the data name (default: the page loads nothing from others)"""
   request_log: bool = False
   """write a line of JSON for each request to standard error"""
   truncate: bool = False
@@ -115,6 +118,7 @@ def run(options: Options) -> None:
       limits=limits,
       access=access,
       log_requests=options.request_log,
+      images=options.images,
     )
     serve(app, listening, timeout=options.timeout, connections=connections)
 

@@ -44,11 +44,12 @@ class _Keys:
   summary: str = "summary"
   text: str = "reviewText"
   categories: str = "categories"
+  images: tuple[str, ...] = ("images",)
 
 
 _KEYS = {
-  "amazon2014": _Keys(),
-  "amazon2018": _Keys(categories="category"),
+  "amazon2014": _Keys(images=("imUrl",)),
+  "amazon2018": _Keys(categories="category", images=("imageURL", "image")),
   "amazon2023": _Keys(
     user="user_id",
     item="parent_asin",
@@ -143,6 +144,7 @@ def read_items(
       record[keys.item],
       title=record.get("title"),
       categories=record.get(keys.categories),
+      image=_first_image(record, keys.images),
     )
 
   return lines.frames(
@@ -342,6 +344,16 @@ def _is_of_objects(block: bytes) -> bool:
         return False
       place = block.find(word, place + 1)
   return True
+
+
+def _first_image(record: dict[str, Any], names: Sequence[str]) -> Any:
+  """Returns the first of a list, or the only one; 2023 has objects by size."""
+  for images in filter(None, map(record.get, names)):
+    first = images[0] if isinstance(images, list) else images
+    if isinstance(first, dict):
+      first = first.get("large") or first.get("thumb")
+    return first
+  return None
 
 
 def _parse_json(line: bytes) -> dict[str, Any]:

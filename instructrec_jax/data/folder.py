@@ -1,6 +1,7 @@
 """A dataset folder: the names of its files, and its tables read back.
 
 items.parquet         item, item_id, title, categories
+images.parquet        item, image: its address, of items that have one
 interactions.parquet  user, user_id, item, position, timestamp, rating,
                       summary, text: each user's last items, oldest first
 earlier.parquet       user, item: what came before those; only kept so that
@@ -50,6 +51,7 @@ MANIFEST_FILE = "manifest.json"
 STATISTICS_FILE = "statistics.json"
 PLANTED_FILE = "planted.json"
 ITEMS_FILE = "items.parquet"
+IMAGES_FILE = "images.parquet"
 INTERACTIONS_FILE = "interactions.parquet"
 EARLIER_FILE = "earlier.parquet"
 ITEM_SPLIT_FILE = "splits/items.parquet"
@@ -72,6 +74,7 @@ MADE_ANEW = frozenset(
     STATISTICS_FILE,
     PLANTED_FILE,
     ITEMS_FILE,
+    IMAGES_FILE,
     INTERACTIONS_FILE,
     EARLIER_FILE,
     "splits",
@@ -175,6 +178,13 @@ class DatasetFolder:
     if frame.height != self.statistics["items"]:
       self._refuse(ITEMS_FILE, f"{frame.height:,} items")
     return [Item(i, title, tuple(names)) for i, title, names in frame.rows()]
+
+  @functools.cached_property
+  def images(self) -> dict[int, str]:
+    """Addresses of images by item number, of the items that have one."""
+    if not (self.path / IMAGES_FILE).is_file():
+      return {}
+    return dict(self._read(IMAGES_FILE, {"item": int, "image": str}).rows())
 
   @functools.cached_property
   def interactions(self) -> pl.DataFrame:

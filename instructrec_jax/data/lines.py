@@ -17,6 +17,7 @@ import itertools
 import math
 import os
 import pathlib
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from time import monotonic
@@ -44,9 +45,12 @@ ITEM_SCHEMA = pl.Schema(
     "item_id": pl.String,
     "title": pl.String,
     "categories": pl.List(pl.String),
+    "image": pl.String,
   }
 )
 
+_MAX_ADDRESS = 2000
+_ADDRESS = re.compile(r"https?://[^\s/\"'<>]+/[^\s\"'<>]+")
 # The year 10000 in Unix time.
 _TIME_LIMIT = 253_402_300_800
 # Milliseconds before 1973 are rather seconds.
@@ -454,10 +458,13 @@ def seconds(time: Any, *, per_second: int = 1) -> int:
   return int(time // per_second)
 
 
-def item_row(item_id: Any, *, title: Any, categories: Any) -> tuple:
+def item_row(
+  item_id: Any, *, title: Any, categories: Any, image: Any = None
+) -> tuple:
   """Checks and cleans one item; returns it as a row of `ITEM_SCHEMA`.
 
-  A title that is absent or not a string becomes "".
+  A title that is absent or not a string becomes "", as does what is no web
+  address of an image.
 
   Raises:
     ValueError: what is wrong with it.
@@ -466,7 +473,15 @@ def item_row(item_id: Any, *, title: Any, categories: Any) -> tuple:
   if categories is not None and not isinstance(categories, list | tuple):
     raise ValueError("the categories are not a list")
   title = clean_title(title) if isinstance(title, str) else ""
-  return item_id, title, list(clean_categories(categories or ()))
+  categories = list(clean_categories(categories or ()))
+  return item_id, title, categories, image_address(image)
+
+
+def image_address(image: Any) -> str:
+  """Returns an image's address on the web; "" if it is none."""
+  if not isinstance(image, str) or len(image) > _MAX_ADDRESS:
+    return ""
+  return image.strip() if _ADDRESS.fullmatch(image.strip()) else ""
 
 
 class _WatchedFile(io.FileIO):

@@ -486,7 +486,11 @@ def _write_items(
   frame = items[chosen.catalogue].with_columns(
     item=np.arange(len(chosen.catalogue), dtype=np.int32)
   )
-  frame.write_parquet(out / folder.ITEMS_FILE)
+  frame.drop("image").write_parquet(out / folder.ITEMS_FILE)
+  # Apart, and only where there are any: most readers need none.
+  images = frame.filter(pl.col("image") != "").select("item", "image")
+  if images.height:
+    images.write_parquet(out / folder.IMAGES_FILE)
   rows = frame.select("item_id", "title", "categories").rows()
   return [Item(i, title, tuple(names)) for i, title, names in rows]
 

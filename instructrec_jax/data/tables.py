@@ -26,10 +26,10 @@ _RECBOLE_TYPE = re.compile(r":(token|float)(_seq)?$")
 # By a table's option: the roles of its columns, those that it needs first.
 _ROLES = {
   "interactions": ("user", "item", "time", "rating", "summary", "text"),
-  "items": ("item", "title", "categories"),
+  "items": ("item", "title", "categories", "image"),
 }
 _NEEDED = {"interactions": 3, "items": 2}
-_OPTIONAL = ("rating", "categories", "summary", "text")
+_OPTIONAL = ("rating", "categories", "image_url", "summary", "text")
 # Arrow's types that a role may have.
 _TEXT = (pyarrow.types.is_string, pyarrow.types.is_large_string)
 _NUMBER = (pyarrow.types.is_integer, pyarrow.types.is_floating)
@@ -64,7 +64,8 @@ _KIND_OF = {
 class Columns:
   """The names of the columns, and how csv separates what stands in them.
 
-  `rating` and `categories` may be absent if they have these default names;
+  `rating`, `categories` and `image` may be absent if they have these default
+  names;
   review text is taken from columns `summary` and `text`, where there are any.
 
   Attributes:
@@ -78,6 +79,7 @@ class Columns:
   rating: str = "rating"
   title: str = "title"
   categories: str = "categories"
+  image: str = "image_url"
   delimiter: str | None = None
   category_separator: str = "|"
 
@@ -162,10 +164,12 @@ def read_items(
   width, places, rows = _open_table(path, format, columns, "items")
 
   def convert(row: Sequence[Any]) -> tuple:
-    item, title, categories = _fields(row, width, places)
+    item, title, categories, image = _fields(row, width, places)
     if isinstance(categories, str):
       categories = categories.split(columns.category_separator)
-    return lines.item_row(_id(item), title=title, categories=categories)
+    return lines.item_row(
+      _id(item), title=title, categories=categories, image=image
+    )
 
   return lines.frames(
     path,

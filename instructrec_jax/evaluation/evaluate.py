@@ -6,8 +6,9 @@ for, and writes the results as JSON, Markdown and a page.
 """
 
 import contextlib
+import functools
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from instructrec_jax import storage
@@ -28,7 +29,7 @@ from instructrec_jax.evaluation import probe as probe_lib
 from instructrec_jax.evaluation.costs import Metered, device
 from instructrec_jax.evaluation.metrics import RESAMPLES
 from instructrec_jax.evaluation.plan import Plan, find_plan
-from instructrec_jax.evaluation.rankers import entry_of, load_ranker
+from instructrec_jax.evaluation.rankers import entry_of, load_model, load_ranker
 from instructrec_jax.evaluation.scores import FOLDER
 from instructrec_jax.evaluation.writer import ModelWriter
 from instructrec_jax.evaluation.writing import evaluate_writing
@@ -176,9 +177,11 @@ def evaluate(
     )
   with staged as partial:
     samples = {} if chat is None else _ask(chat, plan)
+    # One copy of its parameters, for all that is done with a model.
+    load = functools.cache(load_model)
     run = block.Run(
       plan=plan,
-      rankers=_load(plan, text_encoder=text_encoder),
+      rankers=_load(plan, text_encoder=text_encoder, load=load),
       chat=samples,
       counts=training_counts(plan.folder),
       scores=None if partial is None else partial / FOLDER,
@@ -210,7 +213,11 @@ def evaluate(
         {
           name: run.rankers.get(name)
           or load_ranker(
-            name, folder=plan.folder, model=model, zero_shot=zero_shot
+            name,
+            folder=plan.folder,
+            model=model,
+            zero_shot=zero_shot,
+            load=load,
           )
           for name in plan.models
         },
@@ -226,7 +233,7 @@ def evaluate(
     if plan.tasks is not None:
       results["writing"], results["written"] = evaluate_writing(
         plan.texts,
-        {name: ModelWriter(path) for name, path in plan.models.items()},
+        {name: ModelWriter(load(p)) for name, p in plan.models.items()},
         plan.tasks,
         resamples=resamples,
         seed=seed,
@@ -252,7 +259,12 @@ def _ask(chat: ChatOptions, plan: Plan) -> Mapping[str, chat_sample.ChatSample]:
   }
 
 
-def _load(plan: Plan, *, text_encoder: str | None) -> Mapping[str, Metered]:
+def _load(
+  plan: Plan,
+  *,
+  text_encoder: str | None,
+  load: Callable[[pathlib.Path], Any],
+) -> Mapping[str, Metered]:
   """Loads or fits the rankers; other tools' runs come last."""
   # What has no bound is left to the row of the model.
   is_bounded = plan.normalisation in BOUNDED
@@ -266,6 +278,7 @@ def _load(plan: Plan, *, text_encoder: str | None) -> Mapping[str, Metered]:
         zero_shot=plan.models.get("zero_shot"),
         text_encoder=text_encoder,
         normalisation=searched,
+        load=load,
       ),
       warm_up=entry_of(name).warm_up,
     )

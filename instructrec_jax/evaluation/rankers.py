@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -56,13 +56,15 @@ class Resources:
     zero_shot: another such folder, of a model that was not tuned.
     text_encoder: see `tower_ranker.TowerOptions`.
     normalisation: that the catalogue is searched by, where a bound is known.
+    load: loads a model; see `load_model`.
   """
 
   folder: DatasetFolder
-  model: pathlib.Path | None = None
-  zero_shot: pathlib.Path | None = None
-  text_encoder: str | None = None
-  normalisation: str = Normalisation.SUM
+  model: pathlib.Path | None
+  zero_shot: pathlib.Path | None
+  text_encoder: str | None
+  normalisation: str
+  load: Callable[[pathlib.Path], Any]
 
 
 @dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,23 +214,30 @@ def _fit_searches(resources: Resources, *, personal: bool) -> Ranker:
   )
 
 
-def _load_model(path: pathlib.Path | None) -> Ranker:
+def load_model(path: pathlib.Path) -> Any:
+  """Returns a `T5Ranker`; of a cache of it, all rankers share one model.
+
+  Raises:
+    InputError: there is none.
+  """
   # Requests are split over all devices, of other processes too.
   from instructrec_jax import mesh as mesh_lib
   from instructrec_jax.scoring.reranker import T5Ranker
 
-  assert path is not None
   return T5Ranker.load(path, mesh=mesh_lib.make_mesh())
 
 
+def _present(path: pathlib.Path | None) -> pathlib.Path:
+  assert path is not None
+  return path
+
+
 def _load_reasoned(resources: Resources, *, reason: bool) -> Ranker:
-  from instructrec_jax import mesh as mesh_lib
   from instructrec_jax.evaluation import reasoned_ranker
 
-  assert resources.model is not None
   kind = reasoned_ranker.ReasonedRanker if reason else reasoned_ranker.Unlisted
   return kind.load(
-    resources.model, folder=resources.folder, mesh=mesh_lib.make_mesh()
+    _present(resources.model), folder=resources.folder, load=resources.load
   )
 
 
@@ -305,7 +314,7 @@ RANKERS: Mapping[str, RankerEntry] = {
   ),
   # A model that was not tuned.
   "zero_shot": RankerEntry(
-    load=lambda resources: _load_model(resources.zero_shot),
+    load=lambda resources: resources.load(_present(resources.zero_shot)),
     needs="zero_shot",
     cost="model",
     in_all=True,
@@ -323,7 +332,7 @@ RANKERS: Mapping[str, RankerEntry] = {
     scenarios="of a list of candidates",
   ),
   "model": RankerEntry(
-    load=lambda resources: _load_model(resources.model),
+    load=lambda resources: resources.load(_present(resources.model)),
     needs="model",
     cost="model",
     in_all=True,
@@ -364,7 +373,7 @@ RANKERS: Mapping[str, RankerEntry] = {
   ),
   # The model's choice among candidates by letter.
   "labels": RankerEntry(
-    load=lambda resources: LabelRanker(_load_model(resources.model)),
+    load=lambda resources: LabelRanker(load_model(_present(resources.model))),
     needs="model",
     cost="model",
     reads_prompt=True,
@@ -466,6 +475,7 @@ def load_ranker(
   zero_shot: pathlib.Path | None = None,
   text_encoder: str | None = None,
   normalisation: str = Normalisation.SUM,
+  load: Callable[[pathlib.Path], Any] = load_model,
 ) -> Ranker:
   """Loads or fits one of `RANKERS`; baselines see training items alone.
 
@@ -474,9 +484,11 @@ def load_ranker(
   Raises:
     InputError: what it needs is missing or damaged.
   """
-  load = RANKERS[name].load
-  assert load is not None
-  return load(Resources(folder, model, zero_shot, text_encoder, normalisation))
+  make = RANKERS[name].load
+  assert make is not None
+  return make(
+    Resources(folder, model, zero_shot, text_encoder, normalisation, load)
+  )
 
 
 def applies(name: str, scenario: Scenario) -> bool:

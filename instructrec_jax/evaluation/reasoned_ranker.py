@@ -7,7 +7,7 @@ model is asked without either, too.
 
 import dataclasses
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -30,7 +30,7 @@ from instructrec_jax.instructions.render import (
 )
 from instructrec_jax.instructions.templates import Form, load_templates
 from instructrec_jax.records import RankingRequest
-from instructrec_jax.scoring.reranker import T5Ranker, load_model
+from instructrec_jax.scoring.reranker import T5Ranker
 
 _ANSWER = Decoding().max_tokens
 
@@ -66,9 +66,18 @@ class _AskedAnew:
 
   @classmethod
   def load(
-    cls, model_dir: pathlib.Path, *, folder: DatasetFolder, **options: Any
+    cls,
+    model_dir: pathlib.Path,
+    *,
+    folder: DatasetFolder,
+    load: Callable[..., T5Ranker] = T5Ranker.load,
   ) -> Self:
     """Loads a folder of `train` or `export`, for a built dataset folder.
+
+    Args:
+      model_dir: of either kind.
+      folder: the dataset's.
+      load: returns a ranker, whose parameters are shared.
 
     Raises:
       InputError: there is no model, or the folder's templates have none of
@@ -91,17 +100,13 @@ class _AskedAnew:
     manifest, built = folder.path / INSTRUCTIONS_FILE, {}
     if manifest.exists():
       built = storage.read_json(manifest, BUILT)["options"]
-    config, params, vocabulary = load_model(model_dir, None, None)
     return cls(
       form=forms[0],
       titles=display_titles(folder.items),
       input_length=built.get("input_length", 512),
       # What it was taught to write, with room for a title behind it.
       answer_length=min(max(built.get("target_length", 0), _ANSWER), 768),
-      config=config,
-      params=params,
-      vocabulary=vocabulary,
-      **options,
+      **load(model_dir).model,
     )
 
   def _asked(self, requests: Sequence[RankingRequest]) -> list[RankingRequest]:
@@ -136,11 +141,7 @@ class Unlisted(_AskedAnew):
 
 
 class ReasonedRanker(_AskedAnew):
-  """Has a model tell the taste, and ranks by what follows its own words.
-
-  Attributes:
-    written: what the model said of each request so far, by its id.
-  """
+  """Has a model tell the taste, and ranks by what follows its own words."""
 
   name = "model, reasoning"
   response = Response.REASONED_ITEM
@@ -148,10 +149,7 @@ class ReasonedRanker(_AskedAnew):
   def __init__(self, **arguments: Any):
     """Takes the same arguments."""
     super().__init__(**arguments)
-    own = ("form", "titles", "input_length", "answer_length")
-    model = {n: value for n, value in arguments.items() if n not in own}
-    self._generator = Generator(**model)
-    self.written: dict[str, str] = {}
+    self._generator = Generator(**self._ranker.model)
 
   def score(self, requests: Sequence[RankingRequest]) -> list[np.ndarray]:
     """Returns log P(candidate | instruction, the model's own words)."""
@@ -164,5 +162,4 @@ class ReasonedRanker(_AskedAnew):
       answered(request, answer.text)
       for request, (answer, *_) in zip(asked, answers, strict=True)
     ]
-    self.written |= {each.request_id: each.said for each in reasoned}
     return self._ranker.score(reasoned)

@@ -1,30 +1,22 @@
 """The model as a writer of turned-around tasks; see `writing`."""
 
-import pathlib
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from instructrec_jax import mesh as mesh_lib
 from instructrec_jax.evaluation.writing import FOUND
 from instructrec_jax.generation.generator import Decoding, Generator
 from instructrec_jax.scoring.catalogue import CatalogueSearch
-from instructrec_jax.scoring.reranker import load_model
+from instructrec_jax.scoring.reranker import T5Ranker
 
 
 class ModelWriter:
   """A model that writes, and searches with what was written."""
 
-  def __init__(self, model_dir: pathlib.Path):
-    """Loads a folder of `train` or `export`.
-
-    Raises:
-      InputError: there is no model.
-    """
-    config, params, vocabulary = load_model(model_dir, None, None)
-    model = {"config": config, "params": params, "vocabulary": vocabulary}
-    self._model: dict[str, Any] = {**model, "mesh": mesh_lib.make_mesh()}
+  def __init__(self, ranker: T5Ranker):
+    """Takes the model of a ranker, and shares its parameters."""
+    self._model: dict[str, Any] = ranker.model
     self._generator = Generator(**self._model)
     self._searches: dict[tuple[str, ...], CatalogueSearch] = {}
 

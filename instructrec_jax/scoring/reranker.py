@@ -258,6 +258,19 @@ class T5Ranker:
       return "model"
     return f"model ({self.normalisation})"
 
+  @property
+  def model(self) -> dict[str, Any]:
+    """What another ranker, a `Generator` or a search is made of.
+
+    They share the parameters, which lie where they are.
+    """
+    return {
+      "config": self._config,
+      "params": self._params,
+      "vocabulary": self._vocabulary,
+      "mesh": self._mesh,
+    }
+
   def set_params(self, params: Any) -> None:
     """Replaces the parameters; compiled programs are kept."""
     self._params = mesh_lib.to_devices(params, self._shardings)

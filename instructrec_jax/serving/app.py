@@ -66,6 +66,7 @@ def create_app(
   limits: Limits | None = None,
   access: Access | None = None,
   log_requests: bool = False,
+  images: bool = False,
 ) -> FastAPI:
   """Returns the application.
 
@@ -74,6 +75,7 @@ def create_app(
     limits: of its load.
     access: who may ask; everybody if None.
     log_requests: has each request logged, see `RequestLog`.
+    images: has the page load the catalogue's pictures from where they are.
   """
   limits, access = limits or Limits(), access or Access()
   metrics = Metrics()
@@ -88,7 +90,7 @@ def create_app(
     )
     metrics.watch(batcher, recommender.ranker)
     app.state.service = Service(
-      recommender, batcher, limits.timeout, limits.truncate
+      recommender, batcher, limits.timeout, limits.truncate, images
     )
     try:
       yield
@@ -126,7 +128,7 @@ def create_app(
   private = APIRouter(route_class=BoundedRoute)
   private.add_api_route("/metrics", metrics.expose, include_in_schema=False)
   app.include_router(private)
-  _add_pages(app)
+  _add_pages(app, images)
   _add_error_handlers(app, limits)
   return app
 
@@ -166,7 +168,7 @@ class _Rooted:
     await self._app(scope, receive, send)
 
 
-def _add_pages(app: FastAPI) -> None:
+def _add_pages(app: FastAPI, images: bool) -> None:
   """Adds the page at /, and Swagger UI at /docs.
 
   Their own addresses of other files are relative, as a proxy may show them
@@ -180,11 +182,17 @@ def _add_pages(app: FastAPI) -> None:
     files += [static / name for name in _SWAGGER]
   for path in sorted(files):
     url = names.get(path.name, f"/page/{path.name}")
-    app.add_api_route(url, _static(path), include_in_schema=False)
+    answer = _static(path, images)
+    app.add_api_route(url, answer, include_in_schema=False)
 
 
-def _static(path: pathlib.Path) -> Callable[[], Response]:
+def _static(path: pathlib.Path, images: bool) -> Callable[[], Response]:
   content, headers = path.read_bytes(), dict(_PAGE_HEADERS)
+  if images and path.name == "index.html":
+    policy = headers["Content-Security-Policy"]
+    headers["Content-Security-Policy"] = policy.replace(
+      "img-src 'self'", "img-src 'self' https: http:"
+    )
   if path.name == "docs.html":
     # Swagger UI sets styles from its script.
     policy = headers["Content-Security-Policy"]

@@ -8,7 +8,8 @@ title_counts.json   its catalogue's training purchases, if it knows them
 templates.yaml      the templates to choose from
 MODEL_CARD.md       what it is, how it was trained, and its limits, for people
 items.jsonl         the catalogue, a JSON object a line: `title`, as
-                    instructions show it, and `item_ids`, of all items with it
+                    instructions show it, `item_ids`, of all items with it, and
+                    `image`, its address, if the dataset has one
 
 `Recommender.load` opens it with jax, flax and sentencepiece, without orbax or
 any package that prepares data (`requirements/serve.txt`).
@@ -99,6 +100,7 @@ def export(
     config, params = model_folder.load_params(model, step=step)
     vocabulary = model_folder.load_vocabulary(model)
     items = catalogue(dataset) if dataset else {}
+    images = catalogue_images(dataset) if dataset else {}
     measured = None
     if requests is not None:
       # Imported late: scipy is not needed to serve.
@@ -124,7 +126,9 @@ def export(
     )
     with open(partial / ITEMS_FILE, "w", encoding="utf-8") as file:
       for title, item_ids in items.items():
-        line = {"title": title, "item_ids": item_ids}
+        line: dict[str, Any] = {"title": title, "item_ids": item_ids}
+        if title in images:
+          line["image"] = images[title]
         file.write(json.dumps(line, ensure_ascii=False) + "\n")
     found_step = model_folder.find_step(model, step)
     (partial / MODEL_CARD).write_text(
@@ -194,6 +198,31 @@ def catalogue(dataset: pathlib.Path) -> dict[str, list[str]]:
   return by_title
 
 
+def catalogue_images(folder: pathlib.Path) -> dict[str, str]:
+  """Returns titles with the address of an image, the first that each has.
+
+  Args:
+    folder: of a dataset, or an export.
+
+  Raises:
+    InputError: it is neither, or its files are broken.
+  """
+  folder = pathlib.Path(folder)
+  if (folder / ITEMS_FILE).is_file():
+    lines = _exported_lines(folder)
+    images = {each["title"]: each.get("image") for each in lines}
+    return {title: str(image) for title, image in images.items() if image}
+  from instructrec_jax.data.folder import DatasetFolder
+
+  dataset = DatasetFolder.open(folder)
+  items, by_title = dataset.items, {}
+  for number, image in dataset.images.items():
+    if 0 <= number < len(items):
+      (title,) = shown_titles([items[number].title], name="catalogue")
+      by_title.setdefault(title, image)
+  return by_title
+
+
 def catalogue_titles(folder: pathlib.Path) -> list[str]:
   """Returns the titles of a dataset folder, or of an export's catalogue.
 
@@ -214,12 +243,23 @@ def exported_items(folder: pathlib.Path) -> dict[str, list[str]]:
   Raises:
     InputError: the file is missing or broken.
   """
+  return {
+    each["title"]: list(each["item_ids"]) for each in _exported_lines(folder)
+  }
+
+
+def _exported_lines(folder: pathlib.Path) -> list[dict[str, Any]]:
+  """Returns the lines of an export's catalogue; raises InputError."""
   path = pathlib.Path(folder) / ITEMS_FILE
   try:
     with open(path, encoding="utf-8") as file:
-      items = map(json.loads, file)
-      return {item["title"]: list(item["item_ids"]) for item in items}
-  except (OSError, ValueError, KeyError, TypeError) as error:
+      items = list(map(json.loads, file))
+    for item in items:
+      _ = item["title"], list(item["item_ids"]), item.get("image")
+    return items
+  except (
+    *(OSError, ValueError, KeyError, TypeError, AttributeError),
+  ) as error:
     raise InputError(
       f"{path}: not a catalogue ({error}): copy the export again."
     ) from None

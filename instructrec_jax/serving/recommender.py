@@ -37,6 +37,7 @@ from instructrec_jax.serving.explanation import Explanation, explain
 from instructrec_jax.serving.model_export import (
   TEMPLATES_FILE,
   catalogue,
+  catalogue_images,
   exported_items,
 )
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -113,6 +114,7 @@ class Recommender:
     templates: to choose from.
     titles: the catalogue's distinct titles, as instructions show them; () if
       there is none.
+    images: addresses of their pictures, of those that have one.
     name: of the model, for display.
     input_length: tokens that an instruction may have.
   """
@@ -126,6 +128,7 @@ class Recommender:
     templates: Sequence[Template] | None = None,
     titles: Sequence[str] = (),
     item_ids: Mapping[str, Sequence[str]] | None = None,
+    images: Mapping[str, str] | None = None,
     name: str = "model",
     input_length: int = 512,
     batch_tokens: int | None = None,
@@ -141,6 +144,7 @@ class Recommender:
       templates: to choose from; the package's if None.
       titles: the catalogue.
       item_ids: of the items with each of its titles.
+      images: addresses of pictures, of the titles that have one.
       name: of the model, for display.
       input_length: tokens that an instruction may have.
       batch_tokens: tokens in a batch of the ranker, about.
@@ -168,6 +172,7 @@ class Recommender:
     shown = shown_titles(titles, name="catalogue")
     self.titles = tuple(dict.fromkeys(shown))
     self._item_ids = {t: tuple(ids) for t, ids in (item_ids or {}).items()}
+    self.images = dict(images or {})
     self.name = name
     self.input_length = input_length
     # One may call another.
@@ -219,15 +224,16 @@ class Recommender:
     """
     folder = pathlib.Path(folder)
     config, params = model_folder.load_params(folder, step=step)
-    name, items = folder.resolve().name, {}
+    name, items, images = folder.resolve().name, {}, {}
     if export_folder.is_export(folder):
       name = str(export_folder.read_manifest(folder).get("name", name))
       # A folder of `convert` has neither a catalogue nor templates.
       if (folder / TEMPLATES_FILE).is_file():
-        items = exported_items(folder)
+        items, images = exported_items(folder), catalogue_images(folder)
         templates = templates or (folder / TEMPLATES_FILE,)
     if dataset is not None:
-      items = catalogue(pathlib.Path(dataset))
+      dataset = pathlib.Path(dataset)
+      items, images = catalogue(dataset), catalogue_images(dataset)
     return cls(
       config=config,
       params=params,
@@ -235,6 +241,7 @@ class Recommender:
       templates=load_templates(*templates or ()),
       titles=list(items),
       item_ids=items,
+      images=images,
       name=name,
       input_length=input_length,
       batch_tokens=batch_tokens,

@@ -226,9 +226,13 @@ class InstructionRequest(_OurRequest):
 
 
 class Document(BaseModel):
-  """A document as it was given."""
+  """A document as it was given, or a title of the catalogue."""
 
   text: str
+  image: str | None = Field(
+    default=None,
+    description="Its picture's address, of a server with --images.",
+  )
 
 
 class Result(BaseModel):
@@ -289,6 +293,11 @@ class RankingAnswer(Instruction):
   )
   id: str
   model: str
+  unknown_documents: int | None = Field(
+    default=None,
+    description="Of rerank: how many documents the catalogue, if there is one, "
+    "does not have. The model has learned nothing of these.",
+  )
   results: list[Result]
   meta: Meta
   usage: Usage

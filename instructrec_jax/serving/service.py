@@ -65,6 +65,7 @@ class Service:
     batcher: has the threads that compute with it.
     timeout: seconds that an answer may take.
     truncate: longer texts are cut unless a request says otherwise.
+    images: titles of the catalogue come with their pictures' addresses.
     conversations: that `chat` answers.
   """
 
@@ -72,6 +73,7 @@ class Service:
   batcher: Batcher
   timeout: float
   truncate: bool = False
+  images: bool = False
   conversations: Conversations = dataclasses.field(
     default_factory=Conversations
   )
@@ -113,7 +115,7 @@ class Service:
       for result in results:
         text = cut.documents[result.index]
         result.document = schemas.Document(text=text)
-    return self._answer(
+    answer = self._answer(
       composed,
       results,
       version,
@@ -121,6 +123,10 @@ class Service:
       cut.warnings,
       prepared.reasoning,
     )
+    if index := self.recommender.index:
+      unknown = [title for title in cut.titles if title and title not in index]
+      answer.unknown_documents = len(unknown)
+    return answer
 
   async def recommend(
     self, asked: schemas.RecommendRequest
@@ -136,9 +142,7 @@ class Service:
         reason=asked.reason,
       )
       found = await self.batcher.call(call)
-    results = _results(
-      found.ranking, self.recommender.index, texts=self.recommender.titles
-    )
+    results = self._of_catalogue(found.ranking)
     shown = [each.title for each in found.ranking]
     return self._answer(
       found.composed, results, "1", shown, reasoning=found.reasoning
@@ -174,11 +178,7 @@ class Service:
       turn = dataclasses.replace(turn, shown=found.shown)
       name = self.conversations.keep(asked.conversation, [*before, turn])
     composed, need = found.recommendation.composed, found.need
-    results = _results(
-      found.recommendation.ranking,
-      self.recommender.index,
-      texts=self.recommender.titles,
-    )
+    results = self._of_catalogue(found.recommendation.ranking)
     answer = self._answer(composed, results, "1", found.shown)
     return schemas.ChatAnswer(
       **dict(answer),
@@ -255,6 +255,15 @@ class Service:
       return schemas.Examples(wishes=[], history=[])
     async with self._slot():
       return await self.batcher.call(lambda: examples(self.recommender))
+
+  def _of_catalogue(self, ranking: Sequence[Ranked]) -> list[schemas.Result]:
+    """Returns a ranking of the catalogue, with its titles."""
+    ours = self.recommender
+    results = _results(ranking, ours.index, texts=ours.titles)
+    for result in results if self.images else ():
+      if result.document:
+        result.document.image = ours.images.get(result.document.text)
+    return results
 
   def _instruction(self, composed: Composed) -> dict[str, Any]:
     index = self.recommender.index

@@ -58,7 +58,7 @@ def read(tmp_path):
     text = [r if isinstance(r, str) else json.dumps(r) for r in rows]
     path.write_text("\n".join(text), encoding="utf-8")
     frames = reader(path, format=format, broken=broken or lines.BrokenLines())
-    return pl.concat(list(frames)).rows()
+    return pl.concat(list(frames)).drop("image", strict=False).rows()
 
   return read_lines
 
@@ -84,6 +84,44 @@ def test_reviews_of_2023_are_of_the_parent_item_and_in_milliseconds(read):
 def test_metadata_of_every_format(read, format):
   rows = read(amazon.read_items, [METADATA[format]], format=format)
   assert rows == [("B1", '21\' "C"', ["A", "B", "C"])]
+
+
+@pytest.mark.parametrize(
+  ("format", "field", "address"),
+  [
+    (
+      "amazon2014",
+      {"imUrl": "http://a.example/1.jpg"},
+      "http://a.example/1.jpg",
+    ),
+    (
+      "amazon2018",
+      {"imageURL": [], "image": ["https://a.example/2"]},
+      "https://a.example/2",
+    ),
+    (
+      "amazon2018",
+      {"imageURL": ["https://a.example/3"]},
+      "https://a.example/3",
+    ),
+    (
+      "amazon2023",
+      {"images": [{"hi_res": None, "large": "https://a.example/4"}, {}]},
+      "https://a.example/4",
+    ),
+    ("amazon2023", {"images": [{}]}, ""),
+    ("amazon2014", {"imUrl": "javascript:alert(1)"}, ""),
+    ("amazon2014", {"imUrl": 'http://a.example/"x'}, ""),
+    ("amazon2014", {"imUrl": {"x": [1]}}, ""),
+    ("amazon2014", {}, ""),
+  ],
+)
+def test_an_items_picture_is_one_web_address(tmp_path, format, field, address):
+  path = tmp_path / "meta.json"
+  own = "parent_asin" if format == "amazon2023" else "asin"
+  path.write_text(json.dumps({own: "B1", "title": "T", **field}))
+  (frame,) = amazon.read_items(path, format=format, broken=lines.BrokenLines())
+  assert frame["image"].to_list() == [address]
 
 
 @pytest.mark.parametrize("title", [None, "", " ", ["x"]])

@@ -316,6 +316,25 @@ def test_items_that_fall_to_the_last_cut_stay_in_the_catalogue(tmp_path):
   assert [item.item_id for item in folder.items] == ["0", "1", "2", "3"]
 
 
+def test_pictures_stand_apart_where_there_are_any(tmp_path):
+  rows, items = shop_of({"u": [0, 1, 2, 3], "v": [3, 2, 1, 0]}, 4)
+  options = csv_options(tmp_path, rows, items) | {"min_count": 0}
+  plain = prepare(out=tmp_path / "plain", **options)
+  options["items"] = table(
+    tmp_path,
+    "pictures",
+    "photo,item_id,title",
+    [(f"https://a.example/{i}" if i % 2 else "", i, t) for i, t in items],
+  )
+  columns = tables.Columns(image="photo")
+  found = prepare(out=tmp_path / "found", columns=columns, **options)
+  ids = {found.items[n].item_id: image for n, image in found.images.items()}
+  assert ids == {n: f"https://a.example/{n}" for n in ("1", "3")}
+  assert plain.images == {} and not (plain.path / "images.parquet").exists()
+  for name in ("items.parquet", "interactions.parquet"):
+    assert (plain.path / name).read_bytes() == (found.path / name).read_bytes()
+
+
 def test_users_too_short_to_split_only_train(tmp_path):
   rows, items = shop_of({"u": [0, 1], "v": [2], "w": [3, 4, 5]}, 6)
   folder = prepare(

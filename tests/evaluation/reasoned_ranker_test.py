@@ -1,11 +1,13 @@
 """Tests for instructrec_jax/evaluation/reasoned_ranker.py."""
 
 import dataclasses
+import functools
 import json
 import shutil
 import types
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 
@@ -16,7 +18,9 @@ from instructrec_jax.evaluation.reasoned_ranker import (
   ReasonedRanker,
   Unlisted,
 )
+from instructrec_jax.evaluation.writer import ModelWriter
 from instructrec_jax.generation.generator import Generator
+from instructrec_jax.instructions.reasoning import answered
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.requests import read_requests
@@ -46,7 +50,10 @@ def test_scores_are_of_titles_behind_the_models_own_words(
     for r in requests
   ]
   answers = Generator.load(tiny_model).generate(asked)
-  said = [ranker.written[request.request_id] for request in requests]
+  said = [
+    answered(request, answer.text).said
+    for request, (answer,) in zip(requests, answers, strict=True)
+  ]
   for words, (answer,) in zip(said, answers, strict=True):
     taste = answer.text.split("What suits it")[0].rstrip(" ,;:")
     assert words.startswith(f"The history shows this taste: {taste}")
@@ -59,6 +66,20 @@ def test_scores_are_of_titles_behind_the_models_own_words(
     scores, T5Ranker.load(tiny_model).score(by_hand), strict=True
   ):
     np.testing.assert_allclose(one, other, rtol=1e-5)
+
+
+def test_what_is_loaded_shares_one_models_parameters(built, tiny_model):
+  load = functools.cache(T5Ranker.load)
+  folder = DatasetFolder.open(built)
+  one = ReasonedRanker.load(tiny_model, folder=folder, load=load)
+  two = Unlisted.load(tiny_model, folder=folder, load=load)
+  writer = ModelWriter(load(tiny_model))
+  held = [load(tiny_model), one._ranker, one._generator, two._ranker]
+  first, *others = (
+    [x.unsafe_buffer_pointer() for x in jax.tree.leaves(each._params)]
+    for each in (*held, writer._generator)
+  )
+  assert all(other == first for other in others)
 
 
 def test_without_words_it_is_asked_without_a_list(built, tiny_model, requests):

@@ -16,7 +16,7 @@ def test_what_is_found_is_among_the_ten_that_are_likeliest(built, tiny_model):
   requests = [
     RankingRequest(text, text, tuple(titles)) for text in instructions
   ]
-  writer = ModelWriter(tiny_model)
+  writer = ModelWriter(T5Ranker.load(tiny_model))
   for text, scores in zip(
     instructions, T5Ranker.load(tiny_model).score(requests), strict=True
   ):
@@ -28,7 +28,7 @@ def test_what_is_found_is_among_the_ten_that_are_likeliest(built, tiny_model):
 
 def test_texts_are_no_longer_than_asked(tiny_model):
   words = Vocabulary.load(tiny_model / "vocabulary.model")
-  writer = ModelWriter(tiny_model)
+  writer = ModelWriter(T5Ranker.load(tiny_model))
   (text,) = writer.write(["Search: a tent"], 4)
   (longer,) = writer.write(["Search: a tent"], 32)
   # One more: the end of sequence.

@@ -232,13 +232,16 @@ def test_a_model_that_only_writes_ranks_nothing(
   assert "history_writing_p2" in (tmp_path / "out/report.html").read_text()
 
 
-def test_the_price_of_a_chat_is_of_what_is_ranked(built, tmp_path, capsys):
-  arguments = ["evaluate", "--dataset", str(built), "--dry-run"]
-  arguments += ["--out", str(tmp_path / "out"), "--chat-model", "gpt-4o-mini"]
+def test_the_price_of_a_chat_is_of_what_is_ranked(built, capsys):
+  arguments = ["evaluate", "--dataset", str(built)]
+  arguments += ["--chat-model", "gpt-4o-mini"]
   arguments += ["--rankers", "chat", "--scenarios"]
-  assert main([*arguments, "writing"]) == 2
+  assert main([*arguments, "writing", "--dry-run"]) == 2
   assert "a chat model ranks" in capsys.readouterr().err
-  assert main([*arguments, "sequential,writing"]) == 0
+  # It writes nothing, so it needs no place.
+  assert main([*arguments, "sequential,writing", "--dry-run"]) == 0
+  assert main([*arguments, "sequential"]) == 2
+  assert "--out is missing" in capsys.readouterr().err
 
 
 def test_bad_input_is_one_sentence(built, tiny_model, tmp_path):

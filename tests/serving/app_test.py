@@ -407,6 +407,8 @@ def test_titles_that_the_catalogue_lacks_are_named(url, recommender):
   for path in ("/v1/recommend", "/v1/instructions"):
     _, answer = post(f"{url}{path}", body)
     assert answer["unknown_history"] == ["Unheard Of"]
+  body = {"query": "a tent", "documents": [known, "Unheard Of", "", "Other"]}
+  assert post(f"{url}/v1/rerank", body)[1]["unknown_documents"] == 2
 
 
 def test_a_probability_does_not_depend_on_how_many_are_listed(url):

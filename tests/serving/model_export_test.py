@@ -9,6 +9,7 @@ import textwrap
 
 import jax
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from packaging.requirements import Requirement
@@ -176,6 +177,20 @@ def test_items_of_one_title_share_a_line(exported, shop):
   titles = [line["title"] for line in lines]
   assert set(titles) == set(table["title"].to_pylist())
   assert len(set(titles)) == len(titles)
+
+
+def test_pictures_go_along(model_dir, shop, tmp_path):
+  data = shutil.copytree(shop, tmp_path / "shop")
+  numbers, images = [1, 0], ["https://a.example/1", "https://a.example/0"]
+  pq.write_table(
+    pa.table({"item": pa.array(numbers, pa.int32()), "image": images}),
+    data / "images.parquet",
+  )
+  export(model_dir, tmp_path / "out", dataset=data)
+  taken = Recommender.load(tmp_path / "out").images
+  assert taken == Recommender.load(model_dir, dataset=data).images
+  assert sorted(taken.values()) == sorted(images)
+  assert not Recommender.load(model_dir, dataset=shop).images
 
 
 def test_own_templates_go_along(model_dir, tmp_path):

@@ -4,8 +4,12 @@ INSTRUCTREC_AXE names axe-core's axe.min.js (from npm) for the accessibility
 test; INSTRUCTREC_SCREENSHOTS a folder for pictures to look at.
 """
 
+import base64
+import copy
+import http.server
 import os
 import pathlib
+import threading
 import urllib.request
 
 import pytest
@@ -132,6 +136,51 @@ def test_a_wish_is_ranked_by_keyboard(page, recommender):
   assert text(page, "instruction") == found.composed.instruction
   assert page.evaluate(CHANGES) == [""] * 10
   picture(page, "desktop")
+
+
+# A point, transparent.
+PIXEL = base64.b64decode(
+  "R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
+)
+
+
+class Pictures(http.server.BaseHTTPRequestHandler):
+  """Has a picture at any path but /none."""
+
+  def do_GET(self):
+    self.send_response(404 if self.path == "/none" else 200)
+    self.send_header("Content-Type", "image/gif")
+    self.end_headers()
+    if self.path != "/none":
+      self.wfile.write(PIXEL)
+
+  def log_message(self, *args):
+    pass
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_pictures_are_loaded_only_where_they_are_asked_for(
+  browser, recommender, shown
+):
+  pictured = copy.copy(recommender)
+  with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Pictures) as other:
+    threading.Thread(target=other.serve_forever, daemon=True).start()
+    host = f"http://127.0.0.1:{other.server_port}"
+    pictured.images = {t: f"{host}/a" for t in recommender.titles}
+    best = recommender.recommend("a tent for rain").ranking
+    pictured.images[best[0].title] = f"{host}/none"
+    browser.requested.clear()
+    with running(create_app(pictured, images=shown)) as url:
+      browser.open(f"{url}/#wish=a+tent+for+rain")
+      answered(browser)
+      count = "document.querySelectorAll('#ranking img').length"
+      # The one that is not there goes.
+      browser.wait(f"{count} === {9 if shown else 0}")
+      assert "a tent" in browser.evaluate("location.hash").replace("+", " ")
+    other.shutdown()
+  asked = [a for a in browser.requested if a.startswith(host)]
+  assert bool(asked) == shown
+  browser.errors.clear()
 
 
 def test_a_new_wish_shows_what_has_changed(page, recommender):
@@ -338,6 +387,7 @@ def test_ones_own_titles_are_ranked(page, count):
   page.evaluate(f"document.getElementById('candidates').value = {titles!r}")
   ask(page, "a tent")
   assert page.evaluate(f"{NAMED}.length") == count
+  assert "None of these titles is in the catalogue" in text(page, "status")
   press(page, "why")
   page.wait(f"{IDLE} && !document.getElementById('weights').hidden")
 

@@ -284,6 +284,15 @@ function holding({ required = [], denied = [], given_up = [], scarce = [] }) {
   ].filter(Boolean).join(" ");
 }
 
+// Of titles of one's own: what the model cannot know.
+function unlearned(unknown, all) {
+  if (!unknown) return "";
+  const which = unknown === all
+    ? "None of these titles is in the catalogue"
+    : `${unknown} of these ${all} titles are not in the catalogue`;
+  return `${which}: the model has not learned them, so take the order with care.`;
+}
+
 // --- What the model reads.
 
 function showInstruction(answer) {
@@ -354,6 +363,17 @@ function showSkeleton() {
   for (const id of ["weights", "after"]) of(id).hidden = true;
 }
 
+// The title beside it says what it shows. One that does not load goes.
+function picture(address) {
+  const image = document.createElement("img");
+  image.alt = "";
+  image.loading = "lazy";
+  image.referrerPolicy = "no-referrer";
+  image.addEventListener("error", () => image.remove());
+  image.src = address;
+  return image;
+}
+
 function showRanking(results) {
   const places = new Map();
   const most = Math.max(...results.map((result) => result.relevance_score), 1e-9);
@@ -364,6 +384,7 @@ function showRanking(results) {
     const share = (100 * result.relevance_score) / most;
     item.style.setProperty("--share", `${share.toFixed(1)}%`);
     const named = element("span", title, "named");
+    if (result.document.image) named.prepend(picture(result.document.image));
     const mark = moved(title, index + 1);
     if (mark) named.append(" ", mark);
     const actions = element("span", "", "actions");
@@ -454,6 +475,7 @@ async function rank() {
     turns.length > 1 ? "" : `For ${wish}.`,
     again && previous !== wish ? marks : "",
     holding(answer),
+    unlearned(answer.unknown_documents, answer.results.length),
   ].join(" ").trim();
   of("after").hidden = false;
   of("shared").textContent = "";
