@@ -71,7 +71,7 @@ def make_validator(
   check_seed(seed)
   check_counted(Normalisation.parse(normalisation), title_counts)
   sample = draw_requests(requests, limit=limit, seed=seed)
-  targets = [request.target for request in sample]
+  targets: list[Any] = [request.target for request in sample]
   rankers: list[T5Ranker] = []
 
   def validate(config: T5Config, params: Any) -> dict[str, float]:

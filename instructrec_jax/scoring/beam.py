@@ -4,6 +4,8 @@
 
 takes `records.RankingRequest` and gives what `score` writes of each.
 """
+# The package is an extra.
+# pyright: reportMissingImports=false
 
 import pathlib
 from collections.abc import Iterator, Sequence

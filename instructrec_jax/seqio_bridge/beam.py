@@ -5,6 +5,8 @@ come together by their digests, and write the shards: what is written is the
 same, byte for byte, as without Beam. They need the package, and the dataset
 folder under the same path.
 """
+# The package is an extra.
+# pyright: reportMissingImports=false
 
 import argparse
 import contextlib
