@@ -232,6 +232,14 @@ def _present(path: pathlib.Path | None) -> pathlib.Path:
   return path
 
 
+def _load_labels(resources: Resources) -> Ranker:
+  from instructrec_jax.scoring.reranker import T5Ranker
+
+  # Of its own, since each counts what it costs.
+  model = resources.load(_present(resources.model)).model
+  return LabelRanker(T5Ranker(**model))
+
+
 def _load_reasoned(resources: Resources, *, reason: bool) -> Ranker:
   from instructrec_jax.evaluation import reasoned_ranker
 
@@ -373,7 +381,7 @@ RANKERS: Mapping[str, RankerEntry] = {
   ),
   # The model's choice among candidates by letter.
   "labels": RankerEntry(
-    load=lambda resources: LabelRanker(load_model(_present(resources.model))),
+    load=_load_labels,
     needs="model",
     cost="model",
     reads_prompt=True,
