@@ -72,6 +72,15 @@ def metadata(path: pathlib.Path, *, remedy: str) -> dict[str, str]:
     raise _error(path, error, remedy) from None
 
 
+def columns(path: pathlib.Path, *, remedy: str) -> list[str]:
+  """Reads the names of a file's columns; raises as `metadata` does."""
+  _check(path, remedy)
+  try:
+    return list(pl.read_parquet_schema(path))
+  except _DAMAGED as error:
+    raise _error(path, error, remedy) from None
+
+
 def _check(path: pathlib.Path, remedy: str) -> None:
   """Raises InputError if there is no such file, or a pipe in its place."""
   if not path.exists():

@@ -162,9 +162,7 @@ def _word_vectors(
   titles = scipy.sparse.diags_array(1 / np.maximum(lengths_I, 1e-9)) @ weighted
   together = scipy.sparse.csr_array(titles.T @ titles)
   axes_PxE = svd.factored(together, width)
-  sizes_E = np.linalg.norm(axes_PxE, axis=0)
-  # What is rounding has no direction.
-  axes_PxE *= (sizes_E > 0.01 * sizes_E.max(initial=0)) / (sizes_E + 1e-9)
+  axes_PxE /= np.linalg.norm(axes_PxE, axis=0) + 1e-9
   usual = np.median(lengths_I[lengths_I > 0]) if lengths_I.any() else 1.0
   return svd.unit(titles @ axes_PxE), weights_P[:, None] * axes_PxE / usual
 

@@ -183,8 +183,7 @@ class ScoresRanker(RunRanker):
 def read_run(path: pathlib.Path, items: Sequence[Item]) -> RunRanker:
   """Reads a run of any kind; raises InputError as these do."""
   if path.suffix == ".parquet":
-    # What `score` puts into a file's footer, and no other tool.
-    if "normalisation" in parquet.metadata(_files(path)[0], remedy=_AGAIN):
+    if "scores" in parquet.columns(_files(path)[0], remedy=_AGAIN):
       return ScoresRanker(path)
   return RunRanker(path, items)
 

@@ -1,3 +1,5 @@
+"""Tests for instructrec_jax/seqio_bridge/beam.py."""
+
 import shutil
 
 import pytest

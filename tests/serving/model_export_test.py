@@ -20,6 +20,7 @@ from instructrec_jax.checkpoints import model_folder
 from instructrec_jax.checkpoints.conversion import convert
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.errors import InputError
+from instructrec_jax.evaluation import int8_gate
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.scoring.stream import score_file
 from instructrec_jax.seq2seq import int8, parameters
@@ -308,6 +309,21 @@ def test_int8_is_refused_where_it_moves_hr(model_dir, validation, tmp_path):
   with pytest.raises(InputError, match="--requests are what --int8"):
     export(model_dir, tmp_path / "out", requests=validation)
   assert not list(tmp_path.iterdir())
+
+
+def test_int8_may_move_hr_neither_up_nor_down(model_dir, validation):
+  config, params = model_folder.load_params(model_dir)
+  nothing = jax.tree.map(np.zeros_like, params)
+  for before, after in ((params, nothing), (nothing, params)):
+    with pytest.raises(InputError, match="int8 weights move HR@1"):
+      int8_gate.measure(
+        validation,
+        config=config,
+        params=before,
+        int8_params=after,
+        vocabulary=model_folder.load_vocabulary(model_dir),
+        epsilon=0.002,
+      )
 
 
 def test_what_needs_all_bits_takes_no_int8(in_int8, tmp_path):
