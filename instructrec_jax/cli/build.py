@@ -50,6 +50,9 @@ class Options:
   paraphrases: bool = False
   """train on a crowd's wordings, too, and write the requests of evaluation once
   more in wordings that are held out"""
+  unlisted: Annotated[float, opt.Arg(metavar="RATE", least=0, most=1)] = 0.0
+  """share of training's lists of candidates that lack the item bought, so that
+  a small model does not copy from them (docs/results.md)"""
   input_length: opt.InputLength = 512
   target_length: opt.TargetLength = 64
   workers: Annotated[opt.Count | None, opt.Arg(most=1000)] = None

@@ -79,6 +79,7 @@ class Source:
   families: Mapping[str, Sequence[Form]]
   rows_per_target: int
   paraphrases: Paraphrases | None
+  unlisted: float
   with_sequences: bool
   seed: int
   # Whether blocks of several splits are rendered in turns.
@@ -138,6 +139,7 @@ class Source:
       candidates=stored,
       item_candidates=of_items,
       paraphrases=self.paraphrases,
+      unlisted=self.unlisted,
       seed=self.seed,
     )
     return self._drawn[split]

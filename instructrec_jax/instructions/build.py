@@ -38,7 +38,12 @@ from instructrec_jax.data.folder import (
   requests_file,
 )
 from instructrec_jax.data.splits import SPLITS, Targets
-from instructrec_jax.errors import InputError, check_counts, check_seed
+from instructrec_jax.errors import (
+  InputError,
+  check_counts,
+  check_numbers,
+  check_seed,
+)
 from instructrec_jax.instructions import blocks, sequences
 from instructrec_jax.instructions.material import COLD_ITEMS, Material
 from instructrec_jax.instructions.paraphrases import Paraphrases
@@ -106,6 +111,8 @@ class Options:
       evaluation requests in wordings that are held out.
     crowd_wishes: with paraphrases, whether all vague wishes that are shown in
       training are a crowd's, and a teacher's are only written.
+    unlisted: the share of training instructions (T3) whose candidates lack the
+      target; see `rows.instruction_parts`.
     sequences: write rows and requests of `instructions.sequences` too.
     pieces: of a vocabulary that is trained, one of `PIECES`: within words; or
       across the words of a title, up to whole titles that many buy; or within
@@ -123,6 +130,7 @@ class Options:
   rows_per_target: int = 1
   paraphrases: bool = False
   crowd_wishes: bool = False
+  unlisted: float = 0.0
   sequences: bool = False
   pieces: str = PIECES[0]
   input_length: int = 512
@@ -139,6 +147,7 @@ class Options:
       least=2, input_length=self.input_length, target_length=self.target_length
     )
     check_seed(self.seed)
+    check_numbers(most=1, unlisted=self.unlisted)
     for name, value, allowed in (
       ("matcher is", self.matcher, MATCHERS),
       ("pieces are", self.pieces, PIECES),
@@ -461,6 +470,7 @@ def _source(
     families=families,
     rows_per_target=options.rows_per_target,
     paraphrases=_paraphrases(folder, options),
+    unlisted=options.unlisted,
     with_sequences=options.sequences,
     seed=options.seed,
   )

@@ -181,6 +181,7 @@ def instruction_parts(
   candidates: Candidates | None = None,
   item_candidates: Candidates | None = None,
   paraphrases: Paraphrases | None = None,
+  unlisted: float = 0.0,
   seed: int,
 ) -> list["Part"]:
   """Returns the rows of users' targets, and those of items; not yet rendered.
@@ -195,7 +196,9 @@ def instruction_parts(
 
   An answer that does not fit its budget, as its title alone is too long, has no
   row. With `paraphrases`, queries of training are worded as a crowd would type
-  them.
+  them. In a share of training's lists of candidates, `unlisted`, a negative
+  stands for the target: a list that is no sure hint is not copied from, and
+  what is asked is read beside it.
   """
   is_training = facts.split == "train"
   of_items = {n: forms for n, forms in families.items() if is_of_items(forms)}
@@ -221,6 +224,7 @@ def instruction_parts(
       rows_per_target=repeats,
       candidates=stored,
       paraphrases=paraphrases if is_training else None,
+      unlisted=unlisted if is_training else 0.0,
       seed=seed,
     )
     for of_part, its_families, stored, repeats in parts
@@ -260,6 +264,7 @@ class Part:
   rows_per_target: int
   candidates: Candidates | None
   paraphrases: Paraphrases | None
+  unlisted: float
   seed: int
 
   @property
@@ -289,6 +294,7 @@ class Part:
         else self._wished,
         forms,
         stored=self.candidates,
+        unlisted=self.unlisted,
         rng=np.random.default_rng(
           (self.seed, split, zlib.crc32(name.encode()), repeat)
         ),
@@ -335,7 +341,7 @@ class Part:
         continue
       form = draw.forms[draw.form[place]]
       positive = bool(draw.positive[place])
-      shown, asked = _shown(form, draw.candidates, place, item, positive)
+      shown, asked = _shown(form, draw, place, item)
       writes_query = form.template.response.holds_query
       slots = make_slots(
         material,
@@ -469,6 +475,9 @@ class _Draw:
   positive: Bool[np.ndarray, " usable"]
   wording: Int[np.ndarray, " usable"]
   candidates: Candidates | None
+  # The candidate that a list leaves out, of one more than it shows: the target,
+  # or any other; None if all lists have their target.
+  left_out: Int[np.ndarray, " usable"] | None
 
 
 def _draw(
@@ -477,12 +486,15 @@ def _draw(
   forms: Sequence[Form],
   *,
   stored: Candidates | None,
+  unlisted: float,
   rng: np.random.Generator,
 ) -> _Draw:
   usable = facts.usable(*forms)
   count = int(usable.sum())
   # A family of chain-of-thought may mix forms with candidates and without.
   negatives = max(NEGATIVES.get(f.template.task_form, 0) for f in forms)
+  lists = any(f.template.task_form == TaskForm.RERANKING for f in forms)
+  unlisted = unlisted if lists else 0.0
   candidates = None
   if negatives and stored is not None:
     candidates = Candidates(
@@ -492,10 +504,15 @@ def _draw(
     candidates = material.draw(
       users=facts.users[usable],
       items=facts.items[usable],
-      negatives=negatives,
+      negatives=negatives + (unlisted > 0),
       split=facts.split,
       rng=rng,
     )
+  left_out = None
+  if unlisted and candidates is not None:
+    others = rng.integers(1, negatives + 2, count)
+    others[rng.random(count) < unlisted] = 0
+    left_out = (candidates.target + others) % (negatives + 2)
   return _Draw(
     forms,
     np.where(usable, np.cumsum(usable) - 1, -1),
@@ -504,24 +521,26 @@ def _draw(
     positive=rng.integers(0, 2, count).astype(bool),
     wording=rng.integers(0, 1 << 30, count),
     candidates=candidates,
+    left_out=left_out,
   )
 
 
 def _shown(
-  form: Form,
-  candidates: Candidates | None,
-  row: int,
-  item: int,
-  positive: bool,
+  form: Form, draw: _Draw, row: int, item: int
 ) -> tuple[list[int], int]:
   """Returns the items of {candidates}, and the one of {candidate}."""
+  candidates = draw.candidates
   if candidates is None:
     return [], item
   shown = candidates.candidates[row].tolist()
-  negative = shown[candidates.target[row] - 1]
+  place = int(candidates.target[row])
+  negative = shown[place - 1]
+  positive = bool(draw.positive[row])
   task_form = form.template.task_form
   if task_form == TaskForm.POINTWISE:
     return [], item if positive else negative
   if task_form == TaskForm.PAIRWISE:
     return [item, negative] if positive else [negative, item], item
+  if draw.left_out is not None:
+    del shown[draw.left_out[row]]
   return shown, item

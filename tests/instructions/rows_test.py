@@ -231,6 +231,42 @@ def test_candidates_are_the_target_and_foreign_items(material, rows):
   assert np.abs(counts - tenth).max() < 5 * np.sqrt(0.9 * tenth)
 
 
+def test_a_share_of_lists_lacks_the_target(material, rows):
+  made = _rows(material, unlisted=0.7)
+  slots, lacking = [], 0
+  for row in made:
+    template = FORMS[row.form].template
+    if template.task_form != TaskForm.RERANKING:
+      continue
+    known = material.known_items["train"]
+    own = {*known.user(row.user).tolist()} if row.user >= 0 else set()
+    listed = [int(n) for n in re.findall(r"thing(\d{4})z", row.inputs)]
+    listed = [i for i in listed if i not in own or i == row.item]
+    assert len(set(listed)) == len(listed) == 10
+    assert row.targets == material.titles[row.item]
+    if row.item in listed:
+      slots.append(listed.index(row.item))
+    else:
+      lacking += 1
+  total = len(slots) + lacking
+  assert abs(lacking - 0.7 * total) < 5 * np.sqrt(0.21 * total)
+  tenth = len(slots) / 10
+  counts = np.bincount(slots, minlength=10)
+  assert np.abs(counts - tenth).max() < 5 * np.sqrt(0.9 * tenth)
+  # Others have no list, and a test has its target in each.
+  for split in ("validation", "test"):
+    assert _rows(material, split, unlisted=0.7) == rows[split]
+  is_list = {
+    name: any(f.template.task_form == TaskForm.RERANKING for f in forms)
+    for name, forms in FAMILIES.items()
+  }
+  apart = [
+    [row for row in found if not is_list[FORMS[row.form].family]]
+    for found in (made, rows["train"])
+  ]
+  assert apart[0] == apart[1]
+
+
 def test_negatives_do_not_tell_what_is_held_out(material, rows):
   """Of a training row, what the user bought later is as likely as the rest."""
   found, expected = 0, 0.0
