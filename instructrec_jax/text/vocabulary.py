@@ -4,6 +4,7 @@ import functools
 import io
 import pathlib
 import re
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -32,6 +33,12 @@ _ACROSS_WORDS: dict[str, Any] = dict(
   max_sentencepiece_length=64,
 )
 _SPACING = 2.0**-11
+# SentencePiece's name for rules from a file.
+_CUSTOM_RULES = "user_defined"
+# What follows these is a word by itself: "tent" in '"tent"' and "(tent)".
+_OPENING = '"\u201c\u201e\u00ab\u2018([{'
+# Code points that SentencePiece's rules change are below; more are ideographs.
+_CODE_POINTS = 0x30000
 
 
 class Vocabulary:
@@ -172,8 +179,7 @@ class Vocabulary:
       self._processor.piece_to_id(_WORD_START) != UNK_ID
       and not any({_WORD_START, " "} & set(piece[1:]) for piece in pieces)
       and encode(" a  b ") == encode("a") + encode("b")
-      # SentencePiece's name for custom rules.
-      and b"user_defined" not in self._processor.serialized_model_proto()
+      and _CUSTOM_RULES.encode() not in self._processor.serialized_model_proto()
     )
 
 
@@ -197,7 +203,8 @@ def train_vocabulary(
     texts: the corpus, line by line.
     size: pieces, at most; a small corpus gives fewer.
     across_words: whether a piece may span words, up to a whole text.
-    fold_case: whether "Tent" and "tent" are the same pieces.
+    fold_case: whether "Tent" and "tent" are the same pieces, and what follows a
+      quotation mark or an opening bracket those of a word of its own.
     whole: texts of several words that are a piece each, wherever they stand,
       beyond the size; the longest where several fit.
     seed: for sampling lines of a corpus that is too large.
@@ -210,38 +217,75 @@ def train_vocabulary(
   check_counts(least=4, most=1_000_000, **{"the size of a vocabulary": size})
   model = io.BytesIO()
   sentencepiece.set_random_generator_seed(seed)
-  try:
-    sentencepiece.SentencePieceTrainer.train(
-      sentence_iterator=iter(texts),
-      model_writer=model,
-      model_type="bpe",
-      vocab_size=size,
-      hard_vocab_limit=False,
-      pad_id=PAD_ID,
-      eos_id=EOS_ID,
-      unk_id=UNK_ID,
-      bos_id=-1,
-      normalization_rule_name="nmt_nfkc_cf" if fold_case else "nmt_nfkc",
-      input_sentence_size=1_000_000,
-      # Or rare characters, such as an apostrophe, would become unknown.
-      character_coverage=1.0,
-      # With more threads the result would depend on their timing.
-      num_threads=1,
-      minloglevel=2,
-      **(_ACROSS_WORDS if across_words else {}),
-    )
-  except RuntimeError as error:
-    # SentencePiece's words are of its own files and options.
-    if few := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
-      reason = f"their letters alone need {few[1]}: name a larger size"
-    else:
-      reason = "there are hardly any words in them: look at the titles"
-    raise InputError(
-      f"no vocabulary of {size} pieces can be trained on these texts; {reason}."
-    ) from None
+  with tempfile.NamedTemporaryFile("w", encoding="ascii") as rules:
+    normalisation = {"normalization_rule_name": "nmt_nfkc"}
+    if fold_case:
+      rules.write(_folding_rules())
+      rules.flush()
+      normalisation = {"normalization_rule_tsv": rules.name}
+    try:
+      sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts),
+        model_writer=model,
+        model_type="bpe",
+        vocab_size=size,
+        hard_vocab_limit=False,
+        pad_id=PAD_ID,
+        eos_id=EOS_ID,
+        unk_id=UNK_ID,
+        bos_id=-1,
+        input_sentence_size=1_000_000,
+        # Or rare characters, such as an apostrophe, would become unknown.
+        character_coverage=1.0,
+        # With more threads the result would depend on their timing.
+        num_threads=1,
+        minloglevel=2,
+        **normalisation,
+        **(_ACROSS_WORDS if across_words else {}),
+      )
+    except RuntimeError as error:
+      # SentencePiece's words are of its own files and options.
+      if few := re.search(r"required_chars\. \d+ vs (\d+)", str(error)):
+        reason = f"their letters alone need {few[1]}: name a larger size"
+      else:
+        reason = "there are hardly any words in them: look at the titles"
+      raise InputError(
+        f"no vocabulary of {size} pieces can be trained on these texts; "
+        f"{reason}."
+      ) from None
   with storage.staged_file(out) as partial:
     partial.write_bytes(_with_whole(model.getvalue(), whole))
   return Vocabulary.load(out)
+
+
+@functools.cache
+def _folding_rules() -> str:
+  """Returns SentencePiece's rules for NFKC and small letters, and our own.
+
+  A quoted word would otherwise begin with another piece than it has anywhere
+  else, and a wish of one word would be of none that titles have.
+  """
+  normalize = sentencepiece.SentencePieceNormalizer(
+    rule_name="nmt_nfkc_cf"
+  ).normalize
+  lines = []
+  for number in range(1, _CODE_POINTS):
+    if 0xD800 <= number < 0xE000:
+      continue
+    character = chr(number)
+    # Letters and their accents may be apart.
+    for source in {character, unicodedata.normalize("NFD", character)}:
+      # Within a word: spaces at its ends are dropped.
+      within = normalize(f"a{source}a")[1:].replace(_WORD_START, " ")
+      target = within[1:-1] + " " * (source in _OPENING)
+      # What joins the letter before it is of another rule.
+      if within[:1] == within[-1:] == "a" and target != source:
+        lines.append("\t".join(map(_code_points, (source, target))) + "\n")
+  return "".join(sorted(lines))
+
+
+def _code_points(text: str) -> str:
+  return " ".join(f"{ord(character):X}" for character in text)
 
 
 def _with_whole(model: bytes, texts: Iterable[str]) -> bytes:
@@ -255,6 +299,9 @@ def _with_whole(model: bytes, texts: Iterable[str]) -> bytes:
   # Its classes are made when it is imported.
   module: Any = sentencepiece_model_pb2
   proto = module.ModelProto.FromString(model)
+  if proto.normalizer_spec.name == _CUSTOM_RULES:
+    # Ours span no words.
+    proto.normalizer_spec.name = "nmt_nfkc_cf_opened"
   known = {piece.piece for piece in proto.pieces}
   for text in texts:
     piece = processor.normalize(text)

@@ -64,3 +64,10 @@ def byte_pair(tmp_path_factory, corpus) -> Vocabulary:
 def unigram(tmp_path_factory) -> Vocabulary:
   """A vocabulary of T5's kind."""
   return train(tmp_path_factory.mktemp("vocabulary") / "unigram.model")
+
+
+@pytest.fixture(scope="session")
+def folded(tmp_path_factory, corpus) -> Vocabulary:
+  """One of `train_vocabulary` that reads capital letters as small ones."""
+  path = tmp_path_factory.mktemp("folded") / "vocabulary.model"
+  return train_vocabulary(corpus, path, size=400, fold_case=True)

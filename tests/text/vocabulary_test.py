@@ -1,5 +1,6 @@
 import csv
 import gzip
+import re
 import unicodedata
 
 import hypothesis
@@ -24,7 +25,7 @@ _TEXTS = st.lists(
     st.sampled_from([" ", "  "]),
     st.sampled_from(_AWKWARD),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=6),
-    st.text("aenox1-!. ", max_size=12),
+    st.text('aenox1-!."( ', max_size=12),
   ),
   max_size=20,
 ).map("".join)
@@ -46,7 +47,7 @@ def plain(vocabulary: Vocabulary) -> sentencepiece.SentencePieceProcessor:
   return sentencepiece.SentencePieceProcessor(model_file=str(vocabulary.path))
 
 
-@pytest.mark.parametrize("name", ["t5", "unigram", "byte_pair"])
+@pytest.mark.parametrize("name", ["t5", "unigram", "byte_pair", "folded"])
 def test_word_by_word_equals_the_whole_text(name, request):
   vocabulary = request.getfixturevalue(name)
   processor = plain(vocabulary)
@@ -61,7 +62,7 @@ def test_word_by_word_equals_the_whole_text(name, request):
   check()
 
 
-@pytest.mark.parametrize("name", ["t5", "unigram", "byte_pair"])
+@pytest.mark.parametrize("name", ["t5", "unigram", "byte_pair", "folded"])
 def test_no_character_is_changed_by_its_neighbours(name, request):
   vocabulary = request.getfixturevalue(name)
   processor = plain(vocabulary)
@@ -171,6 +172,32 @@ def test_ids_equal_seqios_on_any_text(t5, text):
   theirs = seqio.SentencePieceVocabulary(str(t5.path), t5.extra_ids)
   hypothesis.assume("<extra_id_" not in text)
   assert t5.encode_one(text) == theirs.encode(text)
+
+
+def test_folding_is_sentencepieces_own_but_for_what_opens(titles, tmp_path):
+  folded = train_vocabulary(
+    titles, tmp_path / "folded.model", size=400, fold_case=True
+  )
+  own = sentencepiece.SentencePieceNormalizer(rule_name="nmt_nfkc_cf")
+  for title in titles:
+    for text in (title, unicodedata.normalize("NFD", title)):
+      apart = re.sub(r'(["\u201c\u201e\u00ab\u2018(\[{])', r"\1 ", text)
+      assert folded._processor.normalize(text) == own.normalize(apart)
+      # Word by word it is the same, and for SeqIO.
+      assert folded.encode_one(text) == folded._processor.encode(text)
+  assert folded._words_are_independent()
+
+
+@pytest.mark.parametrize("text", ['"Capo"', "(capo)", "\u201cCAPO\u201d"])
+def test_a_quoted_word_is_of_the_pieces_of_the_word(text, tmp_path):
+  folded = train_vocabulary(
+    ["Kyser Capo", "Capo (steel)", "capo", "capo"],
+    tmp_path / "folded.model",
+    size=40,
+    fold_case=True,
+  )
+  (capo,) = folded.encode_one("capo")
+  assert capo in folded.encode_one(text)
 
 
 def test_sizes_are_those_of_t5(t5):
