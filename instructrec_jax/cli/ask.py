@@ -60,6 +60,7 @@ class Options:
 
 def run(options: Options) -> tuple[Any, str]:
   """Composes the instruction and ranks."""
+  from instructrec_jax.instructions.compose import shown_titles
   from instructrec_jax.instructions.recommend import recommend
   from instructrec_jax.instructions.templates import load_templates
 
@@ -107,8 +108,18 @@ def run(options: Options) -> tuple[Any, str]:
       "as instructions show it: each title is ranked once.",
       file=sys.stderr,
     )
+  answer = found.to_json(top=options.top)
   text = _text(found, top=options.top, reason=options.reason)
-  return found.to_json(top=options.top), text
+  if catalogue:
+    known = {*shown_titles(catalogue, name="catalogue")}
+    had = found.composed.slots.history
+    answer["unknown_history"] = [title for title in had if title not in known]
+    for title in answer["unknown_history"]:
+      print(
+        f"the catalogue has no {title!r}: it is read as its words alone say.",
+        file=sys.stderr,
+      )
+  return answer, text
 
 
 def _read_titles(path: Path) -> list[str]:

@@ -143,13 +143,14 @@ def test_a_file_and_a_catalogue_are_ranked_too(model_dir, tmp_path, capsys):
   shop = tmp_path / "shop"
   prepare(format="synthetic", users=60, min_count=2, out=shop)
   titles = pq.read_table(shop / "items.parquet")["title"].to_pylist()
-  answer = json.loads(
-    ask(
-      capsys,
-      *(WISH, "--model", model_dir, "--history", titles[0]),
-      *("--dataset", shop, "--json", "--top", len(titles)),
-    )
-  )
+  arguments = (WISH, "--model", model_dir, "--history", titles[0], "No Such")
+  arguments += ("--dataset", shop, "--json", "--top", len(titles))
+  assert main([*map(str, ("ask", *arguments))]) == 0
+  told = capsys.readouterr()
+  answer = json.loads(told.out)
+  assert answer["unknown_history"] == ["No Such"]
+  assert "no 'No Such'" in told.err
+  assert titles[0] not in told.err
   assert answer["aspects"] == "<P1,I1,T2>"
   ranked = [each["title"] for each in answer["ranking"]]
   assert sorted(ranked) == sorted(set(titles) - {titles[0]})
