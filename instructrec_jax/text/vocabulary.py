@@ -35,8 +35,8 @@ _ACROSS_WORDS: dict[str, Any] = dict(
 _SPACING = 2.0**-11
 # SentencePiece's name for rules from a file.
 _CUSTOM_RULES = "user_defined"
-# What follows these is a word by itself: "tent" in '"tent"' and "(tent)".
-_OPENING = '"\u201c\u201e\u00ab\u2018([{'
+# What follows these is a word by itself: "tent" in '"tent"'.
+_QUOTES = '"\u201c\u201e\u00ab\u2018'
 # Code points that SentencePiece's rules change are below; more are ideographs.
 _CODE_POINTS = 0x30000
 
@@ -277,7 +277,7 @@ def _folding_rules() -> str:
     for source in {character, unicodedata.normalize("NFD", character)}:
       # Within a word: spaces at its ends are dropped.
       within = normalize(f"a{source}a")[1:].replace(_WORD_START, " ")
-      target = within[1:-1] + " " * (source in _OPENING)
+      target = within[1:-1] + " " * (source in _QUOTES)
       # What joins the letter before it is of another rule.
       if within[:1] == within[-1:] == "a" and target != source:
         lines.append("\t".join(map(_code_points, (source, target))) + "\n")
@@ -301,7 +301,7 @@ def _with_whole(model: bytes, texts: Iterable[str]) -> bytes:
   proto = module.ModelProto.FromString(model)
   if proto.normalizer_spec.name == _CUSTOM_RULES:
     # Ours span no words.
-    proto.normalizer_spec.name = "nmt_nfkc_cf_opened"
+    proto.normalizer_spec.name = "nmt_nfkc_cf_quotes"
   known = {piece.piece for piece in proto.pieces}
   for text in texts:
     piece = processor.normalize(text)
