@@ -166,7 +166,7 @@ def compose(
     )
     rendered = render(form, slots, count_tokens=count_tokens, budget=budget)
     if not rendered.fits:
-      too_long.append(f"{count_tokens(rendered.text) + 1} in {form.name}")
+      too_long.append((count_tokens(rendered.text) + 1, form.name))
       continue
     given = (reading.preference, reading.text)
     used = {
@@ -188,9 +188,10 @@ def compose(
       denied=denied_words(words, preference, context),
     )
   if too_long:
+    tokens, name = min(too_long)
     raise InputError(
-      f"the instruction is too long: {', '.join(too_long)}, of {budget} tokens "
-      "that the encoder takes; say it in fewer words."
+      f"this is too long for the model: an instruction of {tokens:,} tokens "
+      f"(template {name}), and it takes {budget:,}; say it in fewer words."
     )
   parts = [
     *["a preference (P2)"] * bool(utterance.preference),

@@ -232,7 +232,7 @@ def test_too_many_candidates_are_not_listed_and_old_items_go():
   [
     ({}, "nothing to go by"),
     ({"words": " \x00;\n"}, "nothing to go by"),
-    ({"words": "word " * 600}, "the instruction is too long"),
+    ({"words": "word " * 600}, "too long for the model: an instruction of "),
     ({"words": WISH, "candidates": ["  "]}, "'  ' is no title"),
     ({"words": WISH, "kind": "odd"}, "kind 'odd'"),
     ({"words": WISH, "template": "Q99"}, "no template 'Q99'"),

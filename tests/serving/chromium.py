@@ -81,7 +81,7 @@ class Page:
     assert "exceptionDetails" not in found, found["exceptionDetails"]
     return found["result"].get("value")
 
-  def wait(self, expression: str, *, seconds: float = 30) -> None:
+  def wait(self, expression: str, *, seconds: float = 90) -> None:
     """Waits until an expression is true."""
     until = time.monotonic() + seconds
     while not self.evaluate(expression):
@@ -126,6 +126,16 @@ class Page:
     """Prefers "light" or "dark" colours."""
     feature = {"name": "prefers-color-scheme", "value": scheme}
     self.call("Emulation.setEmulatedMedia", features=[feature])
+
+  def set_offline(self, offline: bool) -> None:
+    """Takes the network away, or gives it back."""
+    self.call(
+      "Network.emulateNetworkConditions",
+      offline=offline,
+      latency=0,
+      downloadThroughput=-1,
+      uploadThroughput=-1,
+    )
 
   def screenshot(self, path: pathlib.Path) -> None:
     """Writes the whole page as a PNG."""

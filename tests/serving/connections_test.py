@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/serving/server.py: time-outs and TLS."""
 
+import contextlib
 import json
 import shutil
 import socket
@@ -75,7 +76,9 @@ def test_many_unfinished_heads_are_all_cut_off(port):
     until = time.monotonic() + 10
     for connection in connections:
       connection.settimeout(max(0.1, until - time.monotonic()))
-      assert connection.recv(1) == b""
+      # One that was cut off before it had sent all is reset.
+      with contextlib.suppress(ConnectionResetError):
+        assert connection.recv(1) == b""
   finally:
     for connection in connections:
       connection.close()

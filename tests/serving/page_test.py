@@ -1,7 +1,7 @@
 """The page, driven by keyboard in a headless Chromium.
 
 INSTRUCTREC_AXE names axe-core's axe.min.js (from npm) for the accessibility
-test; INSTRUCTREC_SCREENSHOTS a folder for pictures to look at.
+tests; INSTRUCTREC_SCREENSHOTS a folder for pictures to look at.
 """
 
 import base64
@@ -77,8 +77,21 @@ def picture(page, name: str) -> None:
     page.screenshot(pathlib.Path(folder) / f"{name}.png")
 
 
+def faults(page) -> list[tuple[str, str]]:
+  """What axe finds; nothing where it is not there."""
+  if script := os.environ.get("INSTRUCTREC_AXE"):
+    page.evaluate(pathlib.Path(script).read_text() + ";0")
+    found = page.evaluate("axe.run().then(found => found.violations)")
+    return [(each["id"], each["impact"]) for each in found]
+  return []
+
+
+def text_of(element_id: str) -> str:
+  return f"document.getElementById('{element_id}').textContent"
+
+
 def text(page, element_id: str) -> str:
-  return page.evaluate(f"document.getElementById('{element_id}').textContent")
+  return page.evaluate(text_of(element_id))
 
 
 def answered(page) -> None:
@@ -202,7 +215,7 @@ def test_a_new_wish_shows_what_has_changed(page, recommender):
   assert page.evaluate(CHANGES) == expected
   assert set(expected) != {""}
   status = text(page, "status")
-  assert "“Water Sports, Kayak”" in status and "since “a tent for" in status
+  assert "“Water Sports, Kayak”" in status and "what has changed" in status
   picture(page, "changed")
 
 
@@ -454,8 +467,7 @@ def test_a_phone_shows_the_first_title_without_scrolling(page, width):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE])
 def test_axe_finds_no_fault(page, scheme, size):
-  script = os.environ.get("INSTRUCTREC_AXE")
-  if not script:
+  if not os.environ.get("INSTRUCTREC_AXE"):
     pytest.skip("INSTRUCTREC_AXE does not name axe-core's axe.min.js")
   page.resize(*size, mobile=size == PHONE)
   page.set_scheme(scheme)
@@ -467,6 +479,93 @@ def test_axe_finds_no_fault(page, scheme, size):
   page.evaluate("document.getElementById('why').click()")
   page.wait("document.querySelectorAll('#weight-list dt').length > 0")
   picture(page, f"open_{scheme}_{size[0]}")
-  page.evaluate(pathlib.Path(script).read_text() + ";0")
-  found = page.evaluate("axe.run().then(found => found.violations)")
-  assert [(each["id"], each["impact"]) for each in found] == []
+  assert faults(page) == []
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_a_visit(page, url, size):
+  """What people come to do, one after the other, in one window."""
+  width = size[0]
+  page.resize(*size, mobile=size == PHONE)
+
+  def looked_at(step: str) -> None:
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    picture(page, f"visit_{width}_{step}")
+    assert faults(page) == []
+
+  looked_at("0_empty")
+  ask(page, "a tent for rain")
+  box = "document.querySelector('#ranking li').getBoundingClientRect()"
+  page.wait(f"{box}.top > 0 && {box}.bottom < innerHeight")
+  first = page.evaluate(TITLES)
+  looked_at("1_wish")
+
+  go_on(page, "in green")
+  refined = page.evaluate(TITLES)
+  assert refined != first and all("Green" in title for title in refined)
+  looked_at("2_refined")
+
+  no = f"document.querySelector('[aria-label=\"Not this: {refined[0]}\"]')"
+  page.evaluate(f"{no}.focus()")
+  page.press("Enter")
+  page.wait(f"{IDLE} && !{TITLES}.includes({refined[0]!r})")
+  assert len(page.evaluate(TURNS)) == 3
+  looked_at("3_rejected")
+
+  page.tab_to("search")
+  page.type(refined[1])
+  page.wait(f"{text_of('counted')}.startsWith('1 of 1')")
+  page.press("Tab")
+  page.press("Enter")
+  assert page.evaluate(HISTORY) == [refined[1]]
+  press(page, "rank")
+  page.wait(f"{IDLE} && !{TITLES}.includes({refined[1]!r})")
+  # What was said before still holds.
+  assert len(page.evaluate(TURNS)) == 3
+  assert all("Green" in title for title in page.evaluate(TITLES))
+  assert refined[0] not in page.evaluate(TITLES)
+  looked_at("4_history")
+
+  kept = page.evaluate(TITLES)
+  press(page, "share")
+  page.wait(f"{text_of('shared')} !== ''")
+  address = page.evaluate("location.href")
+  page.open("about:blank")
+  page.open(address)
+  ready(page)
+  answered(page)
+  assert page.evaluate(TITLES) == kept
+  assert page.evaluate(HISTORY) == [refined[1]]
+  looked_at("5_link")
+
+  press(page, "clear")
+  open_choices(page, own_titles=True)
+  page.evaluate("document.getElementById('candidates').focus()")
+  page.type("Tent\nRope")
+  ask(page, "a tent")
+  assert {*page.evaluate(TITLES)} == {"Tent", "Rope"}
+  assert "not learned them" in text(page, "status")
+  looked_at("6_own_titles")
+
+  own = page.evaluate(TITLES)
+  page.evaluate("document.getElementById('query').value = 'word '.repeat(790)")
+  press(page, "rank")
+  page.wait(f"{IDLE} && {text_of('problem')}.includes('long')")
+  assert page.evaluate(TITLES) == own
+  looked_at("7_error")
+  # The browser's own line of a refused request.
+  assert all("422" in each for each in page.errors)
+  page.errors.clear()
+
+  # All that the page had came from the server, which now is out of reach.
+  assert all(a.startswith((url, "data:", "about:")) for a in page.requested)
+  page.set_offline(True)
+  page.evaluate("document.getElementById('query').value = 'a rope'")
+  press(page, "rank")
+  page.wait(f"{IDLE} && {text_of('problem')}.includes('does not answer')")
+  assert page.evaluate(TITLES) == own
+  looked_at("8_offline")
+  page.set_offline(False)
+  page.errors.clear()
+  press(page, "rank")
+  answered(page)

@@ -11,12 +11,11 @@ const KEY = "instructrec-key";
 let history = [];
 // What was said or pressed since the wish, which is the first: {say} or {not}.
 let turns = [{ say: "" }];
-// The turns that were answered, each with its titles, and what they were for.
-let answered = { of: "", turns: [] };
+// The turns that were answered, each with the titles that were shown.
+let answered = [];
 let unknown = new Set();
-// Places of the ranking before, to tell what has moved, and what it was for.
+// Places of the ranking before, to tell what has moved.
 let before = new Map();
-let wish = "";
 let catalogue = 0;
 // What "Why?" asks about: the last question and its best answer.
 let asked = null;
@@ -43,10 +42,12 @@ async function fetched(path, body) {
     of("key-field").hidden = false;
     throw new NoKey(key ? "This key is not one of the server's." : "");
   }
-  if (!answer.ok) throw new Error(found.message || `Status ${answer.status}.`);
+  if (!answer.ok) throw new Error(sentence(found.message) || `Status ${answer.status}.`);
   of("key-field").hidden = true;
   return found;
 }
+
+const sentence = (text = "") => text.charAt(0).toUpperCase() + text.slice(1);
 
 function element(name, text, className) {
   const made = document.createElement(name);
@@ -103,6 +104,7 @@ function toAddress() {
   if (kind !== "auto") state.set("kind", kind);
   if (preference) state.set("taste", preference);
   if (context) state.set("for", context);
+  if (of("reason").checked) state.set("reason", "yes");
   if (!wholeCatalogue()) {
     for (const title of lines(of("candidates").value)) state.append("of", title);
   }
@@ -120,6 +122,7 @@ function fromAddress() {
   }
   of("preference").value = state.get("taste") ?? "";
   of("context").value = state.get("for") ?? "";
+  of("reason").checked = state.get("reason") === "yes";
   const kinds = [...of("kind").options].map((option) => option.value);
   const kind = state.get("kind");
   of("kind").value = kinds.includes(kind) ? kind : "auto";
@@ -200,7 +203,7 @@ async function suggest() {
 
 // --- What was said, turn by turn.
 
-const titlesOf = (place) => answered.turns[place]?.titles ?? [];
+const titlesOf = (place) => answered[place]?.titles ?? [];
 
 function labelOf(turn, place) {
   if (turn.not) return `not ${turn.not}`;
@@ -245,16 +248,19 @@ async function changeTurns(changed) {
   }
 }
 
-const begin = () => changeTurns([{ say: of("query").value.trim() }]);
+const beginAnew = () => changeTurns([{ say: of("query").value.trim() }]);
+// The same wish, of somebody who has something else by now, keeps what was said
+// since.
+const begin = () =>
+  of("query").value.trim() === turns[0].say ? changeTurns(turns) : beginAnew();
 const goOn = (turn) => changeTurns([...turns, turn]);
 
 // Each turn is told with all before it, so that any server may answer.
 async function converse({ query, ...shared }) {
-  const key = JSON.stringify(shared);
   const isSame = ({ turn }, place) =>
     turn.say === turns[place]?.say && turn.not === turns[place]?.not;
-  const same = answered.of === key && answered.turns.every(isSame);
-  let known = same ? answered.turns : [];
+  // "The second" is that of the titles that were shown, whatever one has now.
+  let known = answered.every(isSame) ? answered : [];
   // Of all that are known, the last gives the answer.
   if (known.length === turns.length) known = known.slice(0, -1);
   for (const turn of turns.slice(known.length)) {
@@ -268,7 +274,7 @@ async function converse({ query, ...shared }) {
     const titles = answer.results.map(({ document }) => document.text);
     known = [...known, { turn, titles, answer }];
   }
-  answered = { of: key, turns: known };
+  answered = known;
   return known.at(-1).answer;
 }
 
@@ -447,7 +453,9 @@ async function rank() {
   } catch (error) {
     of("ranking").replaceChildren(...last);
     of("ranking").removeAttribute("aria-hidden");
-    of("status").textContent = "There is no answer to the last wish.";
+    of("status").textContent = last.length
+      ? "No new answer: the titles below are those from before."
+      : "There was no answer.";
     of("after").hidden = !last.length;
     throw error;
   }
@@ -464,16 +472,13 @@ async function rank() {
     template: answer.template,
     results: shown,
   };
-  const previous = wish;
-  wish = labelOf(turns.at(-1), turns.length - 1);
-  if (!converses()) answered = { of: "", turns: [] };
+  if (!converses()) answered = [];
   showTurns();
   of("refine").hidden = !converses();
   // The turns say what it is for, where they are shown.
-  const marks = `The marks tell what changed since ${previous}.`;
   of("status").textContent = [
-    turns.length > 1 ? "" : `For ${wish}.`,
-    again && previous !== wish ? marks : "",
+    turns.length > 1 ? "" : `For ${labelOf(turns[0], 0)}.`,
+    again ? "Marks show what has changed since the last answer." : "",
     holding(answer),
     unlearned(answer.unknown_documents, answer.results.length),
   ].join(" ").trim();
@@ -508,7 +513,7 @@ function moreLike(title, place) {
     return busy(() => goOn({ say }));
   }
   of("query").value = LIKE + title;
-  return busy(begin);
+  return busy(beginAnew);
 }
 
 const notThis = (title) => busy(() => goOn({ not: title }));
@@ -607,7 +612,7 @@ async function showExamples() {
     const item = document.createElement("li");
     item.append(button(text, text, () => {
       say();
-      busy(begin);
+      busy(beginAnew);
     }));
     return item;
   };
