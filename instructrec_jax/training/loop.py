@@ -108,8 +108,8 @@ def train(
     z_loss: weight of T5X's z-loss.
     loss_normalizing_factor: the number of target tokens if None.
     seed: of weights, order and dropout.
-    title_dropout: the probability that a title of a history is left out, where
-      rows are histories alone; see `title_dropout.TitleDropout`.
+    title_dropout: the probability that a title of a history, or of a list of
+      candidates, is left out; see `title_dropout.TitleDropout`.
     mesh: of `mesh.make_mesh`; one device if None.
     zero: "optimizer" splits the optimizer over the data axis too, True the
       parameters as well.

@@ -115,6 +115,48 @@ def test_refuses_a_rate_that_is_none(packed, rate):
     TitleDropout.of(packed, rate=rate, seed=0)
 
 
+@pytest.fixture(scope="module")
+def instructions(tmp_path_factory):
+  """Rows of prompts whose titles are one piece each."""
+  path = tmp_path_factory.mktemp("instructions")
+  vocabulary = train_vocabulary(
+    [*TITLES, "bought by one", "choose from"],
+    path / "vocabulary.model",
+    size=60,
+    whole=TITLES,
+  )
+  listed = "; ".join(TITLES)
+  pairs = [(f"bought by one: {listed}. choose from: {listed}", TITLES[0])] * 300
+  return pack_pairs(
+    pairs,
+    vocabulary=vocabulary,
+    out=path / "packed",
+    encoder_length=128,
+    decoder_length=32,
+    manifest={},
+  )
+
+
+def test_instructions_lose_titles_that_are_one_piece_and_no_words(instructions):
+  vocabulary = instructions.vocabulary
+  dropout = TitleDropout.of(instructions, rate=0.4, seed=3)
+  rows = np.arange(32)
+  before = instructions.batch(rows)
+  after = dropped(instructions, dropout, rows=rows)
+  titles = {vocabulary.encode_one(title)[0] for title in TITLES}
+  assert len(titles) == len(TITLES)
+  kept, all_of_them = 0, 0
+  for old, new in zip(examples(before), examples(after), strict=True):
+    for prompt, left in zip(old, new, strict=True):
+      words = [token for token in prompt if token not in titles]
+      assert [token for token in left if token not in titles] == words
+      kept += len(left) - len(words)
+      all_of_them += len(prompt) - len(words)
+  assert all_of_them == 768
+  share = kept / all_of_them
+  assert abs(share - 0.6) < 4 * (0.24 / all_of_them) ** 0.5
+
+
 def test_refuses_rows_that_have_other_titles(packed, tmp_path, monkeypatch):
   shutil.copytree(packed.path, tmp_path / "mixed")
   manifest = tmp_path / "mixed" / packed_dataset.MANIFEST_FILE
@@ -123,5 +165,6 @@ def test_refuses_rows_that_have_other_titles(packed, tmp_path, monkeypatch):
   manifest.write_text(json.dumps(found))
   monkeypatch.setattr(packed_dataset.checksums, "verify", lambda *a, **k: None)
   mixed = packed_dataset.PackedDataset.open(tmp_path / "mixed")
+  # Nor is any title one piece.
   with pytest.raises(InputError, match="TITLE_DROPOUT leaves titles out"):
     TitleDropout.of(mixed, rate=0.1, seed=0)
