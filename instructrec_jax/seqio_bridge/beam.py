@@ -67,7 +67,8 @@ class Runner:
       each._add_argparse_args(parser)
     found, unknown = parser.parse_known_args(self._flags)
     # Beam itself would fail later, or heed neither.
-    check_counts(least=0, direct_num_workers=found.direct_num_workers)
+    workers = {"--beam_options direct_num_workers": found.direct_num_workers}
+    check_counts(least=0, **workers)
     if found.runner:
       raise InputError(
         f"--beam_options has runner={found.runner:.60}: a runner is named with "
