@@ -22,6 +22,16 @@ LARGEST_COUNT = 2**31 - 1
 LARGEST_SEED = 2**32 - 1
 
 
+def read_number(text: str, kind: type = float) -> Any:
+  """Returns the number that a text is; ValueError if it is none.
+
+  Python itself takes 1_0 for 10, and the digits of any script.
+  """
+  if "_" in text or not text.isascii():
+    raise ValueError(f"{text!r:.80} is no number")
+  return kind(text)
+
+
 def check_counts(
   *, least: int = 1, most: int = LARGEST_COUNT, **counts: Any
 ) -> None:

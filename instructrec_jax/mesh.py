@@ -66,8 +66,10 @@ def check_zero(zero: bool | str) -> None:
 
 def parse_shape(shape: str) -> tuple[int, int]:
   """Returns data and model of "4x2"; "-1x2" leaves the data axis open."""
-  match = re.fullmatch(r"(-1|\d{1,5})x(\d{1,5})", str(shape))
-  if not match or "0" in match.groups():
+  match = re.fullmatch(
+    r"(-1|[1-9]\d{0,4})x([1-9]\d{0,4})", str(shape), re.ASCII
+  )
+  if not match:
     raise InputError(
       f"the mesh is {shape!r}: data x model devices are needed, such as '4x2', "
       "or '-1x2' for all devices in pairs."

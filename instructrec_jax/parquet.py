@@ -34,6 +34,10 @@ def read(
   _check(path, remedy)
   names = None if columns is None else list(columns)
   try:
+    there = pl.read_parquet_schema(path)
+    for name in names or ():
+      if name not in there:
+        raise InputError(f"{path}: it has no column {name}: {remedy}.")
     frame = pl.read_parquet(path, columns=names, glob=False)
   except _DAMAGED as error:
     raise _error(path, error, remedy) from None

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import pathlib
+import re
 import reprlib
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -33,6 +34,14 @@ def sha256_of(path: pathlib.Path) -> str:
     check_file(path)
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def matching(path: pathlib.Path) -> list[pathlib.Path]:
+  """Returns a path, or the files of a name with a `*`, by name."""
+  if "*" not in path.name:
+    return [path]
+  # pathlib takes two of them for folders within folders, or refuses them.
+  return sorted(path.parent.glob(re.sub(r"\*+", "*", path.name)))
 
 
 @contextlib.contextmanager

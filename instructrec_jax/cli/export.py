@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 from instructrec_jax.cli import options as opt
+from instructrec_jax.errors import InputError
 
 EXAMPLE = "instructrec export --model runs/games --dataset data/games --out out"
 
@@ -33,6 +34,11 @@ class Options:
   """by how much --int8 may move HR@1 of them, up or down"""
   force: opt.Force = False
   json: opt.Json = False
+
+  def __post_init__(self):
+    """Raises InputError if an option is of --int8, which is not there."""
+    if self.epsilon != Options.epsilon and not self.int8:
+      raise InputError("--epsilon is what --int8 may do: add it.")
 
 
 def run(options: Options) -> tuple[Any, str]:

@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(json.dumps(data, ensure_ascii=False) if options.json else text)
     return 0
   except InputError as error:
-    print(f"{prog}: {error}", file=sys.stderr)
+    _tell(prog, str(error))
     return 2
   except KeyboardInterrupt:
     print(f"\n{prog}: interrupted.", file=sys.stderr)
@@ -98,8 +98,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     trouble = disk_trouble(error, options) or _backend_trouble(error)
     if trouble is None:
       raise
-    print(f"{prog}: {trouble}.", file=sys.stderr)
+    _tell(prog, f"{trouble}.")
     return 2
+
+
+def _tell(prog: str, sentence: str) -> None:
+  """Prints it as one line, whatever a file's name has in it."""
+  shown = re.sub(
+    r"[\x00-\x1f\x7f-\x9f\u2028\u2029]",
+    lambda found: found[0].encode("unicode_escape").decode(),
+    sentence,
+  )
+  print(f"{prog}: {shown}", file=sys.stderr)
 
 
 def disk_trouble(error: BaseException, options: Any = None) -> str | None:

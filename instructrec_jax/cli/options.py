@@ -31,12 +31,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
+from instructrec_jax import storage
 from instructrec_jax.errors import (
   LARGEST_COUNT,
   LARGEST_SEED,
   InputError,
   check_counts,
   check_numbers,
+  read_number,
 )
 from instructrec_jax.gin_files import find_gin_file, model_sizes
 
@@ -171,10 +173,10 @@ def _known(what: str, names: Sequence[str]) -> Callable[[str], str]:
 
 def _ranker_or_run(name: str) -> str:
   if Path(name).suffix in (".run", ".trec", ".txt", ".parquet"):
-    path = Path(name)
-    if "*" in path.name:
-      return "" if any(path.parent.glob(path.name)) else "no such file"
-    return _existing_file(path)
+    files = storage.matching(Path(name))
+    return next(
+      filter(None, map(_existing_file, files)), "" if files else "no such file"
+    )
   return _known("ranker", RANKERS)(name)
 
 
@@ -437,7 +439,7 @@ def _argument(
         found |= {"action": "append", "default": []}
       elif not arg.convert:
         found["nargs"] = "+" if others == [...] else 1 + len(others)
-    found["type"] = arg.convert or (_path if kind is Path else kind)
+    found["type"] = arg.convert or _OF_TEXT.get(kind, kind)
     found["metavar"] = arg.metavar or _METAVARS[kind]
   if not arg.is_positional:
     return flag, found | {"dest": field.name, "required": is_required}
@@ -451,6 +453,26 @@ def _path(text: str) -> Path:
     # To Path it would be the working folder.
     raise argparse.ArgumentTypeError("a path is needed, and it is empty")
   return Path(text)
+
+
+def _number(kind: type) -> Callable[[str], Any]:
+  def convert(text: str) -> Any:
+    try:
+      return read_number(text, kind)
+    except ValueError:
+      what = "a whole number" if kind is int else "a number"
+      raise argparse.ArgumentTypeError(
+        f"{what} is needed, not {text!r:.80}"
+      ) from None
+
+  return convert
+
+
+_OF_TEXT: dict[Any, Callable[[str], Any]] = {
+  Path: _path,
+  int: _number(int),
+  float: _number(float),
+}
 
 
 def _flag(field: dataclasses.Field, arg: Arg) -> str:

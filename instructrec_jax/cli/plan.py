@@ -121,7 +121,8 @@ def run(options: Options) -> tuple[Any, str]:
 
 def parse_memory(text: str) -> int:
   """Returns the bytes of "80GiB", "24 GB" or "512MiB"."""
-  match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)", text.strip())
+  form = r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)"
+  match = re.fullmatch(form, text.strip(), re.ASCII)
   size = 0.0
   if match and match[2] in _UNITS:
     size = float(match[1]) * _UNITS[match[2]]

@@ -77,13 +77,13 @@ def _caps(options: Options) -> ChatRanker:
 
 def run(options: Options) -> tuple[Any, str]:
   """Runs the steps; returns the manifest."""
-  from instructrec_jax.cli import gin_config
+  from instructrec_jax.cli import train
   from instructrec_jax.reproduction.reproduce import reproduce
   from instructrec_jax.reproduction.settings import Settings
 
   recipe = find_gin_file(str(options.recipe)) or options.recipe
   # A step would refuse it after hours.
-  gin_config.parse([str(recipe)])
+  train.check_recipe(recipe, dataset=options.dataset, steps=options.steps)
   # The step that asks would refuse these after hours of training.
   if options.chat.for_evaluate(options.seed):
     from instructrec_jax.teacher import online

@@ -5,12 +5,13 @@ was killed goes on where its last checkpoint is when it is started again.
 """
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from instructrec_jax.cli import options as opt
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts, check_file
 
 EXAMPLE = (
   "instructrec train --gin_file gin/model/mini.gin --gin_file "
@@ -24,6 +25,8 @@ _MACROS = (
   *("INITIAL_SVD", "VALIDATION_REQUESTS", "VALIDATION_LIMIT"),
   "VALIDATION_NORMALISATION",
 )
+_COUNTS = ("TRAIN_STEPS", "BATCH_SIZE", "MICROBATCHES")
+_COUNTS += ("CHECKPOINT_PERIOD", "LOG_PERIOD")
 _TEXTS = ("PACKED", "MIXTURE", "DATASET", "MODEL_DIR")
 _TEXTS += ("INITIAL_CHECKPOINT", "INITIAL_SVD", "VALIDATION_REQUESTS")
 
@@ -81,8 +84,8 @@ def run(options: Options) -> tuple[Any, str] | None:
     if config.lora_rank:
       optional["base"] = model_folder.base_of(initial, config)
   if macros["INITIAL_SVD"]:
-    optional["make_params"] = functools.partial(
-      _svd_params, Path(macros["INITIAL_SVD"]), data, config, macros["SEED"]
+    optional["make_params"] = _svd_start(
+      Path(macros["INITIAL_SVD"]), data, config, macros["SEED"]
     )
   if macros["VALIDATION_REQUESTS"]:
     validate = make_validator(
@@ -109,20 +112,35 @@ def run(options: Options) -> tuple[Any, str] | None:
   return metrics, "\n".join(lines)
 
 
-def _check(macros: dict[str, Any]) -> None:
-  """Refuses what training would refuse, before anything is packed.
+def check_recipe(recipe: Path, *, dataset: Path, steps: int | None) -> None:
+  """Refuses what `train` would, but for what only the devices tell.
+
+  Args:
+    recipe: a gin file.
+    dataset: a folder whose mixtures it would be trained on.
+    steps: of the run; the recipe's if None.
 
   Raises:
-    InputError: a number, a text or a path that gin binds cannot be.
+    InputError: what it binds cannot be, or is not all that is needed.
   """
-  import gin
+  import json
 
-  from instructrec_jax.checkpoints import model_folder
   from instructrec_jax.cli import gin_config
+
+  bound = {"MODEL_DIR": "model", "MIXTURE": "all", "DATASET": str(dataset)}
+  bound |= {"TRAIN_STEPS": steps} if steps else {}
+  bindings = [f"{name}={json.dumps(value)}" for name, value in bound.items()]
+  gin_config.parse([str(recipe)], bindings)
+  _check_macros({name: gin_config.macro(name) for name in _MACROS})
+  for name in _COUNTS:
+    check_counts(**{name: gin_config.macro(name)})
+
+
+def _check_macros(macros: dict[str, Any]) -> None:
+  """Raises InputError if a text, path or length that gin binds cannot be."""
+  from instructrec_jax.checkpoints import model_folder
   from instructrec_jax.data.folder import DatasetFolder
-  from instructrec_jax.errors import check_counts, check_file
-  from instructrec_jax.training import loop, svd_start
-  from instructrec_jax.training.step import check_batch
+  from instructrec_jax.scoring.normalisation import Normalisation
 
   for name in _TEXTS:
     text = macros[name]
@@ -134,6 +152,7 @@ def _check(macros: dict[str, Any]) -> None:
   lengths = {n: macros[n] for n in ("INPUT_LENGTH", "TARGET_LENGTH")}
   check_counts(least=2, **lengths)
   check_counts(VALIDATION_LIMIT=macros["VALIDATION_LIMIT"])
+  Normalisation.parse(macros["VALIDATION_NORMALISATION"])
   if requests := macros["VALIDATION_REQUESTS"]:
     check_file(Path(requests))
   if initial := macros["INITIAL_CHECKPOINT"]:
@@ -145,6 +164,27 @@ def _check(macros: dict[str, Any]) -> None:
         "an earlier run's weights or from a dataset's purchases."
       )
     DatasetFolder.open(Path(svd))
+  mixture, dataset = macros["MIXTURE"], macros["DATASET"]
+  if bool(macros["PACKED"]) == bool(mixture) or bool(mixture) != bool(dataset):
+    raise InputError(
+      "bind either PACKED (a folder of `instructrec pack`), or both MIXTURE "
+      "and DATASET, to say what to train on."
+    )
+
+
+def _check(macros: dict[str, Any]) -> None:
+  """Refuses what training would refuse, before anything is packed.
+
+  Raises:
+    InputError: a number, a text or a path that gin binds cannot be.
+  """
+  import gin
+
+  from instructrec_jax.cli import gin_config
+  from instructrec_jax.training import loop, svd_start
+  from instructrec_jax.training.step import check_batch
+
+  _check_macros(macros)
   # Makes the schedule, the optimizer and the mesh, which check their own.
   bound = gin_config.call(lambda: gin.get_bindings(loop.train))
   loop.check_arguments(
@@ -157,33 +197,43 @@ def _check(macros: dict[str, Any]) -> None:
     check_batch(bound["batch_size"], mesh, bound.get("microbatches", 1))
 
 
-def _svd_params(folder: Path, data: Any, config: Any, seed: int) -> Any:
-  """Returns weights that know what is bought together, and titles' words.
+def _svd_start(
+  path: Path, data: Any, config: Any, seed: int
+) -> Callable[[], Any]:
+  """Returns what makes weights that know what is bought together, and words.
 
-  Only training purchases of the dataset folder count.
+  Only training purchases of the dataset folder count. Its files are read now:
+  one that is damaged is refused before there is a model folder.
   """
   from instructrec_jax.baselines import piece_vectors, svd
   from instructrec_jax.data.folder import TEMPLATES_FILE, DatasetFolder
   from instructrec_jax.instructions.templates import load_templates
   from instructrec_jax.training.svd_start import svd_start
 
-  width = min(svd.WIDTH, config.emb_dim // 2)
-  file = folder / TEMPLATES_FILE
-  vectors = piece_vectors.piece_vectors(
-    DatasetFolder.open(folder),
-    data.vocabulary,
-    rows=config.vocab_size,
-    width=width,
-    words=min(piece_vectors.WORDS, config.emb_dim - 1 - width),
-    templates=[t.text for t in load_templates(*[file] * file.exists())],
-  )
-  return svd_start(
-    config,
-    vectors.parts_PxD,
-    vectors.means_PxD,
-    vectors.counts_P,
-    seed=seed,
-  )
+  file = path / TEMPLATES_FILE
+  templates = [t.text for t in load_templates(*[file] * file.exists())]
+  folder = DatasetFolder.open(path)
+  _ = folder.items, folder.sequences, folder.splits
+
+  def make_params() -> Any:
+    width = min(svd.WIDTH, config.emb_dim // 2)
+    vectors = piece_vectors.piece_vectors(
+      folder,
+      data.vocabulary,
+      rows=config.vocab_size,
+      width=width,
+      words=min(piece_vectors.WORDS, config.emb_dim - 1 - width),
+      templates=templates,
+    )
+    return svd_start(
+      config,
+      vectors.parts_PxD,
+      vectors.means_PxD,
+      vectors.counts_P,
+      seed=seed,
+    )
+
+  return make_params
 
 
 def _packed_data(macros: dict[str, Any]) -> Any:
@@ -193,11 +243,6 @@ def _packed_data(macros: dict[str, Any]) -> Any:
   from instructrec_jax.text.packed_dataset import PackedDataset
 
   mixture, dataset = macros["MIXTURE"], macros["DATASET"]
-  if bool(macros["PACKED"]) == bool(mixture) or bool(mixture) != bool(dataset):
-    raise InputError(
-      "bind either PACKED (a folder of `instructrec pack`), or both MIXTURE "
-      "and DATASET, to say what to train on."
-    )
   if macros["PACKED"]:
     return PackedDataset.open(Path(macros["PACKED"]))
   packed = Path(macros["MODEL_DIR"]) / "packed"

@@ -31,6 +31,7 @@ from jaxtyping import Int8, Int64
 from instructrec_jax import parquet, storage
 from instructrec_jax.cards import DATASET_CARD
 from instructrec_jax.data.candidates import Candidates
+from instructrec_jax.data.lines import image_address
 from instructrec_jax.data.splits import (
   SPLITS,
   Sequences,
@@ -146,10 +147,15 @@ class DatasetFolder:
     self.manifest: dict[str, Any] = storage.read_json(
       self.path / MANIFEST_FILE, dict
     )
-    if self.manifest.get("version") != VERSION:
+    if "version" not in self.manifest:
+      raise InputError(
+        f"{self.path}: not a dataset folder ({MANIFEST_FILE} has no version); "
+        "name one that `instructrec prepare` made."
+      )
+    if self.manifest["version"] != VERSION:
       raise InputError(
         f"{self.path}: a dataset folder of another version "
-        f"({self.manifest.get('version')}, not {VERSION}): prepare it again."
+        f"({self.manifest['version']}, not {VERSION}): prepare it again."
       )
     storage.read_json(self.path / MANIFEST_FILE, _MANIFEST)
     self.statistics: dict[str, Any] = storage.read_json(
@@ -182,9 +188,13 @@ class DatasetFolder:
   @functools.cached_property
   def images(self) -> dict[int, str]:
     """Addresses of images by item number, of the items that have one."""
-    if not (self.path / IMAGES_FILE).is_file():
+    if not (self.path / IMAGES_FILE).exists():
       return {}
-    return dict(self._read(IMAGES_FILE, {"item": int, "image": str}).rows())
+    frame = self._read(IMAGES_FILE, {"item": int, "image": str})
+    is_item = frame["item"].is_between(0, self.statistics["items"] - 1)
+    if not (is_item.all() and all(map(image_address, frame["image"]))):
+      self._refuse(IMAGES_FILE, "items or addresses")
+    return dict(frame.rows())
 
   @functools.cached_property
   def interactions(self) -> pl.DataFrame:

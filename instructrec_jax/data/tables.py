@@ -16,7 +16,7 @@ import pyarrow
 import pyarrow.parquet
 
 from instructrec_jax.data import lines
-from instructrec_jax.errors import InputError, check_file
+from instructrec_jax.errors import InputError, check_file, read_number
 
 FORMATS = ("csv", "parquet")
 
@@ -394,12 +394,10 @@ def _number(name: str, value: Any) -> Any:
   if not value.strip():
     return None
   try:
-    if "_" in value:
-      raise ValueError
     try:
-      return int(value)
+      return read_number(value, int)
     except ValueError:
-      return float(value)
+      return read_number(value)
   except ValueError:
     expected = "number of seconds" if name == "time" else "number"
     raise ValueError(f"the {name} {value!r:.80} is no {expected}") from None

@@ -22,8 +22,8 @@ from typing import IO
 import numpy as np
 import polars as pl
 
-from instructrec_jax import parquet
-from instructrec_jax.errors import InputError, check_file
+from instructrec_jax import parquet, storage
+from instructrec_jax.errors import InputError, check_file, read_number
 from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.records import Item, RankingRequest
 from instructrec_jax.scoring.stream import REQUESTS_KEY
@@ -148,7 +148,8 @@ class ScoresRanker(RunRanker):
     self.path = path
     columns = {"request_id": str, "scores": [float]}
     files = _files(path)
-    frame = pl.concat([parquet.read(f, columns, remedy=_AGAIN) for f in files])
+    frames = [parquet.read(f, columns, remedy=_AGAIN) for f in files]
+    frame = pl.concat(frames, how="vertical_relaxed")  # of any width of floats
     known = {
       parquet.metadata(file, remedy=_AGAIN).get(REQUESTS_KEY) for file in files
     }
@@ -248,9 +249,7 @@ class RunWriter:
 
 def _files(path: pathlib.Path) -> list[pathlib.Path]:
   """Returns the files of a run's name; InputError if there is none."""
-  if "*" not in path.name:
-    return [path]
-  if files := sorted(path.parent.glob(path.name)):
+  if files := storage.matching(path):
     return files
   raise InputError(f"{path}: there is no such file.")
 
@@ -275,7 +274,7 @@ def _read_trec(path: pathlib.Path) -> pl.DataFrame:
           continue
         try:
           request, _, item, _, score, _ = cells
-          value = float(score)
+          value = read_number(score)
         except ValueError:
           raise InputError(
             f"{path}, line {number}: {line.strip()!r:.80}, but six columns are "

@@ -28,10 +28,10 @@ import apache_beam as beam
 import numpy as np
 import tensorflow as tf
 from apache_beam.options.pipeline_options import PipelineOptions
-from apache_beam.runners import create_runner
+from apache_beam.runners import PipelineRunner, create_runner
 from apache_beam.runners.portability.fn_api_runner import FnApiRunner
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_counts
 from instructrec_jax.instructions import blocks
 from instructrec_jax.instructions.blocks import Block, Source
 from instructrec_jax.instructions.rows import Cuts
@@ -65,7 +65,15 @@ class Runner:
     # As Beam gathers them, which prints and ends the process instead.
     for each in PipelineOptions.__subclasses__():
       each._add_argparse_args(parser)
-    unknown = parser.parse_known_args(self._flags)[1]
+    found, unknown = parser.parse_known_args(self._flags)
+    # Beam itself would fail later, or heed neither.
+    workers = {"--beam_options direct_num_workers": found.direct_num_workers}
+    check_counts(least=0, **workers)
+    if found.runner:
+      raise InputError(
+        f"--beam_options has runner={found.runner:.60}: a runner is named with "
+        "--beam_runner."
+      )
     if unknown and self._kind not in _OF_JOB_SERVERS:
       raise InputError(
         f"--beam_options has {unknown[0][2:]!r:.60}, which Beam does not know: "
@@ -105,7 +113,8 @@ class Runner:
     if ours := re.findall(r"InputError: (.+)", text):
       return ours[-1].partition(" [while running")[0].rstrip("\\n'\"")
     reason = text.splitlines()[-1]
-    return f"Beam's {self.name} failed, and nothing is built: {reason:.300}"
+    reason = reason[:300].rstrip(".")
+    return f"Beam's {self.name} failed, and nothing is built: {reason}."
 
   def _runner(self) -> Any:
     if self._kind == _DIRECT:
@@ -113,9 +122,12 @@ class Runner:
       # the number of its workers nor how they run.
       return FnApiRunner()
     try:
-      return create_runner(self.name)
-    except (ValueError, ImportError, AttributeError) as error:
-      reason = str(error).splitlines()[0]
+      runner = create_runner(self.name)
+      if not isinstance(runner, PipelineRunner):
+        raise TypeError("it is no runner")
+      return runner
+    except Exception as error:  # of any module that the name is taken for
+      reason = (str(error).splitlines() or [type(error).__name__])[0]
       raise InputError(
         f"--beam_runner is {self.name!r:.60}, which Beam does not know "
         f"({reason:.200}): DirectRunner and DataflowRunner are two."

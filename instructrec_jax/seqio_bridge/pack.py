@@ -23,7 +23,12 @@ from jaxtyping import Int
 
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.splits import SPLITS
-from instructrec_jax.errors import InputError, check_counts, check_seed
+from instructrec_jax.errors import (
+  InputError,
+  check_counts,
+  check_seed,
+  read_number,
+)
 from instructrec_jax.instructions.material import title_counts
 from instructrec_jax.instructions.render import SEPARATOR
 from instructrec_jax.instructions.scenarios import SEQUENCES
@@ -94,7 +99,7 @@ def _weights(name: str) -> dict[str, float]:
   for part in name.split(","):
     single, _, number = part.strip().partition("=")
     try:
-      weight = float(number)
+      weight = read_number(number)
     except ValueError:
       weight = math.nan
     if not single or single in weights or not 0 < weight < math.inf:

@@ -27,7 +27,7 @@ import jax
 from instructrec_jax import storage
 from instructrec_jax.cards import MODEL_CARD, model_card, refuse_changed
 from instructrec_jax.checkpoints import export_folder, model_folder
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_numbers
 from instructrec_jax.instructions.compose import shown_titles
 from instructrec_jax.instructions.templates import (
   dump_templates,
@@ -78,6 +78,7 @@ def export(
       an export, `out` exists and `force` is not set, or int8 moves HR@1 by
       more than `epsilon`.
   """
+  check_numbers(most=1, epsilon=epsilon)
   model, out = pathlib.Path(model), pathlib.Path(out)
   if int8 and requests is None:
     if dataset is None:

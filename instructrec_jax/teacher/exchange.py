@@ -19,6 +19,7 @@ from instructrec_jax.teacher.annotations import open_store
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
 from instructrec_jax.teacher.store import Subject
 
+_KINDS = ("preference", "intention")
 _NUMBERS = {
   "position": pl.Int32,
   "prompt_tokens": pl.Int64,
@@ -91,7 +92,8 @@ def import_annotations(
     are not in this folder at that place.
 
   Raises:
-    InputError: the file is missing or not of `export_annotations`.
+    InputError: the file is missing, not of `export_annotations`, or about other
+      users and items alone.
   """
   folder = DatasetFolder.open(dataset)
   frame = parquet.read(
@@ -113,6 +115,11 @@ def import_annotations(
   times: dict[str, list[str]] = {}
   subjects = []
   for number, row in enumerate(frame.iter_rows(named=True), 1):
+    if row["kind"] not in _KINDS or row["position"] is None:
+      raise InputError(
+        f"{path}, row {number}: the kind {row['kind']!r:.80} at position "
+        f"{row['position']}: {' or '.join(_KINDS)} and a number are needed."
+      )
     user = numbers.get(row["user_id"])
     if (
       user is None
@@ -126,6 +133,11 @@ def import_annotations(
     answers.setdefault(row["teacher"], []).append((request, answer))
     times.setdefault(row["teacher"], []).append(row["answered_at"])
     subjects.append(Subject(row["kind"], user, row["position"], request.key))
+  if not subjects:
+    raise InputError(
+      f"{path}: none of its {frame.height:,} annotations is about a user and "
+      f"an item of {folder.path}: was that prepared from other reviews?"
+    )
   with locks.writing_in(folder.path), open_store(folder) as store:
     for teacher, found in answers.items():
       store.put_all(found, teacher=teacher, times=times[teacher])
@@ -139,6 +151,11 @@ def import_annotations(
 
 def _read(row: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
   datetime.datetime.fromisoformat(row["answered_at"])
+  for name in ("prompt_tokens", "completion_tokens", "attempts"):
+    if row[name] is None or row[name] < 0:
+      raise ValueError(f"{name} is {row[name]}, but must be 0 or more")
+  if row["answer"] is None:
+    raise ValueError("the answer is null")
   names = [field.name for field in dataclasses.fields(ChatRequest)]
   parsed = {name: json.loads(row[name]) for name in ("schema", "parameters")}
   request = ChatRequest(**{name: row[name] for name in names} | parsed)

@@ -34,6 +34,8 @@ _GAIN = 20.0
 _SHARPNESS = 8.0
 # Of random projections that should not drown what is known at first.
 _QUIET = 0.1
+# A constant, a feature of what is bought, one of words, and what is learned.
+_NARROWEST = 4
 # Of a token without a vector.
 _UNKNOWN = 0.3
 
@@ -116,6 +118,11 @@ def check_config(config: T5Config) -> None:
     raise InputError(
       "a start from an SVD is of all weights, with an output layer of its own: "
       "leave out LORA_RANK and logits_via_embedding."
+    )
+  if width < _NARROWEST:
+    raise InputError(
+      f"a start from an SVD needs an EMB_DIM of at least {_NARROWEST}, not "
+      f"{width}."
     )
   if inner < width:
     raise InputError(

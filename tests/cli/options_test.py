@@ -211,7 +211,7 @@ def test_help_is_the_docstrings():
     (("--paht", "p"), "unknown option '--paht' (did you mean --path?)"),
     (("--path", "p", "--zzzzzz=1"), "unknown option '--zzzzzz=1';"),
     (("--path", "p", "--kind", "c"), "invalid choice: 'c'"),
-    (("--path", "p", "--count", "x"), "invalid int value: 'x'"),
+    (("--path", "p", "--count", "x"), "a whole number is needed, not 'x'"),
     (("--path", "p", "--count", "0"), "--count is 0: at least 1 is needed"),
     (("--path", "p", "--price", "1", "nan"), "--price is nan: a finite number"),
     (("--path", "p", "--price", "1"), "expected 2 arguments"),

@@ -446,6 +446,8 @@ def pairs(place: Place, options: argparse.Namespace) -> int:
         if len(said.splitlines()) != 1 or not (_ELSEWHERE in said or after):
           faults.append(f"says {said[-300:]!r}")
       seen[f"{statuses}, {len(faults) or 'no'} faults"] += 1
+      if not options.quiet:
+        print(f"  {seen.total()}: {statuses}", flush=True)
       if faults:
         failed += 1
         print(f"  {statuses} {' '.join(faults[:6])}", flush=True)
@@ -509,6 +511,8 @@ def kills(place: Place, options: argparse.Namespace) -> int:
         time.sleep(0.002)
       count[1] += 1
       failed += _again(reference, f"after {moment:.2f} s")
+      if not options.quiet:
+        print(f"  {count[1]}: killed after {moment:.2f} s", flush=True)
     print(
       f"{task.argv[:60]:<60} {count[0]} at steps, {count[1]} at random",
       flush=True,

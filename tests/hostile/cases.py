@@ -230,16 +230,17 @@ def _items(title: Callable[[int], str] = "Good Thing {}".format) -> str:
 
 # Of an option: C a count, c one where any large number is fine, S a seed, Z one
 # from 0 where a large number is fine, F finite and from 0, P positive, X finite
-# and from -10 to 10, R positive and at most 1.
+# and from -10 to 10, R positive and at most 1, U from 0 to 1.
 _VALUES = {
   "C": ("0", "-1", "nan", "1.5", HUGE, ""),
-  "c": ("0", "-3", "inf", "x"),
+  "c": ("0", "-3", "inf", "x", "0x10", "1_0", "\u0663"),
   "S": ("-1", "nan", "1.5", HUGE),
   "Z": ("-1", "nan", "2.5", ""),
-  "F": ("nan", "inf", "-1", "1e400", "x"),
+  "F": ("nan", "inf", "-1", "1e400", "x", "1_0", "\uff11"),
   "P": ("nan", "inf", "-1", "0", "", "1e-400"),
   "X": ("nan", "-inf", "11", "-1e400", "", "x"),
   "R": ("nan", "0", "-1", "1.5", "", "x"),
+  "U": ("nan", "-0.1", "1.5", "1e308", "", "x"),
 }
 _NUMBERS = {
   "quickstart --out new/a": "users:C steps:C test-users:c seed:S",
@@ -258,7 +259,9 @@ _NUMBERS = {
   "inspect instructrec_all_v1 --dataset shop": (
     "sample:c examples:Z input-length:C target-length:C seed:S"
   ),
-  _PACK + " --out new/a": "input-length:C target-length:C examples:C seed:S",
+  _PACK + " --out new/a": (
+    "input-length:C target-length:C examples:C seed:S spell:U"
+  ),
   "plan --size small": (
     "batch:C input-length:C target-length:C microbatches:C lora-rank:C"
   ),
@@ -289,6 +292,7 @@ _NUMBERS = {
   ),
   "ask hello --model export --candidates a b": "top:c input-length:C",
   "export --model model --out new/a": "step:C",
+  "export --model model --int8 --dataset shop --out new/a": "epsilon:U",
   "serve --model export --port 0": (
     "waiting:C timeout:C batch-tokens:C port:S head-timeout:C keep-alive:C"
   ),
@@ -311,6 +315,8 @@ _WEIGHED = tuple(
     "=1,instructrec_all_v1=2",
     "=1,nothing_v1=1",
     "=1;instructrec_p1_i0_t3_v1=1",
+    "=1_0",
+    "=\uff11",
     "==3",
   )
 )
@@ -335,6 +341,8 @@ _LINES = {
     ("--format parquet --out new/a", "--interactions"),
     ("--format synthetic --out new/a --reviews x.json", "--reviews|reviews"),
     ("--format synthetic --out new/a --user-column u", "user|csv"),
+    ("--format synthetic --out new/a --image-column u", "image|csv"),
+    ("--format synthetic --out new/a --users \uff19\uff19", "--users"),
     ("--format synthetic --out new/a --split random", "--split"),
     ("--format synthetic --out new/a --forcee", "--force"),
     ("--format synthetic --out new/a extra", "extra"),
@@ -361,6 +369,10 @@ _LINES = {
         ("--item-column nothing", "nothing"),
         ("--categories-column item_id", "item_id"),
         ("--categories-column nothing", "nothing"),
+        ("--image-column item_id", "item_id"),
+        ("--image-column title", "title"),
+        ("--image-column nothing", "nothing"),
+        ("--image-column ''", "--image-column|column"),
         ("--delimiter ''", "delimiter"),
         ("--delimiter ab", "delimiter"),
         ("--delimiter '\"'", "delimiter"),
@@ -470,6 +482,28 @@ _LINES = {
     ("--dataset plain --vocab shop/vocabulary.model --fold-case", "fold"),
     ("--dataset plain --train-vocab 300 --fold-case yes", "yes"),
     ("--dataset plain --train-vocab 300 --sequences 3", "3"),
+    ("--dataset plain --fold-case", "vocab"),
+    ("--dataset plain --train-vocab 300 --beam_options a=1", "--beam_runner"),
+    ("--dataset plain --train-vocab 300 --beam_runner ''", "--beam_runner"),
+    (
+      "--dataset plain --train-vocab 300 --beam_runner Direct --workers 2",
+      "--workers",
+    ),
+    *(
+      (f"--dataset plain --train-vocab 300 --beam_runner {words}", "beam")
+      for words in (
+        *("Nothing", ".", "os.system", "os.getcwd"),
+        *(
+          f"DirectRunner --beam_options {options}"
+          for options in (
+            *("''", "=", "nothing=1", "help", "runner=DataflowRunner"),
+            *("direct_num_workers", "direct_num_workers=x"),
+            *("direct_num_workers=-3", "direct_num_workers=2,"),
+            "direct_running_mode=x",
+          )
+        ),
+      )
+    ),
     ("--dataset plain --train-vocab 300 --text-encoder bert", "--text-encoder"),
     (
       "--dataset plain --train-vocab 300 --matcher two_tower --text-encoder "
@@ -523,11 +557,31 @@ _LINES = {
     ("--gin_file mine.yaml", "mine.yaml"),
     *(
       (f"--size small --mesh {m}", "mesh")
-      for m in ("0x1", "axb", "1", "-1x-1", "1x1x1", "''", "nanx1", f"{HUGE}x1")
+      for m in (
+        "00x1",
+        "\uff11x1",
+        "0x1",
+        "axb",
+        "1",
+        "-1x-1",
+        "1x1x1",
+        "''",
+        "nanx1",
+        f"{HUGE}x1",
+      )
     ),
     *(
       (f"--size small --memory {m}", "memory")
-      for m in ("80", "nanGiB", "infGiB", "-1GiB", "0GiB", "''", "1e400GiB")
+      for m in (
+        "80",
+        "\uff18GiB",
+        "nanGiB",
+        "infGiB",
+        "-1GiB",
+        "0GiB",
+        "''",
+        "1e400GiB",
+      )
     ),
     ("--size small --optimizer sgd", "--optimizer"),
     ("--size small --dtype int8", "--dtype"),
@@ -651,6 +705,27 @@ _LINES = {
         ("--gin.VALIDATION_REQUESTS='\"shop/items.parquet\"'", "items"),
         ("--gin.VALIDATION_REQUESTS='\"asked.jsonl\"'", "asked.jsonl"),
         ("--gin.VALIDATION_LIMIT=-1", "VALIDATION_LIMIT|limit"),
+        ("--gin.VALIDATION_NORMALISATION='\"z\"'", "normalisation"),
+        ("--gin.VALIDATION_NORMALISATION=3", "normalisation"),
+        *(
+          (f"--gin.INITIAL_SVD={v}", names)
+          for v, names in (
+            *(("3", "INITIAL_SVD"), ("shop", "INITIAL_SVD")),
+            *(("True", "INITIAL_SVD"), ("'\"\"'", "INITIAL_SVD")),
+            *(("'\"nowhere\"'", "nowhere"), ("'\"packed\"'", "packed")),
+            *(("'\"model\"'", "model"), ("'\"tiny.gin\"'", "tiny.gin")),
+            ("'\"shop\"' --gin.INITIAL_CHECKPOINT='\"model\"'", "not both"),
+            ("'\"shop\"'", "NUM_HEADS"),
+            ("'\"shop\"' --gin.EMB_DIM=1", "EMB_DIM"),
+            ("'\"shop\"' --gin.EMB_DIM=3", "EMB_DIM"),
+            ("'\"shop\"' --gin.LORA_RANK=2", "LORA_RANK"),
+          )
+        ),
+        *(
+          (f"--gin.TITLE_DROPOUT={v}", "TITLE_DROPOUT|title_dropout")
+          for v in ("-1", "1.5", "None", "'\"x\"'", "True", "nan")
+        ),
+        ("--gin.MESH='\"\uff11x1\"'", "mesh"),
         ("--gin.EMB_DIM=0", "EMB_DIM|emb_dim"),
         ("--gin.NUM_LAYERS=-1", "NUM_LAYERS|layers"),
         ("--gin.NUM_HEADS=0", "NUM_HEADS|num_heads"),
@@ -845,6 +920,24 @@ _LINES = {
     ("--out new/a --rankers popularity --chat-model m", "chat"),
     ("--out new/a --rankers popularity --max-usd 1", "--max-usd|chat"),
     ("--out new/a --rankers popularity --dry-run", "--dry-run|chat"),
+    ("--dry-run", "--dry-run"),
+    ("--rankers popularity", "--out"),
+    ("--dry-run --rankers chat --chat-model m --prices nan 1", "--prices"),
+    ("--dry-run --rankers chat --chat-model m --scenarios none", "none"),
+    ("--dataset plain --dry-run --rankers chat --chat-model m", "plain"),
+    *(
+      (f"--out new/a --scenarios sequential --limit 9 --rankers {name}", names)
+      for name, names in (
+        ("scores.parquet", "scores.parquet"),  # of some requests alone
+        ("'scores-*.parquet'", "scores-*"),
+        ("'**.parquet'", "parquet"),
+        ("'nowhere/*.parquet'", "nowhere"),
+        ("shop/items.parquet", "request_id"),
+        ("results/scores/sequential.parquet", "sequential.parquet"),
+        ("scores.parquet,./scores.parquet", "scores.parquet"),
+        (f"{'x' * 300}.parquet", "xxx"),
+      )
+    ),
     ("--out new/a --rankers popularity --select-template", "--model"),
     ("--out new/a --rankers popularity --normalisation pmi", "--model"),
     ("--out new/a --rankers popularity --permutations 3", "--model"),
@@ -888,6 +981,9 @@ _LINES = {
     ("--out plain", "plain"),
     ("--out new/a --recipe nothing.gin", "nothing.gin"),
     ("--out new/a --recipe mine.yaml", "mine.yaml"),
+    ("--out new/a --recipe gin/model/mini.gin", "gin/run/train.gin"),
+    ("--out new/a --recipe gin/experiment/nothing.gin", "nothing.gin"),
+    ("--out new/a --recipe gin/experiment", "experiment"),
     ("--out new/a --rankers nothing", "nothing"),
     ("--out new/a --rankers ''", "--rankers"),
     ("--out new/a --unseen nowhere", "nowhere"),
@@ -950,6 +1046,17 @@ _LINES = {
     ("--model model --step best --out new/a", "best"),
     ("--model model --step ten --out new/a", "--step|ten"),
     ("--model model --templates nothing.yaml --out new/a", "nothing.yaml"),
+    ("--model model --out new/a --epsilon 0.5", "--int8"),
+    ("--model model --out new/a --requests asked.jsonl", "--int8"),
+    ("--model model --out new/a --int8", "--requests"),
+    ("--model model --out new/a --int8 --dataset plain", "plain"),
+    *(
+      (f"--model model --out new/a --int8 --requests {name}", name)
+      for name in (
+        *("asked.jsonl", "shop/items.parquet", "scores.parquet", "shop"),
+        *("nowhere.parquet", "empty.txt"),
+      )
+    ),
     ("--model model --templates mine.yaml mine.yaml --out new/a", "mine"),
   ),
   "serve": (
@@ -986,9 +1093,15 @@ _LINES = {
     ("--model export --port 0 --ssl-keyfile tiny.gin", "--ssl-"),
     ("--model export --port 0 --request-log yes", "yes"),
     ("--model export --port 0 --truncate yes", "yes"),
+    ("--model export --port 0 --images yes", "yes"),
   ),
 }
 
+
+# What a path has in it shows as one line.
+_LINES["statistics"] += (("--dataset 'a\nb'", "a\\nb"),)
+_LINES["templates"] += (("--file 'a\x1b[31mb'", "a\\x1b[31mb"),)
+_LINES["compare"] += (("'a\nb' --rankers popularity model", "a\\nb"),)
 
 # What is taken though odd -> what must be said of it.
 _TOLD = {
@@ -1092,6 +1205,8 @@ _INPUTS = {  # line with a hole -> whether a folder belongs there
   "export --model model --dataset {} --out new/a": True,
   "export --model model --templates {} --out new/a": False,
   "serve --model {} --port 0": True,
+  "export --model model --out new/a --int8 --requests {}": False,
+  _TRAIN + " --gin.MODEL_DIR='\"n\"' --gin.INITIAL_SVD='\"{}\"'": True,
   "serve --model export --dataset {} --port 0": True,
 }
 
@@ -1426,6 +1541,7 @@ _EVALUATE = (
 _JOIN = _SHARD.format("2/2", "half.jsonl")
 _RESUME = _TRAIN + " --gin.MODEL_DIR='\"model\"' --gin.TRAIN_STEPS=6"
 _START = _TRAIN + " --gin.MODEL_DIR='\"new/a\"'"
+_SVD = _START + " --gin.NUM_HEADS=4 --gin.INITIAL_SVD='\"shop\"'"
 _OWN = {  # file, a glob: the lines that read it
   "shop/manifest.json": _READ_DATASET,
   "shop/items.parquet": (
@@ -1433,8 +1549,10 @@ _OWN = {  # file, a glob: the lines that read it
     *_READ_DATASET[5:8],
     _GENERATE + " --catalogue shop --out new/a.jsonl",
     "chat --model export --dataset shop",
+    _SVD,
   ),
   "shop/interactions.parquet": (
+    _SVD,
     _READ_DATASET[2],
     _EVALUATE.format("popularity"),
   ),
@@ -1453,6 +1571,7 @@ _OWN = {  # file, a glob: the lines that read it
   "shop/templates.yaml": (
     "build --dataset plain --train-vocab 300 --templates shop/templates.yaml",
     "templates --file shop/templates.yaml",
+    _SVD,
   ),
   "shop/candidates/test_9.parquet": (_READ_DATASET[2],),
   "shop/requests/sequential_test.parquet": (
@@ -1754,6 +1873,8 @@ _RAW_INTERACTIONS: dict[str, str | bytes] = {
   "times true": _every(2, "true"),
   "times of year 0": _every(2, "0000-00-00"),
   "times in hex": _every(2, "0x3b9aca00"),
+  "times of other digits": _every(2, "\uff11" * 10),
+  "times of underscores": _every(2, "1_000_000_000"),
   "one time nan": _once(2, "nan"),
   "one time inf": _once(2, "inf"),
   "one time negative": _once(2, "-1"),
@@ -1889,6 +2010,16 @@ _RAW_TEMPLATES: dict[str, str | bytes] = {
     "  text: '{history}'\n"
   ),
 }
+_TINY = "include 'tiny.gin'\n"
+_RAW_RECIPES = {
+  "no steps": "include 'gin/model/mini.gin'\n",
+  "a batch of 0": _TINY + "BATCH_SIZE = 0\n",
+  "steps of a text": _TINY + "TRAIN_STEPS = 'x'\n",
+  "packed rows": _TINY + "PACKED = 'packed'\n",
+  "no such checkpoint": _TINY + "INITIAL_CHECKPOINT = 'nowhere'\n",
+  "no such purchases": _TINY + "INITIAL_SVD = 'nowhere'\n",
+  "no requests": _TINY + "VALIDATION_LIMIT = 0\n",
+}
 _RAW_GIN: dict[str, str] = {
   "an include of itself": "include 'bad'\n",
   "an include of nothing": "include 'nowhere.gin'\n",
@@ -2016,6 +2147,31 @@ def _raw() -> Iterator[Case]:
     line = "plan --gin_file bad"
     if "TRAIN" not in text:
       yield case(line, "bad", about, text, "bad|nowhere|nothing")
+  for about, text in _RAW_RECIPES.items():
+    line = "reproduce --dataset plain --out new/a --recipe bad.gin"
+    names = "bad|gin/run|BATCH_SIZE|TRAIN_STEPS|PACKED|nowhere|LIMIT"
+    yield case(line, "bad.gin", about, text, names)
+  for about, change in _SCORES.items():
+    line = _EVALUATE.format("'bad*.parquet'")
+    yield Case("raw inputs", tuple(shlex.split(line)), "bad", change, about)
+  for about, columns in _IMAGES.items():
+    line = "export --model model --dataset shop --out new/a"
+    yield Case(
+      "raw inputs",
+      tuple(shlex.split(line)),
+      "images.parquet",
+      _images(columns),
+      f"images.parquet: {about}",
+    )
+  for about, (name, values) in _ANSWERS.items():
+    line = "annotate --dataset shop --import bad.parquet"
+    yield Case(
+      "raw inputs",
+      tuple(shlex.split(line)),
+      "bad.parquet",
+      _answers(name, values),
+      f"bad.parquet: {about}",
+    )
   for about, make in _TABLES.items():
     line = (
       "prepare --format parquet --interactions bad.parquet --items "
@@ -2060,6 +2216,106 @@ _TABLES: dict[str, Callable[[dict[str, list]], dict[str, list]]] = {
   "ratings of words": lambda rows: rows | {"rating": ["good"] * 480},
   "cut": lambda rows: rows,
   "flipped": lambda rows: rows,
+}
+
+
+_PICTURE = "https://a.example/1.png"
+_IMAGES: dict[str, dict[str, list]] = {
+  "other columns": {"a": [1]},
+  "items of texts": {"item": ["a"], "image": [_PICTURE]},
+  "a null": {"item": [0, 1], "image": [_PICTURE, None]},
+  "an item that is not there": {"item": [10**6], "image": [_PICTURE]},
+  "an item before the first": {"item": [-1], "image": [_PICTURE]},
+  "a script": {"item": [0], "image": ["javascript:alert(1)"]},
+}
+# Column of answers.parquet, and what stands in it.
+_ANSWERS: dict[str, tuple[str, object]] = {
+  "a kind that is none": ("kind", "wish"),
+  "a status that is none": ("status", "fine"),
+  "tokens below 0": ("prompt_tokens", -1),
+  "answers of nothing": ("answer", None),
+  "times that are none": ("answered_at", "soon"),
+  "users that are not here": ("user_id", "nobody"),
+  "users of nothing": ("user_id", None),
+  "positions too far": ("position", 10**6),
+}
+
+
+def _images(columns: dict[str, list]) -> Change:
+  def change(work: pathlib.Path) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    pq.write_table(pa.table(columns), work / "shop" / "images.parquet")
+
+  return change
+
+
+def _answers(name: str, value: object) -> Change:
+  def change(work: pathlib.Path) -> None:
+    import polars as pl
+
+    frame = pl.read_parquet(work / "answers.parquet")
+    new = pl.lit(value, frame.schema[name]).alias(name)
+    frame.with_columns(new).write_parquet(work / "bad.parquet")
+
+  return change
+
+
+def _scores(*tables: Callable) -> Change:
+  """Writes scores.parquet anew, changed, as one shard for each change."""
+
+  def change(work: pathlib.Path) -> None:
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(work / "scores.parquet")
+    for number, make in enumerate(tables):
+      pq.write_table(make(table), work / f"bad{number}.parquet")
+
+  return change
+
+
+def _with(name: str, make: Callable[[list], list]) -> Callable:
+  def change(table):
+    import pyarrow as pa
+
+    place = table.column_names.index(name)
+    values = pa.array(make(table[name].to_pylist()))
+    return table.set_column(place, name, values)
+
+  return change
+
+
+_SCORES: dict[str, Change] = {
+  "scores are NaN": _scores(
+    _with("scores", lambda rows: [[float("nan")] * len(r) for r in rows])
+  ),
+  "scores are few": _scores(
+    _with("scores", lambda rows: [r[1:] for r in rows])
+  ),
+  "scores are flat": _scores(_with("scores", lambda rows: [1.0 for _ in rows])),
+  "scores are texts": _scores(_with("scores", lambda rows: ["x"] * len(rows))),
+  "scores are nested": _scores(
+    _with("scores", lambda rows: [[r] for r in rows])
+  ),
+  "scores are null": _scores(_with("scores", lambda rows: [None] * len(rows))),
+  "ids are numbers": _scores(_with("request_id", lambda r: [*range(len(r))])),
+  "ids are null": _scores(_with("request_id", lambda rows: [None] * len(rows))),
+  "no ids": _scores(lambda table: table.drop(["request_id"])),
+  "no rows": _scores(lambda table: table.slice(0, 0)),
+  "no hash": _scores(lambda table: table.replace_schema_metadata(None)),
+  "of some": _scores(lambda table: table),
+  "twice": _scores(lambda table: table, lambda table: table),
+  "of two widths": _scores(
+    lambda table: table.slice(0, 9),
+    lambda table: _with("scores", lambda rows: rows)(table.slice(9)),
+  ),
+  "one without scores": _scores(
+    lambda table: table, lambda table: table.drop(["scores"])
+  ),
+  "one of others": _scores(
+    lambda table: table, lambda table: table.replace_schema_metadata(None)
+  ),
 }
 
 
