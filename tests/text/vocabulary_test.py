@@ -120,10 +120,10 @@ def test_models_of_other_kinds_are_encoded_right(
   assert vocabulary.encode(texts) == plain(vocabulary).encode(texts)
 
 
-def test_ids_equal_seqios_on_real_titles(t5, titles, byte_pair):
+def test_ids_equal_seqios_on_real_titles(t5, titles, byte_pair, folded):
   seqio = pytest.importorskip("seqio")
-  texts = [*titles, "; ".join(titles[:60])]
-  for vocabulary in (t5, byte_pair):
+  texts = [*titles, "; ".join(titles[:60]), 'a user types "XLR Cable".']
+  for vocabulary in (t5, byte_pair, folded):
     theirs = seqio.SentencePieceVocabulary(
       str(vocabulary.path), vocabulary.extra_ids
     )
