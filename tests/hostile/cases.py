@@ -2253,11 +2253,15 @@ def _images(columns: dict[str, list]) -> Change:
 
 def _answers(name: str, value: object) -> Change:
   def change(work: pathlib.Path) -> None:
-    import polars as pl
+    # Not with polars, whose threads a forked process does not have.
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-    frame = pl.read_parquet(work / "answers.parquet")
-    new = pl.lit(value, frame.schema[name]).alias(name)
-    frame.with_columns(new).write_parquet(work / "bad.parquet")
+    table = pq.read_table(work / "answers.parquet")
+    place = table.schema.names.index(name)
+    new = pa.array([value] * len(table), table.schema.types[place])
+    table = table.set_column(place, name, new)
+    pq.write_table(table, work / "bad.parquet")
 
   return change
 
