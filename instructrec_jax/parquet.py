@@ -34,7 +34,7 @@ def read(
   _check(path, remedy)
   names = None if columns is None else list(columns)
   try:
-    there = pl.read_parquet_schema(path)
+    there = _schema(path)
     for name in names or ():
       if name not in there:
         raise InputError(f"{path}: it has no column {name}: {remedy}.")
@@ -80,9 +80,15 @@ def columns(path: pathlib.Path, *, remedy: str) -> list[str]:
   """Reads the names of a file's columns; raises as `metadata` does."""
   _check(path, remedy)
   try:
-    return list(pl.read_parquet_schema(path))
+    return list(_schema(path))
   except _DAMAGED as error:
     raise _error(path, error, remedy) from None
+
+
+def _schema(path: pathlib.Path) -> Mapping[str, Any]:
+  # Of an open file: of a name polars takes brackets for a pattern.
+  with path.open("rb") as file:
+    return pl.read_parquet_schema(file)
 
 
 def _check(path: pathlib.Path, remedy: str) -> None:
