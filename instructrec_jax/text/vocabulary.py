@@ -203,8 +203,8 @@ def train_vocabulary(
     texts: the corpus, line by line.
     size: pieces, at most; a small corpus gives fewer.
     across_words: whether a piece may span words, up to a whole text.
-    fold_case: whether "Tent" and "tent" are the same pieces, and what follows a
-      quotation mark or an opening bracket those of a word of its own.
+    fold_case: whether "Tent" and "tent" are the same pieces, and are also those
+      of '"tent"', as instructions quote a wish.
     whole: texts of several words that are a piece each, wherever they stand,
       beyond the size; the longest where several fit.
     seed: for sampling lines of a corpus that is too large.
