@@ -16,20 +16,25 @@ from instructrec_jax.training.title_dropout import TitleDropout
 TITLES = ("Alder Rope", "Borea Tent", "Corvo Kayak", "Fjord Stove")
 
 
+def pack(pairs, vocabulary, out, manifest):
+  return pack_pairs(
+    pairs,
+    vocabulary=vocabulary,
+    out=out,
+    encoder_length=128,
+    decoder_length=32,
+    manifest=manifest,
+  )
+
+
 @pytest.fixture(scope="module")
 def packed(tmp_path_factory):
   path = tmp_path_factory.mktemp("packed")
   texts = [*TITLES, "; ".join(TITLES), "a; a"] * 3
   vocabulary = train_vocabulary(texts, path / "vocabulary.model", size=60)
   pairs = [("; ".join(TITLES), TITLES[0]), ("", TITLES[1])] * 200
-  return pack_pairs(
-    pairs,
-    vocabulary=vocabulary,
-    out=path / "packed",
-    encoder_length=128,
-    decoder_length=32,
-    manifest={packed_dataset.SEPARATOR_KEY: "; "},
-  )
+  manifest = {packed_dataset.SEPARATOR_KEY: "; "}
+  return pack(pairs, vocabulary, path / "packed", manifest)
 
 
 @pytest.fixture(scope="module")
@@ -127,14 +132,7 @@ def instructions(tmp_path_factory):
   )
   listed = "; ".join(TITLES)
   pairs = [(f"bought by one: {listed}. choose from: {listed}", TITLES[0])] * 300
-  return pack_pairs(
-    pairs,
-    vocabulary=vocabulary,
-    out=path / "packed",
-    encoder_length=128,
-    decoder_length=32,
-    manifest={},
-  )
+  return pack(pairs, vocabulary, path / "packed", {})
 
 
 def test_instructions_lose_titles_that_are_one_piece_and_no_words(instructions):
