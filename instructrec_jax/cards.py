@@ -133,6 +133,15 @@ def dataset_card(
         "a negative is an item that the user did not buy, which is not one "
         "that the user would not have bought",
         "the model reads titles alone: items of one title are one to it",
+        *(
+          [
+            f"{built['unlisted']:.0%} of training's lists of candidates lack "
+            "the item that was bought, so that a model does not copy from them"
+          ]
+          # Older folders do not say.
+          if built.get("unlisted")
+          else []
+        ),
         "texts by the offline teacher are made by rules; those of a chat model "
         "may be wrong about a person",
       ]

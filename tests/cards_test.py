@@ -70,16 +70,23 @@ def test_what_people_wrote_on_a_card_is_not_replaced(built, tmp_path):
   prepare(format="synthetic", users=200, out=folder, force=True)
 
 
-def test_a_source_that_filters_nothing_is_not_said_to(built):
-  def read(name):
-    return json.loads((built / f"{name}.json").read_text())
+def card_of(built, *, prepared=None, instructed=None):
+  """The card, had it been made with other options."""
+  found = {
+    name: json.loads((built / f"{name}.json").read_text())
+    for name in ("manifest", "statistics", "instructions")
+  }
+  found["manifest"]["options"] |= prepared or {}
+  found["instructions"]["options"] |= instructed or {}
+  return dataset_card("shop", **found)
 
-  manifest = read("manifest")
-  manifest["options"] |= {"min_count": 0, "split": "official"}
-  card = dataset_card(
-    "shop",
-    manifest=manifest,
-    statistics=read("statistics"),
-    instructions=read("instructions"),
-  )
+
+def test_a_source_that_filters_nothing_is_not_said_to(built):
+  card = card_of(built, prepared={"min_count": 0, "split": "official"})
   assert "fewer than" not in card and "no users or items were left out" in card
+
+
+def test_lists_that_lack_what_was_bought_are_told(built):
+  lacks = "70% of training's lists of candidates lack"
+  assert lacks in card_of(built, instructed={"unlisted": 0.7})
+  assert "lists of candidates lack" not in card_of(built)
