@@ -4,10 +4,12 @@ import dataclasses
 import json
 import math
 import pathlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
+import markupsafe
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError
@@ -167,6 +169,7 @@ def write_page(
     trim_blocks=True,
     lstrip_blocks=True,
   )
+  environment.filters["with_code"] = _with_code
   page = environment.get_template("report.html.jinja").render(
     title=title,
     notes=notes,
@@ -178,6 +181,12 @@ def write_page(
   )
   with storage.staged_file(pathlib.Path(out_path)) as partial:
     partial.write_text(page.lstrip(), encoding="utf-8")
+
+
+def _with_code(text: str) -> markupsafe.Markup:
+  """Returns escaped text with what stands between backticks as code."""
+  escaped = str(markupsafe.escape(text))
+  return markupsafe.Markup(re.sub("`([^`]+)`", r"<code>\1</code>", escaped))
 
 
 def with_intervals(

@@ -176,9 +176,15 @@ def meanings(columns: Sequence[str]) -> dict[str, str]:
 
 
 def verdict(
-  results: Mapping[str, Any], scenario: Mapping[str, Any]
+  results: Mapping[str, Any], scenario: Mapping[str, Any], *, where: str = ""
 ) -> list[str]:
-  """Returns how the model does in a scenario, in sentences; [] without one."""
+  """Returns how the model does in a scenario, in sentences; [] without one.
+
+  Args:
+    results: of `evaluate`.
+    scenario: one of theirs.
+    where: what is added to its name, as the dataset if that is another one.
+  """
   labels = labels_in(results, scenario)
   metric = scenario["metrics"][0]
   rows = {
@@ -196,18 +202,15 @@ def verdict(
   if "model" not in rows or not compared:
     return []
   first = compared[0]
-  level = first["low"] <= 0 <= first["high"]
-  how = (
-    "is level with"
-    if level
-    else ("beats" if first["value"] > 0 else "is behind")
-  )
+  how = "beats" if first["value"] > 0 else "is behind"
+  if first["low"] <= 0 <= first["high"]:
+    how = f"on {scenario['requests']:,} requests cannot be told from"
   of, against = rows["model"], rows[first["against"]]
   if metric.startswith("hr@"):
     k = metric.removeprefix("hr@")
-    where = "first" if k == "1" else f"among its first {k}"
+    place = "first" if k == "1" else f"among its first {k}"
     how += (
-      f" the best baseline: it ranks the true item {where} in {of:.1%} of the "
+      f" the best baseline: it ranks the true item {place} in {of:.1%} of the "
       f"requests, {labels[first['against']]} in {against:.1%}. That is "
       f"{100 * first['value']:+.1f} points (95% interval "
       f"{100 * first['low']:+.1f} to {100 * first['high']:+.1f})"
@@ -224,7 +227,7 @@ def verdict(
       f", and {of / ceiling:.0%} of the ceiling that no ranker can pass, "
       + (f"{ceiling:.1%}" if metric.startswith("hr@") else share(ceiling))
     )
-  sentence = f"{scenario['name']}: the model {how}."
+  sentence = f"{scenario['name']}{where}: the model {how}."
   more = [
     f" {labels[c['against']]}, which sees more than the model, has "
     f"{share(rows[c['against']])}."

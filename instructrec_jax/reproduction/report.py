@@ -254,7 +254,8 @@ def unseen_section(settings: Settings, results: Results | None) -> Section:
   )
   dataset = _paper_dataset(settings.unseen)
   table = _beside_paper(results, scenario, table=title, dataset=dataset)
-  verdicts = verdict(results, scenario)
+  where = f" on {settings.unseen.name}, where it was not trained"
+  verdicts = verdict(results, scenario, where=where)
   return Section(title, caption, [table], verdicts=verdicts)
 
 

@@ -8,6 +8,7 @@ import pytest
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import plots, report
 from instructrec_jax.evaluation.html_report import write_html_report
+from tests.serving.chromium import find_chromium, opened
 
 from .conftest import small_results
 
@@ -130,16 +131,36 @@ def test_the_verdict_comes_first_and_tells_who_wins(write):
     if c["ranker"] == "model"
     and c["metric"] == results["scenarios"][0]["metrics"][0]
   ]
-  how = {True: "is level with", False: "beats"}[c["low"] <= 0 <= c["high"]]
-  if c["high"] < 0:
-    how = "is behind"
-  assert f"the model {how} the best baseline" in verdict
+  how = "cannot be told from" if c["high"] > 0 else "is behind"
+  if c["low"] > 0:
+    how = "beats"
+  assert f"{how} the best baseline" in verdict
   value = next(
     row["value"]
     for row in results["rows"]
     if (row["ranker"], row["metric"]) == ("model", c["metric"])
   )
   assert f"{value:.1%}" in verdict
+
+
+def test_commands_in_notes_are_code_and_still_escaped(write):
+  text = write(notes=["run `ask <b>`, then `score`", "a ` alone <b>"])
+  assert "run <code>ask &lt;b&gt;</code>, then <code>score</code>" in text
+  assert "a ` alone &lt;b&gt;" in text
+
+
+@pytest.mark.parametrize("width", [320, 390])
+def test_a_phone_need_not_scroll_sideways(tmp_path, write, width):
+  chromium = find_chromium()
+  if chromium is None:
+    pytest.skip("there is no Chromium: install the package chromium")
+  long = "/a/folder/of/a/long/name" * 9
+  write(notes=[long, f"`{long}`"], examples=[example(1)])
+  with opened(chromium, tmp_path / "profile") as page:
+    page.resize(width, 844, mobile=True)
+    page.open((tmp_path / "report.html").as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert not page.errors
 
 
 def test_what_columns_mean_stands_with_the_table(write):
