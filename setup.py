@@ -66,6 +66,8 @@ setuptools.setup(
     # tensorflow-datasets 4.9.10 imports it when writing, undeclared.
     "importlib_resources",
     "jinja2>=3.1",
+    # jinja2 brings it, too.
+    "markupsafe>=2",
     "matplotlib>=3.10",
     "openai>=3.0",
     "optax>=0.2.8,<0.3",
@@ -106,6 +108,7 @@ setuptools.setup(
       "mkdocs-material>=9.7",
       "pyright[nodejs]==1.1.414",
       "pytest>=9.0",
+      "pytest-timeout>=2.4",
       "pytest-xdist>=3.8",
       "ruff==0.17.6",
       "schemathesis>=4.30",

@@ -2,11 +2,13 @@
 
 import collections
 import contextlib
+import dataclasses
 import json
 import os
 import pathlib
 import subprocess
 import sys
+import unittest.mock
 
 # Before jax is first imported: eight simulated devices for the mesh tests.
 os.environ.setdefault("XLA_FLAGS", "--xla_force_host_platform_device_count=8")
@@ -47,6 +49,41 @@ def compiled(tmp_path_factory) -> pathlib.Path:
   # Commands that tests start leave the user's folder alone.
   os.environ["JAX_ENABLE_COMPILATION_CACHE"] = "false"
   return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def single_device():
+  """One device, as on most machines: simulated ones wait for each other."""
+  import jax
+
+  patch = unittest.mock.patch("jax.devices", return_value=jax.devices()[:1])
+  # jax has begun: what is left is for commands that tests start.
+  os.environ.pop("XLA_FLAGS", None)
+  patch.start()
+  yield patch
+  patch.stop()
+
+
+@pytest.fixture
+def all_devices(single_device):
+  """The eight simulated devices, for tests of meshes."""
+  single_device.stop()
+  yield
+  single_device.start()
+
+
+@pytest.fixture(scope="package")
+def short_fits():
+  """Baselines train for five epochs at most, which take most of their time."""
+  from instructrec_jax.baselines import sequential, tower_ranker, trainer
+
+  def fit(options, **rest):
+    return trainer.fit(dataclasses.replace(options, max_epochs=5), **rest)
+
+  with pytest.MonkeyPatch.context() as patch:
+    for module in (sequential, tower_ranker):
+      patch.setattr(module, "fit", fit)
+    yield
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer
 
+pytestmark = pytest.mark.usefixtures("all_devices")
+
 CONFIG = T5Config(
   vocab_size=64,
   emb_dim=16,

@@ -139,7 +139,7 @@ def test_too_small_a_catalogue_is_one_sentence(shop):
     draw(shop, count=36)
 
 
-def test_a_text_encoder_makes_other_lists(tmp_path):
+def test_a_text_encoder_makes_other_lists(short_fits, tmp_path):
   path = tmp_path / "shop"
   prepare(format="synthetic", users=250, out=path)
   folder = DatasetFolder.open(path)

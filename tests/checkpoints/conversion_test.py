@@ -89,6 +89,7 @@ def test_bfloat16_halves_the_disk_and_rounds(tmp_path, ours, params, to):
     np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_a_converted_model_loads_onto_a_mesh_and_starts_a_run(
   tmp_path, ours, params
 ):

@@ -75,6 +75,7 @@ def test_the_optimizer_is_not_needed(model_dir):
   model_folder.load_params(model_dir)
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_shardings_place_the_parameters(model_dir, random_params):
   device = jax.devices()[1]
   shardings = jax.tree.map(

@@ -29,7 +29,7 @@ STEP = dict(batch_size=16, input_length=64, target_length=16)
 
 
 @pytest.fixture(autouse=True)
-def forget():
+def forget(all_devices):
   # jax begins with the devices of these tests, whichever comes first.
   assert len(jax.devices()) == 8
   yield

@@ -17,6 +17,11 @@ from instructrec_jax.teacher.annotate import annotate_offline
 from instructrec_jax.text.vocabulary import Vocabulary
 
 
+@pytest.fixture(scope="package", autouse=True)
+def _short_fits(short_fits):
+  """What a table's baselines reach is no matter here."""
+
+
 @pytest.fixture(scope="session")
 def built(tmp_path_factory):
   """Annotated and built; tests that write copy it."""

@@ -135,6 +135,7 @@ def test_neighbours_and_padding_change_nothing(
     )
 
 
+@pytest.mark.usefixtures("all_devices")
 @pytest.mark.parametrize("decoding", WAYS[1::2])
 def test_a_mesh_changes_nothing(
   bound, config, params, vocabulary, instructions, titles, decoding

@@ -204,6 +204,8 @@ class Run:
     """Ends it and its children as the kernel would."""
     with contextlib.suppress(ProcessLookupError):
       os.killpg(self.pid, signal.SIGKILL)
+    # What a lock held at the fork stops has no group of its own yet.
+    os.kill(self.pid, signal.SIGKILL)
     os.waitpid(self.pid, 0)
     self._end(-signal.SIGKILL)
 

@@ -4,10 +4,8 @@ import contextlib
 import dataclasses
 import importlib
 import pathlib
-import unittest.mock
 from typing import NamedTuple
 
-import jax
 import pytest
 
 from instructrec_jax import storage
@@ -66,8 +64,6 @@ class InProcess:
       stdout.open("a") as printed,
       contextlib.redirect_stderr(errors),
       contextlib.redirect_stdout(printed),
-      # Of the eight simulated devices, one: they wait for each other.
-      unittest.mock.patch("jax.devices", return_value=jax.devices()[:1]),
     ):
       return importlib.import_module(argv[0]).main(list(argv[1:]))
 
@@ -88,7 +84,9 @@ class Recorder:
 
   def step(self, name, title, argv, *, makes, reads=(), after=(), **_):
     argv = [str(word) for word in argv]
-    hashes = {str(path): storage.sha256_of(path) for path in reads}
+    # What steps before it make is not there, as they were not run.
+    there = [path for path in reads if pathlib.Path(path).exists()]
+    hashes = {str(path): storage.sha256_of(path) for path in there}
     key = step_key(argv, hashes, {n: self.steps[n].key for n in after})
     self.steps[name] = Step(name, argv, key)
 
@@ -108,7 +106,7 @@ class Reproduced:
 
 
 @pytest.fixture(scope="session")
-def reproduced(tmp_path_factory, root):
+def settings(tmp_path_factory):
   """All tables, with a tiny model of a few steps."""
   folder = tmp_path_factory.mktemp("reproduction")
   shop, other = folder / "shop", folder / "other"
@@ -130,7 +128,7 @@ def reproduced(tmp_path_factory, root):
   )
   recipe = folder / "tiny.gin"
   recipe.write_text(RECIPE)
-  settings = Settings(
+  return Settings(
     dataset=shop,
     out=folder / "out",
     recipe=recipe,
@@ -139,6 +137,11 @@ def reproduced(tmp_path_factory, root):
     rankers=("random", "popularity", "cooccurrence", "model"),
     unseen=other,
   )
+
+
+@pytest.fixture(scope="session")
+def reproduced(settings):
+  """What comes of it."""
   execute = InProcess()
   manifest = reproduce(settings, execute=execute, command="instructrec ...")
   return Reproduced(settings, manifest, execute)

@@ -22,12 +22,10 @@ def _options(step):
 
 
 @pytest.fixture
-def steps(reproduced):
+def steps(settings):
   def steps(**change):
     recorder = Recorder()
-    ranked = run_steps(
-      recorder, dataclasses.replace(reproduced.settings, **change)
-    )
+    ranked = run_steps(recorder, dataclasses.replace(settings, **change))
     # What was left out is looked for by nobody.
     assert ranked.keys() <= recorder.steps.keys()
     return recorder.steps
@@ -35,8 +33,8 @@ def steps(reproduced):
   return steps
 
 
-def test_every_scenario_is_in_one_experiment(reproduced):
-  tables = reproduced.settings.experiments
+def test_every_scenario_is_in_one_experiment(settings):
+  tables = settings.experiments
   found = collections.Counter(
     name
     for experiment in tables
@@ -118,8 +116,8 @@ def test_each_step_has_rankers_for_its_scenarios(
       assert all(names), name
 
 
-def test_what_no_ranker_ranks_is_named(reproduced):
-  settings = dataclasses.replace(reproduced.settings, rankers=("tem",))
+def test_what_no_ranker_ranks_is_named(settings):
+  settings = dataclasses.replace(settings, rankers=("tem",))
   table = settings.experiments[0]
   for section in (
     report.ranking_section(table, None, None),

@@ -101,6 +101,7 @@ def test_titles_are_found_behind_what_was_said(model, requests, nodes):
     assert_top(one, of_request, 10)
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_a_search_is_split_over_data_devices(model, requests, everything):
   """What is of an instruction stays where it is, and few numbers come back."""
   mesh = mesh_lib.make_mesh(data=4, model=2)

@@ -188,6 +188,7 @@ def test_scores_do_not_depend_on_padding_or_rows(
   assert_same(make().score_all(requests, ALL), scores, sizes)
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_scores_do_not_depend_on_the_mesh(make, requests, scores, sizes):
   split = make(mesh=mesh_lib.make_mesh(data=4, model=2))
   assert_same(split.score_all(requests, ALL), scores, sizes)

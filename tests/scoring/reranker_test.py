@@ -26,6 +26,8 @@ from instructrec_jax.seq2seq import int8
 from instructrec_jax.seq2seq.transformer import Transformer
 from instructrec_jax.text import features
 
+pytestmark = pytest.mark.usefixtures("all_devices")
+
 WORDS = "tent stove lantern kayak paddle rope helmet saddle pump green".split()
 
 

@@ -6,12 +6,16 @@ import itertools
 import json
 import os
 import pathlib
+import select
 import shutil
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from typing import Any
 
+# Of any wait: what hangs must not hang the tests.
+SECONDS = 90
 _KEYS = {
   "Tab": (9, ""),
   "Enter": (13, "\r"),
@@ -41,6 +45,7 @@ class Page:
     self._commands, self._answers = commands, answers
     self._numbers = itertools.count(1)
     self._unread = b""
+    self._loaded: set[str] = set()
     self._session: dict[str, str] = {}
     target = self.call("Target.createTarget", url="about:blank")
     self._session = {
@@ -50,6 +55,7 @@ class Page:
     }
     for domain in ("Page", "Runtime", "Log", "Network"):
       self.call(f"{domain}.enable")
+    self.call("Page.setLifecycleEventsEnabled", enabled=True)
 
   def call(self, method: str, **params: Any) -> dict[str, Any]:
     """Calls a method of the DevTools protocol."""
@@ -67,8 +73,11 @@ class Page:
 
   def open(self, url: str) -> None:
     """Goes to an address, and waits for its scripts."""
-    self.call("Page.navigate", url=url)
-    self.wait("document.readyState === 'complete'")
+    # A script sent while one process hands over to another may never be
+    # answered, so that nothing is asked before the event.
+    loader = self.call("Page.navigate", url=url).get("loaderId")
+    while loader and loader not in self._loaded:
+      self._note(self._receive())
 
   def evaluate(self, expression: str) -> Any:
     """Returns the value of a JavaScript expression."""
@@ -81,7 +90,7 @@ class Page:
     assert "exceptionDetails" not in found, found["exceptionDetails"]
     return found["result"].get("value")
 
-  def wait(self, expression: str, *, seconds: float = 90) -> None:
+  def wait(self, expression: str, *, seconds: float = SECONDS) -> None:
     """Waits until an expression is true."""
     until = time.monotonic() + seconds
     while not self.evaluate(expression):
@@ -144,6 +153,8 @@ class Page:
 
   def _receive(self) -> dict[str, Any]:
     while b"\0" not in self._unread:
+      ready, _, _ = select.select([self._answers], [], [], SECONDS)
+      assert ready, f"the browser says nothing for {SECONDS} s"
       read = os.read(self._answers, 1 << 16)
       assert read, "the browser has ended"
       self._unread += read
@@ -159,6 +170,8 @@ class Page:
         self.errors.append(str(params["args"]))
       case "Log.entryAdded" if params["entry"]["level"] == "error":
         self.errors.append(str(params["entry"]))
+      case "Page.lifecycleEvent" if params["name"] == "load":
+        self._loaded.add(params["loaderId"])
       case "Network.requestWillBeSent":
         self.requested.append(params["request"]["url"])
       case "Page.javascriptDialogOpening":
@@ -180,6 +193,7 @@ def opened(chromium: str, profile: pathlib.Path) -> Iterator[Page]:
     shell=True,
     executable=shutil.which("bash"),
     pass_fds=(to_browser, from_browser),
+    start_new_session=True,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
   )
@@ -190,5 +204,10 @@ def opened(chromium: str, profile: pathlib.Path) -> Iterator[Page]:
   finally:
     os.close(commands)
     process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      process.wait(10)
+    # It, where it does not end, and what it has left behind.
+    with contextlib.suppress(ProcessLookupError):
+      os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     os.close(answers)

@@ -228,6 +228,7 @@ def test_every_part_of_the_package_takes_an_export(
     assert np.array_equal(one, two) and np.array_equal(one, three)
 
 
+@pytest.mark.usefixtures("all_devices")
 def test_bfloat16_and_devices(exported, model_dir, tmp_path):
   convert(model_dir, tmp_path / "half", to="ours", dtype="bfloat16")
   export(tmp_path / "half", tmp_path / "out")

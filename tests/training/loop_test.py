@@ -240,8 +240,9 @@ def test_the_folder_is_complete(train, data, tmp_path):
 
 def test_the_model_learns(train, tmp_path):
   config = dict(SIZES, dropout_rate=0.0)
-  values = train(tmp_path / "model", steps=150, sizes=config)
-  first, *_ = lines_of(tmp_path / "model")
+  path = tmp_path / "model"
+  values = train(path, steps=150, sizes=config, checkpoint_period=150)
+  first, *_ = lines_of(path)
   assert values["loss"] < first["loss"] / 2
 
 

@@ -11,6 +11,8 @@ from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.training import optimizer
 from instructrec_jax.training.state import initial_state, state_shardings
 
+pytestmark = pytest.mark.usefixtures("all_devices")
+
 # 128: large enough for Adafactor to factor the kernels.
 CONFIG = T5Config(
   vocab_size=128,

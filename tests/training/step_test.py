@@ -21,6 +21,8 @@ from instructrec_jax.training.state import (
 )
 from instructrec_jax.training.step import jitted_step, train_step
 
+pytestmark = pytest.mark.usefixtures("all_devices")
+
 CONFIG = T5Config(
   vocab_size=64,
   emb_dim=16,
