@@ -339,7 +339,7 @@ def bad(place: Place, options: argparse.Namespace) -> int:
   return int(total["failed"] > 0)
 
 
-def _short(chosen: list[cases.Case], size: int = 80) -> list[cases.Case]:
+def _short(chosen: list[cases.Case], size: int = 48) -> list[cases.Case]:
   """Draws the same cases each time, as many of each kind as there are."""
   draw = random.Random(18)
   by_kind: dict[str, list[cases.Case]] = {}
