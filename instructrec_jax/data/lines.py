@@ -58,6 +58,7 @@ LEAST_MILLISECONDS = 100_000_000_000
 _RATING_LIMIT = 1e9
 _BOM = b"\xef\xbb\xbf"
 _GZIP_MAGIC = b"\x1f\x8b"
+_UTF16 = "text in UTF-16: save it in UTF-8"
 # How files begin that are none of ours: what they are, what to do.
 _OTHER_FILES = {
   b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or save it as csv",
@@ -67,8 +68,8 @@ _OTHER_FILES = {
   _GZIP_MAGIC: "gzip within gzip: unpack it once",
   b"PAR1": "a Parquet file: pass --format parquet",
   b"SQLite format 3": "an SQLite database: export a table as csv",
-  b"\xff\xfe": "text in UTF-16: save it in UTF-8",
-  b"\xfe\xff": "text in UTF-16: save it in UTF-8",
+  b"\xff\xfe": _UTF16,
+  b"\xfe\xff": _UTF16,
   b"<!doctype": "a web page: download the file again",
   b"<html": "a web page: download the file again",
 }
@@ -164,6 +165,10 @@ def open_input(path: pathlib.Path) -> Iterator[tuple[BinaryIO, Rows]]:
           raise InputError(f"{path} is {what}.")
       if head[257:262] == b"ustar":
         raise InputError(f"{path} is a tar archive: unpack it.")
+      # Without its mark, every other byte of plain letters is 0.
+      is_zero = [head[start:8:2] == b"\0" * 4 for start in (0, 1)]
+      if any(is_zero) and not all(is_zero):
+        raise InputError(f"{path} is {_UTF16}.")
       yield file, raw.show_rows
   except (EOFError, zlib.error, gzip.BadGzipFile) as error:
     raise InputError(

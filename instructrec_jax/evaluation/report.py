@@ -210,8 +210,9 @@ def verdict(
     k = metric.removeprefix("hr@")
     place = "first" if k == "1" else f"among its first {k}"
     how += (
-      f" the best baseline: it ranks the true item {place} in {of:.1%} of the "
-      f"requests, {labels[first['against']]} in {against:.1%}. That is "
+      f" the best baseline: it ranks the true item {place} in "
+      f"{_percent(of)} of the requests, {labels[first['against']]} in "
+      f"{_percent(against)}. That is "
       f"{100 * first['value']:+.1f} points (95% interval "
       f"{100 * first['low']:+.1f} to {100 * first['high']:+.1f})"
     )
@@ -225,7 +226,7 @@ def verdict(
   if ceiling := rows.get("planted"):
     how += (
       f", and {of / ceiling:.0%} of the ceiling that no ranker can pass, "
-      + (f"{ceiling:.1%}" if metric.startswith("hr@") else share(ceiling))
+      + (_percent if metric.startswith("hr@") else share)(ceiling)
     )
   sentence = f"{scenario['name']}{where}: the model {how}."
   more = [
@@ -307,6 +308,11 @@ def column_head(metric: str) -> str:
 def share(value: float) -> str:
   """Returns three decimals without the leading zero, as tables print shares."""
   return f"{value:.3f}".removeprefix("0")
+
+
+def _percent(value: float) -> str:
+  """Returns "84.1%" where tables have .841, however .8405 is rounded."""
+  return f"{round(value, 3):.1%}"
 
 
 def by_ranker(

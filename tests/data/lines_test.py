@@ -78,6 +78,8 @@ def test_an_empty_or_missing_file_and_a_folder_are_refused(tmp_path):
   [
     (b"PK\x03\x04", "a zip archive or a spreadsheet: unpack it"),
     (b"\xff\xfe1\x00", "text in UTF-16: save it in UTF-8"),
+    ("user,item\n".encode("utf-16-le"), "text in UTF-16: save it in UTF-8"),
+    ("user,item\n".encode("utf-16-be"), "text in UTF-16: save it in UTF-8"),
     (b"<!DOCTYPE html>", "a web page: download the file again"),
     (b"PAR1", "a Parquet file: pass --format parquet"),
     (gzip.compress(b"1\n", mtime=0), "gzip within gzip: unpack it once"),

@@ -143,6 +143,18 @@ def test_the_verdict_comes_first_and_tells_who_wins(write):
   assert f"{value:.1%}" in verdict
 
 
+@pytest.mark.parametrize("value", [0.8405, 0.7845, 0.5475])
+def test_a_verdict_rounds_as_the_table_does(value):
+  results = small_results()
+  (scenario, *_) = results["scenarios"]
+  for row in results["rows"]:
+    if (row["ranker"], row["metric"]) == ("model", scenario["metrics"][0]):
+      row["value"] = value
+  (verdict,) = report.verdict(results, scenario, where=" of another shop")
+  assert f"{100 * float(report.share(value)):.1f}%" in verdict
+  assert verdict.startswith(f"{scenario['name']} of another shop: the model ")
+
+
 def test_commands_in_notes_are_code_and_still_escaped(write):
   text = write(notes=["run `ask <b>`, then `score`", "a ` alone <b>"])
   assert "run <code>ask &lt;b&gt;</code>, then <code>score</code>" in text

@@ -1857,6 +1857,7 @@ _RAW_INTERACTIONS: dict[str, str | bytes] = {
   "an open quote": _once(1, '"i3'),
   "an open quote last": _interactions()[:-1].rpartition("\n")[0] + '\nu1,"i2',
   "UTF-16": _interactions().encode("utf-16"),
+  "UTF-16 without its mark": _interactions().encode("utf-16-le"),
   "Latin-1": _once(0, "M\xfcller").encode("latin-1"),
   "NUL bytes": _once(1, "i\x003"),
   "ragged": _once(2, "1000000000,5,5"),
