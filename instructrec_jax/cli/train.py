@@ -211,7 +211,7 @@ def _svd_start(
   from instructrec_jax.training.svd_start import svd_start
 
   file = path / TEMPLATES_FILE
-  templates = [t.text for t in load_templates(*[file] * file.exists())]
+  templates = load_templates(file if file.exists() else "package")
   folder = DatasetFolder.open(path)
   _ = folder.items, folder.sequences, folder.splits
 
@@ -223,7 +223,7 @@ def _svd_start(
       rows=config.vocab_size,
       width=width,
       words=min(piece_vectors.WORDS, config.emb_dim - 1 - width),
-      templates=templates,
+      templates=[template.text for template in templates],
     )
     return svd_start(
       config,

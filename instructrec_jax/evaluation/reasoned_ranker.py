@@ -86,7 +86,7 @@ class _AskedAnew:
     file = folder.path / TEMPLATES_FILE
     forms = [
       form
-      for template in load_templates(*[file] * file.exists())
+      for template in load_templates(file if file.exists() else "package")
       for form in template.forms
       if template.response == cls.response
       and template.task_form == TaskForm.MATCHING
