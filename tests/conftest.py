@@ -79,7 +79,7 @@ def all_devices(single_device):
   single_device.start()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def short_fits():
   """Baselines train for five epochs at most, which take most of their time."""
   from instructrec_jax.baselines import sequential, tower_ranker, trainer

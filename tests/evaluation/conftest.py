@@ -17,7 +17,7 @@ from instructrec_jax.teacher.annotate import annotate_offline
 from instructrec_jax.text.vocabulary import Vocabulary
 
 
-@pytest.fixture(scope="package", autouse=True)
+@pytest.fixture(scope="module", autouse=True)
 def _short_fits(short_fits):
   """What a table's baselines reach is no matter here."""
 
