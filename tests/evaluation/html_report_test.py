@@ -7,7 +7,12 @@ import pytest
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation import plots, report
-from instructrec_jax.evaluation.html_report import write_html_report
+from instructrec_jax.evaluation.html_report import (
+  Section,
+  write_html_report,
+  write_page,
+)
+from instructrec_jax.tables import Row, Table
 from tests.serving.chromium import find_chromium, opened
 
 from .conftest import small_results
@@ -125,22 +130,30 @@ def test_the_verdict_comes_first_and_tells_who_wins(write):
   verdict = text.split('class="verdict"')[1].split("</div>")[0]
   assert text.index("verdict") < text.index("<section>")
   results = small_results()
-  (c, *_) = [
-    c
-    for c in results["comparisons"]
-    if c["ranker"] == "model"
-    and c["metric"] == results["scenarios"][0]["metrics"][0]
-  ]
-  how = "cannot be told from" if c["high"] > 0 else "is behind"
-  if c["low"] > 0:
-    how = "beats"
-  assert f"{how} the best baseline" in verdict
+  metric = results["scenarios"][0]["metrics"][0]
   value = next(
     row["value"]
     for row in results["rows"]
-    if (row["ranker"], row["metric"]) == ("model", c["metric"])
+    if (row["ranker"], row["metric"]) == ("model", metric)
   )
   assert f"{value:.1%}" in verdict
+
+
+@pytest.mark.parametrize(
+  ("low", "high", "how"),
+  [
+    (-0.1, 0.2, "on 1,234 requests cannot be told from"),
+    (0.1, 0.2, "beats"),
+    (-0.2, -0.1, "is behind"),
+  ],
+)
+def test_a_verdict_goes_by_the_interval(low, high, how):
+  results = small_results()
+  scenario = results["scenarios"][0] | {"requests": 1234}
+  for row in results["comparisons"]:
+    row |= {"low": low, "high": high, "value": (low + high) / 2}
+  (verdict,) = report.verdict(results, scenario)
+  assert f"the model {how} the best baseline" in verdict
 
 
 @pytest.mark.parametrize("value", [0.8405, 0.7845, 0.5475])
@@ -159,6 +172,31 @@ def test_commands_in_notes_are_code_and_still_escaped(write):
   text = write(notes=["run `ask <b>`, then `score`", "a ` alone <b>"])
   assert "run <code>ask &lt;b&gt;</code>, then <code>score</code>" in text
   assert "a ` alone &lt;b&gt;" in text
+
+
+def test_on_paper_columns_are_explained_once(tmp_path):
+  columns = (["ranker", "HR@1"], ["ranker", "HR@1"], ["ranker", "HR@1", "AUC"])
+  tables = [Table(head, [Row(["a"] * len(head))]) for head in columns]
+  path = tmp_path / "report.html"
+  write_page(
+    path,
+    title="t",
+    notes=[],
+    sections=[Section("s", "", tables)],
+    training=[],
+    provenance={},
+  )
+  explained = path.read_text().split("<details")[1:]
+  assert [' class="again"' in each.split(">")[0] for each in explained] == [
+    False,
+    True,
+    False,
+  ]
+  assert [each.startswith(" open") for each in explained] == [
+    True,
+    False,
+    False,
+  ]
 
 
 @pytest.mark.parametrize("width", [320, 390])
