@@ -100,6 +100,12 @@ def test_the_model_is_asked_in_the_words_that_validation_chose(reproduced):
   assert results["templates"]
 
 
+def test_a_verdict_on_another_dataset_names_it(reproduced):
+  page = (reproduced.out / "report.html").read_text()
+  assert "sequential on other, where it was not trained: the model" in page
+  assert "<p>sequential: the model" in page
+
+
 def test_the_papers_numbers_stand_beside_ours(reproduced, table):
   text = re.sub(" +", " ", (reproduced.out / "report.md").read_text())
   assert "InstructRec (paper, Games) | .6947" in text
