@@ -5,6 +5,7 @@ read by their bare names.
 """
 
 import dataclasses
+import datetime
 import functools
 import pathlib
 import re
@@ -43,6 +44,9 @@ _KINDS = {
   ),
   "text or lists of text": _TEXT,
 }
+_EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+# What polars reads as `_time` does, a block at once.
+_DATES = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d:[0-5]\d)?$"
 # What pyarrow raises where a file is not what it says.
 _DAMAGED = (
   OSError,
@@ -130,7 +134,7 @@ def read_reviews(
     return lines.review_row(
       _id(user),
       _id(item),
-      timestamp=_number("time", time),
+      timestamp=_time(time),
       rating=_number("rating", rating),
       summary=summary,
       text=text,
@@ -353,6 +357,9 @@ def _review_block(
     user, item, time, rating, summary, text = (
       pl.Series(absent if place is None else values[place]) for place in places
     )
+    if time.dtype == pl.String and time.str.contains(_DATES).all():
+      time = (time + " 00:00:00").str.slice(0, 19).str.replace("T", " ")
+      time = time.str.to_datetime("%Y-%m-%d %H:%M:%S").dt.epoch("s")
     # Other types, such as a Parquet file's times, are left to the row's check.
     if not all(
       c.dtype == pl.String or c.dtype.is_integer() for c in (user, item, time)
@@ -399,5 +406,23 @@ def _number(name: str, value: Any) -> Any:
     except ValueError:
       return read_number(value)
   except ValueError:
-    expected = "number of seconds" if name == "time" else "number"
-    raise ValueError(f"the {name} {value!r:.80} is no {expected}") from None
+    raise ValueError(f"the {name} {value!r:.80} is no number") from None
+
+
+def _time(value: Any) -> Any:
+  """Reads a csv field with seconds, or a date in ISO 8601 as seconds."""
+  try:
+    return _number("time", value)
+  except ValueError:
+    pass
+  try:
+    # As databases write it; Python reads Z and +00:00 alone.
+    date = datetime.datetime.fromisoformat(value.strip().removesuffix(" UTC"))
+  except ValueError:
+    raise ValueError(
+      f"the time {value!r:.80} is no number of seconds and no date such as "
+      "2021-08-11 or 2021-08-11 00:56:54"
+    ) from None
+  if date.tzinfo is None:
+    date = date.replace(tzinfo=datetime.UTC)
+  return (date - _EPOCH) // datetime.timedelta(seconds=1)

@@ -16,6 +16,7 @@ from instructrec_jax.data import lines, tables
 from instructrec_jax.errors import InputError
 
 DAY = datetime.datetime(2014, 1, 1, tzinfo=datetime.UTC)
+SECONDS = int(DAY.timestamp())
 
 
 @pytest.fixture
@@ -200,7 +201,11 @@ def test_a_header_that_cannot_be_read(read, text, why):
     ("9" * 5000, "the time inf is no number of seconds"),
     ("-1", "the time -1 is before 1970"),
     ("253402300800", "is after the year 9999: divide milliseconds by 1000"),
-    ("2014-03-01", "the time '2014-03-01' is no number of seconds"),
+    ("2014-02-30", "the time '2014-02-30' is no number of seconds and no date"),
+    ("01.03.2014", "no date such as 2021-08-11 or 2021-08-11 00:56:54"),
+    ("yesterday", "the time 'yesterday' is no number of seconds and no date"),
+    ("1969-12-31", "the time -86400 is before 1970"),
+    ("2014-03-01 23:59:60", "the time '2014-03-01 23:59:60' is no number"),
     ("1_0", "the time '1_0' is no number of seconds"),
     ("x" * 5000, "the time 'xxx"),
   ],
@@ -213,6 +218,27 @@ def test_times_that_are_no_times_are_counted(read, time, why):
   assert told["count"] == 1
   assert re.search(f"table:3: .*{why}", told["first"][0])
   assert len(told["first"][0]) < 400
+
+
+@pytest.mark.parametrize(
+  ("time", "seconds"),
+  [
+    ("2014-01-01", SECONDS),
+    ("2014-01-01 00:00:07", SECONDS + 7),
+    ("2014-01-01T00:00:07", SECONDS + 7),
+    ("2014-01-01T00:00:07Z", SECONDS + 7),
+    ("2014-01-01 00:00:07 UTC", SECONDS + 7),
+    ("2014-01-01 00:00:07.9", SECONDS + 7),
+    ("2014-01-01 01:00:07+01:00", SECONDS + 7),
+    ("1970-01-01", 0),
+  ],
+)
+def test_dates_are_read_as_seconds(read, time, seconds):
+  row = ("u", "i", seconds, None, "", "")
+  text = f"user_id,item_id,timestamp\nu,i,{time}\n"
+  assert read(tables.read_reviews, text) == [row]
+  # Among rows of another form, a block of which is not read at once.
+  assert read(tables.read_reviews, f"{text}u,i,7\n")[0] == row
 
 
 def test_ratings_that_are_no_numbers_are_counted(read):
