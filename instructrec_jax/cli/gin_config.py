@@ -71,7 +71,7 @@ def parse(
         "--gin.NAME=VALUE."
       )
     if name.isidentifier():
-      macro(name, required=False)
+      macro(name, required=False, files=", ".join(map(str, files)))
     try:
       gin.parse_config(binding)
     except Exception as error:
@@ -88,7 +88,9 @@ def parse(
   )
 
 
-def macro(name: str, *, required: bool = True) -> Any:
+def macro(
+  name: str, *, required: bool = True, files: str = "the gin files given"
+) -> Any:
   """Returns a macro's value.
 
   Raises:
@@ -96,7 +98,7 @@ def macro(name: str, *, required: bool = True) -> Any:
   """
   value = _value(
     f"{name}/macro.value",
-    f"the gin files given bind no macro {name}; gin/run/train.gin and "
+    f"{files}: no macro {name} is bound there; gin/run/train.gin and "
     "gin/model/ have those that `instructrec train` knows.",
   )
   # gin keeps %gin.REQUIRED as a reference of its own.

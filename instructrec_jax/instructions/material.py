@@ -126,6 +126,11 @@ class Material:
     self._timestamps = folder.timestamps
     self._facts: dict[str, Facts] = {}
 
+  @property
+  def is_annotated(self) -> bool:
+    """Whether a teacher has been asked, whatever it found."""
+    return bool(self._annotations.teachers)
+
   def facts(self, split: str) -> Facts:
     """Returns the facts of a split's targets; they are cached.
 

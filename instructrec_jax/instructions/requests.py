@@ -90,6 +90,8 @@ class ScenarioWriter:
       }
       wanted = [name for name, needed in missing.items() if needed]
       advice = "; run `instructrec annotate` first"
+      if self._material.is_annotated:
+        advice = ": `instructrec annotate` found none in its reviews"
       raise InputError(
         f"the dataset has no {' and '.join(wanted)}"
         f"{advice if wanted != ['categories'] else ''}"

@@ -24,6 +24,7 @@ from instructrec_jax.instructions.material import Material
 from instructrec_jax.instructions.paraphrases import Paraphrases
 from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.seqio_bridge.build import Options, build
+from instructrec_jax.teacher.annotate import annotate_offline
 from instructrec_jax.teacher.annotations import Annotations
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -115,6 +116,18 @@ def test_what_is_missing_is_said(dataset, bare_dataset):
   assert (
     "no intentions; run `instructrec annotate` first"
     in (found["personalised_i1_test"])
+  )
+
+
+def test_who_has_annotated_is_not_sent_to_annotate(bare_dataset, tmp_path):
+  copy = _copy(bare_dataset, tmp_path)
+  annotate_offline(copy)
+  options = Options(families=("p1_i0_t3", "p1_i1_t3"))
+  build(copy, train_vocabulary_size=300, options=options, force=True)
+  found = storage.read_json(copy / "instructions.json")["requests"]
+  assert found["personalised_i1_test"] == (
+    "not written: the dataset has no intentions: `instructrec annotate` found "
+    "none in its reviews"
   )
 
 
