@@ -2134,7 +2134,7 @@ def _raw() -> Iterator[Case]:
     yield Case(
       "raw inputs",
       words,
-      "the input|the conversation|the instruction",
+      "the input|the conversation|an instruction",
       _said(said),
       f"the input: {about}",
     )
