@@ -45,8 +45,15 @@ _KINDS = {
   "text or lists of text": _TEXT,
 }
 _EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
+# Of ISO 8601 what shops and databases write.
+_DATE = re.compile(
+  r"(\d{4}-\d\d-\d\d)"
+  r"(?:[ T]((?:[01]\d|2[0-3]):\d\d(?::\d\d(?:[.,]\d+)?)?)"
+  r" ?(Z|UTC|[+-]\d\d(?::?\d\d)?)?)?",
+  re.ASCII,
+)
 # What polars reads as `_time` does, a block at once.
-_DATES = r"^\d{4}-\d\d-\d\d([ T]\d\d:\d\d:[0-5]\d)?$"
+_DATES = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}:[0-5][0-9])?$"
 # What pyarrow raises where a file is not what it says.
 _DAMAGED = (
   OSError,
@@ -410,19 +417,20 @@ def _number(name: str, value: Any) -> Any:
 
 
 def _time(value: Any) -> Any:
-  """Reads a csv field with seconds, or a date in ISO 8601 as seconds."""
+  """Reads a field with seconds, or a date as seconds; without a zone, UTC."""
   try:
     return _number("time", value)
   except ValueError:
     pass
+  found = _DATE.fullmatch(value.strip())
   try:
-    # As databases write it; Python reads Z and +00:00 alone.
-    date = datetime.datetime.fromisoformat(value.strip().removesuffix(" UTC"))
+    day, clock, zone = found.groups() if found else ("", "", "")
+    zone = "Z" if zone in (None, "UTC") else zone
+    # Not the text itself: fromisoformat misreads what it takes beside dates.
+    date = datetime.datetime.fromisoformat(f"{day}T{clock or '00:00'}{zone}")
   except ValueError:
     raise ValueError(
       f"the time {value!r:.80} is no number of seconds and no date such as "
       "2021-08-11 or 2021-08-11 00:56:54"
     ) from None
-  if date.tzinfo is None:
-    date = date.replace(tzinfo=datetime.UTC)
   return (date - _EPOCH) // datetime.timedelta(seconds=1)

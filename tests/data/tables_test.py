@@ -205,6 +205,10 @@ def test_a_header_that_cannot_be_read(read, text, why):
     ("01.03.2014", "no date such as 2021-08-11 or 2021-08-11 00:56:54"),
     ("yesterday", "the time 'yesterday' is no number of seconds and no date"),
     ("1969-12-31", "the time -86400 is before 1970"),
+    ("2014-02-03-2014", "no date such as"),
+    ("2014-02-03+01:00", "no date such as"),
+    ("2014-02-03x18:30:00", "no date such as"),
+    ("2014-02-03 24:00:00", "no date such as"),
     ("2014-03-01 23:59:60", "the time '2014-03-01 23:59:60' is no number"),
     ("1_0", "the time '1_0' is no number of seconds"),
     ("x" * 5000, "the time 'xxx"),
@@ -230,6 +234,8 @@ def test_times_that_are_no_times_are_counted(read, time, why):
     ("2014-01-01 00:00:07 UTC", SECONDS + 7),
     ("2014-01-01 00:00:07.9", SECONDS + 7),
     ("2014-01-01 01:00:07+01:00", SECONDS + 7),
+    ("2013-12-31 20:00:07 -0400", SECONDS + 7),
+    ("2013-12-31T20:00:07.5-04", SECONDS + 7),
     ("1970-01-01", 0),
   ],
 )
@@ -252,10 +258,19 @@ def test_ratings_that_are_no_numbers_are_counted(read):
   assert broken.as_json().popitem()[1]["count"] == 4
 
 
+def test_a_block_of_dates_is_read_at_once():
+  times = ["2014-01-01", "2014-01-01 00:00:07", "2014-01-01T00:00:07"]
+  rows = [["u", "i", time, "", "", ""] for time in times]
+  frame = tables._review_block(list(enumerate(rows)), 6, [0, 1, 2, 3, 4, 5])
+  assert frame is not None
+  assert frame["timestamp"].to_list() == [SECONDS, SECONDS + 7, SECONDS + 7]
+
+
 @pytest.mark.parametrize(
   ("times", "seconds"),
   [
     (pa.array([DAY], pa.date32()), 1388534400),
+    (pa.array(["2014-01-01"]), 1388534400),
     (pa.array([DAY], pa.timestamp("us", "Europe/Paris")), 1388534400),
     (pa.array([1388534400000000001], pa.timestamp("ns")), 1388534400),
     (pa.array([decimal.Decimal("1388534400.5")]), 1388534400),
@@ -355,6 +370,9 @@ def test_two_chunks_are_as_one(read, monkeypatch):
 CELLS = st.sampled_from(
   ["", " ", "1", "-7", "+5", "007", "1_0", "٣", "5.0", "1e3", "nan", "-inf"]
   + ["253402300799", "253402300800", "9" * 30, "-" + "9" * 19, "x", "a\u200b"]
+  + ["2014-01-01", "2014-01-01 00:00:07", "2014-01-01T00:00:07", "2014-02-30"]
+  + ["0000-01-01", "1969-12-31", "2014-01-01 24:00:00", "2014-01-01 23:60:00"]
+  + ["2014-01-01 23:59:60", "٢014-01-01", "2014-01-01 "]
 )
 
 
@@ -370,7 +388,7 @@ def test_a_block_gives_what_its_rows_give(rows):
   expected = [
     lines.review_row(
       *row[:2],
-      timestamp=tables._number("time", row[2]),
+      timestamp=tables._time(row[2]),
       rating=tables._number("rating", row[3]),
       summary=row[4],
       text=row[5],
