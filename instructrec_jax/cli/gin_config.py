@@ -91,14 +91,14 @@ def parse(
 def macro(
   name: str, *, required: bool = True, files: str = "the gin files given"
 ) -> Any:
-  """Returns a macro's value.
+  """Returns a macro's value; `files` are what an error names.
 
   Raises:
     InputError: no file binds it, or it is `required` and still to be bound.
   """
   value = _value(
     f"{name}/macro.value",
-    f"{files}: no macro {name} is bound there; gin/run/train.gin and "
+    f"{files}: no macro {name} there; gin/run/train.gin and "
     "gin/model/ have those that `instructrec train` knows.",
   )
   # gin keeps %gin.REQUIRED as a reference of its own.

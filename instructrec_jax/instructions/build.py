@@ -276,9 +276,12 @@ def _build(
     for split in reversed(SPLITS)
     for forms in families.values()
   ):
+    advice = "for preferences and intentions run `instructrec annotate` first"
+    if material.is_annotated:
+      advice = "name other --families"
     raise InputError(
       f"{folder.path}: no target has what the families {', '.join(families)} "
-      "show; for preferences and intentions run `instructrec annotate` first."
+      f"show; {advice}."
     )
   staging = folder.path / "build"
   # Workers on other machines may outlive a run that was killed: they find no

@@ -89,13 +89,10 @@ class ScenarioWriter:
         "categories": form.query == "I2",
       }
       wanted = [name for name, needed in missing.items() if needed]
-      advice = "; run `instructrec annotate` first"
-      if self._material.is_annotated:
-        advice = ": `instructrec annotate` found none in its reviews"
-      raise InputError(
-        f"the dataset has no {' and '.join(wanted)}"
-        f"{advice if wanted != ['categories'] else ''}"
-      )
+      advice = ""
+      if wanted != ["categories"] and not self._material.is_annotated:
+        advice = "; run `instructrec annotate` first"
+      raise InputError(f"the dataset has no {' and '.join(wanted)}{advice}")
     rows = rows[sample(len(rows), limit=limit, seed=seed)]
     if scenario.crowd and form.query == Query.SPECIFIC and self._paraphrases:
       said = [

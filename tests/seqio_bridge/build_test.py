@@ -126,8 +126,7 @@ def test_who_has_annotated_is_not_sent_to_annotate(bare_dataset, tmp_path):
   build(copy, train_vocabulary_size=300, options=options, force=True)
   found = storage.read_json(copy / "instructions.json")["requests"]
   assert found["personalised_i1_test"] == (
-    "not written: the dataset has no intentions: `instructrec annotate` found "
-    "none in its reviews"
+    "not written: the dataset has no intentions"
   )
 
 
