@@ -30,8 +30,9 @@ _LITTLE = frozenset(
   "and the for with from not all new set one two our your pack inch of".split()
 )
 _LOWER, _TYPO = 0.4, 0.03
-# Of wordings, those that deny a word and those that have one.
-_DENIES, _HAS_WORD = 0.2, 0.12
+# Of wordings, those that deny a word, those that have one beside the kind of
+# product, and those that have no other.
+_DENIES, _HAS_WORD, _IS_NAME = 0.2, 0.2, 0.12
 # How much likelier one is not to want a word for each purchase that had it.
 _AGAIN = 2
 # Of searches that could be worded, those that stay lists of categories.
@@ -49,13 +50,14 @@ def wordings() -> dict[str, _Wordings]:
   lists = yaml.safe_load(path.read_text(encoding="utf-8"))
   example = dict.fromkeys(("it", "one"), "tent") | {"a": "a tent"}
   example |= {"many": "tents", "word": "green", "not": "orange"}
+  example["name"] = "green"
   found: dict[str, _Wordings] = {}
   for name, texts in lists.items():
     found[name] = {}
     for text in texts:
       slots = _SLOT.findall(text)
-      told = next((s for s in ("not", "word", "one") if s in slots), "")
-      if _SLOT.fullmatch(text) and name == "train":
+      told = next((s for s in ("not", "word", "name", "one") if s in slots), "")
+      if not told and _SLOT.fullmatch(text) and name == "train":
         # Without an article it would be the held-out one of the noun alone.
         told = "one"
       kind = kind_of(text.format_map(example))
@@ -87,6 +89,12 @@ class Paraphrases:
       [word for word in own if _FEWEST_TITLES <= counts[word] <= most]
       for own in words
     ]
+    self._nouns = {
+      word
+      for kind in self._kinds
+      if kind
+      for word in _WORD.findall(f"{kind.noun} {kind.plural}".lower())
+    }
     self._of_kind: Mapping[str, collections.Counter[str]] = (
       collections.defaultdict(collections.Counter)
     )
@@ -159,6 +167,8 @@ class Paraphrases:
       texts = groups["not"]
     elif "word" in said and chance < _DENIES + _HAS_WORD:
       texts = groups["word"]
+    elif "name" in said and chance < _DENIES + _HAS_WORD + _IS_NAME:
+      texts = groups["name"]
     else:
       texts = groups[""] + ("one" in said) * groups["one"]
     return _typed(rng.choice(texts).format_map(said), rng)
@@ -186,6 +196,9 @@ class Paraphrases:
     }
     if others:
       said["not"] = rng.choices([*others], [*others.values()])[0]
+    names = [word for word in self._words[item] if word not in self._nouns]
+    if names:
+      said["name"] = rng.choice(names)
     return said
 
 

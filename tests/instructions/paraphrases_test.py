@@ -21,6 +21,7 @@ from instructrec_jax.instructions.rows import (
 from instructrec_jax.instructions.scenarios import CROWD, SCENARIOS
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.instructions.utterance import kind_of
+from instructrec_jax.records import Item
 from instructrec_jax.teacher.annotate import annotate_offline
 from instructrec_jax.teacher.annotations import Annotations
 
@@ -76,6 +77,8 @@ def test_no_held_out_wording_is_a_training_wording_too():
   }
   assert len(wordings["train"]) > 100 and len(wordings["held_out"]) > 12
   assert not wordings["train"] & wordings["held_out"]
+  # Of another kind none would ever be said.
+  assert {*lib.wordings()["train"]} == {Query.VAGUE, Query.SPECIFIC}
 
 
 def test_what_is_said_is_of_the_kind_that_asking_for_it_finds(crowd, folder):
@@ -118,6 +121,37 @@ def test_wishes_are_of_the_items_kind_and_denials_are_true(said, folder):
   assert denied > 200
   # But for a typo in "other than" and the like.
   assert unsaid < 0.002 * len(said)
+
+
+def test_a_word_of_the_title_is_asked_for_alone(said, folder):
+  titles = [item.title.lower().split() for item in folder.items]
+  alone = 0
+  for item, text in said:
+    brand, kind, finish = titles[item]
+    words = set(re.findall("[a-z]+", text.lower()))
+    if kind[:3] in text.lower() or not words & {brand, finish}:
+      continue
+    alone += 1
+  assert 0.06 < alone / len(said) < 0.2
+
+
+def test_a_kind_of_product_is_no_name():
+  shop = [("Tent", f"Alder Tent Green {n}") for n in range(3)]
+  shop += [("Stakes", f"Corvo Tent Stakes {n}") for n in range(3)]
+  shop += [("Rope", f"Borea Rope {n}") for n in range(6)]
+  items = [
+    Item(f"i{n}", title, ("Camping", kind))
+    for n, (kind, title) in enumerate(shop)
+  ]
+  crowd = Paraphrases(items)
+  said = {crowd.search(3, "Camping, Stakes", number=n) for n in range(500)}
+  # "tent stakes", but not "tent", which asks for tents.
+  assert {"corvo", "any corvo", "corvo stuff"} & said
+  assert any("tent stake" in text for text in said)
+  assert not any(
+    re.fullmatch(r"(any |all |something )?tent( stuff)?", text.lower())
+    for text in said
+  )
 
 
 def test_training_says_no_held_out_wording(folder, crowd):
