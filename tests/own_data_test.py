@@ -14,6 +14,7 @@ CUSTOMERS = 40
 SHORT = {
   "train": [
     "--gin.TRAIN_STEPS=2",
+    "--gin.WARMUP_STEPS=1",
     "--gin.EMB_DIM=16",
     "--gin.NUM_HEADS=1",
     "--gin.HEAD_DIM=16",
@@ -21,6 +22,7 @@ SHORT = {
     "--gin.MLP_DIM=16",
     "--gin.VALIDATION_LIMIT=4",
   ],
+  "pack": ["--examples=300"],
   "evaluate": ["--limit=10", "--resamples=20"],
 }
 
@@ -33,7 +35,7 @@ def commands(root):
   return [shlex.split(block.replace("\\\n", " "))[1:] for block in blocks]
 
 
-def test_five_commands_lead_from_the_template_to_a_ranking(
+def test_six_commands_lead_from_the_template_to_a_ranking(
   commands, root, tmp_path, monkeypatch, capsys
 ):
   for file in (root / "docs" / "own-data").iterdir():
@@ -44,7 +46,7 @@ def test_five_commands_lead_from_the_template_to_a_ranking(
   purchases.write_text("".join([lines[0], *few]))
   monkeypatch.chdir(tmp_path)
   names = [command[0] for command in commands]
-  assert names[:5] == ["prepare", "annotate", "build", "train", "ask"]
+  assert names[:6] == ["prepare", "annotate", "build", "pack", "train", "ask"]
   for command in commands:
     command = [*command, *SHORT.get(command[0], [])]
     assert main(command) == 0, command
@@ -52,7 +54,7 @@ def test_five_commands_lead_from_the_template_to_a_ranking(
     if command[0] == "prepare":
       assert re.search(rf"\| shop +\| {CUSTOMERS} +\| 25 ", printed)
     if command[0] == "ask":
-      assert 'enters: "Tea, Herbal"' in printed
+      assert '"green tea, not jasmine"' in printed
       assert len(re.findall(r"^ +[123] +-\d", printed, re.M)) == 3
   assert T5Ranker.load(tmp_path / "model").score([]) == []
   assert (tmp_path / "results" / "results.md").exists()
