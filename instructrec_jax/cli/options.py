@@ -187,7 +187,7 @@ def _size(name: str) -> str:
 
 def _template_file(source: str) -> str:
   # The words that `load_templates` knows.
-  named = source in ("package", "pairwise", "crowd")
+  named = source in ("package", "unlisted", "pairwise", "crowd")
   return "" if named else _existing_file(Path(source))
 
 
@@ -271,8 +271,9 @@ Step = Annotated[
 Templates = Annotated[
   tuple[str, ...],
   Arg(
-    "files of templates, or the words package, pairwise and crowd; a later "
-    "file's template replaces an earlier one of the same name",
+    "files of templates, or the words package, unlisted (the package's that "
+    "do not list candidates), pairwise and crowd; a later file's template "
+    "replaces an earlier one of the same name",
     metavar="YAML",
     check=_template_file,
     is_set=True,

@@ -28,6 +28,7 @@ from instructrec_jax.instructions.aspects import (
 
 _PACKAGED = {
   "package": pathlib.Path(__file__).with_name("templates.yaml"),
+  "unlisted": pathlib.Path(__file__).with_name("templates.yaml"),
   "pairwise": pathlib.Path(__file__).with_name("pairwise.yaml"),
   "crowd": pathlib.Path(__file__).with_name("crowd.yaml"),
 }
@@ -219,15 +220,23 @@ def load_templates(*sources: str | pathlib.Path) -> list[Template]:
   """Loads and checks templates.
 
   Sources are YAML files, or the words "package" (the appendix's 39; the
-  default), "pairwise" (T1) and "crowd" (how people would say it themselves). A
-  later one's template replaces an earlier one of the same name.
+  default), "unlisted" (those of them that do not list candidates, T3),
+  "pairwise" (T1) and "crowd" (how people would say it themselves). A later
+  one's template replaces an earlier one of the same name.
 
   Raises:
     InputError: names a wrong file, and which of its templates is wrong.
   """
   templates: dict[str, Template] = {}
   for source in sources or ("package",):
-    templates |= _load(pathlib.Path(_PACKAGED.get(str(source), source)))
+    loaded = _load(pathlib.Path(_PACKAGED.get(str(source), source)))
+    if str(source) == "unlisted":
+      loaded = {
+        name: template
+        for name, template in loaded.items()
+        if template.task_form != TaskForm.RERANKING
+      }
+    templates |= loaded
   return list(templates.values())
 
 

@@ -106,6 +106,15 @@ def test_the_packages_templates_are_the_appendixs():
   assert found == APPENDIX.split("\n")[1:-1]
 
 
+def test_unlisted_are_the_packages_that_list_no_candidates():
+  package = load_templates()
+  unlisted = [t for t in package if "{candidates}" not in t.text]
+  assert load_templates("unlisted") == unlisted
+  assert 0 < len(unlisted) < len(package)
+  # A later one replaces an earlier one, and takes none away.
+  assert load_templates("package", "unlisted") == package
+
+
 def test_pairwise_templates_are_a_group_of_their_own():
   assert {t.group for t in load_templates("pairwise")} == {"D"}
   assert {t.task_form for t in load_templates("pairwise")} == {"T1"}
