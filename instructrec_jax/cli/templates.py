@@ -104,7 +104,8 @@ punctuation. A mistake is refused in one sentence with the template's name.
 `--templates package mine.yaml` of `build`, `ask`, `serve` and `export` adds
 them; `mine.yaml` alone stands in for the package's. A template replaces an
 earlier one of its name. The word `pairwise` among the files brings the
-package's three of T1, D01 to D03.
+package's three of T1, D01 to D03; `unlisted` names those of the package that do
+not list candidates.
 
 ## A crowd's voices
 
@@ -114,8 +115,9 @@ same, too: on 22 templates (E01 to E22; `instructrec templates --file crowd`
 shows them), in the first person, as notes, fragments and questions, in lower
 case and with a typo now and then; and on queries as people type them, from
 `instructions/paraphrases.yaml`, such as "need a tuner asap", "strings, not
-bronze" and "Do you know a good capo?". They are made of the target's category
-and of words of its title that at least two others share; three in four specific
+bronze", "Do you know a good capo?" and "something fender". They are made of the
+target's category and of words of its title that at least two others share, one
+of which may stand alone; three in four specific
 intentions are so worded, every other vague one, and those of training targets
 that no teacher was asked about. An item is then searched for in 16 wordings of
 each family of product search, in place of one.
