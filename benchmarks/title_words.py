@@ -48,6 +48,8 @@ def main() -> None:
     for word, count in counts.items()
     if count in SHARED and word not in _LITTLE
   )
+  if not shared:
+    parser.error(f"{args.dataset}: no word is in 3 to 60 titles.")
   words = random.Random(args.seed).sample(shared, min(args.words, len(shared)))
   recommender = ir.Recommender.load(args.model, dataset=args.dataset)
   print(f"{len(words)} of {len(shared)} words, of {len(folder.items)} titles\n")

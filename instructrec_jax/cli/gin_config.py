@@ -62,6 +62,11 @@ def parse(
     ) from None
   finally:
     logging.disable(logging.NOTSET)
+  _value(
+    "config.T5Config.emb_dim",
+    f"there is no model in {', '.join(files)}: one of gin/model/ is included, "
+    "or given by another --gin_file.",
+  )
   for binding in bindings:
     name, equals, value = binding.partition("=")
     name = name.strip()
@@ -71,7 +76,7 @@ def parse(
         "--gin.NAME=VALUE."
       )
     if name.isidentifier():
-      macro(name, required=False, files=", ".join(map(str, files)))
+      macro(name, required=False)
     try:
       gin.parse_config(binding)
     except Exception as error:
@@ -81,24 +86,17 @@ def parse(
       elif "malformed" in reason:
         reason = f"texts need quotes of their own: --gin.{name}='\"...\"'."
       raise InputError(f"--gin.{binding:.100}: {reason}") from None
-  _value(
-    "config.T5Config.emb_dim",
-    f"there is no model in {', '.join(files)}: one of gin/model/ is included, "
-    "or given by another --gin_file.",
-  )
 
 
-def macro(
-  name: str, *, required: bool = True, files: str = "the gin files given"
-) -> Any:
-  """Returns a macro's value; `files` are what an error names.
+def macro(name: str, *, required: bool = True) -> Any:
+  """Returns a macro's value.
 
   Raises:
     InputError: no file binds it, or it is `required` and still to be bound.
   """
   value = _value(
     f"{name}/macro.value",
-    f"{files}: no macro {name} there; gin/run/train.gin and "
+    f"the gin files given bind no macro {name}; gin/run/train.gin and "
     "gin/model/ have those that `instructrec train` knows.",
   )
   # gin keeps %gin.REQUIRED as a reference of its own.

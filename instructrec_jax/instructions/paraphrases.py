@@ -49,8 +49,8 @@ def wordings() -> dict[str, _Wordings]:
   path = pathlib.Path(__file__).with_name("paraphrases.yaml")
   lists = yaml.safe_load(path.read_text(encoding="utf-8"))
   example = dict.fromkeys(("it", "one"), "tent") | {"a": "a tent"}
-  example |= {"many": "tents", "word": "green", "not": "orange"}
-  example["name"] = "green"
+  example |= dict.fromkeys(("word", "name"), "green")
+  example |= {"many": "tents", "not": "orange"}
   found: dict[str, _Wordings] = {}
   for name, texts in lists.items():
     found[name] = {}

@@ -128,6 +128,9 @@ def test_who_has_annotated_is_not_sent_to_annotate(bare_dataset, tmp_path):
   assert found["personalised_i1_test"] == (
     "not written: the dataset has no intentions"
   )
+  options = Options(families=("p1_i1_t3",))
+  with pytest.raises(InputError, match="p1_i1_t3 show; name other --families"):
+    build(copy, train_vocabulary_size=300, options=options, force=True)
 
 
 def test_the_same_seed_writes_the_same_files(dataset, tmp_path):
