@@ -37,9 +37,10 @@ class Options:
   templates: opt.Templates = ("package",)
   families: opt.Names = ()
   """such as p1_i0_t3,p1_i1_t3, comma-separated (default: all)"""
-  cold_items: Literal["paper", "strict"] = "paper"
+  cold_items: Literal["paper", "strict", "none"] = "paper"
   """strict keeps the items that product search is tested on out of every
-  training text"""
+  training text; none trains searches for them, too, for a model that is used
+  rather than tested"""
   matcher: Literal["tfidf", "bm25", "two_tower"] = "tfidf"
   """ranker whose best items are the hard negatives; two_tower, the paper's, is
   trained first"""

@@ -19,7 +19,7 @@ from instructrec_jax.instructions.render import display_titles
 from instructrec_jax.instructions.templates import Form
 from instructrec_jax.teacher.annotations import Annotations
 
-COLD_ITEMS = ("paper", "strict")
+COLD_ITEMS = ("paper", "strict", "none")
 # 1990 to 9999 in Unix time: other numbers are no purchase times in seconds.
 _TIMES = range(631_152_000, 253_402_300_800)
 # One user without an item.
@@ -98,7 +98,7 @@ class Material:
       `Splits.known_items`.
     cold_items: "paper" keeps the items of product search's validation and
       test splits in other tasks' training texts; "strict" removes them from
-      all training texts.
+      all training texts; "none" trains searches for them, too.
   """
 
   def __init__(
@@ -162,7 +162,7 @@ class Material:
       has_history=np.array(
         [len(self._history_items(u, p, split)) > 0 for u, p in pairs], bool
       ),
-      in_item_split=self._item_split[items] == SPLITS.index(split),
+      in_item_split=self._in_split(split)[items],
       preferences=[self._preferences(u, p, split) for u, p in pairs],
       queries=queries,
     )
@@ -203,7 +203,7 @@ class Material:
 
   def searchable_items(self, split: str) -> Int32[np.ndarray, " n"]:
     """Returns the items of a split of product search that have categories."""
-    own = self._item_split == SPLITS.index(split)
+    own = self._in_split(split)
     searched = np.array([bool(text) for text in self._specific], bool)
     return np.flatnonzero(own & searched).astype(np.int32)
 
@@ -271,6 +271,11 @@ class Material:
       rng=rng,
     )
     return Candidates(users, pool[drawn.candidates], drawn.target)
+
+  def _in_split(self, split: str) -> Bool[np.ndarray, " items"]:
+    if self.cold_items == "none" and split == "train":
+      return np.ones(len(self._item_split), bool)
+    return self._item_split == SPLITS.index(split)
 
   def _hides(self, split: str) -> bool:
     return self.cold_items == "strict" and split == "train"

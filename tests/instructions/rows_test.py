@@ -11,7 +11,7 @@ from instructrec_jax.data.prepare import prepare
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.instructions import rows as rows_lib
 from instructrec_jax.instructions.aspects import Query, TaskForm
-from instructrec_jax.instructions.material import Material
+from instructrec_jax.instructions.material import COLD_ITEMS, Material
 from instructrec_jax.instructions.requests import ranking_requests
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.teacher.annotations import Annotations
@@ -159,6 +159,20 @@ def test_strict_training_shows_no_cold_item_at_all(folder):
       assert not set(sequences.user(int(user))[: int(end)].tolist()) & cold
   paper = _rows(_material(folder))
   assert any(_things(row.inputs) & cold for row in paper)
+
+
+def test_no_cold_items_train_searches_for_every_item(folder):
+  def searched(**options):
+    rows = _rows(_material(folder, **options))
+    return {row.item for row in rows if FORMS[row.form].query and row.user < 0}
+
+  everything = set(range(len(folder.item_split)))
+  assert searched() == set(np.flatnonzero(folder.item_split == 0).tolist())
+  assert searched(cold_items="none") == everything
+  # Validation and test are asked as ever.
+  for split in ("validation", "test"):
+    found = [_rows(_material(folder, cold_items=c), split) for c in COLD_ITEMS]
+    assert found[0] == found[2]
 
 
 def test_history_is_all_before_the_target_in_order(material, rows, read_back):

@@ -242,7 +242,7 @@ def test_bad_options_are_refused(dataset, tmp_path):
     build(copy, vocabulary=tmp_path / "absent")
   for options, said in (
     (Options(rows_per_target=0), "at least 1"),
-    (Options(cold_items="some"), "not one of paper, strict"),
+    (Options(cold_items="some"), "not one of paper, strict, none"),
     (Options(families=("p9",)), "no template is of the family 'p9'"),
     (Options(templates=(str(tmp_path / "no.yaml"),)), "no such file"),
   ):
