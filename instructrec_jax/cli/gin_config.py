@@ -1,5 +1,6 @@
 """Gin files and bindings, parsed with errors that are one sentence."""
 
+import copy
 import logging
 import pathlib
 import re
@@ -99,13 +100,27 @@ def macro(name: str, *, required: bool = True) -> Any:
     f"the gin files given bind no macro {name}; gin/run/train.gin and "
     "gin/model/ have those that `instructrec train` knows.",
   )
-  # gin keeps %gin.REQUIRED as a reference of its own.
-  if required and type(value).__name__ == "ConfigurableReference":
+  # gin keeps %OTHER and %gin.REQUIRED as references.
+  reference = type(value).__name__ == "ConfigurableReference"
+  if reference and value.scoped_selector.endswith("/gin.macro"):
+    return macro(value.scoped_selector.split("/")[0], required=required)
+  if reference and required:
     raise InputError(
       f"the gin macro {name} is required: pass --gin.{name}=VALUE (texts in "
       "quotes of their own: '\"...\"')."
     )
   return value
+
+
+def made(name: str) -> Any:
+  """Returns what a macro makes that calls something: @optimizer.linear().
+
+  Raises:
+    InputError: no file binds it, or it refuses what is bound for it.
+  """
+  reference = _value(f"{name}/macro.value", f"gin binds no macro {name}.")
+  # gin evaluates a reference when it is copied.
+  return call(copy.deepcopy, x=reference)
 
 
 def call(configurable: Callable[..., Any], **arguments: Any) -> Any:

@@ -16,7 +16,8 @@ from typing import Annotated, Any
 
 from instructrec_jax.cli import options as opt
 from instructrec_jax.cli.chat_ranker import Caps, ChatRanker
-from instructrec_jax.gin_files import find_gin_file, search_path
+from instructrec_jax.errors import InputError
+from instructrec_jax.gin_files import find_gin_file
 
 EXAMPLE = (
   "instructrec reproduce --dataset data/instruments --out results/instruments"
@@ -27,6 +28,19 @@ def _recipe(path: Path) -> str:
   return "" if find_gin_file(str(path)) else "no such file"
 
 
+def _check_steps(recipe: Path, options: "Options") -> None:
+  """Raises InputError if a step would refuse the recipe after hours."""
+  from instructrec_jax.cli import train
+
+  for name in ("steps", "ladder_steps"):
+    steps = getattr(options, name)
+    try:
+      train.check_recipe(recipe, dataset=options.dataset, steps=steps)
+    except InputError as error:
+      given = f"--{name.replace('_', '-')} {steps}: " if steps else ""
+      raise InputError(f"{given}{error}") from None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Options:
   dataset: opt.Dataset
@@ -34,10 +48,9 @@ class Options:
   unseen: opt.Dataset | None = None
   """a dataset folder of another domain, for Table 11; caps on a chat model are
   then halved, and each folder has its half"""
-  recipe: Annotated[Path, opt.Arg(metavar="GIN", check=_recipe)] = (
-    search_path() / "gin/experiment/mini.gin"
-  )
-  """the model and how it is trained (default: gin/experiment/mini.gin)"""
+  recipe: Annotated[Path | None, opt.Arg(metavar="GIN", check=_recipe)] = None
+  """the model and how it is trained (default: gin/experiment/shop_mini.gin, or
+  mini.gin of a folder whose vocabulary has no whole titles)"""
   steps: opt.Count | None = None
   """of the model's training (default: the recipe's)"""
   ladder_steps: opt.Count = 200
@@ -77,13 +90,12 @@ def _caps(options: Options) -> ChatRanker:
 
 def run(options: Options) -> tuple[Any, str]:
   """Runs the steps; returns the manifest."""
-  from instructrec_jax.cli import train
   from instructrec_jax.reproduction.reproduce import reproduce
-  from instructrec_jax.reproduction.settings import Settings
+  from instructrec_jax.reproduction.settings import Settings, default_recipe
 
-  recipe = find_gin_file(str(options.recipe)) or options.recipe
-  # A step would refuse it after hours.
-  train.check_recipe(recipe, dataset=options.dataset, steps=options.steps)
+  recipe = options.recipe or default_recipe(options.dataset, options.vocab)
+  recipe = find_gin_file(str(recipe)) or recipe
+  _check_steps(recipe, options)
   # The step that asks would refuse these after hours of training.
   if options.chat.for_evaluate(options.seed):
     from instructrec_jax.teacher import online

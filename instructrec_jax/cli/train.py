@@ -11,7 +11,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from instructrec_jax.cli import options as opt
-from instructrec_jax.errors import InputError, check_counts, check_file
+from instructrec_jax.errors import (
+  InputError,
+  check_counts,
+  check_file,
+  check_numbers,
+)
 
 EXAMPLE = (
   "instructrec train --gin_file gin/model/mini.gin --gin_file "
@@ -21,7 +26,7 @@ EXAMPLE = (
 # Macros that this module reads itself; gin/run/train.gin explains them.
 _MACROS = (
   *("PACKED", "MIXTURE", "DATASET", "INPUT_LENGTH", "TARGET_LENGTH"),
-  *("MODEL_DIR", "TRAIN_STEPS", "SEED", "INITIAL_CHECKPOINT"),
+  *("SPELL", "MODEL_DIR", "TRAIN_STEPS", "SEED", "INITIAL_CHECKPOINT"),
   *("INITIAL_SVD", "VALIDATION_REQUESTS", "VALIDATION_LIMIT"),
   "VALIDATION_NORMALISATION",
 )
@@ -134,6 +139,7 @@ def check_recipe(recipe: Path, *, dataset: Path, steps: int | None) -> None:
   _check_macros({name: gin_config.macro(name) for name in _MACROS})
   for name in _COUNTS:
     check_counts(**{name: gin_config.macro(name)})
+  gin_config.made("SCHEDULE")
 
 
 def _check_macros(macros: dict[str, Any]) -> None:
@@ -151,6 +157,7 @@ def _check_macros(macros: dict[str, Any]) -> None:
       )
   lengths = {n: macros[n] for n in ("INPUT_LENGTH", "TARGET_LENGTH")}
   check_counts(least=2, **lengths)
+  check_numbers(most=1, SPELL=macros["SPELL"])
   check_counts(VALIDATION_LIMIT=macros["VALIDATION_LIMIT"])
   Normalisation.parse(macros["VALIDATION_NORMALISATION"])
   if requests := macros["VALIDATION_REQUESTS"]:
@@ -268,5 +275,6 @@ def _packed_data(macros: dict[str, Any]) -> Any:
     out=packed,
     input_length=macros["INPUT_LENGTH"],
     target_length=macros["TARGET_LENGTH"],
+    spell=macros["SPELL"],
     seed=macros["SEED"],
   )

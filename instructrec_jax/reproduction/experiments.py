@@ -22,6 +22,8 @@ BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 HELD_OUT = BY_NAME["personalised_i1"]
 # Of validation, of Table 11, and of HR@1 by position and popularity.
 SEQUENTIAL = BY_NAME["sequential"]
+# Of whether there are rows to train on beside the instructions.
+SEQUENCES = BY_NAME["sequences"]
 
 
 @dataclasses.dataclass(frozen=True)

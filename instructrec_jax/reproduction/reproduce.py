@@ -21,6 +21,7 @@ from instructrec_jax.reproduction import report
 from instructrec_jax.reproduction.experiments import (
   HELD_OUT,
   LADDER,
+  SEQUENCES,
   SEQUENTIAL,
   applicable,
   missing_data,
@@ -29,8 +30,18 @@ from instructrec_jax.reproduction.experiments import (
 from instructrec_jax.reproduction.run import CLI, Execute, Run
 from instructrec_jax.reproduction.settings import Settings
 
-# Pieces of a vocabulary that is trained because there is none.
-VOCABULARY_SIZE = 4000
+# How a folder is built that has no vocabulary: for a model of random weights,
+# which has its words and titles from this data alone (docs/results.md).
+_FROM_SCRATCH = (
+  *("--train-vocab", 6000, "--fold-case", "--pieces", "whole-titles"),
+  *("--sequences", "--paraphrases", "--unlisted", 0.7),
+  *("--input-length", 320, "--target-length", 64),
+)
+# What the main model is trained on, and beside it where sequences are built.
+_INSTRUCTIONS = "instructrec_all_v1"
+_BESIDE_SEQUENCES = (
+  f"instructrec_sequences_v1=1,{_INSTRUCTIONS}=4,instructrec_p0_i2_t2_v1=1"
+)
 
 
 def reproduce(
@@ -86,11 +97,7 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
     f"instructions and requests of {dataset}",
     [
       *(CLI, "build", "--dataset", dataset),
-      *(
-        ["--vocab", vocabulary]
-        if vocabulary
-        else ["--train-vocab", VOCABULARY_SIZE]
-      ),
+      *(("--vocab", vocabulary) if vocabulary else _FROM_SCRATCH),
       *("--matcher", "two_tower", *seed),
     ],
     makes=dataset / INSTRUCTIONS_FILE,
@@ -128,12 +135,13 @@ def run_steps(run: Run, settings: Settings) -> dict[str, str]:
     keep=True,
   )
 
+  has_sequences = not missing_data(dataset, SEQUENCES)
   _train(
     run,
     "train",
     "the model, on all instructions",
     settings,
-    mixture="instructrec_all_v1",
+    mixture=_BESIDE_SEQUENCES if has_sequences else _INSTRUCTIONS,
     model=model,
     steps=settings.steps,
     validation=SEQUENTIAL,

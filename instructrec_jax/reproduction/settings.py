@@ -4,9 +4,15 @@ import dataclasses
 import pathlib
 
 from instructrec_jax import storage
-from instructrec_jax.data.folder import BUILT, INSTRUCTIONS_FILE, DatasetFolder
+from instructrec_jax.data.folder import (
+  BUILT,
+  INSTRUCTIONS_FILE,
+  VOCABULARY_FILE,
+  DatasetFolder,
+)
 from instructrec_jax.errors import InputError, check_counts, check_seed
 from instructrec_jax.evaluation.rankers import TRAINED, find_rankers
+from instructrec_jax.gin_files import search_path
 from instructrec_jax.reproduction.experiments import (
   Experiment,
   find_experiments,
@@ -120,3 +126,22 @@ class Settings:
   def model(self) -> pathlib.Path:
     """Where the main model goes."""
     return self.out / "model"
+
+
+def default_recipe(
+  dataset: pathlib.Path, vocabulary: pathlib.Path | None = None
+) -> pathlib.Path:
+  """Returns the gin file that a model of random weights learns most by.
+
+  `shop_mini.gin` needs titles that are pieces, as in the vocabulary that is
+  trained if there is none; `mini.gin` takes any.
+
+  Args:
+    dataset: a folder of `prepare`, built or not.
+    vocabulary: what it is to be built with, if not a vocabulary of its own.
+  """
+  own = dataset / VOCABULARY_FILE
+  path = vocabulary or (own if own.exists() else None)
+  has_titles = path is None or Vocabulary.load(path).is_phrase_V.any()
+  name = "shop_mini.gin" if has_titles else "mini.gin"
+  return search_path() / "gin" / "experiment" / name

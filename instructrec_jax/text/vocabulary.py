@@ -9,7 +9,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import sentencepiece
+from jaxtyping import Bool
 
 from instructrec_jax import storage
 from instructrec_jax.errors import InputError, check_counts
@@ -85,6 +87,12 @@ class Vocabulary:
   @functools.cached_property
   def sha256(self) -> str:
     return storage.sha256_of(self.path)
+
+  @functools.cached_property
+  def is_phrase_V(self) -> Bool[np.ndarray, " vocab"]:
+    """Which ids are several words, such as a whole title."""
+    ids = range(self.model_vocab_size)
+    return np.array([len(self.decode([i]).split()) > 1 for i in ids])
 
   def encode(self, texts: Sequence[str]) -> list[list[int]]:
     """Returns each text's ids, without an end-of-sequence id."""

@@ -185,7 +185,7 @@ def linear(
   if total_steps <= warmup_steps:
     raise InputError(
       f"a schedule of {total_steps} steps cannot warm up for {warmup_steps}: "
-      "make total_steps larger."
+      "make total_steps larger, or warmup_steps smaller."
     )
   decay = optax.linear_schedule(peak, 0.0, total_steps - warmup_steps)
   return _after_warmup(peak, warmup_steps, decay)

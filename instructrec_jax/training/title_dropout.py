@@ -56,12 +56,7 @@ class TitleDropout:
     vocabulary = data.vocabulary
     separator = data.manifest.get(SEPARATOR_KEY)
     if not isinstance(separator, str):
-      is_title = np.array(
-        [
-          len(vocabulary.decode([i]).split()) > 1
-          for i in range(vocabulary.model_vocab_size)
-        ]
-      )
+      is_title = vocabulary.is_phrase_V
       if not is_title.any():
         raise InputError(
           f"{data.path}: TITLE_DROPOUT leaves titles out, and these rows are "

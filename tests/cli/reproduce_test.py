@@ -8,7 +8,9 @@ from instructrec_jax.cli.gin_config import configured_model
 from instructrec_jax.cli.main import main
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.reproduction import reproduce as reproduction
-from instructrec_jax.reproduction.settings import Settings
+from instructrec_jax.reproduction.settings import Settings, default_recipe
+from instructrec_jax.seqio_bridge.build import Options as BuildOptions
+from instructrec_jax.seqio_bridge.build import build
 
 RECIPES = sorted(
   (pathlib.Path(__file__).parents[2] / "gin" / "experiment").glob("*.gin")
@@ -38,14 +40,14 @@ def test_options_become_settings(shop, tmp_path, monkeypatch, capsys):
   monkeypatch.setattr(reproduction, "reproduce", reproduce)
   out = tmp_path / "out"
   arguments = ["--dataset", str(shop), "--out", str(out), "--limit", "0"]
-  arguments += ["--rankers", "random,model", "--steps", "7", "--force"]
+  arguments += ["--rankers", "random,model", "--steps", "70", "--force"]
   assert main(["reproduce", *arguments]) == 0
-  (recipe,) = [path for path in RECIPES if path.stem == "mini"]
+  (recipe,) = [path for path in RECIPES if path.stem == "shop_mini"]
   assert seen["settings"] == Settings(
     dataset=shop,
     out=out,
     recipe=recipe,
-    steps=7,
+    steps=70,
     limit=None,
     rankers=("random", "model"),
   )
@@ -71,6 +73,31 @@ def test_wrong_input_is_refused_before_anything_is_started(
   )
   assert "not a model folder" in _refused(capsys, *given, "--zero-shot", shop)
   assert not out.exists()
+
+
+def test_a_schedule_that_does_not_fit_is_refused_at_the_door(
+  shop, tmp_path, capsys
+):
+  given = ("--dataset", shop, "--out", tmp_path / "out")
+  for option in ("--steps", "--ladder-steps"):
+    said = _refused(capsys, *given, option, "7")
+    assert f"{option} 7: a schedule of 7 steps" in said
+  assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_decides_which_recipe_is_learned_by(shop, tmp_path):
+  assert default_recipe(shop).name == "shop_mini.gin"
+  for pieces, name in (
+    ("words", "mini.gin"),
+    ("whole-titles", "shop_mini.gin"),
+  ):
+    build(
+      shop,
+      train_vocabulary_size=300,
+      options=BuildOptions(families=("p1_i0_t2",), pieces=pieces),
+      force=True,
+    )
+    assert default_recipe(shop).name == name
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,15 @@
 
 import collections
 import dataclasses
+import json
+import shutil
 
 import pytest
 
+from instructrec_jax import storage
+from instructrec_jax.cli import build
+from instructrec_jax.cli import options as opt
+from instructrec_jax.data.folder import INSTRUCTIONS_FILE, VOCABULARY_FILE
 from instructrec_jax.evaluation.rankers import with_rankers
 from instructrec_jax.instructions.scenarios import SCENARIOS, find_scenarios
 from instructrec_jax.reproduction import report
@@ -136,3 +142,40 @@ def test_a_recipe_is_all_the_files_that_it_includes(root):
     "t5_1_1.gin",
     "train.gin",
   ]
+
+
+def test_a_folder_without_a_vocabulary_is_built_to_learn_from_scratch(
+  steps, settings, tmp_path
+):
+  assert _options(steps()["build"])["--vocab"]
+  bare = tmp_path / "shop"
+  shutil.copytree(settings.dataset, bare)
+  (bare / VOCABULARY_FILE).unlink()
+  words = steps(dataset=bare)["build"].argv[2:]
+  parsed = opt.parse(opt.Parser(prog="build"), build.Options, words)
+  assert (parsed.pieces, parsed.sequences, parsed.fold_case) == (
+    "whole-titles",
+    True,
+    True,
+  )
+
+
+def test_sequences_are_trained_on_where_they_are_built(
+  steps, settings, tmp_path
+):
+  def mixture(dataset):
+    (bound,) = [
+      word.partition("=")[2]
+      for word in steps(dataset=dataset)["train"].argv
+      if word.startswith("--gin.MIXTURE=")
+    ]
+    return json.loads(bound)
+
+  assert mixture(settings.dataset) == "instructrec_all_v1"
+  other = tmp_path / "shop"
+  shutil.copytree(settings.dataset, other)
+  built = storage.read_json(other / INSTRUCTIONS_FILE, dict)
+  built["requests"]["sequences_test"] = {"rows": 9}
+  storage.write_json(other / INSTRUCTIONS_FILE, built)
+  parts = dict(part.split("=") for part in mixture(other).split(","))
+  assert {"instructrec_sequences_v1", "instructrec_all_v1"} < parts.keys()
