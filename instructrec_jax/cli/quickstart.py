@@ -471,6 +471,7 @@ def _serving(model: Path, shop: Path) -> Iterator[str]:
   """Runs `instructrec serve` on a free port of this machine."""
   command = [sys.executable, "-m", "instructrec_jax.cli.main", "serve"]
   options = ["--model", model, "--dataset", shop, "--port", "0"]
+  options += ["--skip-warm-up"]  # a few questions need few programs
   with subprocess.Popen(
     [*command, *map(str, options)], stdout=subprocess.PIPE, text=True
   ) as process:

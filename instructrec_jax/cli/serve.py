@@ -64,6 +64,9 @@ class Options(opt.Served):
   """write a line of JSON for each request to standard error"""
   truncate: bool = False
   """cut texts that are too long, unless a request to rerank says otherwise"""
+  skip_warm_up: bool = False
+  """answer sooner after the start: what a request needs is compiled when it is
+  first asked for, and that answer takes seconds"""
   waiting: opt.Count = 128
   """requests that may wait before others get a 503"""
   timeout: Annotated[opt.Count, opt.Arg(most=86_400)] = 30
@@ -80,7 +83,7 @@ def run(options: Options) -> None:
   from instructrec_jax.serving.access import Access, is_loopback, read_keys
   from instructrec_jax.serving.app import Limits, create_app
   from instructrec_jax.serving.server import Connections, listen, serve
-  from instructrec_jax.serving.service import warm_up
+  from instructrec_jax.serving.service import try_out, warm_up
 
   # Before the model is loaded: what is wrong is found out at once.
   connections = Connections(
@@ -107,7 +110,10 @@ def run(options: Options) -> None:
     _tell(f"loaded {options.model}: {recommender}")
     # Before the first request, and not in uvicorn, which would print a
     # traceback for a model that cannot score.
-    warm_up(recommender, _tell)
+    if options.skip_warm_up:
+      try_out(recommender)
+    else:
+      warm_up(recommender, _tell)
     limits = Limits(
       max_waiting=options.waiting,
       timeout=options.timeout,

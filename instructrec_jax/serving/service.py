@@ -535,6 +535,17 @@ def warm_up(
     step()
 
 
+def try_out(recommender: Recommender) -> None:
+  """Scores a request, so that a model that cannot is found out at once.
+
+  Raises:
+    InputError: its scores are no numbers.
+  """
+  titles = recommender.titles or _made_up_titles(recommender)
+  if requests := _requests(recommender, titles, range(10), had=0):
+    recommender.ranker.score(requests)
+
+
 def _warm_up_steps(
   recommender: Recommender,
 ) -> Iterator[tuple[str, Callable[[], object]]]:

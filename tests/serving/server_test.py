@@ -172,9 +172,12 @@ def test_a_signal_in_mid_load_loses_nothing(served):
   assert "Traceback" not in process.stderr.read()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_what_was_sent_before_a_signal_is_answered(command, number):
-  with started(command) as (process, url):
+@pytest.mark.parametrize(
+  ("number", "options"),
+  [(signal.SIGTERM, []), (signal.SIGINT, ["--skip-warm-up"])],
+)
+def test_what_was_sent_before_a_signal_is_answered(command, number, options):
+  with started([*command, *options]) as (process, url):
     port = int(url.rsplit(":", 1)[1])
     # While it does nothing, connections and requests wait in the kernel.
     process.send_signal(signal.SIGSTOP)
@@ -195,6 +198,7 @@ def test_what_was_sent_before_a_signal_is_answered(command, number):
     # How far it has come, and no more.
     lines = process.stderr.read().splitlines()
     assert lines[0].startswith("loaded ")
+    assert (len(lines) == 1) == bool(options)
     steps = [f"compiling, step {n} of {len(lines) - 1}:" for n in range(1, 99)]
     for line, step in zip(lines[1:], steps, strict=False):
       assert line.startswith(step)
@@ -231,8 +235,9 @@ def test_bad_options_are_one_sentence_and_2(command, options, says, capfd):
   assert says in line
 
 
+@pytest.mark.parametrize("skip", [[], ["--skip-warm-up"]])
 def test_a_model_that_cannot_score_is_one_sentence_and_2(
-  model_dir, shop, monkeypatch, capfd
+  model_dir, shop, monkeypatch, capfd, skip
 ):
   load = model_folder.load_params
 
@@ -242,7 +247,7 @@ def test_a_model_that_cannot_score_is_one_sentence_and_2(
 
   monkeypatch.setattr(model_folder, "load_params", broken)
   options = ["--model", str(model_dir), "--dataset", str(shop), "--port", "0"]
-  assert main(["serve", *options]) == 2
+  assert main(["serve", *options, *skip]) == 2
   said = capfd.readouterr()
   *steps, line = said.err.strip().splitlines()
   assert line.startswith("instructrec serve: ") and not said.out
