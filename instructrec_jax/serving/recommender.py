@@ -491,7 +491,7 @@ class Recommender:
     No title that was refused, chosen, likened to, or is of the history comes
     back. What the turns require or deny holds for every title, unless none
     would be left. Fewer than k may be found; of a wish for what there are
-    fewer of, the others that come near are named.
+    fewer of, the others that come near are named, and come last.
 
     Args:
       turns: the oldest first; all but the last with what was shown.
@@ -552,6 +552,7 @@ class Recommender:
       for number in shown
       if not all(number in self._words.words[word] for word in scarce)
     )
+    ranking = tuple(sorted(ranking, key=lambda each: each.title in near))
     return Reply(
       Recommendation(composed, ranking), need, given_up, scarce, near, words
     )
