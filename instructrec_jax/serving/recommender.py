@@ -32,6 +32,7 @@ from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.catalogue import CatalogueSearch
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.explanation import Explanation, explain
 from instructrec_jax.serving.model_export import (
@@ -158,7 +159,9 @@ class Recommender:
     if batch_tokens is not None:
       check_counts(batch_tokens=batch_tokens)
     # Once, so that the ranker and the search share one copy on the device.
-    params = jax.device_put(params, jax.devices()[0])
+    params = jax.device_put(
+      parameters.for_inference(config, params), jax.devices()[0]
+    )
     self.ranker = T5Ranker(
       config=config,
       params=params,
