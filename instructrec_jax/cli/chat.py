@@ -18,6 +18,8 @@ if TYPE_CHECKING:
   from instructrec_jax.serving.recommender import Reply
 
 EXAMPLE = "instructrec chat --model exports/games"
+# Refused titles that are told one by one.
+_NAMED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +98,7 @@ def _object(reply: "Reply") -> dict[str, Any]:
     "denied": [*need.denied],
     "refused": [*need.refused],
     "chosen": [*need.chosen],
+    "unread": need.unread,
     "given_up": [*reply.given_up],
     "scarce": [*reply.scarce],
     "near": [*reply.near],
@@ -110,9 +113,16 @@ def _text(reply: "Reply") -> str:
   need = reply.need
   rules = [" or ".join(each) for each in need.required]
   rules += [f"not {word}" for word in need.denied]
-  rules += [f"not {title!r}" for title in need.refused]
+  if len(need.refused) > _NAMED:
+    rules.append(f"not {len(need.refused)} titles that were refused")
+  else:
+    rules += [f"not {title!r}" for title in need.refused]
   if rules:
     lines.append(f"     ({'; '.join(rules)})")
+  if need.unread:
+    lines.append(
+      f"     (no title has a word of {need.unread!r}: only the model reads it)"
+    )
   if reply.given_up:
     lines.append(
       f"     (nothing is left with {', '.join(reply.given_up)}: given up)"

@@ -418,7 +418,9 @@ def _ask(url: str, shop: Path) -> list[dict[str, Any]]:
         "history": history,
         "kind": kind,
       }
-      answers.append({**body, "wish": wish, **_post(f"{url}/v1/rerank", body)})
+      found = _post(f"{url}/v1/rerank", body)
+      del found["id"]  # another each time
+      answers.append({**body, "wish": wish, **found})
   return answers
 
 

@@ -76,7 +76,9 @@ def make_validator(
 
   def validate(config: T5Config, params: Any) -> dict[str, float]:
     # One ranker for all calls: it keeps what it has compiled.
-    if not rankers:
+    if rankers:
+      rankers[0].set_params(params)
+    else:
       # On the devices that train: one of them may not hold the model.
       sharding = getattr(jax.tree.leaves(params)[0], "sharding", None)
       mesh = getattr(sharding, "mesh", None)
@@ -90,8 +92,10 @@ def make_validator(
           mesh=mesh if isinstance(mesh, Mesh) else None,
         )
       )
-    rankers[0].set_params(params)
-    metrics = ranking_metrics(rankers[0].score(sample), targets)
+    scores = rankers[0].score(sample)
+    # Else a copy in the dtype of activations would stay while training goes on.
+    rankers[0].drop_params()
+    metrics = ranking_metrics(scores, targets)
     return {f"validation/{name}": metrics[name].mean() for name in _METRICS}
 
   return validate

@@ -19,7 +19,6 @@ from jaxtyping import Array, Bool, Float, Int, UInt32
 from instructrec_jax.kernels.cpu import Spans
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.scoring.trie import START_ID
-from instructrec_jax.seq2seq import int8
 from instructrec_jax.seq2seq.attention import project_memory
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import (
@@ -153,20 +152,6 @@ class Ended:
   may_improve: Bool[Array, " batch"]
 
 
-def decoding_params(config: T5Config, params: Any) -> Any:
-  """Returns the parameters as a step reads them: cast once, not at each."""
-  if int8.is_int8(params):
-    return params
-
-  def cast(path: Any, leaf: jax.Array) -> jax.Array:
-    names = [key.key for key in path]
-    # Embeddings are cast once they are looked up, logits are in float32.
-    is_cast = names[0] == "decoder" and names[1] != "logits_dense"
-    return leaf.astype(config.dtype) if is_cast else leaf
-
-  return jax.tree_util.tree_map_with_path(cast, params)
-
-
 @exact_products
 def read(params: Any, tokens_BxS: Tokens, *, config: T5Config) -> Read:
   """Encodes instructions, padded with 0."""
@@ -292,7 +277,7 @@ def sample(
   """Decodes until all sequences have ended or have as many tokens as a limit.
 
   Args:
-    params: the model's, of `decoding_params`.
+    params: the model's, of `parameters.for_inference`.
     state: of `start`, or of an earlier call.
     memory: of `read`.
     allowed: answers to choose from; all if None.
@@ -363,7 +348,7 @@ def beam_search(
   the longest sequence of the best's log-likelihood would be better.
 
   Args:
-    params: the model's, of `decoding_params`.
+    params: the model's, of `parameters.for_inference`.
     state: of `start`.
     memory: of `read`.
     allowed: answers to choose from; all if None.

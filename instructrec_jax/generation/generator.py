@@ -25,6 +25,7 @@ from instructrec_jax.progress import progress
 from instructrec_jax.scoring.reranker import load_model
 from instructrec_jax.scoring.title_trie import TitleTrie
 from instructrec_jax.scoring.trie import to_bytes
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import EOS_ID, PAD_ID, Vocabulary
 from instructrec_jax.xla_options import compiler_options
@@ -178,14 +179,9 @@ class Generator:
         decode.Allowed.of(trie), mesh_lib.replicated(self._mesh)
       )
     shardings = mesh_lib.model_shardings(config, self._mesh, params)
-    params = mesh_lib.to_devices(params, shardings)
-    self._params = params
-    self._decoding_params = params
-    if jnp.dtype(config.dtype) != jnp.float32:
-      self._decoding_params = jax.jit(
-        functools.partial(decode.decoding_params, config),
-        out_shardings=shardings,
-      )(params)
+    self._params = mesh_lib.to_devices(
+      parameters.for_inference(config, params), shardings
+    )
     self._reads_end_to_end = (
       self._mesh.size == 1 and config.loops_over_examples(self._mesh)
     )
@@ -387,7 +383,7 @@ class Generator:
 
     def advance(state, memory, limit):
       return search(
-        self._decoding_params,
+        self._params,
         state,
         memory,
         self._allowed,

@@ -592,7 +592,9 @@ def _write_file(
       file.scenario, split=file.split, forms=file.forms
     )
   except InputError as error:
-    return f"not written: {error}", renderer.cuts
+    # The manifest of a folder holds wherever that is.
+    why = str(error).replace(f"{source.folder.path}/", "")
+    return f"not written: {why}", renderer.cuts
   metadata = {"template": file.template, "scenario": file.scenario.name}
   # An engine may have two workers do the same. Nothing above is made, as the
   # run may have ended.

@@ -9,7 +9,8 @@ kids?", another language) is added to the wish, for the model to read.
 
 What is refused never comes back; that is no matter of a model. What must or
 must not be is put before what the model finds likely, and given up, the oldest
-first, where no title would be left.
+first, where no title would be left. What a later turn asks for takes back what
+it excludes ("now a stove", after a tent), and "start over" all but that.
 """
 
 import dataclasses
@@ -72,6 +73,40 @@ _LIKE = re.compile(
   rf"(?:like|similar to) {_ITEM}{_MORE}",
   re.IGNORECASE,
 )
+# "The second is nice, anything similar?"
+_SIMILAR = re.compile(
+  rf"{_ITEM}[^.!?]{{0,60}}\b(?:more|another|others?|any|one|some|"
+  r"something|anything) (?:\w+ )?"
+  rf"(?:similar|like (?:it|that|this)(?: one)?){_END}",
+  re.IGNORECASE,
+)
+# "I like the second", "the second looks good".
+_PRAISED = re.compile(
+  rf"\b(?:i|we) (?:really |do |also )?(?:like|love) {_ITEM}",
+  re.IGNORECASE,
+)
+_LOOKS_GOOD = re.compile(
+  rf"(?:^|[,.;!?] ?){_ITEM} (?:is|looks|seems|sounds) (?:\w+ )?"
+  rf"(?:good|nice|great|lovely|interesting|close){_END}",
+  re.IGNORECASE,
+)
+# "The first but smaller": the first itself is not what is asked for.
+_BUT = re.compile(
+  rf"(?:^|[,.;!?] ?)(?:and |ok(?:ay)?,? |maybe )?{_ITEM}(?=,? but (?!not\b))",
+  re.IGNORECASE,
+)
+# What was asked before no longer holds.
+_AFRESH = re.compile(
+  r"\b(?:(?:let's )?start (?:over|again|afresh)|forget (?:about )?(?:it|all "
+  rf"that|everything)|never ?mind|new search){_END}[,.:;!]?",
+  re.IGNORECASE,
+)
+# What was denied is no longer.
+_FINE = re.compile(
+  r"\b(?P<words>[\w'-]+(?: (?:or|and) [\w'-]+)?)(?: ones?)?(?:'s| is| are|"
+  r" would be) (?:\w+ )?(?:fine|ok(?:ay)?|all ?right|good|too)\b",
+  re.IGNORECASE,
+)
 _REFUSED = re.compile(
   r"\b(?:not|no|without|don't (?:want|like)|do not (?:want|like)|hate|dislike|"
   r"remove|drop|skip|forget|anything but|except(?: for)?|neither) "
@@ -82,18 +117,33 @@ _REFUSED_ALL = re.compile(
   r"\b(?:none of (?:these|those|them)|not (?:these|those|any of (?:these|those|"
   r"them))|(?:don't|do not) (?:want|like) (?:any of )?(?:these|those|them)|"
   r"(?:something|anything|show me (?:something|some)?) ?(?:else|others?|"
-  r"different))\b",
+  r"different)|what else|(?:any|some) others?(?= one|[^\w\s]|$)|"
+  r"other (?:options|ones|suggestions))\b",
+  re.IGNORECASE,
+)
+# A whole turn: "no", "next", "show me more".
+_NEXT = re.compile(
+  r"(?:no|nope|nah|none|next|another|(?:ok(?:ay)?,? |and |yes,? )?(?:(?:show|"
+  r"give) me )?(?:some |a few |any )?more)(?: one| options| choices| please|"
+  r" of them)*\W*",
   re.IGNORECASE,
 )
 _CHOSEN = re.compile(
-  r"\b(?:i'll|i will|i'd|let me|i) (?:take|buy|have|choose|go (?:for|with)|"
-  rf"bought|took|chose|pick) {_ITEM}{_MORE}",
+  r"\b(?:i'll|i will|i'd|let me|i've|i) (?:already |just |also )?(?:take|buy|"
+  r"have|own|got|choose|go (?:for|with)|bought|took|chose|pick) "
+  rf"{_ITEM}{_MORE}",
+  re.IGNORECASE,
+)
+# A turn that is an item alone: "the second, please".
+_TAKEN = re.compile(
+  rf"^(?:ok(?:ay)?,? |then |yes,? )?{_ITEM}{_MORE}(?:,? (?:please|then|thanks|"
+  r"thank you))*\W*$",
   re.IGNORECASE,
 )
 _BRAND = re.compile(
   r"\b(?P<not>(?:not|no(?:thing|ne)?|never|anything but|except|without|don't "
   r"(?:want|like)|do not (?:want|like)) (?:\w+ )?)?(?:(?:from|by|of) )?"
-  r"(?P<which>that|this|(?:the )?same|another|(?:a )?different|other) "
+  r"(?P<which>that|this|(?:the )?same|another|(?:a )?different|other|wrong) "
   r"(?:brand|maker|make|manufacturer|author|artist|band)s?\b(?! of)"
   rf"(?: (?:as|than) {_ITEM})?",
   re.IGNORECASE,
@@ -101,11 +151,15 @@ _BRAND = re.compile(
 # What an answer must have: only what is said as a condition, since the words of
 # a wish ("a game for my nephew") need not be in a title that fulfils it.
 _MUST = re.compile(
-  r"(?:\b(?:only(?: (?:from|by|in|the|show me))*|"
+  r"(?:\b(?:(?:only|just)(?: (?:from|by|in|the|show me))*|"
   r"(?:must|should|has to|needs to) be(?: (?:from|by|in|an?|the))*|"
   r"make (?:it|them|that)(?: (?:an?|the|in))?|(?:ones?|it|that|same) in|"
-  r"rather(?: (?:have|see|an?|the|one|from|by|in))*|"
-  r"(?:what|how) about(?: an?)?|now(?: an?)?)|(?:^|[,.;!?]|\bbut|\band) ?in) "
+  r"(?:any|some|more|others?|ones?|(?:any|some)thing) (?:from|by|in)(?: the)?|"
+  r"(?:same|one|first|last|second|third)(?: one| thing)?,? but(?: in)?|"
+  r"(?:i (?:meant|mean|said)|back to)(?: (?:an?|the|in|from))?|"
+  r"(?:rather|i prefer|i'd prefer)(?: (?:have|see|an?|the|one|from|by|in))*|"
+  r"(?:what|how) about(?: an?)?|now(?: an?)?)|"
+  r"(?:^|[,.;!?]|\bbut|\band) ?(?:in|from|by)) "
   r"(?P<words>[\w'-]+(?: (?:or|and) [\w'-]+|(?: [\w'-]+){0,2}?)?)"
   rf"(?: ones?| please| instead| then| now)*{_END}",
   re.IGNORECASE,
@@ -115,13 +169,31 @@ _INSTEAD = re.compile(
   rf"(?: ones?)? (?:instead|only)(?: please)?{_END}",
   re.IGNORECASE,
 )
+# A wish of its own: a condition, where it excludes what was asked before, or
+# tells apart what was shown.
+_WISH = re.compile(
+  r"(?:^|[,.:;!?] ?)(?:(?:and|or|but|so|no|ok(?:ay)?|well|maybe|perhaps|"
+  r"actually|now|then),? )*(?:(?:show|find|get|give) (?:me|us) |"
+  r"(?:i|we)(?:'d like|'ll need|'m looking for|'m after| want| need|"
+  r" am looking for) |looking for |do you (?:have|sell) |got )?"
+  r"(?:(?:an?|any|some|the) )?"
+  r"(?P<words>[\w'-]+(?: (?:or|and) (?:an? )?[\w'-]+|(?: [\w'-]+){0,2}?)?)"
+  r"(?: ones?| please| instead| then| now| too| as well|"
+  r" to go with (?:it|that|them|this)| in (?:the same|that|this) \w+)*"
+  rf"(?: for [\w' ]+)?{_END}",
+  re.IGNORECASE,
+)
 # Words that say nothing of a product.
 _SMALL = frozenset(
-  "a an the and or of in on for with to from by at one ones it them that this "
-  "these those please something anything some any more less me my i i'm i'd im "
-  "d m you we us no yes ok okay thank thanks looking look for find show need "
-  "want give get would like rather have only be should must make what how "
-  "about now instead then but so".split()
+  word.removesuffix("s")
+  for word in (
+    "a an the and or of in on for with to from by at one ones it them that "
+    "this these those please something anything some any more less me my i "
+    "i'm i'd im d m you we us no yes ok okay thank thanks looking look find "
+    "show need want give get would like rather have only be should must make "
+    "what how about now instead then but so though too also actually maybe "
+    "perhaps said meant mean same"
+  ).split()
 )
 # Words that never meet in a title exclude each other if chance alone would
 # have had them meet in as many.
@@ -158,6 +230,8 @@ class Need:
     refused: titles that must not come back.
     chosen: titles that the user has taken.
     liked: titles to find more of, the oldest first.
+    unread: of the last turn but a first one, what no rule reads and no title
+      has a word of: only the model can tell what to make of it.
   """
 
   words: tuple[str, ...] = ()
@@ -166,6 +240,7 @@ class Need:
   refused: tuple[str, ...] = ()
   chosen: tuple[str, ...] = ()
   liked: tuple[str, ...] = ()
+  unread: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,7 +314,8 @@ class Catalogue:
       having = self.having([word]) & left
       if word not in _SMALL and having and having < answer:
         found.append(word)
-    return tuple(found)
+    # Of "a rope and a helmet" no title has both.
+    return tuple(word for word in found if not _rivals([word], self, found))
 
 
 def read(turns: Sequence[Turn], *, catalogue: Catalogue) -> Need:
@@ -308,31 +384,39 @@ def _after(
   need: Need, turn: Turn, shown: Sequence[str], catalogue: Catalogue
 ) -> Need:
   """Returns a need with what one turn says of the titles shown before it."""
-  words = " ".join(turn.words.replace("’", "'").split())
-  left = words
+  left = " ".join(turn.words.replace("’", "'").split())
+  if match := _AFRESH.search(left):
+    need = Need(refused=need.refused, chosen=need.chosen)
+    left = left.replace(match[0], " ", 1).strip()
   refused, liked, chosen = [], [], []
   denied: list[str] = []
   required: list[tuple[str, ...]] = []
   # Liked before refused: "not that, more like the second".
   for pattern, into in (
+    (_SIMILAR, liked),
     (_LIKE, liked),
+    (_BUT, liked),
+    (_LOOKS_GOOD, liked),
+    (_PRAISED, liked),
     (_CHOSEN, chosen),
+    (_TAKEN, chosen),
     (_REFUSED, refused),
   ):
     for match in pattern.finditer(left):
       if titles := _items(match, shown):
         into += titles
         left = left.replace(match[0], " ", 1)
-  if shown and _REFUSED_ALL.search(left):
+  pattern = _NEXT if _NEXT.fullmatch(turn.words.strip()) else _REFUSED_ALL
+  if shown and pattern.search(left):
     refused += shown
-    left = _REFUSED_ALL.sub(" ", left)
+    left = pattern.sub(" ", left)
   if shown and (match := _BRAND.search(left)):
     # Titles begin with their brand: it is all that a title tells of it.
     named = [*refused[-1:], shown[0]]
     (about, *_) = [*_items(match, shown), *named]
     brand = next(iter(_words(about, in_order=True)), "")
     is_other = match["not"] or match["which"].lower().endswith(
-      ("other", "different")
+      ("other", "different", "wrong")
     )
     if brand and is_other:
       denied.append(brand)
@@ -346,28 +430,54 @@ def _after(
     if each not in _ORDINALS
     for word in _words(each, in_order=True)
   ]
-  for pattern in (_INSTEAD, _MUST):
+  before = {word for part in need.words for word in _words(part)}
+  before |= {word for each in need.required for word in each}
+  seen = {word for title in shown for word in _words(title)}
+  for pattern in (_INSTEAD, _MUST, _WISH):
     for match in pattern.finditer(left):
-      required += _required(match["words"], catalogue, {*denied})
+      found = _required(match["words"], catalogue, {*denied})
+      asked = {word for each in found for word in each}
+      if (
+        pattern is not _WISH
+        or asked & seen == asked
+        or _rivals(asked, catalogue, before)
+      ):
+        required += found
+  fine: set[str] = set()
+  for match in _FINE.finditer(left):
+    if lifted := _words(match["words"]) & {*need.denied}:
+      fine |= lifted
+      left = left.replace(match[0], " ", 1)
+  if need.required and required and left.lower().startswith("or "):
+    # "Or Corvo": beside what it would exclude.
+    *others, last = need.required
+    more = [word for each in required for word in each]
+    if _rivals(more, catalogue, last):
+      need = dataclasses.replace(need, required=tuple(others))
+      required = [(*last, *more)]
   text = " ".join((_without_denials(left) if denied else left).split())
-  text = _POLITE.sub("", text).strip(" ,;.!?")
+  text = _POLITE.sub("", text).strip(" ,;:.!?").removeprefix("but ")
   new = {word for each in required for word in each}
   # What is no longer wanted is not told to the model, either: it would read
   # the words.
   gone = _rivals(new, catalogue) | {*denied}
   parts = [_without_words(part, gone, catalogue) for part in need.words]
-  if _words(text) - _SMALL:
+  meant = _words(text) - _SMALL
+  if meant:
     parts.append(text)
-  before = [each for each in need.required if not gone & {*each}]
+  is_read = bool(refused or liked or chosen or denied or required or fine)
+  is_told = is_read or not need.words or meant & catalogue.words.keys()
+  kept = [each for each in need.required if not gone & {*each}]
   return Need(
     words=tuple(dict.fromkeys(filter(None, parts))),
-    required=tuple(dict.fromkeys([*before, *required])),
-    denied=_joined([w for w in need.denied if w not in new], denied),
+    required=tuple(dict.fromkeys([*kept, *required])),
+    denied=_joined([w for w in need.denied if w not in new | fine], denied),
     refused=_joined(need.refused, refused),
     chosen=_joined(need.chosen, chosen),
     liked=_joined(
       [t for t in need.liked if t not in (*refused, *liked)], liked
     ),
+    unread="" if is_told or not meant else text,
   )
 
 
@@ -403,32 +513,48 @@ def _required(
     # "What about for kids?", "Now something scary": nothing that titles say.
     return []
   if " or " in said.lower():
-    words = [_singular(w) for w in re.split(" or ", said.lower())]
+    words = [_singular(w) for w in re.split(" or (?:an? )?", said.lower())]
     known = tuple(w for w in words if w in catalogue.words and w not in denied)
     return [known] if known else []
   words = [w for w in _words(said, in_order=True) if w not in _SMALL]
   if not words or not all(w in catalogue.words for w in words):
     # A condition, but none on what titles say.
     return []
-  return [(word,) for word in words if word not in denied]
+  words = [word for word in words if word not in denied]
+  if any(_rivals([word], catalogue, words) for word in words):
+    # "A rope and a helmet": no title is both.
+    return [tuple(words)]
+  return [(word,) for word in words]
 
 
-def _rivals(new: set[str], catalogue: Catalogue) -> set[str]:
-  """Returns the words that exclude the new ones, see `_EXPECTED`."""
+def _rivals(
+  new: Iterable[str],
+  catalogue: Catalogue,
+  among: Iterable[str] | None = None,
+) -> set[str]:
+  """Returns the words that exclude the new ones, see `_EXPECTED`.
+
+  Args:
+    new: words.
+    catalogue: whose titles tell.
+    among: words that may be returned; all of the catalogue if None.
+  """
+  new = {*new}
+  known = catalogue.words
+  others = known.keys() if among is None else known.keys() & {*among}
   found: set[str] = set()
   for word in new:
-    having = catalogue.words.get(word, frozenset())
-    for other, others in catalogue.words.items():
-      expected = len(having) * len(others) / max(catalogue.size, 1)
-      if other in new or expected < _EXPECTED:
-        continue
-      if having.isdisjoint(others):
+    having = known.get(word, frozenset())
+    for other in others - new:
+      expected = len(having) * len(known[other]) / max(catalogue.size, 1)
+      if expected >= _EXPECTED and having.isdisjoint(known[other]):
         found.add(other)
   return found
 
 
 def _without_denials(text: str) -> str:
   """Returns a turn without its clauses that deny something."""
+  text = re.sub(r"\bany [\w'-]+ but\b", "not", text)
   clauses = re.split(r"(?<=[,.!?;])\s+|(?<!thing)\s+(?:but|and)\s+", text)
   return " ".join(clause for clause in clauses if not denied_words(clause))
 
@@ -438,6 +564,8 @@ def _without_words(text: str, gone: set[str], catalogue: Catalogue) -> str:
   if not _words(text) & gone:
     return text
   kept = " ".join(w for w in text.split() if not _words(w) & gone)
+  # "A tent or a", without the hammock.
+  kept = re.sub(r"[ ,;]*(?:\b(?:or|and|an?|the|in|from)[ ,;]*)+$", "", kept)
   left = _words(kept) - _SMALL
   return kept.strip(" ,;") if left & catalogue.words.keys() else ""
 

@@ -48,7 +48,8 @@ _LONGEST_LABEL = 6
 _DENIAL = re.compile(
   r"(?:\b(?:(?:don't|do not|doesn't|does not|didn't|did not|never) "
   r"(?:want|like|need|enjoy|wear|use)s?|not|no|nothing|neither|without|"
-  r"except(?: for)?|exclude|other than|anything but|hates?|dislikes?|avoids?) "
+  r"except(?: for)?|exclude|remove|hide|other than|any(?:thing| [\w'-]+)? but|"
+  r"hates?|dislikes?|avoids?) "
   r"(?:(?:in|a|an|any|the|one|of|from|with|into|more|another|those|your|made|"
   r"by) )*|"
   r"(?<!\S)-(?=[a-z]))([\w'-]+(?: (?:or|nor) [\w'-]+)*)",
@@ -67,7 +68,7 @@ _NO_DENIAL = frozenset(
   "matter longer idea problem what which but sell stock hurry later sooner "
   "even quite all always ever "
   "exactly looking interested fussy picky certain afraid able enough else good "
-  "great new old best bad".split()
+  "great new old best bad brand preference particular specific".split()
 )
 
 

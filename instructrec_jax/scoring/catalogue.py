@@ -37,6 +37,7 @@ from instructrec_jax.scoring.tokenization import (
   candidate_encoder,
 )
 from instructrec_jax.scoring.trie import ID_BYTES, START_ID
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.attention import project_memory
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.layouts import (
@@ -155,7 +156,9 @@ class CatalogueSearch:
       )
       self._scale.add(ranker.prior_offsets(titles), self._numbers)
     shardings = mesh_lib.model_shardings(config, mesh, params)
-    self._params = mesh_lib.to_devices(params, shardings)
+    self._params = mesh_lib.to_devices(
+      parameters.for_inference(config, params), shardings
+    )
     self._config = config
     self._by_shard = mesh_lib.batch_sharding(mesh)
 

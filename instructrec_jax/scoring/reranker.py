@@ -188,13 +188,12 @@ class T5Ranker:
       bin_tokens=batch_tokens or _BIN_TOKENS.get(jax.default_backend(), 32768),
     )
     shardings = mesh_lib.model_shardings(config, self._mesh, params)
-    self._shardings = shardings
+    self._shardings, self._config = shardings, config
     self.set_params(params)
     self._by_shard = mesh_lib.batch_sharding(self._mesh)
     self.compiled_shapes = 0
     self.compile_seconds = 0.0
     self.flops = 0.0
-    self._config = config
     self.num_parameters = sum(
       math.prod(leaf.shape)
       for leaf in jax.tree.leaves(parameters.parameter_shapes(config))
@@ -273,9 +272,15 @@ class T5Ranker:
 
   def set_params(self, params: Any) -> None:
     """Replaces the parameters; compiled programs are kept."""
-    self._params = mesh_lib.to_devices(params, self._shardings)
+    self._params = mesh_lib.to_devices(
+      parameters.for_inference(self._config, params), self._shardings
+    )
     # log P(candidate | the null instruction) by the candidate's ids.
     self._priors: dict[bytes, float] = {}
+
+  def drop_params(self) -> None:
+    """Frees the parameters' memory until `set_params` gives others."""
+    self._params = None
 
   def plan(self, requests: Sequence[RankingRequest]) -> None:
     """Fixes shapes as scoring these requests would.

@@ -42,13 +42,16 @@ def freeze(config: T5Config, params: Any) -> Any:
 
   In the dtype of activations, to which every layer casts its weights anyway; so
   that nothing is rounded that was not, the output layer, which computes in
-  float32, stays as it is.
+  float32, stays as it is; and so does T5's table of distances, a small one,
+  which kernels look up in float32.
   """
   flat: dict[Any, Any] = traverse_util.flatten_dict(params)
   head = _EMBEDDING if config.logits_via_embedding else _HEAD
   return traverse_util.unflatten_dict(
     {
-      path: leaf if path == head else leaf.astype(jnp.dtype(config.dtype))
+      path: leaf
+      if path == head or path[-1] == "rel_embedding"
+      else leaf.astype(jnp.dtype(config.dtype))
       for path, leaf in flat.items()
     }
   )

@@ -4,8 +4,10 @@ import dataclasses
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from instructrec_jax.seq2seq import int8, lora
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.transformer import Transformer
 
@@ -40,3 +42,13 @@ def initial_variables(config: T5Config, *, seed: int = 0) -> Any:
   return Transformer(config).init(
     jax.random.key(seed), tokens, tokens, tokens, enable_dropout=False
   )
+
+
+def for_inference(config: T5Config, params: Any) -> Any:
+  """Returns parameters as programs read them: cast once, not in each call.
+
+  Those of a model that computes in float32, and int8, stay as they are.
+  """
+  if jnp.dtype(config.dtype) == jnp.float32 or int8.is_int8(params):
+    return params
+  return lora.freeze(config, params)

@@ -32,6 +32,7 @@ from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.catalogue import CatalogueSearch
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.explanation import Explanation, explain
 from instructrec_jax.serving.model_export import (
@@ -158,7 +159,9 @@ class Recommender:
     if batch_tokens is not None:
       check_counts(batch_tokens=batch_tokens)
     # Once, so that the ranker and the search share one copy on the device.
-    params = jax.device_put(params, jax.devices()[0])
+    params = jax.device_put(
+      parameters.for_inference(config, params), jax.devices()[0]
+    )
     self.ranker = T5Ranker(
       config=config,
       params=params,
@@ -491,7 +494,7 @@ class Recommender:
     No title that was refused, chosen, likened to, or is of the history comes
     back. What the turns require or deny holds for every title, unless none
     would be left. Fewer than k may be found; of a wish for what there are
-    fewer of, the others that come near are named.
+    fewer of, the others that come near are named, and come last.
 
     Args:
       turns: the oldest first; all but the last with what was shown.
@@ -552,6 +555,7 @@ class Recommender:
       for number in shown
       if not all(number in self._words.words[word] for word in scarce)
     )
+    ranking = tuple(sorted(ranking, key=lambda each: each.title in near))
     return Reply(
       Recommendation(composed, ranking), need, given_up, scarce, near, words
     )

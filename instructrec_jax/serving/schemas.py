@@ -310,6 +310,8 @@ class ChatAnswer(RankingAnswer):
   words that titles must and must not have, `given_up` those of them that no
   title was left for. `scarce` are words of the wish that only some of the
   titles shown have, and no other that may be: those of `near` lack one.
+  `unread` is what was said last, if no rule reads it and no title has a word
+  of it: what it comes to is the model's alone.
   """
 
   conversation: str | None = Field(
@@ -323,6 +325,7 @@ class ChatAnswer(RankingAnswer):
   denied: list[str]
   refused: list[str]
   chosen: list[str]
+  unread: str
   given_up: list[str]
   scarce: list[str]
   near: list[str]

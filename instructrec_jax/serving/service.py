@@ -189,6 +189,7 @@ class Service:
       denied=[*need.denied],
       refused=[*need.refused],
       chosen=[*need.chosen],
+      unread=need.unread,
       given_up=[*found.given_up],
       scarce=[*found.scarce],
       near=[*found.near],

@@ -308,8 +308,10 @@ def _with_whole(model: bytes, texts: Iterable[str]) -> bytes:
   module: Any = sentencepiece_model_pb2
   proto = module.ModelProto.FromString(model)
   if proto.normalizer_spec.name == _CUSTOM_RULES:
-    # Ours span no words.
+    # Ours span no words. The name of the rules' temporary file would make each
+    # run's model another.
     proto.normalizer_spec.name = "nmt_nfkc_cf_quotes"
+    proto.normalizer_spec.ClearField("normalization_rule_tsv")
   known = {piece.piece for piece in proto.pieces}
   for text in texts:
     piece = processor.normalize(text)

@@ -93,6 +93,17 @@ def test_turns_for_people(said, loaded, capsys):
   assert "(green)" in out and "(not green)" in out
 
 
+def test_many_refusals_are_counted_and_what_nothing_tells_is_said(
+  said, loaded, capsys
+):
+  said("a tent", "not the first", "next", "cheaper")
+  assert main(["chat", "--model", loaded, "--top", "4"]) == 0
+  out = capsys.readouterr().out
+  assert "(not 'Alder Tent Green')" in out
+  assert "(not 5 titles that were refused)" in out
+  assert out.count("no title has a word of 'cheaper'") == 1
+
+
 def test_no_catalogue_and_nothing_to_go_by_are_told(
   said, loaded, monkeypatch, capsys
 ):

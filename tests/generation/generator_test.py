@@ -1,6 +1,7 @@
 """What is written: as Hugging Face writes it, alone or in a crowd."""
 
 import dataclasses
+import re
 import sys
 
 import jax
@@ -13,7 +14,11 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.generation import decode
 from instructrec_jax.generation.generator import Decoding, Generator
 from instructrec_jax.records import RankingRequest
+from instructrec_jax.scoring.catalogue import CatalogueSearch
 from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import parameters
+from instructrec_jax.seq2seq.parameters import parameter_shapes
+from instructrec_jax.xla_options import compiler_options
 
 # All the ways to decode, as few tokens as tell them apart.
 WAYS = [
@@ -290,6 +295,70 @@ def test_bfloat16_is_independent_of_neighbours(
   together = rounded.generate(instructions[:4], WAYS[0])
   others = rounded.generate([instructions[0], *instructions[50:53]], WAYS[0])
   assert together[0] == others[0]
+
+
+@pytest.mark.parametrize("kind", ["ranker", "search", "generator"])
+@pytest.mark.parametrize("scan_layers", [False, True])
+def test_weights_are_cast_when_loaded_and_in_no_call(
+  kind, scan_layers, config, vocabulary, titles, monkeypatch
+):
+  """As an accelerator gets the programs; a CPU has no bfloat16 of its own."""
+  programs, jit = [], jax.jit
+
+  def recorded(function, **options):
+    program = jit(function, **options)
+
+    def call(*args):
+      lowered = program.trace(*args).lower(lowering_platforms=("cuda",))
+      programs.append(lowered.as_text())
+      return program(*args)
+
+    return call
+
+  def casts(text):
+    """Those to bfloat16 of what is shaped as a matrix, or a stack of some."""
+    found = re.findall(r"convert .*\(tensor<([\dx]*)xf32>\) -> .*xbf16>", text)
+    return [
+      shape for shape in found if re.sub(r"^[12]x", "", shape) in matrices
+    ]
+
+  config = config.replace(
+    dtype="bfloat16",
+    # Sizes that no array of activations has.
+    emb_dim=36,
+    mlp_dim=52,
+    num_heads=11,
+    loop_over_examples=False,
+    scan_layers=scan_layers,
+  )
+  params = jax.tree.map(
+    lambda of: np.full(of.shape, 0.1, np.float32), parameter_shapes(config)
+  )
+  matrices = {
+    "x".join(map(str, leaf.shape))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params)
+    if path[-1].key in ("kernel", "embedding")
+  }
+  model = {"config": config, "params": params, "vocabulary": vocabulary}
+  instruction = "tent stove"
+
+  def use():
+    programs.clear()
+    if kind == "ranker":
+      T5Ranker(**model).score([RankingRequest("1", instruction, (titles[0],))])
+    elif kind == "search":
+      CatalogueSearch(titles, **model).top([instruction], 2)
+    else:
+      Generator(**model).generate([instruction], Decoding(max_tokens=2))
+    assert programs
+    return [shape for text in programs for shape in casts(text)]
+
+  # It asks once, with a program of its own.
+  compiler_options()
+  monkeypatch.setattr(jax, "jit", recorded)
+  assert not use()
+  monkeypatch.setattr(parameters, "for_inference", lambda _, params: params)
+  assert use(), "a cast would not be seen"
 
 
 @pytest.mark.parametrize(

@@ -22,20 +22,25 @@ import collections
 import contextlib
 import hashlib
 import importlib
+import json
 import os
 import pathlib
 import random
 import re
 import resource
+import select
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import time
 import traceback
+import types
 from collections.abc import Callable, Iterator
+from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3"
@@ -181,6 +186,8 @@ class Run:
       most = size * resource.getpagesize() + MEMORY
       resource.setrlimit(resource.RLIMIT_AS, (most, most))
       resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+      if self.argv[0] in ("quickstart", "reproduce"):
+        _fork_commands()
       inside()
       status = _call(self.argv)
     except SystemExit as error:
@@ -238,6 +245,97 @@ class Run:
       texts.append(file.read().decode(errors="replace"))
       file.close()
     self.out, self.err = texts
+
+
+class Forked:
+  """Stands in for `subprocess.Popen` of our own commands, as a fork.
+
+  A step of `reproduce` and the server of `quickstart` would import for ten
+  seconds. They are forked by a process that was itself forked before the
+  command began, and so has no threads: `asked` is its socket.
+  """
+
+  asked: socket.socket
+
+  def __init__(self, command, *, env=None, stderr=2, text=False, **others):
+    assert command[:2] == [sys.executable, "-m"], command
+    self._end, end = os.pipe()
+    stdout = others["stdout"]
+    self.stdout = None
+    if stdout == subprocess.PIPE:
+      read, stdout = os.pipe()
+      self.stdout = open(read, "r" if text else "rb")
+    files = [f if isinstance(f, int) else f.fileno() for f in (stdout, stderr)]
+    words = json.dumps([command[2:], env or dict(os.environ)])
+    socket.send_fds(self.asked, [words.encode()], [*files, end])
+    os.close(end)
+    if self.stdout:
+      os.close(stdout)
+    self.pid = int.from_bytes(os.read(self._end, 4), "little")
+    self._status: int | None = None
+
+  def wait(self, timeout: float | None = None) -> int:
+    """Returns its exit status; raises TimeoutExpired."""
+    if self._status is None:
+      if not select.select([self._end], [], [], timeout)[0]:
+        raise subprocess.TimeoutExpired("", timeout or 0)
+      said = os.read(self._end, 4)
+      self._status = int.from_bytes(said, "little") if said else -1
+    return self._status
+
+  def poll(self) -> int | None:
+    with contextlib.suppress(subprocess.TimeoutExpired):
+      return self.wait(0)
+
+  def terminate(self) -> None:
+    os.kill(self.pid, signal.SIGTERM)
+
+  def __enter__(self):
+    return self
+
+  def __exit__(self, *error):
+    if self.stdout:
+      self.stdout.close()
+    self.wait()
+
+
+def _fork_commands() -> None:
+  """Makes our own commands that this process starts forks of it as it is."""
+  Forked.asked, asked = socket.socketpair(type=socket.SOCK_SEQPACKET)
+  if os.fork():
+    asked.close()
+    fake = types.SimpleNamespace(**vars(subprocess) | {"Popen": Forked})
+    for name in ("cli.quickstart", "reproduction.run"):
+      module: Any = importlib.import_module(f"instructrec_jax.{name}")
+      module.subprocess = fake
+    return
+  Forked.asked.close()
+  while True:
+    words, files, *_ = socket.recv_fds(asked, 1 << 20, 3)
+    if not words:
+      os._exit(0)
+    if not os.fork():
+      out, err, end = files
+      status = 1
+      try:
+        os.dup2(out, 1)
+        os.dup2(err, 2)
+        os.write(end, os.getpid().to_bytes(4, "little"))
+        (name, *argv), env = json.loads(words)
+        os.environ.update(env)
+        status = importlib.import_module(name).main(argv) or 0
+      except SystemExit as error:
+        status = error.code if isinstance(error.code, int) else 1
+      except BaseException:
+        traceback.print_exc()
+      finally:
+        with contextlib.suppress(BaseException):
+          sys.stdout.flush()
+          sys.stderr.flush()
+        os.write(end, status.to_bytes(4, "little"))
+        os._exit(status)
+    for file in files:
+      os.close(file)
 
 
 def _call(argv: list[str]) -> int:
@@ -366,6 +464,10 @@ def _contents(folder: pathlib.Path) -> dict[str, str]:
   return found
 
 
+# Files that tell how long something took: two runs may round alike.
+_TIMED = re.compile(r"/new/.*(report\.html$|results\.md$|/logs/)").search
+
+
 class Reference:
   """What an undisturbed run of a command makes; what varies is only listed."""
 
@@ -382,9 +484,11 @@ class Reference:
           raise SystemExit(f"{shlex.join(each.argv)} failed: {each.err}")
       made.append(self.result())
     self.made = {
-      name: made[0][name] if made[0][name] == made[1].get(name) else "varies"
-      for name in made[0]
+      name: "varies" if what != made[1].get(name) or _TIMED(name) else what
+      for name, what in made[0].items()
     }
+    vary = sorted(n for n, what in self.made.items() if what == "varies")
+    print(f"{task.argv[:60]}: {self.seconds:.0f} s; vary: {vary}", flush=True)
 
   def reset(self) -> None:
     """Makes the copy anew, with what is there before the command."""
@@ -491,10 +595,10 @@ def kills(place: Place, options: argparse.Namespace) -> int:
       continue
     reference = Reference(place, task)
     count = [0, 0]
-    n = 0
+    n = 1 - options.every
     steps = True
     while steps and n < options.steps:
-      n += 1
+      n += options.every
       for after in (False, True):
         reference.reset()
         run = reference.start(_die_at(n, after=after)).wait(600, 600)
@@ -542,8 +646,10 @@ def _again(reference: Reference, when: str) -> int:
   return int(bool(faults))
 
 
-def _shorten_chunks() -> None:
-  """Makes files of few requests ones of several chunks."""
+def _shorten() -> None:
+  """Makes files of few requests ones of several chunks, and work short."""
+  from instructrec_jax.cli import quickstart
+  from instructrec_jax.evaluation import metrics
   from instructrec_jax.generation.stream import generate_file
   from instructrec_jax.scoring.stream import score_file
 
@@ -551,6 +657,12 @@ def _shorten_chunks() -> None:
     defaults = function.__kwdefaults__
     assert defaults
     defaults["chunk"] = size
+  counts = metrics.bootstrap_counts
+  metrics.bootstrap_counts = lambda users, *, seed, resamples=0: counts(
+    users, seed=seed, resamples=50
+  )
+  for name in ("VALIDATION_USERS", "WRITTEN_REQUESTS", "LOOKED_THROUGH"):
+    setattr(quickstart, name, 8)
 
 
 def make_world(folder: pathlib.Path, *, anew: bool) -> pathlib.Path:
@@ -584,7 +696,9 @@ def main() -> int:
   parser.add_argument("--kind", default="")
   parser.add_argument("--only", default="")
   parser.add_argument("--short", action="store_true")
-  parser.add_argument("--every", type=int, default=1, help="each n-th case")
+  parser.add_argument(
+    "--every", type=int, default=1, help="each n-th case or step"
+  )
   parser.add_argument("--quiet", action="store_true", help="failures alone")
   parser.add_argument("--times", type=int, default=20)
   parser.add_argument("--steps", type=int, default=1000)
@@ -599,7 +713,7 @@ def main() -> int:
   }
   for module in HEAVY:
     importlib.import_module(module)
-  _shorten_chunks()
+  _shorten()
   world = make_world(folder.resolve(), anew=options.anew)
   place = Place(folder.resolve() / f"place{os.getpid()}", world)
   try:

@@ -56,6 +56,20 @@ def needs(catalogue):
     ("Alder only, please", [("alder",)]),
     ("I'd rather have grey.", [("grey",)]),
     ("a bit like that, but in grey", [("grey",)]),
+    ("the same but grey", [("grey",)]),
+    ("the first but in orange", [("orange",)]),
+    ("no, I meant orange", [("orange",)]),
+    ("do you have anything from Alder?", [("alder",)]),
+    ("I'd prefer Alder", [("alder",)]),
+    ("from Alder or Borea", [("alder", "borea")]),
+    # What tells apart what was shown, or excludes what was asked.
+    ("orange", [("orange",)]),
+    ("green or grey", [("green", "grey")]),
+    ("Show me kayaks", [("kayak",)]),
+    ("now a stove to go with it", [("stove",)]),
+    ("a stove or a kayak", [("stove", "kayak")]),
+    # No title is both.
+    ("maybe a stove and a kayak", [("stove", "kayak")]),
     # No conditions on what titles say.
     ("What about for kids?", []),
     ("cheaper", []),
@@ -64,6 +78,9 @@ def needs(catalogue):
     ("in time for my trip", []),
     ("I'm interested in a green life", []),
     ("only the best", []),
+    ("no, I meant blue", []),
+    ("why is that orange?", []),
+    ("Eskdale, maybe", []),
     ("I don't care about the brand", []),
     ("¿Algo más barato?", []),
     ("もっと安いもの", []),
@@ -81,6 +98,7 @@ def test_what_is_required(needs, words, required):
     ("anything but Borea", ["borea"]),
     ("Not from that brand.", ["alder"]),
     ("another brand, please", ["alder"]),
+    ("wrong brand", ["alder"]),
     ("not the second, and not from that brand", ["borea"]),
     ("different brand than the second", ["borea"]),
     ("not made by Alder", ["alder"]),
@@ -89,6 +107,9 @@ def test_what_is_required(needs, words, required):
     ("not the tenth", []),
     ("I don't want a green one", ["green"]),
     ("green is fine", []),
+    ("any colour but green", ["green"]),
+    ("remove the orange ones", ["orange"]),
+    ("no brand preference", []),
   ],
 )
 def test_what_is_denied(needs, words, denied):
@@ -116,6 +137,11 @@ def test_what_is_denied(needs, words, denied):
     ("not that one 👎", [0]),
     ("none of these", [0, 1, 2]),
     ("show me something else", [0, 1, 2]),
+    ("Show me more", [0, 1, 2]),
+    ("what else?", [0, 1, 2]),
+    ("next", [0, 1, 2]),
+    ("No.", [0, 1, 2]),
+    ("more in green", []),
     # There are three.
     ("not the seventh", []),
     ("not the first time that I buy one", []),
@@ -140,7 +166,13 @@ def test_more_like_and_taken(needs):
   assert "Borea" not in compose_words(
     needs("More like the second.", "nothing from Borea"), WORDING
   )
+  assert needs("the first but smaller").liked == (SHOWN[0],)
+  assert needs("The second is nice, anything similar?").liked == (SHOWN[1],)
+  assert needs("I like the third").liked == (SHOWN[2],)
+  assert not needs("I don't like the third").liked
   assert needs("I'll take the third").chosen == (SHOWN[2],)
+  assert needs("I already have the first one").chosen == (SHOWN[0],)
+  assert needs("the second, please").chosen == (SHOWN[1],)
   taken = needs("I'll take the first and the third").chosen
   assert taken == (SHOWN[0], SHOWN[2])
 
@@ -151,12 +183,64 @@ def test_a_correction_takes_back_what_it_excludes(needs):
   assert "green" not in compose_words(need, WORDING)
   need = needs("not orange", "only orange ones")
   assert (need.denied, [*need.required]) == ((), [("orange",)])
+  need = needs("nothing from Alder", "back to Alder")
+  assert (need.denied, [*need.required]) == ((), [("alder",)])
   need = needs("only orange ones", "not orange")
   assert (need.denied, need.required) == (("orange",), ())
   # Another kind is another wish; the finish goes with it.
   need = needs("in green", "now a kayak")
   assert [*need.required] == [("green",), ("kayak",)]
   assert "tent" not in compose_words(need, WORDING)
+
+
+def test_a_wish_of_another_kind_takes_back_the_first(needs):
+  need = needs("in green", "show me kayaks")
+  assert [*need.required] == [("green",), ("kayak",)]
+  assert "tent" not in compose_words(need, WORDING)
+  # What no title excludes is added.
+  assert "tent" in compose_words(needs("with a porch"), WORDING)
+
+
+def test_what_was_denied_may_be_fine_again(needs):
+  need = needs("not orange, not grey", "actually orange is fine")
+  assert need.denied == ("grey",)
+  assert not need.unread
+  assert "orange" not in compose_words(need, WORDING)
+
+
+def test_or_widens(needs):
+  need = needs("only from Alder", "or Borea")
+  assert [*need.required] == [("alder", "borea")]
+
+
+def test_starting_over_keeps_what_was_refused_and_taken(needs):
+  need = needs(
+    *("not the first", "I'll take the second", "only grey, not Corvo"),
+    "Start over: a kayak",
+  )
+  assert (need.refused, need.chosen) == ((SHOWN[0],), (SHOWN[1],))
+  assert (need.required, need.denied) == ((), ())
+  assert compose_words(need, WORDING) == "a kayak"
+  # No item is meant.
+  assert needs("forget it, show me a rope").refused == ()
+
+
+@pytest.mark.parametrize(
+  ("words", "unread"),
+  [
+    ("cheaper", "cheaper"),
+    ("no, I meant blue", "no, I meant blue"),
+    ("moins cher", "moins cher"),
+    ("with a green porch", ""),
+    ("not orange", ""),
+    ("yes, thanks", ""),
+  ],
+)
+def test_what_nothing_tells_is_known(catalogue, needs, words, unread):
+  assert needs(words).unread == unread
+  # It is of the last turn alone, and a first wish may be in any words.
+  assert not needs(words, "in green").unread
+  assert not read([Turn(words)], catalogue=catalogue).unread
 
 
 def test_buttons_count_as_words(catalogue):

@@ -60,6 +60,7 @@ def test_what_comes_near_is_told(recommender, url):
   assert reply.scarce == ("tent",)
   assert {*reply.near} == {t for t in reply.shown if "Tent" not in t}
   assert 0 < len(reply.near) < len(reply.shown)
+  assert {*reply.shown[-len(reply.near) :]} == {*reply.near}
   _, first = post(url, query="a tent", top_n=5)
   _, answer = post(
     url,
@@ -69,6 +70,8 @@ def test_what_comes_near_is_told(recommender, url):
   )
   assert answer["scarce"] == ["tent"]
   assert {*answer["near"]} == {*reply.near}
+  _, answer = post(url, query="cheaper", conversation=first["conversation"])
+  assert answer["unread"] == "cheaper"
 
 
 def test_what_was_taken_is_the_history(recommender):

@@ -240,9 +240,14 @@ def test_callers_cannot_change_the_cache(byte_pair, corpus):
   assert byte_pair.encode_one(corpus[0]) == before
 
 
-def test_training_is_repeatable_and_quiet(tmp_path, corpus, capfd):
-  first = train_vocabulary(corpus, tmp_path / "a.model", size=300, seed=1)
-  second = train_vocabulary(corpus, tmp_path / "b.model", size=300, seed=1)
+@pytest.mark.parametrize("fold_case", [False, True])
+def test_training_is_repeatable_and_quiet(tmp_path, corpus, fold_case, capfd):
+  first, second = (
+    train_vocabulary(
+      corpus, tmp_path / name, size=300, fold_case=fold_case, seed=1
+    )
+    for name in ("a.model", "b.model")
+  )
   assert first.sha256 == second.sha256
   assert first.num_pieces == 300
   assert capfd.readouterr() == ("", "")

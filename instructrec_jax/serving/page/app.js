@@ -279,12 +279,15 @@ async function converse({ query, ...shared }) {
 }
 
 // What holds for all titles, in a visitor's words.
-function holding({ required = [], denied = [], given_up = [], scarce = [] }) {
+function holding({
+  required = [], denied = [], unread = "", given_up = [], scarce = [],
+}) {
   const all = (words, or = " and ") => words.map(quoted).join(or);
   const kept = required.filter((words) => !words.some((w) => given_up.includes(w)));
   return [
     kept.length && `All have ${kept.map((words) => all(words, " or ")).join(" and ")}.`,
     denied.length && `None has ${all(denied, " or ")}.`,
+    unread && `No title has a word of ${quoted(unread)}: only the model reads it.`,
     given_up.length && `No title was left with ${all(given_up)}, so that was given up.`,
     scarce.length && `Too few have ${all(scarce)}: others come near.`,
   ].filter(Boolean).join(" ");
