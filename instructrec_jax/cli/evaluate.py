@@ -45,8 +45,8 @@ class Options:
   permutations: Annotated[opt.Count, opt.Arg(most=1000)] = 1
   """average the model's scores over N orders of the candidates in its prompt"""
   select_template: bool = False
-  """word each scenario as is best for the model on validation, and report all
-  its templates"""
+  """word each scenario as is best for the model on validation, with a list of
+  the candidates or without, and report all its templates"""
   normalisation: Literal[
     "sum", "mean", "byte", "pmi", "catalogue_prior", "ghost_free", "select"
   ] = "sum"

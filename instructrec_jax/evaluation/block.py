@@ -26,7 +26,14 @@ from instructrec_jax.evaluation.prompt_rankers import (
   SharedScores,
   TournamentRanker,
 )
-from instructrec_jax.evaluation.rankers import RANKERS, TEXT_READERS, entry_of
+from instructrec_jax.evaluation.rankers import (
+  LABELS,
+  RANKERS,
+  REASONED,
+  TEXT_READERS,
+  UNLISTED,
+  entry_of,
+)
 from instructrec_jax.evaluation.requests import RequestSource
 from instructrec_jax.evaluation.runs import RunWriter
 from instructrec_jax.evaluation.scores import (
@@ -39,6 +46,9 @@ from instructrec_jax.instructions.scenarios import Scenario
 from instructrec_jax.instructions.templates import Form
 from instructrec_jax.records import Ranker
 from instructrec_jax.scoring.normalisation import Normalisation
+
+# Rows that answer with letters of a list, or are compared with such prompts.
+_OF_LISTS = frozenset({LABELS, REASONED, UNLISTED})
 
 Block = dict[str, list[dict[str, Any]]]
 """What a scenario adds to the lists of results.json."""
@@ -94,10 +104,16 @@ def evaluate_scenario(
   assert plan.selected
   model = run.wrap(run.rankers[plan.selected], scenario)
   best, choice = selection.choose_template(
-    scenario, model, forms=plan.forms, limit=plan.limit
+    scenario,
+    model,
+    forms=plan.forms,
+    unlisted=_OF_LISTS.isdisjoint(plan.rankers),
+    limit=plan.limit,
   )
   source = plan.requests(scenario, plan.split, form=best)
-  block = evaluate_block(run, scenario, source, form=best)
+  is_unlisted = selection.is_unlisted(scenario, best)
+  asked = scenario.unlisted if is_unlisted else scenario
+  block = evaluate_block(run, asked, source, form=best)
   first_metric = (plan.selected, scenario.metrics[0])
   (value,) = [
     row["value"]

@@ -261,7 +261,7 @@ def _load_catalogue(resources: Resources) -> Ranker:
   )
 
 
-REASONED, UNLISTED = "reasoned", "unlisted"
+REASONED, UNLISTED, LABELS = "reasoned", "unlisted", "labels"
 # In the table's order.
 RANKERS: Mapping[str, RankerEntry] = {
   "random": RankerEntry(load=lambda resources: RandomRanker(), in_all=True),
@@ -380,7 +380,7 @@ RANKERS: Mapping[str, RankerEntry] = {
     scenarios="of the whole catalogue",
   ),
   # The model's choice among candidates by letter.
-  "labels": RankerEntry(
+  LABELS: RankerEntry(
     load=_load_labels,
     needs="model",
     cost="model",

@@ -391,12 +391,16 @@ def _table(
 
 
 def _template_table(choice: Mapping[str, Any], *, split: str) -> Table:
-  """Returns every form's figures, the chosen one marked."""
+  """Returns every form's figures, the chosen one marked.
+
+  Results of before there were any do not say which list no candidates.
+  """
   metric, figures = choice["metric"].upper(), ("validation", "test")
   rows = []
   for form in choice["forms"]:
+    name = form["form"] + ", no list" * form.get("unlisted", False)
     mark = " (chosen)" if form["form"] == choice["chosen"] else ""
-    rows.append(Row([form["form"] + mark, *(share(form[f]) for f in figures)]))
+    rows.append(Row([name + mark, *(share(form[f]) for f in figures)]))
   means = (
     Cell(share(f["mean"]), f"±{share(f['sd'])}")
     for f in (choice[figure] for figure in figures)

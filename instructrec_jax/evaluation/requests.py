@@ -164,7 +164,9 @@ class TemplateForms:
         f"{manifest}: no such file; templates are chosen among those of "
         f"`instructrec build --dataset {folder.path}`."
       )
-    options = storage.read_json(manifest, BUILT)["options"]
+    built = storage.read_json(manifest, BUILT)
+    options = built["options"]
+    self._has_sequences = f"{SEQUENCES}_test" in built["requests"]
     vocabulary = Vocabulary.load(folder.vocabulary_path)
     self._families = group_families(
       load_templates(folder.path / TEMPLATES_FILE)
@@ -183,14 +185,23 @@ class TemplateForms:
       ),
     )
 
-  def of_scenario(self, scenario: Scenario) -> list[Form]:
+  def of_scenario(
+    self, scenario: Scenario, *, unlisted: bool = False
+  ) -> list[Form]:
     """Returns the forms of a scenario's family, by kind of preference.
 
-    The first template was built.
+    The first template was built. With `unlisted`, those follow that show the
+    same and do not list the candidates.
     """
+    families = [scenario.family]
+    if unlisted and scenario.lists_candidates:
+      families.append(scenario.unlisted.family)
+      if scenario.history_alone and self._has_sequences:
+        families.append(SEQUENCES)
     return [
       each
-      for form in self._families.get(scenario.family, [])
+      for family in families
+      for form in self._families.get(family, [])
       for each in form.of_each_preference(PREFERENCES)
     ]
 

@@ -32,21 +32,24 @@ def choose_template(
   model: Ranker,
   *,
   forms: TemplateForms,
+  unlisted: bool = False,
   limit: int | None,
 ) -> tuple[Form, dict[str, Any]]:
   """Ranks validation requests with each form of a scenario's family.
 
-  `limit` of them are drawn at random; `SAMPLE` if None.
+  `limit` of them are drawn at random; `SAMPLE` if None. With `unlisted`, also
+  with those that show the same and do not list the candidates.
 
   Returns:
     The best form (of equally good ones the first), and "scenario", "metric",
-    "chosen", "validation_requests", "forms" with each one's "form" and
-    "validation", and "validation" with their "mean" and "sd".
+    "chosen", "validation_requests", "forms" with each one's "form",
+    "unlisted" and "validation", and "validation" with their "mean" and "sd".
 
   Raises:
     InputError: the folder was built from other annotations or templates.
   """
-  of_family, limit = forms.of_scenario(scenario), sample_size(scenario, limit)
+  of_family = forms.of_scenario(scenario, unlisted=unlisted)
+  limit = sample_size(scenario, limit)
   sources = [
     forms.requests(scenario, form=form, split="validation", limit=limit)
     for form in of_family
@@ -62,11 +65,20 @@ def choose_template(
     "chosen": best.name,
     "validation_requests": sources[0].count,
     "forms": [
-      {"form": form.name, "validation": value}
+      {
+        "form": form.name,
+        "unlisted": is_unlisted(scenario, form),
+        "validation": value,
+      }
       for form, value in zip(of_family, values, strict=True)
     ],
     "validation": _mean_and_sd(values),
   }
+
+
+def is_unlisted(scenario: Scenario, form: Form) -> bool:
+  """Whether a form leaves out the list of candidates that a scenario has."""
+  return scenario.lists_candidates and "candidates" not in form.slots
 
 
 def add_test_metrics(
@@ -85,6 +97,7 @@ def add_test_metrics(
     The choice of `choose_template` with "test" (whatever the split) of each
     form, and their "mean" and "sd". `of_best` is the chosen form's value.
   """
+  names = [form["form"] for form in choice["forms"]]
   values = [
     of_best
     if form.name == choice["chosen"]
@@ -94,7 +107,8 @@ def add_test_metrics(
       model,
       label=form.name,
     )
-    for form in forms.of_scenario(scenario)
+    for form in forms.of_scenario(scenario, unlisted=True)
+    if form.name in names
   ]
   tested = [
     {**form, "test": value}

@@ -62,6 +62,12 @@ class Scenario:
     return self.family.endswith("_t3")
 
   @property
+  def unlisted(self) -> "Scenario":
+    """The same requests, asked without a list of the candidates (T2)."""
+    family = self.family.removesuffix("_t3") + "_t2" * self.reranks
+    return dataclasses.replace(self, family=family)
+
+  @property
   def shows(self) -> tuple[str, ...]:
     """What instructions show: of "history", "query" and "preference"."""
     if self.family == SEQUENCES:

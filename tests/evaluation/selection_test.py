@@ -57,6 +57,28 @@ def test_the_first_form_is_what_was_built(built, forms, scenario, split):
     ]
 
 
+LISTED = [s for s in WORDED if s.lists_candidates]
+
+
+@pytest.mark.parametrize("scenario", LISTED, ids=lambda s: s.name)
+def test_forms_without_a_list_ask_the_same(forms, scenario):
+  listed = forms.of_scenario(scenario)
+  both = forms.of_scenario(scenario, unlisted=True)
+  assert both[: len(listed)] == listed
+  first = read(forms, scenario, listed[0], limit=9)
+  for form in both[len(listed) :]:
+    assert form.template.response == "item"
+    for asked, request in zip(
+      read(forms, scenario, form, limit=9), first, strict=True
+    ):
+      blank = {"instruction": ""}
+      blank |= {"query": ""} if form.query == "P2" else {}
+      assert dataclasses.replace(asked, **blank) == dataclasses.replace(
+        request, **blank
+      )
+      assert sum(c in asked.instruction for c in asked.candidates) < 10
+
+
 def test_the_folders_own_options_word_the_requests(built, tmp_path):
   shop = shutil.copytree(built, tmp_path / "shop")
   build(
@@ -72,24 +94,25 @@ def test_the_folders_own_options_word_the_requests(built, tmp_path):
   assert read(forms, scenario, first) == list(source.read())
 
 
-@pytest.fixture
-def texts(built, forms):
-  """The instructions of the scenario's third form, of both splits."""
+def texts_of(forms, form):
+  """The instructions of both splits in a form's words."""
   (scenario,) = find_scenarios(["sequential"])
   return {
     request.instruction
     for split in ("validation", "test")
-    for request in read(
-      forms, scenario, forms.of_scenario(scenario)[2], split=split
-    )
+    for request in read(forms, scenario, form, split=split)
   }
 
 
+@pytest.mark.parametrize("number", [2, -1], ids=["listed", "unlisted"])
 def test_the_best_template_on_validation_is_the_tables(
-  built, forms, texts, use_model, tmp_path
+  number, built, forms, use_model, tmp_path
 ):
   """The model knows one form, and half as many answers in the test."""
   (scenario,) = find_scenarios(["sequential"])
+  of_scenario = forms.of_scenario(scenario, unlisted=True)
+  best = of_scenario[number].name
+  texts = texts_of(forms, of_scenario[number])
   lengths = DatasetFolder.open(built).sequences.lengths
 
   def knows(request, _):
@@ -106,11 +129,13 @@ def test_the_best_template_on_validation_is_the_tables(
   plain = evaluate(out=tmp_path / "plain", **arguments)
   results = evaluate(out=tmp_path / "chosen", select_template=True, **arguments)
   (choice,) = results["templates"]
-  names = [form.name for form in forms.of_scenario(scenario)]
-  assert choice["chosen"] == names[2]
+  names = [form.name for form in of_scenario]
+  assert choice["chosen"] == best
   assert [form["form"] for form in choice["forms"]] == names
   (before,), (after,) = plain["scenarios"], results["scenarios"]
-  assert after["template"] == names[2] != before["template"] == names[0]
+  assert after["template"] == best != before["template"] == names[0]
+  answers = "T3" if number == 2 else "T2"
+  assert after["aspects"] == f"<P1,I0,{answers}>"
   assert after["candidates_sha256"] == before["candidates_sha256"]
   assert pick(results, "rows", ranker="popularity") == pick(
     plain, "rows", ranker="popularity"
@@ -118,20 +143,21 @@ def test_the_best_template_on_validation_is_the_tables(
 
   first = forms.of_scenario(scenario)[0]
   users = np.array([r.user for r in read(forms, scenario, first)])
-  on_test = {name: 1.0 for name in names} | {names[2]: np.mean(users % 2)}
+  on_test = {name: 1.0 for name in names} | {best: np.mean(users % 2)}
   on_validation = {name: np.mean(users % 3 == 0) for name in names}
-  on_validation[names[2]] = 1.0
+  on_validation[best] = 1.0
   for form in choice["forms"]:
     assert form["test"] == pytest.approx(on_test[form["form"]])
     assert form["validation"] == pytest.approx(on_validation[form["form"]])
-  assert value(results, "model", "hr@1") == pytest.approx(on_test[names[2]])
+  assert value(results, "model", "hr@1") == pytest.approx(on_test[best])
   assert value(plain, "model", "hr@1") == 1
   assert choice["test"]["mean"] == pytest.approx(np.mean([*on_test.values()]))
   assert choice["test"]["sd"] == pytest.approx(
     np.std([*on_test.values()], ddof=1)
   )
   text = (tmp_path / "chosen" / "results.md").read_text()
-  assert f"| {names[2]} (chosen) |" in text and "| mean ± sd " in text
+  told = f"{best}, no list" if number < 0 else best
+  assert f"| {told} (chosen) |" in text and "| mean ± sd " in text
 
 
 def test_the_limit_bounds_both_samples(built, use_model, tmp_path):
@@ -236,8 +262,11 @@ def test_the_normalisation_is_chosen_on_validation(built, use_model, tmp_path):
 
 
 def test_template_and_normalisation_are_chosen_together(
-  built, texts, use_model, tmp_path
+  built, forms, use_model, tmp_path
 ):
+  (scenario,) = find_scenarios(["sequential"])
+  texts = texts_of(forms, forms.of_scenario(scenario)[2])
+
   def knows(request, name):
     return request.instruction in texts and (name == "pmi" or request.user % 3)
 
