@@ -189,7 +189,12 @@ def _run(options: Options) -> None:
     config=config,
     data=packed,
     optimizer=optimizer.adafactor(
-      optimizer.constant(peak=LEARNING_RATE, warmup_steps=50)
+      optimizer.warmup_stable_decay(
+        peak=LEARNING_RATE,
+        warmup_steps=min(50, steps // 2),
+        decay_steps=max(steps // 4, 1),
+        total_steps=steps,
+      )
     ),
     steps=steps,
     batch_size=BATCH_SIZE,

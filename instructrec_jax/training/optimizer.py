@@ -191,6 +191,30 @@ def linear(
   return _after_warmup(peak, warmup_steps, decay)
 
 
+def warmup_stable_decay(
+  peak: float = 1e-3,
+  warmup_steps: int = 0,
+  decay_steps: int = 100,
+  total_steps: int = 1000,
+) -> optax.Schedule:
+  """Returns a warm-up to `peak`, then `peak`, and in the end a line to 0.
+
+  A constant rate ends wherever the last steps have thrown the parameters; what
+  decays settles (Hu et al., 2024, arXiv:2404.06395, section 4).
+  """
+  _check(peak, warmup_steps)
+  check_counts(decay_steps=decay_steps, total_steps=total_steps)
+  stable_steps = total_steps - warmup_steps - decay_steps
+  if stable_steps < 0:
+    raise InputError(
+      f"a schedule of {total_steps} steps cannot warm up for {warmup_steps} "
+      f"and decay for {decay_steps}: make total_steps larger, or the others "
+      "smaller."
+    )
+  decay = optax.linear_schedule(peak, 0.0, decay_steps, stable_steps)
+  return _after_warmup(peak, warmup_steps, decay)
+
+
 def _after_warmup(
   peak: float, warmup_steps: int, schedule: optax.Schedule
 ) -> optax.Schedule:

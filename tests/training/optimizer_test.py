@@ -99,6 +99,11 @@ def test_a_resumed_state_goes_on_at_the_rate_that_is_bound_now(make, kind):
     ),
     (optimizer.linear(2.0, 10, 110), {5: 1, 10: 2, 60: 1, 110: 0, 200: 0}),
     (optimizer.linear(2.0, 0, 100), {0: 2, 50: 1, 100: 0}),
+    (
+      optimizer.warmup_stable_decay(2.0, 10, 20, 50),
+      {5: 1, 10: 2, 29: 2, 30: 2, 40: 1, 50: 0, 99: 0},
+    ),
+    (optimizer.warmup_stable_decay(2.0, 0, 2, 2), {0: 2, 1: 1, 2: 0}),
   ],
 )
 def test_schedules(schedule, rates):
@@ -113,6 +118,8 @@ def test_schedules(schedule, rates):
     lambda: optimizer.constant("1e-3"),  # type: ignore
     lambda: optimizer.inverse_sqrt(1e-2, -1),
     lambda: optimizer.linear(1e-3, warmup_steps=10, total_steps=10),
+    lambda: optimizer.warmup_stable_decay(1e-3, 10, 10, total_steps=19),
+    lambda: optimizer.warmup_stable_decay(1e-3, decay_steps=0),
   ],
 )
 def test_impossible_schedules_are_refused(make):
