@@ -100,7 +100,7 @@ def main() -> None:
     ("--sample", 64, "of them, that Hugging Face scores"),
     ("--candidates", 10, "of each"),
     ("--titles", 2000, "that are searched"),
-    ("--users", 16, "that are searched for, at the same time"),
+    ("--users", 32, "that are searched for, half of them at the same time"),
     ("--seed", 0, "of weights and tokens"),
   ):
     parser.add_argument(name, type=int, default=default, help=what)
@@ -376,7 +376,7 @@ def search(config: T5Config, args: argparse.Namespace) -> None:
     config=config,
     params=params,
     vocabulary=vocabulary,
-    batch=args.users,
+    batch=-(-args.users // 2),
   )
   asked = [r.instruction for r in draw_requests(args.users, 1, args.seed)]
   found = finder.top(asked, 10)
