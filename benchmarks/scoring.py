@@ -6,8 +6,10 @@
 T5 1.1 with the same random weights, float32, on CPU; the requests of the first
 64 users. Hugging Face is used in three forms, the requests sorted by length:
 `naive` runs encoder and decoder for each candidate, `encode once` the encoder
-for each instruction, and `batched` that with 8 instructions at a time. The slow
-forms score a sample, whose time is scaled to all requests by the useful work.
+for each instruction, and `batched` that with 8 instructions at a time.
+CTranslate2, where it is installed, runs both for each candidate, 8 at a time,
+in float32 and with weights in int8. The slow forms score a sample, whose time
+is scaled to all requests by the useful work.
 
 Useful work is what no exact scorer can do without: real tokens, what candidates
 begin with alike once, no padding. CPU seconds are the number to compare: they
@@ -23,6 +25,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from ctranslate_2 import CTranslate2
 from flops import flops, useful_flops
 from hugging_face import HuggingFace
 from random_tokens import Numbers, draw_requests
@@ -34,6 +37,8 @@ from instructrec_jax.scoring import tokenization
 from instructrec_jax.text.vocabulary import Vocabulary
 
 _MICRO_BATCH = 8
+# Of CTranslate2's candidates; with 32 and with 128 it takes longer.
+_CANDIDATES_AT_ONCE = 8
 
 
 def main() -> None:
@@ -155,6 +160,23 @@ def print_table(
       for number, values in zip(members, forms[name][0](), strict=True):
         apart = np.abs(scores[number] / values - 1).max()
         difference = max(difference, float(apart))
+    members = by_length[spread(range(len(requests)), args.sample)]
+    for name in ("float32", "int8"):
+      try:
+        peer = CTranslate2(
+          theirs, vocabulary, threads=args.threads, compute_type=name
+        )
+      except ImportError:
+        print("ctranslate2 is absent: pip install ctranslate2")
+        break
+      sample = [requests[number] for number in members]
+      form = functools.partial(peer.score, sample, batch=_CANDIDATES_AT_ONCE)
+      forms[f"CTranslate2, {name}"] = form, members
+      apart = max(
+        float(np.abs(scores[number] / values - 1).max())
+        for number, values in zip(members, form(), strict=True)
+      )
+      print(f"CTranslate2's scores in {name} differ by {apart:.1e}")
   times = measure(forms, rounds=args.rounds)
   clock = time.process_time if args.threads == 1 else time.perf_counter
   peak = matmul_peak(clock)

@@ -8,10 +8,11 @@ order of their bounds, until no bound reaches the K-th best title found. No
 title is missed, and none is invented, as beam search may do.
 """
 
+import collections
 import dataclasses
 import functools
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -63,6 +64,10 @@ _CAPACITY = 256
 # Edges of a search's nodes in a step are padded to one of these; a node has as
 # many as there are words at most.
 _EDGES = tuple(64 << 3 * n for n in range(8))
+# Batches whose steps alternate: the host chooses the nodes of one while the
+# device reads those of the other.
+_IN_TURNS = 2
+_OVER = object()
 _WAITING = np.dtype(
   [("bound", float), ("sum", float), ("node", np.int32), ("parent", np.int32)]
 )
@@ -219,11 +224,8 @@ class CatalogueSearch:
       )
     order = sorted(range(len(ids)), key=lambda number: len(ids[number]))
     found: list[Found | None] = [None] * len(ids)
-    starts = range(0, len(order), self._batch)
-    # A single batch is over before a bar would tell anything.
-    for start in progress(
-      starts, "search", unit="batch", shown=len(starts) > 1
-    ):
+
+    def search_batch(start: int) -> Iterator[None]:
       members = order[start : start + self._batch]
       searches = [
         _Search(
@@ -235,13 +237,28 @@ class CatalogueSearch:
         )
         for number in members
       ]
-      self._run(
+      yield from self._run(
         searches,
         [ids[number] for number in members],
         [[START_ID, *before[number]] for number in members],
       )
       for number, search in zip(members, searches, strict=True):
         found[number] = search.found()
+
+    starts = range(0, len(order), self._batch)
+    # A single batch is over before a bar would tell anything.
+    with progress(
+      total=len(starts), desc="search", unit="batch", shown=len(starts) > 1
+    ) as bar:
+      waiting = map(search_batch, starts)
+      running = collections.deque(itertools.islice(waiting, _IN_TURNS))
+      while running:
+        batch = running.popleft()
+        if next(batch, _OVER) is _OVER:
+          bar.update()
+          running.extend(itertools.islice(waiting, 1))
+        else:
+          running.append(batch)
     return [one for one in found if one is not None]
 
   def _run(
@@ -249,8 +266,11 @@ class CatalogueSearch:
     searches: "list[_Search]",
     ids: list[list[int]],
     before: list[list[int]],
-  ) -> None:
-    """Runs searches of instructions, behind what each answer begins with."""
+  ) -> Iterator[None]:
+    """Runs searches of instructions, behind what each answer begins with.
+
+    Yields while the device computes: the host may do other work.
+    """
     trie, width = self.trie, self._nodes
     length = next(n for n in _LENGTHS if max(map(len, ids)) <= n)
     tokens = np.zeros((self._batch, length), np.int32)
@@ -314,11 +334,10 @@ class CatalogueSearch:
       of_edges = np.zeros((2, self._batch, size), np.int32)
       for number, (here, of) in enumerate(edges):
         of_edges[:, number, : len(of)] = of, trie.targets[here]
-      log_p = np.asarray(
-        self._edges(self._params, states, *self._split(tuple(of_edges)))
-      )
+      log_p = self._edges(self._params, states, *self._split(tuple(of_edges)))
+      yield
       for search, (here, of), values in zip(
-        searches, edges, log_p, strict=False
+        searches, edges, np.asarray(log_p), strict=False
       ):
         search.add(here, of, values[: len(of)])
 

@@ -134,6 +134,29 @@ def test_a_search_is_split_over_data_devices(model, requests, everything):
   assert not any("f32[12," in program for program in programs)
 
 
+def test_the_device_has_work_while_the_host_chooses(model, requests):
+  """Two batches in turns: neither waits for numbers that were just asked."""
+  search = CatalogueSearch(TITLES, nodes=3, batch=2, **model)
+  edges, asked, fetched = search._edges, [], []
+
+  class Asked:
+    def __init__(self, log_p):
+      self.log_p = log_p
+      asked.append(self)
+
+    def __array__(self, *args, **options):
+      fetched.append((asked.index(self), len(asked)))
+      return np.asarray(self.log_p)
+
+  search._edges = lambda *args: Asked(edges(*args))
+  search.top([request.instruction for request in requests[:4]], 5)
+  numbers, so_far = map(np.array, zip(*fetched, strict=True))
+  assert sorted(numbers) == list(range(len(asked)))
+  # But when one of the two is over, nothing is in between.
+  other = so_far - numbers == 2
+  assert other[: len(other) // 2].all()
+
+
 def test_excluded_titles_do_not_count(model, requests, everything):
   scores = everything["sum"][0].copy()
   excluded = np.argsort(-scores)[:4].tolist()
