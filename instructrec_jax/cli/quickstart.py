@@ -451,7 +451,7 @@ def _post(url: str, body: dict[str, Any]) -> dict[str, Any]:
   request = urllib.request.Request(
     url, json.dumps(body).encode(), {"Content-Type": "application/json"}
   )
-  with urllib.request.urlopen(request, timeout=300) as response:
+  with urllib.request.urlopen(request, timeout=3600) as response:
     return json.load(response)
 
 
@@ -478,7 +478,8 @@ def _serving(model: Path, shop: Path) -> Iterator[str]:
   """Runs `instructrec serve` on a free port of this machine."""
   command = [sys.executable, "-m", "instructrec_jax.cli.main", "serve"]
   options = ["--model", model, "--dataset", shop, "--port", "0"]
-  options += ["--skip-warm-up"]  # a few questions need few programs
+  # A few questions need few programs, whose compilation their answers await.
+  options += ["--skip-warm-up", "--timeout", "3600"]
   with subprocess.Popen(
     [*command, *map(str, options)], stdout=subprocess.PIPE, text=True
   ) as process:

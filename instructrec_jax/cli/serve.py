@@ -66,7 +66,7 @@ class Options(opt.Served):
   """cut texts that are too long, unless a request to rerank says otherwise"""
   skip_warm_up: bool = False
   """answer sooner after the start: what a request needs is compiled when it is
-  first asked for, and that answer takes seconds"""
+  first asked for, and that answer takes seconds (--timeout bounds it, too)"""
   waiting: opt.Count = 128
   """requests that may wait before others get a 503"""
   timeout: Annotated[opt.Count, opt.Arg(most=86_400)] = 30
