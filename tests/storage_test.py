@@ -164,3 +164,38 @@ def test_a_folder_is_no_file(tmp_path):
     staged_file(tmp_path),
   ):
     pass
+
+
+@pytest.mark.parametrize("name", [".out.partial", ".out.old"])
+@pytest.mark.parametrize("kind", ["folder", "link", "file"])
+def test_what_somebody_else_calls_so_stays(kind, name, tmp_path):
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "notes").write_text("mine")
+  if kind == "folder":
+    (tmp_path / "mine").rename(tmp_path / name)
+  elif kind == "link":
+    (tmp_path / name).symlink_to("mine")
+  else:
+    (tmp_path / name).write_text("mine")
+  before = _names(tmp_path)
+  for made_by in ("pack", None):
+    with pytest.raises(InputError, match=f"{name} has a name that is needed"):
+      _write(tmp_path / "out", made_by=made_by, may_go=lambda path: None)
+    assert _names(tmp_path) == before
+
+
+def test_a_scratch_file_is_neither_followed_nor_a_folder(tmp_path):
+  (tmp_path / "mine").write_text("mine")
+  (tmp_path / ".a.partial.txt").symlink_to("mine")
+  with staged_file(tmp_path / "a.txt") as partial:
+    partial.write_text("ours")
+  assert (tmp_path / "mine").read_text() == "mine"
+  assert not (tmp_path / "a.txt").is_symlink()
+  (tmp_path / ".b.partial.txt").mkdir()
+  (tmp_path / ".b.partial.txt" / "notes").write_text("mine")
+  with (
+    pytest.raises(InputError, match="b.partial.txt has a name that is needed"),
+    staged_file(tmp_path / "b.txt"),
+  ):
+    pass
+  assert (tmp_path / ".b.partial.txt" / "notes").exists()
