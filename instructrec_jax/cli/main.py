@@ -92,6 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # `instructrec ... | head` is no error.
     sys.stderr.close()
     return 0
+  except MemoryError as error:
+    # numpy says for what.
+    said = str(error).rstrip(".")
+    _tell(prog, f"there is not enough memory{said and f': {said}'}.")
+    return 2
   except Exception as error:
     # A path that cannot be read or written, or a full disk; any other is a
     # fault of the program.

@@ -266,7 +266,7 @@ class _Loader(yaml.SafeLoader):
 def _load(path: pathlib.Path) -> dict[str, Template]:
   if not path.exists():
     raise InputError(f"{path}: no such file of templates.")
-  check_file(path)
+  check_file(path, is_small=True)
   try:
     entries = yaml.load(path.read_text(encoding="utf-8"), _Loader)
   except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:

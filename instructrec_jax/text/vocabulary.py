@@ -12,7 +12,7 @@ from typing import Any
 import sentencepiece
 
 from instructrec_jax import storage
-from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.errors import InputError, check_counts, check_file
 
 PAD_ID = 0
 EOS_ID = 1
@@ -321,6 +321,7 @@ def _load_processor(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:
       f"{path}: no such vocabulary; name a SentencePiece model such as "
       "Flan-T5's spiece.model."
     )
+  check_file(path, is_small=True)
   processor = sentencepiece.SentencePieceProcessor()
   try:
     processor.load_from_serialized_proto(path.read_bytes())
