@@ -1,6 +1,9 @@
 """Tests for instructrec_jax/cli/main.py: what every subcommand shares."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -103,3 +106,24 @@ def test_a_file_that_is_read_at_once_has_a_most(tmp_path, capsys):
     said = capsys.readouterr().err
     assert f"{path}: it has 1,099,511,627,776 bytes, where" in said
     assert said.count("\n") == 1
+
+
+def test_a_terminal_without_unicode_shows_escapes(tmp_path):
+  path = tmp_path / "t.yaml"
+  path.write_text(
+    "- name: Z07\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "  text: 'Caf\u00e9: {history}.'\n",
+    encoding="utf-8",
+  )
+  words = [sys.executable, "-m", "instructrec_jax.cli.main", "templates"]
+  ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+  for more, shown in (((), "Caf\\xe9"), (("--json",), "Caf\\u00e9")):
+    run = subprocess.run(
+      [*words, "--file", path, *more],
+      env=ascii_only,
+      capture_output=True,
+      text=True,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert shown in run.stdout
+  assert "Caf\u00e9" in str(json.loads(run.stdout))
