@@ -107,12 +107,14 @@ def staged_folder(
           checksums.add(partial, [_RECORD])
       elif is_marked:
         (partial / _RECORD).unlink()
+      if path.exists():
+        os.replace(path, old)
+      os.replace(partial, path)
     except BaseException:
+      if old.exists() and not path.exists():
+        os.replace(old, path)
       _remove(partial)
       raise
-    if path.exists():
-      os.replace(path, old)
-    os.replace(partial, path)
     _remove(old)
 
 

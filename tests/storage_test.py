@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/storage.py."""
 
+import errno
 import os
 import pathlib
 
@@ -113,6 +114,26 @@ def test_a_run_after_a_kill_at_any_rename_leaves_nothing(
   monkeypatch.undo()
   _write(out, "b", force=True)
   assert _names(tmp_path) == ["out", "out/.instructrec.json", "out/b"]
+
+
+@pytest.mark.parametrize("call", range(2, 4))
+def test_a_rename_that_fails_changes_nothing(call, tmp_path, monkeypatch):
+  """Such as that of a folder where a disk is mounted."""
+  out = tmp_path / "out"
+  _write(out)
+  replace, left = os.replace, [call]
+
+  def fails(*paths):
+    left[0] -= 1
+    if not left[0]:
+      raise OSError(errno.EBUSY, "busy", str(paths[0]))
+    replace(*paths)
+
+  monkeypatch.setattr(storage.os, "replace", fails)
+  with pytest.raises(OSError, match="busy"):
+    _write(out, "b", force=True)
+  assert left[0] <= 0
+  assert _names(tmp_path) == ["out", "out/.instructrec.json", "out/a"]
 
 
 def test_one_run_at_a_time_writes_a_folder(tmp_path):
