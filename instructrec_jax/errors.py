@@ -18,6 +18,8 @@ class InputError(Exception):
 
 # Of what is counted, more has no use, and overflows arrays of 32 bits.
 LARGEST_COUNT = 2**31 - 1
+# More than any file that is read at once, such as a vocabulary.
+MOST_BYTES = 1 << 28
 # jax keeps 32 bits of a seed: with more, two seeds would be one.
 LARGEST_SEED = 2**32 - 1
 
@@ -83,16 +85,26 @@ def check_tree(folder: pathlib.Path) -> None:
         check_file(path)
 
 
-def check_file(path: pathlib.Path) -> None:
+def check_file(path: pathlib.Path, *, is_small: bool = False) -> None:
   """Raises an InputError unless it is a file that may be read.
 
   A pipe would be waited for, a device never end, and neither is read twice.
+
+  Args:
+    path: the file.
+    is_small: it is read at once, so that it may have MOST_BYTES.
   """
   try:
-    if (mode := os.stat(path).st_mode) and not stat.S_ISREG(mode):
-      is_folder = stat.S_ISDIR(mode)
+    info = os.stat(path)
+    if not stat.S_ISREG(info.st_mode):
+      is_folder = stat.S_ISDIR(info.st_mode)
       what = "is a directory" if is_folder else "is a pipe or a device"
       raise InputError(f"{path}: cannot be read ({what}): name a file.")
+    if is_small and info.st_size > MOST_BYTES:
+      raise InputError(
+        f"{path}: it has {info.st_size:,} bytes, where {MOST_BYTES:,} are the "
+        "most: it is another file, or damaged."
+      )
     with open(path, "rb"):
       pass
   except (OSError, ValueError) as error:

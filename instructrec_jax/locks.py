@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from instructrec_jax.errors import InputError
 
 INSIDE = ".lock"
+# How what is in a lock begins, if it is there already.
+_BEGINS = b'{"process"'
 
 
 @contextlib.contextmanager
@@ -35,7 +37,7 @@ def writing(
     inherit: a child process that outlives this one holds the lock, too.
 
   Raises:
-    InputError: another run holds it.
+    InputError: another run holds it, or a file of its name is no lock.
   """
   path = _resolved(path)
   beside = path.with_name(f".{path.name}{INSIDE}")
@@ -101,7 +103,10 @@ def _held(
 def _acquire(file: pathlib.Path, path: pathlib.Path, *, wait: bool) -> int:
   """Returns the descriptor of the locked file, which names this process."""
   while True:
-    lock = os.open(file, os.O_CREAT | os.O_RDWR, 0o644)
+    # Not O_NOFOLLOW alone: its error would not say that.
+    if file.is_symlink() or (file.exists() and not file.is_file()):
+      raise InputError(_in_the_way(file))
+    lock = os.open(file, os.O_CREAT | os.O_RDWR | os.O_NOFOLLOW, 0o644)
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
@@ -125,6 +130,9 @@ def _acquire(file: pathlib.Path, path: pathlib.Path, *, wait: bool) -> int:
     if _is_at(lock, file):
       break
     os.close(lock)
+  if not _BEGINS.startswith(os.pread(lock, len(_BEGINS), 0)):
+    os.close(lock)
+    raise InputError(_in_the_way(file))
   me = {
     "process": os.getpid(),
     "host": socket.gethostname(),
@@ -133,6 +141,10 @@ def _acquire(file: pathlib.Path, path: pathlib.Path, *, wait: bool) -> int:
   os.truncate(lock, 0)
   os.write(lock, json.dumps(me).encode())
   return lock
+
+
+def _in_the_way(file: pathlib.Path) -> str:
+  return f"{file} has the name of a lock, and is none: move it away."
 
 
 def _is_at(lock: int, file: pathlib.Path) -> bool:

@@ -16,6 +16,9 @@ from instructrec_jax.errors import InputError, check_file
 
 # In each folder that a command writes: its name, and its files.
 _RECORD = ".instructrec.json"
+# What is in every folder of ours, also in one that is not finished: the record,
+# or a dataset's manifest.
+_MARKS = (_RECORD, "manifest.json")
 # What `read_json` calls a type.
 _NAMES = {
   dict: "an object",
@@ -67,16 +70,20 @@ def staged_folder(
     inputs: what is read, and may not be replaced.
 
   Raises:
-    InputError: `path` exists and may not be replaced, or another run is
-      writing it.
+    InputError: `path` exists and may not be replaced, another run is writing
+      it, or somebody else's files have the hidden names.
   """
   path = _checked(path, inputs)
+  is_marked = made_by is not None or may_go is not None
   if path.exists() and not path.is_dir():
     raise InputError(f"{path} is a file: name a folder.")
   partial = path.with_name(f".{path.name}.partial")
   old = path.with_name(f".{path.name}.old")
   with contextlib.ExitStack() as held:
     held.enter_context(locks.writing(path))
+    if is_marked:
+      _refuse_unmarked(old)
+      _refuse_unmarked(partial)
     if old.exists():
       # Killed while it replaced the folder, before or after the new one came.
       _remove(old) if path.exists() else os.replace(old, path)
@@ -89,6 +96,8 @@ def staged_folder(
         may_go(path)
     _remove(partial)
     partial.mkdir()
+    if is_marked:
+      (partial / _RECORD).touch()
     try:
       yield partial
       if made_by is not None:
@@ -96,12 +105,16 @@ def staged_folder(
         write_json(partial / _RECORD, record)
         if (partial / checksums.FILE).exists():
           checksums.add(partial, [_RECORD])
+      elif is_marked:
+        (partial / _RECORD).unlink()
+      if path.exists():
+        os.replace(path, old)
+      os.replace(partial, path)
     except BaseException:
+      if old.exists() and not path.exists():
+        os.replace(old, path)
       _remove(partial)
       raise
-    if path.exists():
-      os.replace(path, old)
-    os.replace(partial, path)
     _remove(old)
 
 
@@ -151,13 +164,18 @@ def staged_file(path: pathlib.Path) -> Iterator[pathlib.Path]:
   What is there is replaced: a command asks `output_file` before.
 
   Raises:
-    InputError: `path` is a folder.
+    InputError: `path`, or what has the scratch file's name, is a folder.
   """
   path = pathlib.Path(path)
   if path.is_dir():
     raise InputError(f"{path} is a folder: name a file.")
   # The suffix stays last: some writers choose their format by it.
   partial = path.with_name(f".{path.stem}.partial{path.suffix}")
+  if partial.is_symlink():
+    # What it leads to is not ours.
+    partial.unlink()
+  if partial.is_dir():
+    raise InputError(_in_the_way(partial))
   with locks.made_parents(path):
     try:
       yield partial
@@ -187,7 +205,7 @@ def read_json(path: pathlib.Path, expected: Any = None) -> Any:
   """
   path = pathlib.Path(path)
   if path.exists():
-    check_file(path)
+    check_file(path, is_small=True)
   try:
     value = json.loads(path.read_text(encoding="utf-8"))
   except FileNotFoundError:
@@ -294,8 +312,29 @@ def _files(folder: pathlib.Path) -> set[str]:
   }
 
 
+def _refuse_unmarked(path: pathlib.Path) -> None:
+  """Raises InputError unless a killed run left this, if anything is there."""
+  if not os.path.lexists(path):
+    return
+  is_folder = path.is_dir() and not path.is_symlink()
+  is_ours = is_folder and any((path / mark).exists() for mark in _MARKS)
+  if not is_folder or (_files(path) and not is_ours):
+    raise InputError(_in_the_way(path))
+
+
+def _in_the_way(path: pathlib.Path) -> str:
+  return (
+    f"{path} has a name that is needed, and is not what this command writes: "
+    "move it away."
+  )
+
+
 def _remove(path: pathlib.Path) -> None:
-  if path.is_dir():
+  if path.is_dir() and not path.is_symlink():
+    # What marks it goes last: this may be killed, too.
+    for each in path.iterdir():
+      if each.name not in _MARKS:
+        _remove(each)
     shutil.rmtree(path)
-  elif path.exists():
+  elif os.path.lexists(path):
     path.unlink()

@@ -82,3 +82,27 @@ def test_parents_stay_only_with_what_is_written(tmp_path):
   with locks.writing(tmp_path / "a" / "out"):
     (tmp_path / "a" / "out").write_text("x")
   assert [p.name for p in tmp_path.rglob("*")] == ["a", "out"]
+
+
+@pytest.mark.parametrize("kind", ["link", "link to nothing", "pipe", "text"])
+@pytest.mark.parametrize("how", ["writing", "writing_in"])
+def test_what_is_no_lock_stays_as_it_is(how, kind, tmp_path):
+  out = tmp_path / "out"
+  out.mkdir()
+  lock = out / ".lock" if how == "writing_in" else tmp_path / ".out.lock"
+  mine = tmp_path / "mine"
+  mine.write_text("mine")
+  if kind == "pipe":
+    os.mkfifo(lock)
+  elif kind == "text":
+    lock.write_text("mine")
+  else:
+    lock.symlink_to(mine if kind == "link" else tmp_path / "nowhere")
+  with (
+    pytest.raises(InputError, match="has the name of a lock, and is none"),
+    getattr(locks, how)(out),
+  ):
+    pass
+  assert mine.read_text() == "mine"
+  assert lock.is_symlink() or lock.is_fifo() or lock.read_text() == "mine"
+  assert not (tmp_path / "nowhere").exists()

@@ -1,5 +1,6 @@
 """Tests for instructrec_jax/storage.py."""
 
+import errno
 import os
 import pathlib
 
@@ -115,6 +116,26 @@ def test_a_run_after_a_kill_at_any_rename_leaves_nothing(
   assert _names(tmp_path) == ["out", "out/.instructrec.json", "out/b"]
 
 
+@pytest.mark.parametrize("call", range(2, 4))
+def test_a_rename_that_fails_changes_nothing(call, tmp_path, monkeypatch):
+  """Such as that of a folder where a disk is mounted."""
+  out = tmp_path / "out"
+  _write(out)
+  replace, left = os.replace, [call]
+
+  def fails(*paths):
+    left[0] -= 1
+    if not left[0]:
+      raise OSError(errno.EBUSY, "busy", str(paths[0]))
+    replace(*paths)
+
+  monkeypatch.setattr(storage.os, "replace", fails)
+  with pytest.raises(OSError, match="busy"):
+    _write(out, "b", force=True)
+  assert left[0] <= 0
+  assert _names(tmp_path) == ["out", "out/.instructrec.json", "out/a"]
+
+
 def test_one_run_at_a_time_writes_a_folder(tmp_path):
   out = tmp_path / "out"
   with (
@@ -164,3 +185,38 @@ def test_a_folder_is_no_file(tmp_path):
     staged_file(tmp_path),
   ):
     pass
+
+
+@pytest.mark.parametrize("name", [".out.partial", ".out.old"])
+@pytest.mark.parametrize("kind", ["folder", "link", "file"])
+def test_what_somebody_else_calls_so_stays(kind, name, tmp_path):
+  (tmp_path / "mine").mkdir()
+  (tmp_path / "mine" / "notes").write_text("mine")
+  if kind == "folder":
+    (tmp_path / "mine").rename(tmp_path / name)
+  elif kind == "link":
+    (tmp_path / name).symlink_to("mine")
+  else:
+    (tmp_path / name).write_text("mine")
+  before = _names(tmp_path)
+  for made_by in ("pack", None):
+    with pytest.raises(InputError, match=f"{name} has a name that is needed"):
+      _write(tmp_path / "out", made_by=made_by, may_go=lambda path: None)
+    assert _names(tmp_path) == before
+
+
+def test_a_scratch_file_is_neither_followed_nor_a_folder(tmp_path):
+  (tmp_path / "mine").write_text("mine")
+  (tmp_path / ".a.partial.txt").symlink_to("mine")
+  with staged_file(tmp_path / "a.txt") as partial:
+    partial.write_text("ours")
+  assert (tmp_path / "mine").read_text() == "mine"
+  assert not (tmp_path / "a.txt").is_symlink()
+  (tmp_path / ".b.partial.txt").mkdir()
+  (tmp_path / ".b.partial.txt" / "notes").write_text("mine")
+  with (
+    pytest.raises(InputError, match="b.partial.txt has a name that is needed"),
+    staged_file(tmp_path / "b.txt"),
+  ):
+    pass
+  assert (tmp_path / ".b.partial.txt" / "notes").exists()

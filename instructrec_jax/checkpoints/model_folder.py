@@ -28,7 +28,7 @@ from instructrec_jax.checkpoints.weights import (
   flat_shapes,
   flatten,
 )
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 from instructrec_jax.seq2seq import lora
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.parameters import parameter_shapes
@@ -59,6 +59,7 @@ def load_config(model_dir: pathlib.Path) -> T5Config:
       f"{model_dir}: not a model folder, it has no {CONFIG_FILE}; "
       "`instructrec train` makes one."
     )
+  check_file(path, is_small=True)
   try:
     return T5Config.from_json(path.read_bytes())
   except InputError as error:

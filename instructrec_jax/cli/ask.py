@@ -123,7 +123,7 @@ def run(options: Options) -> tuple[Any, str]:
 
 
 def _read_titles(path: Path) -> list[str]:
-  check_file(path)
+  check_file(path, is_small=True)
   try:
     if path.suffix == ".parquet":
       import pyarrow.parquet as pq

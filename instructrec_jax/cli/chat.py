@@ -72,7 +72,7 @@ def run(options: Options) -> None:
       continue
     turns.append(Turn(words, shown=reply.shown))
     if options.json:
-      print(json.dumps(_object(reply), ensure_ascii=False), flush=True)
+      print(json.dumps(_object(reply)), flush=True)
     else:
       print(_text(reply), flush=True)
 

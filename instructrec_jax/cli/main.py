@@ -8,6 +8,7 @@ or a pair: what --json prints, and the text that people get instead.
 import errno
 import importlib
 import importlib.metadata
+import io
 import json
 import os
 import re
@@ -65,6 +66,9 @@ def main(argv: Sequence[str] | None = None) -> int:
   name, *words = list(sys.argv[1:] if argv is None else argv) or ["--help"]
   # TensorFlow logs at length otherwise; errors still show.
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+  # A terminal without Unicode shows escapes of what it lacks.
+  if isinstance(sys.stdout, io.TextIOWrapper):
+    sys.stdout.reconfigure(errors="backslashreplace")
   prog = "instructrec"
   options = None
   try:
@@ -80,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = command.run(options)
     if found is not None:
       data, text = found
-      print(json.dumps(data, ensure_ascii=False) if options.json else text)
+      print(json.dumps(data) if options.json else text)
     return 0
   except InputError as error:
     _tell(prog, str(error))
@@ -92,6 +96,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     # `instructrec ... | head` is no error.
     sys.stderr.close()
     return 0
+  except MemoryError as error:
+    # numpy says for what.
+    said = str(error).rstrip(".")
+    _tell(prog, f"there is not enough memory{said and f': {said}'}.")
+    return 2
   except Exception as error:
     # A path that cannot be read or written, or a full disk; any other is a
     # fault of the program.

@@ -37,6 +37,7 @@ from instructrec_jax.errors import (
   LARGEST_SEED,
   InputError,
   check_counts,
+  check_file,
   check_numbers,
   read_number,
 )
@@ -375,8 +376,10 @@ def check_gin_files(files: Sequence[str], folders: Sequence[str] = ()) -> None:
       raise InputError(f"--gin_search_paths is {folder}: no such folder.")
   beside = [str(Path(file).parent) for file in files]
   for file in files:
-    if find_gin_file(file, (*folders, *beside)) is None:
+    path = find_gin_file(file, (*folders, *beside))
+    if path is None:
       raise InputError(f"--gin_file is {file}: no such gin file.")
+    check_file(path, is_small=True)
 
 
 def did_you_mean(word: str, known: Sequence[str]) -> str:

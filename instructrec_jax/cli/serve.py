@@ -6,6 +6,8 @@ with another --host, ask for a key (--api-key) and encrypt (--ssl-certfile), or
 put a proxy in front that does.
 """
 
+import contextlib
+import ipaddress
 import re
 import sys
 from dataclasses import dataclass
@@ -22,8 +24,12 @@ def _origin(text: str) -> str:
 
 
 def _host(text: str) -> str:
-  is_host = re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*|[\da-fA-F:]+", text)
-  return "" if is_host else "a name such as recs.shop.example is needed"
+  is_host = re.fullmatch(r"\*|(\*\.)?[\w-]+(\.[\w-]+)*", text)
+  if not is_host:
+    with contextlib.suppress(ValueError):
+      is_host = ipaddress.IPv6Address(text)
+  needed = "a name such as recs.shop.example is needed, without a port"
+  return "" if is_host else needed
 
 
 def _root(text: str) -> str:

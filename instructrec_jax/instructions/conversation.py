@@ -590,7 +590,7 @@ def load_turns(path: pathlib.Path = FILE) -> dict[str, Any]:
   Raises:
     InputError: it is no YAML of that form.
   """
-  check_file(path)
+  check_file(path, is_small=True)
   try:
     turns = yaml.safe_load(path.read_text(encoding="utf-8"))
     composed = {name: str(turns["composed"][name] or "") for name in _COMPOSED}

@@ -266,7 +266,7 @@ class _Loader(yaml.SafeLoader):
 def _load(path: pathlib.Path) -> dict[str, Template]:
   if not path.exists():
     raise InputError(f"{path}: no such file of templates.")
-  check_file(path)
+  check_file(path, is_small=True)
   try:
     entries = yaml.load(path.read_text(encoding="utf-8"), _Loader)
   except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
@@ -314,6 +314,10 @@ def _sentence(error: pydantic.ValidationError) -> str:
       return f"{field} must be a list, such as [P1]"
     case "string_type" if value:
       return f"{field} must be text"
+    case "string_unicode":
+      return f"{field} has half of a character in it, such as \\ud800"
+    case "bool_parsing" | "bool_type":
+      return f"{field} must be true or false"
   return f"the field {field!r} is missing or empty"
 
 

@@ -8,7 +8,7 @@ import pathlib
 import re
 from collections.abc import Mapping
 
-from instructrec_jax.errors import InputError
+from instructrec_jax.errors import InputError, check_file
 
 KEY_VARIABLE = "INSTRUCTREC_API_KEY"
 # So that a typo, or an empty secret of a deployment, locks nobody in.
@@ -85,6 +85,7 @@ def read_keys(file: pathlib.Path | None) -> tuple[str, ...]:
     where, lines = KEY_VARIABLE, given.split(",")
   else:
     where = str(file)
+    check_file(file, is_small=True)
     try:
       lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, ValueError) as error:

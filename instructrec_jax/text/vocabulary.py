@@ -14,7 +14,7 @@ import sentencepiece
 from jaxtyping import Bool
 
 from instructrec_jax import storage
-from instructrec_jax.errors import InputError, check_counts
+from instructrec_jax.errors import InputError, check_counts, check_file
 
 PAD_ID = 0
 EOS_ID = 1
@@ -329,6 +329,7 @@ def _load_processor(path: pathlib.Path) -> sentencepiece.SentencePieceProcessor:
       f"{path}: no such vocabulary; name a SentencePiece model such as "
       "Flan-T5's spiece.model."
     )
+  check_file(path, is_small=True)
   processor = sentencepiece.SentencePieceProcessor()
   try:
     processor.load_from_serialized_proto(path.read_bytes())

@@ -1,10 +1,14 @@
 """Tests for instructrec_jax/cli/main.py: what every subcommand shares."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from instructrec_jax.cli.main import SUBCOMMANDS, main
+from instructrec_jax.instructions import templates
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
@@ -76,3 +80,50 @@ def test_devices_that_are_not_here_are_one_sentence(capsys, monkeypatch):
   monkeypatch.setattr(templates, "run", run)
   assert main(["templates"]) == 2
   assert "jax cannot use 'cuda', which JAX_PLATFORMS" in capsys.readouterr().err
+
+
+def test_too_little_memory_is_one_sentence(tmp_path, capsys, monkeypatch):
+  path = tmp_path / "t.yaml"
+  path.touch()
+
+  def fails(path):
+    raise MemoryError("Unable to allocate 9 TiB")
+
+  monkeypatch.setattr(templates, "_load", fails)
+  assert main(["templates", "--file", str(path)]) == 2
+  assert capsys.readouterr().err == (
+    "instructrec templates: there is not enough memory: Unable to allocate 9 "
+    "TiB.\n"
+  )
+
+
+def test_a_file_that_is_read_at_once_has_a_most(tmp_path, capsys):
+  path = tmp_path / "t.yaml"
+  with path.open("wb") as file:
+    file.truncate(1 << 40)
+  for words in ("templates --file", "plan --gin_file"):
+    assert main([*words.split(), str(path)]) == 2
+    said = capsys.readouterr().err
+    assert f"{path}: it has 1,099,511,627,776 bytes, where" in said
+    assert said.count("\n") == 1
+
+
+def test_a_terminal_without_unicode_shows_escapes(tmp_path):
+  path = tmp_path / "t.yaml"
+  path.write_text(
+    "- name: Z07\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "  text: 'Caf\u00e9: {history}.'\n",
+    encoding="utf-8",
+  )
+  words = [sys.executable, "-m", "instructrec_jax.cli.main", "templates"]
+  ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
+  for more, shown in (((), "Caf\\xe9"), (("--json",), "Caf\\u00e9")):
+    run = subprocess.run(
+      [*words, "--file", path, *more],
+      env=ascii_only,
+      capture_output=True,
+      text=True,
+    )
+    assert (run.returncode, run.stderr) == (0, "")
+    assert shown in run.stdout
+  assert "Caf\u00e9" in str(json.loads(run.stdout))

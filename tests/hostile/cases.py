@@ -254,7 +254,8 @@ _NUMBERS = {
   ),
   "annotate --dataset shop --sheet new.csv": "samples:c seed:S",
   _BUILD.replace("shop", "plain") + " --train-vocab 300": (
-    "train-vocab:C rows-per-target:C input-length:C target-length:C seed:S"
+    "train-vocab:C rows-per-target:C input-length:C target-length:C seed:S "
+    "unlisted:U"
   ),
   "inspect instructrec_all_v1 --dataset shop": (
     "sample:c examples:Z input-length:C target-length:C seed:S"
@@ -474,6 +475,18 @@ _LINES = {
     ("--dataset plain --train-vocab 300 --cold-items some", "--cold-items"),
     ("--dataset plain --train-vocab 300 --templates", "--templates"),
     ("--dataset plain --train-vocab 300 --templates ''", "--templates"),
+    *(
+      (f"--dataset plain --train-vocab 300 --templates {words}", names)
+      for words, names in (
+        ("Unlisted", "Unlisted"),
+        ("unlisted,crowd", "unlisted,crowd"),
+        ("unlisted unlisted", "unlisted"),
+        ("unlisted mine.yaml", "mine"),
+        ("unlisted --families p1_i0_t3", "p1_i0_t3"),
+        ("pairwise --families p1_i0_t2", "p1_i0_t2"),
+        ("package --paraphrases yes", "yes"),
+      )
+    ),
     ("--dataset plain --vocab export/model.safetensors", "model.safetensors"),
     ("--dataset plain --train-vocab 300 --families p1_i1_t3", "p1_i1_t3|anno"),
     ("--dataset plain --train-vocab 300 --pieces letters", "--pieces"),
@@ -948,6 +961,7 @@ _LINES = {
     ("--out new/a --rankers popularity --text-encoder x", "--text-encoder"),
     ("--out new/a --dataset csv", "csv"),
     ("--out new/a --rankers popularity --steer", "--steer|--model"),
+    ("--out new/a --rankers popularity --reason", "--reason|--model"),
     ("--out new/a --rankers popularity --probe", "--probe|--model"),
     ("--out new/a --model export --cutoff 2001-09-12", "--probe|--cutoff"),
     *(
@@ -1032,6 +1046,8 @@ _LINES = {
     ("hello --templates nothing.yaml", "nothing.yaml"),
     ("hello --history ''", "--history|title"),
     ("hello world", "world"),
+    ("hello --reason", "--model"),
+    ("hello --reason --model shop --candidates a b", "shop"),
     ("hello --context", "--context"),
     ("hello --preference", "--preference"),
     ("hello --template A1 --context \udcff", "context|text"),
@@ -1084,6 +1100,10 @@ _LINES = {
       "https://a.example",
       "--cors-origins",
     ),
+    *(
+      (f"--model export --port 0 --allowed-hosts {words}", "--allowed-hosts")
+      for words in ("", "''", "https://a", "'a b'", "a:80", "a/b", "a.b a.b")
+    ),
     ("--model export --port 0 --root-path recs", "--root-path"),
     ("--model export --port 0 --root-path /recs/", "--root-path"),
     ("--model export --port 0 --root-path '/a b'", "--root-path"),
@@ -1094,6 +1114,15 @@ _LINES = {
     ("--model export --port 0 --request-log yes", "yes"),
     ("--model export --port 0 --truncate yes", "yes"),
     ("--model export --port 0 --images yes", "yes"),
+  ),
+  "mcp": (
+    ("", "--model"),
+    ("--model shop", "shop"),
+    ("--model hf", "hf"),
+    ("--model model --dataset csv", "csv"),
+    ("--model export --templates nothing.yaml", "nothing.yaml"),
+    ("--model export --step best", "best|step"),
+    ("--model export hello", "hello"),
   ),
 }
 
@@ -1197,6 +1226,8 @@ _INPUTS = {  # line with a hole -> whether a folder belongs there
   "reproduce --dataset {} --out new/a": True,
   "reproduce --dataset plain --out new/a --recipe {}": False,
   "reproduce --dataset plain --out new/a --zero-shot {}": True,
+  "mcp --model {}": True,
+  "mcp --model export --dataset {}": True,
   "ask hello --model {} --candidates a b": True,
   "ask hello --model export --candidates-file {}": False,
   "ask hello --model export --dataset {}": True,
@@ -1876,6 +1907,16 @@ _RAW_INTERACTIONS: dict[str, str | bytes] = {
   "times in hex": _every(2, "0x3b9aca00"),
   "times of other digits": _every(2, "\uff11" * 10),
   "times of underscores": _every(2, "1_000_000_000"),
+  **{
+    f"one time {time!r}": _once(2, time)
+    for time in (
+      *("2001-02-30", "2001-13-01", "2001-2-3", "01/02/2001", "2001-W05"),
+      *("2001-02-03T25:00", "2001-02-03T10:00+99:00", "2001-02-03 noon"),
+      *("2001-02-03T10:00 CET", "0000-01-01", "1850-01-01", "99999-01-01"),
+      *("\uff12001-02-03", "2001\u201302\u201303"),
+    )
+  },
+  "times of every day alike": _every(2, "2001-02-30"),
   "one time nan": _once(2, "nan"),
   "one time inf": _once(2, "inf"),
   "one time negative": _once(2, "-1"),
@@ -1978,31 +2019,31 @@ _OF_CANDIDATES = (
 _RAW_TEMPLATES: dict[str, str | bytes] = {
   "a number": "3\n",
   "no name": "- text: 'x {history}'\n",
-  "no text": "- name: x\n",
+  "no text": "- name: Z07\n",
   "unknown slot": "{mine}\n".replace("{mine}", "").join(
     [
-      "- name: x\n  preferences: [P1]\n  task_form: T2\n  response: item\n",
+      "- name: Z07\n  preferences: [P1]\n  task_form: T2\n  response: item\n",
       "  text: '{nothing}'\n",
     ]
   ),
   "an open brace": (
-    "- name: x\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "- name: Z07\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
     "  text: '{history'\n"
   ),
   "an attribute": (
-    "- name: x\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "- name: Z07\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
     "  text: '{history.__class__}'\n"
   ),
   "an unknown key": (
-    "- name: x\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
+    "- name: Z07\n  preferences: [P1]\n  task_form: T2\n  response: item\n"
     "  text: '{history}'\n  colour: red\n"
   ),
   "an unknown aspect": (
-    "- name: x\n  preferences: [P9]\n  task_form: T2\n  response: item\n"
+    "- name: Z07\n  preferences: [P9]\n  task_form: T2\n  response: item\n"
     "  text: '{history}'\n"
   ),
   "a key twice": (
-    "- name: x\n  name: y\n  preferences: [P1]\n  task_form: T2\n"
+    "- name: Z07\n  name: Z08\n  preferences: [P1]\n  task_form: T2\n"
     "  response: item\n  text: '{history}'\n"
   ),
   "not UTF-8": b"- name: \xff\n",

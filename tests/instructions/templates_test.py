@@ -291,6 +291,8 @@ def test_a_dump_reads_as_the_same_templates(tmp_path):
     ),
     ({"queries": ["I1*"]}, "queries has 'I1*', but there are P2, I1, I2"),
     ({"text": 5}, "text must be text"),
+    ({"text": "\ud800 {history}"}, "half of a character"),
+    ({"held_out": "maybe"}, "held_out must be true or false"),
     ({"colour": "red"}, "no field 'colour'"),
     ({"colour": "red", "task_form": "T7"}, "no field 'colour'"),
     ({5: "red"}, "no field 5"),

@@ -221,6 +221,7 @@ def test_what_was_sent_before_a_signal_is_answered(command, number, options):
     (["--cors-origins", "shop.example"], "--cors-origins is 'shop.example'"),
     (["--cors-origins", "https://a.example/"], "an origin such as"),
     (["--allowed-hosts", "http://shop.example"], "a name such as recs.shop"),
+    (["--allowed-hosts", "a:80"], "without a port"),
     (["--root-path", "recs"], "a path such as /recs"),
     (["--root-path", "/recs/"], "a path such as /recs"),
     (["--ssl-certfile", __file__], "not a certificate"),
