@@ -1,14 +1,16 @@
 """How long `instructrec prepare` takes, and how much memory: a benchmark.
 
   .venv/bin/python benchmarks/prepare.py [--reviews 1000000 4000000]
-    [--rows 30000000] [--gzip] [--against CHECKOUT] [--dir DIR]
+    [--rows 30000000] [--gzip] [--recount] [--against CHECKOUT] [--dir DIR]
 
 The reviews are made up, in Amazon 2018's form, with some 100 words of text
 each; `--rows` are csv of user, item and time alone. Every run is a process of
 its own, and with `--against` each is followed by the same run of the code in
 another checkout. The goal: 16 million reviews in 10 minutes and 4 GiB, and 30
-million rows in 6 GiB, on 2 cores. CPU seconds are printed beside those on the
-clock, as other work on the machine only lengthens the latter.
+million rows in 6 GiB, on 2 cores. `--recount` counts repeats and the k-core of
+rows once more, with polars and from the file, and compares. CPU seconds are
+printed beside those on the clock, as other work on the machine only lengthens
+the latter.
 """
 
 import argparse
@@ -44,6 +46,9 @@ def main() -> None:
   parser.add_argument("--reviews", type=int, nargs="*", default=[1_000_000])
   parser.add_argument("--rows", type=int, nargs="*", default=[])
   parser.add_argument("--gzip", action="store_true", help="and gzipped")
+  parser.add_argument(
+    "--recount", action="store_true", help="check what prepare counts of rows"
+  )
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument(
     "--against", type=pathlib.Path, help="a checkout to compare with"
@@ -71,6 +76,8 @@ def main() -> None:
         seconds, cpu, peak = run_prepare(
           folder / file, out=folder / "out", checkout=checkout
         )
+        if args.recount and kind == "rows":
+          check_counts(folder / file, folder / "out")
         shutil.rmtree(folder / "out")
         size = (folder / file).stat().st_size / 1e6
         what = f"{count:,} {'gzip' if file.endswith('gz') else kind}"
@@ -171,9 +178,9 @@ def write_rows(folder: pathlib.Path, *, rows: int, seed: int) -> None:
         }
       )
       frame.select(
-        "A" + pl.col("user").cast(pl.String).str.zfill(13),
-        "B" + pl.col("item").cast(pl.String).str.zfill(9),
-        "time",
+        user="A" + pl.col("user").cast(pl.String).str.zfill(13),
+        item="B" + pl.col("item").cast(pl.String).str.zfill(9),
+        time="time",
       ).write_csv(file, include_header=False)
   pl.DataFrame(
     {
@@ -181,6 +188,41 @@ def write_rows(folder: pathlib.Path, *, rows: int, seed: int) -> None:
       "title": [f"Title {item}" for item in range(num_items)],
     }
   ).write_csv(folder / "items.csv")
+
+
+def check_counts(path: pathlib.Path, out: pathlib.Path) -> None:
+  """Counts repeats and the 5-core of a csv file; ends if `out` has others."""
+  rows = pl.read_csv(path, columns=["user_id", "item_id"])
+  pairs = rows.unique()
+  repeats = rows.height - pairs.height
+  rounds = []
+  while True:
+    enough = pl.all_horizontal(
+      pl.len().over(name) >= 5 for name in rows.columns
+    )
+    core = pairs.filter(enough)
+    if core.height == pairs.height:
+      break
+    rounds.append(core.height)
+    pairs = core
+  items = core.n_unique("item_id")
+  a_user = core.group_by("user_id").len()
+  counted = {
+    "reviews": rows.height,
+    "repeats": repeats,
+    "k_core_rounds": rounds,
+    "below_k_core": rows.height - repeats - core.height,
+    "before_last_items": (a_user["len"].cast(pl.Int64) - 20).clip(0).sum(),
+    "users": a_user.height,
+    "items": items,
+  }
+  found = orjson.loads((out / "manifest.json").read_bytes())["counts"]
+  users = pl.scan_parquet(out / "interactions.parquet").select("user").max()
+  found["users"] = users.collect().item() + 1
+  found["items"] = pl.read_parquet(out / "items.parquet").height
+  if wrong := {k: found[k] for k, n in counted.items() if found[k] != n}:
+    raise SystemExit(f"prepare counts {wrong}, not {counted}")
+  print(f"prepare and polars count the same: {counted}", file=sys.stderr)
 
 
 def run_prepare(

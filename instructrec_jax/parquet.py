@@ -1,10 +1,11 @@
 """Parquet files that our own commands wrote, read and checked with polars."""
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import polars as pl
+import pyarrow.parquet
 
 from instructrec_jax.errors import InputError, check_file
 
@@ -15,6 +16,9 @@ _DAMAGED = (
   pl.exceptions.PolarsError,
   pl.exceptions.PanicException,
 )
+
+# Of a block.
+_ROWS = 1 << 16
 
 
 def read(
@@ -61,6 +65,28 @@ def read(
         f"which is not what is written there: {remedy}."
       )
   return frame if names is None else frame.select(names)
+
+
+def blocks(
+  path: pathlib.Path, columns: Sequence[str], *, remedy: str
+) -> Iterator[pl.DataFrame]:
+  """Yields the columns of some rows at a time, in their order.
+
+  Raises:
+    InputError: as `read`; blocks before a damaged one were yielded by then.
+  """
+  _check(path, remedy)
+  try:
+    with pyarrow.parquet.ParquetFile(path) as file:
+      for name in columns:
+        if name not in file.schema_arrow.names:
+          raise InputError(f"{path}: it has no column {name}: {remedy}.")
+      for batch in file.iter_batches(_ROWS, columns=[*columns]):
+        frame = pl.from_arrow(batch)
+        assert isinstance(frame, pl.DataFrame)
+        yield frame.select(columns)
+  except (*_DAMAGED, pyarrow.ArrowException) as error:
+    raise _error(path, error, remedy) from None
 
 
 def metadata(path: pathlib.Path, *, remedy: str) -> dict[str, str]:

@@ -29,9 +29,11 @@ class Chat:
   batch: bool = False
   """OpenAI's Batch API, at half price"""
   jsonl_out: opt.OutputFile | None = None
-  """write the requests for `vllm run-batch -i FILE`, and send nothing"""
-  jsonl_in: opt.InputFile | None = None
-  """take the answers from what `vllm run-batch -o FILE` wrote"""
+  """write the requests for `vllm run-batch -i FILE`, and send nothing; a * in
+  its name stands for the numbers of files with 50,000 requests each"""
+  jsonl_in: opt.InputFiles | None = None
+  """take the answers from what `vllm run-batch -o FILE` wrote; a * in its name
+  stands for several files"""
   temperature: Annotated[float, opt.Arg(least=0, most=2)] = 0.4
   """of sampling"""
   max_tokens: Annotated[opt.Count, opt.Arg(most=1_000_000)] = 512
@@ -67,8 +69,9 @@ class Sharing:
 
   export: opt.OutputFile | None = None
   """write answers, Parquet"""
-  import_from: Annotated[opt.InputFile | None, opt.Arg(flag="--import")] = None
-  """take answers that somebody exported"""
+  import_from: Annotated[opt.InputFiles | None, opt.Arg(flag="--import")] = None
+  """take answers that somebody exported; a * in the name stands for several
+  files"""
 
 
 @dataclass(frozen=True, kw_only=True)

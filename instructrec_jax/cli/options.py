@@ -90,6 +90,13 @@ def _existing_file(path: Path) -> str:
   return "it is a pipe or a device" if path.exists() else "no such file"
 
 
+def _existing_files(path: Path) -> str:
+  files = storage.matching(path)
+  return next(
+    filter(None, map(_existing_file, files)), "" if files else "no such file"
+  )
+
+
 def _requests_file(path: Path) -> str:
   is_known = path.suffix in (".parquet", ".jsonl")
   kind = "" if is_known else "a .parquet or .jsonl file is needed, by suffix"
@@ -174,10 +181,7 @@ def _known(what: str, names: Sequence[str]) -> Callable[[str], str]:
 
 def _ranker_or_run(name: str) -> str:
   if Path(name).suffix in (".run", ".trec", ".txt", ".parquet"):
-    files = storage.matching(Path(name))
-    return next(
-      filter(None, map(_existing_file, files)), "" if files else "no such file"
-    )
+    return _existing_files(Path(name))
   return _known("ranker", RANKERS)(name)
 
 
@@ -204,6 +208,7 @@ RANKERS = (
 File = Annotated[Path, Arg(metavar="FILE")]
 Folder = Annotated[Path, Arg(metavar="DIR")]
 InputFile = Annotated[File, Arg(check=_existing_file)]
+InputFiles = Annotated[File, Arg(check=_existing_files)]
 InputFolder = Annotated[Folder, Arg(check=existing("folder"))]
 OutputFile = Annotated[File, Arg(check=_new_file())]
 OutputFolder = Annotated[Folder, Arg(check=_new_folder)]

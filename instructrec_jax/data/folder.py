@@ -22,6 +22,7 @@ requests/SCENARIO_SPLIT.parquet, instructions.json and the TFDS dataset.
 
 import functools
 import pathlib
+from collections.abc import Iterator
 from typing import Any, NoReturn
 
 import numpy as np
@@ -200,6 +201,23 @@ class DatasetFolder:
   def interactions(self) -> pl.DataFrame:
     """All columns of interactions.parquet."""
     return self._read(INTERACTIONS_FILE, _INTERACTIONS)
+
+  @property
+  def user_ids(self) -> pl.Series:
+    """What the source calls each user."""
+    columns = {name: _INTERACTIONS[name] for name in ("user_id", "position")}
+    frame = self._read(INTERACTIONS_FILE, columns)
+    return frame.filter(pl.col("position") == 0)["user_id"]
+
+  def reviews(self) -> Iterator[pl.DataFrame]:
+    """Yields `summary` and `text` of all interactions, in blocks."""
+    columns = ("summary", "text")
+    path, rows = self.path / INTERACTIONS_FILE, len(self.sequences.items)
+    for frame in parquet.blocks(path, columns, remedy=_REMEDY):
+      rows -= frame.height
+      yield frame
+    if rows:
+      self._refuse(INTERACTIONS_FILE, "reviews")
 
   @functools.cached_property
   def sequences(self) -> Sequences:

@@ -3,7 +3,7 @@
 import functools
 import itertools
 import pathlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,13 +56,14 @@ def annotate_offline(
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
   with locks.writing_in(folder.path), open_store(folder) as store:
-    known = store.answered_keys()
+    known = store.answered()
     total = len(questions.preferences) + len(questions.intentions)
     bar = iter(progress(questions, total=total, desc="annotations"))
     while chunk := list(itertools.islice(bar, ROWS_PER_COMMIT)):
       answers = [(q, *offline.answer(q, seed=seed)) for q in chunk]
+      is_new = known.add(r.key for _, r, _ in answers)
       store.put_all(
-        [(r, a) for _, r, a in answers if r.key not in known],
+        [(r, a) for (_, r, a), new in zip(answers, is_new, strict=True) if new],
         teacher=offline.TEACHER,
       )
       store.add_subjects(_subject(q, r) for q, r, _ in answers)
@@ -98,13 +99,13 @@ def open_requests(
   model: str,
   parameters: Mapping[str, float | int | str] = PARAMETERS,
   training_targets: int = 1,
-) -> list[ChatRequest]:
-  """Returns what `annotate_with` would send, and sends nothing."""
+) -> Iterator[ChatRequest]:
+  """Yields what `annotate_with` would send, and sends nothing."""
   folder = DatasetFolder.open(dataset)
   questions = plan(folder, training_targets=training_targets)
   ask = functools.partial(chat_request, model=model, parameters=parameters)
   with open_store(folder, to_read=True) as store:
-    return list(unanswered(map(ask, questions), store))
+    yield from unanswered(map(ask, questions), store)
 
 
 def counted(
@@ -166,7 +167,7 @@ def summarise(folder: DatasetFolder, questions: Plan) -> dict[str, Any]:
     text for views in annotations.intentions.values() for text in views.values()
   ]
   users = questions.users
-  targets = len(questions.intentions) + questions.targets_without_review
+  targets = questions.targets
   return {
     "users": users,
     "users_without_history": questions.users_without_history,

@@ -18,7 +18,12 @@ from instructrec_jax.data.folder import (
 from instructrec_jax.errors import InputError
 from instructrec_jax.storage import sha256_of
 from instructrec_jax.teacher.chat import Status
-from instructrec_jax.teacher.quality import Quality, TitleWords, judge
+from instructrec_jax.teacher.quality import (
+  MOST_REVIEWS,
+  Quality,
+  TitleWords,
+  judge,
+)
 from instructrec_jax.teacher.questions import PREFERENCES
 from instructrec_jax.teacher.store import MEMORY, Store
 
@@ -143,8 +148,14 @@ def _collect(store: Store, folder: DatasetFolder) -> Annotations:
 
 def title_words(folder: DatasetFolder) -> TitleWords:
   """Returns what a folder's reviews tell of the words of its titles."""
-  texts = folder.interactions["text"].drop_nulls().to_list()
-  return TitleWords.of_reviews(folder.items, texts)
+  texts = (frame["text"].drop_nulls() for frame in folder.reviews())
+  step = max(1, sum(map(len, texts)) // MOST_REVIEWS)
+  chosen, place = [], 0
+  for frame in folder.reviews():
+    texts = frame["text"].drop_nulls()
+    chosen += texts[-place % step :: step].to_list()
+    place += len(texts)
+  return TitleWords(folder.items, chosen)
 
 
 def read_texts(

@@ -4,6 +4,7 @@ Users and items are named by their identifiers, so that a file fits any dataset
 folder that was prepared from the same reviews.
 """
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -49,7 +50,7 @@ def export_annotations(
     InputError: there are none, or `path` exists and `force` is not set.
   """
   folder = DatasetFolder.open(dataset)
-  user_ids = _user_ids(folder)
+  user_ids = folder.user_ids
   with open_store(folder, to_read=True) as store:
     rows = [
       {
@@ -85,7 +86,8 @@ def import_annotations(
   """Adds a file's answers to a folder's store; nothing there is replaced.
 
   They keep the time at which they were answered. A file of an older version
-  has none: its answers count as older than all others, in the file's order.
+  has none: its answers count as older than all others, in the file's order. A
+  * in its name stands for several files, of which memory holds one.
 
   Returns:
     `rows` of the file; `taken`; `elsewhere`, rows about users or items that
@@ -93,9 +95,34 @@ def import_annotations(
 
   Raises:
     InputError: the file is missing, not of `export_annotations`, or about other
-      users and items alone.
+      users and items alone; files before a wrong one are taken by then.
   """
   folder = DatasetFolder.open(dataset)
+  numbers = {name: user for user, name in enumerate(folder.user_ids)}
+  rows = taken = 0
+  with contextlib.ExitStack() as opened:
+    store = None
+    for each in storage.matching(path):
+      frame = _read_file(each)
+      answers, times, subjects = _answers(frame, each, folder, numbers)
+      rows, taken = rows + frame.height, taken + len(subjects)
+      if subjects and store is None:
+        opened.enter_context(locks.writing_in(folder.path))
+        store = opened.enter_context(open_store(folder))
+      if subjects and store is not None:
+        for teacher, found in answers.items():
+          store.put_all(found, teacher=teacher, times=times[teacher])
+        store.add_subjects(subjects)
+  if not taken:
+    raise InputError(
+      f"{path}: none of its {rows:,} annotations is about a user and an item "
+      f"of {folder.path}: was that prepared from other reviews?"
+    )
+  return {"rows": rows, "taken": taken, "elsewhere": rows - taken}
+
+
+def _read_file(path: pathlib.Path) -> pl.DataFrame:
+  """Reads a file of `export_annotations`."""
   frame = parquet.read(
     path, None, remedy="name a Parquet file of `instructrec annotate --export`"
   )
@@ -110,7 +137,20 @@ def import_annotations(
       f"{path}: not a file of `instructrec annotate --export`; its columns "
       f"must be {', '.join(_COLUMNS)}."
     )
-  numbers = {name: user for user, name in enumerate(_user_ids(folder))}
+  return frame
+
+
+def _answers(
+  frame: pl.DataFrame,
+  path: pathlib.Path,
+  folder: DatasetFolder,
+  numbers: dict[str, int],
+) -> tuple[
+  dict[str, list[tuple[ChatRequest, ChatAnswer]]],
+  dict[str, list[str]],
+  list[Subject],
+]:
+  """Returns answers and times by teacher, and subjects that are in a folder."""
   answers: dict[str, list[tuple[ChatRequest, ChatAnswer]]] = {}
   times: dict[str, list[str]] = {}
   subjects = []
@@ -133,20 +173,7 @@ def import_annotations(
     answers.setdefault(row["teacher"], []).append((request, answer))
     times.setdefault(row["teacher"], []).append(row["answered_at"])
     subjects.append(Subject(row["kind"], user, row["position"], request.key))
-  if not subjects:
-    raise InputError(
-      f"{path}: none of its {frame.height:,} annotations is about a user and "
-      f"an item of {folder.path}: was that prepared from other reviews?"
-    )
-  with locks.writing_in(folder.path), open_store(folder) as store:
-    for teacher, found in answers.items():
-      store.put_all(found, teacher=teacher, times=times[teacher])
-    store.add_subjects(subjects)
-  return {
-    "rows": frame.height,
-    "taken": len(subjects),
-    "elsewhere": frame.height - len(subjects),
-  }
+  return answers, times, subjects
 
 
 def _read(row: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
@@ -169,11 +196,6 @@ def _read(row: dict[str, Any]) -> tuple[ChatRequest, ChatAnswer]:
     attempts=row["attempts"],
     error=row["error"],
   )
-
-
-def _user_ids(folder: DatasetFolder) -> list[str]:
-  first = folder.interactions.filter(pl.col("position") == 0)
-  return first.sort("user")["user_id"].to_list()
 
 
 def _item_id(folder: DatasetFolder, row: dict[str, Any]) -> str | None:

@@ -4,14 +4,19 @@
 Batch API, so a GPU of one's own answers without any server.
 """
 
+import array
 import collections
+import contextlib
 import dataclasses
+import functools
+import hashlib
 import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+import numpy as np
 import pydantic
 
 from instructrec_jax import storage
@@ -26,6 +31,10 @@ from instructrec_jax.teacher.chat import (
 )
 from instructrec_jax.teacher.store import ROWS_PER_COMMIT, Store, unanswered
 
+# What the Batch API takes in a file.
+FILE_REQUESTS = 50_000
+# Bytes by which an answer's request is found.
+_DIGEST = 16
 ENDPOINT = "/v1/chat/completions"
 TEACHER = "vllm_jsonl"
 """What the store calls this transport."""
@@ -126,7 +135,8 @@ def write_requests(
 ) -> int:
   """Writes the requests that the store has no answer to, one line each.
 
-  Duplicates are written once, and the file whole or not at all.
+  Duplicates are written once, and a file whole or not at all. A * in its name
+  stands for the numbers of files that the Batch API takes.
 
   Returns:
     The number of lines.
@@ -135,35 +145,69 @@ def write_requests(
     InputError: `path` exists and `force` is not set.
   """
   count = 0
+  left = iter(progress(unanswered(requests, store), desc="requests"))
+  size = FILE_REQUESTS if "*" in path.name else None
   with (
-    storage.output_file(path, force=force, is_ours=_is_requests),
-    storage.staged_file(path) as partial,
-    partial.open("wb") as file,
+    _output(path, force=force) as there,
+    contextlib.ExitStack() as written,
   ):
-    for request in progress(unanswered(requests, store), desc="requests"):
-      file.write(request_line(request))
-      count += 1
+    for number in itertools.count():
+      first = next(left, None)
+      if number and (first is None or size is None):
+        break
+      name = path.name.replace("*", f"{number:05}")
+      partial = written.enter_context(storage.staged_file(path.with_name(name)))
+      there.discard(path.with_name(name))
+      with partial.open("wb") as file:
+        for request in itertools.islice(
+          itertools.chain([first] if first else [], left), size
+        ):
+          file.write(request_line(request))
+          count += 1
+    for old in there:
+      old.unlink()
   return count
 
 
 def check_output(path: pathlib.Path, *, force: bool) -> None:
   """Raises InputError if `write_requests` may not write there."""
-  with storage.output_file(path, force=force, is_ours=_is_requests):
+  with _output(path, force=force):
     pass
 
 
-def check_answers(path: pathlib.Path) -> None:
-  """Raises InputError if there is no file of answers, or nothing in it."""
-  if not path.exists():
+@contextlib.contextmanager
+def _output(path: pathlib.Path, *, force: bool) -> Iterator[set[pathlib.Path]]:
+  """Holds the name; yields the files that it stands for, which may go."""
+  check = functools.partial(
+    storage.output_file, force=force, is_ours=_is_requests
+  )
+  with check(path):
+    there = storage.matching(path) if "*" in path.name else []
+    for each in there:
+      with check(each):
+        pass
+    yield {*there}
+
+
+def check_answers(path: pathlib.Path) -> list[pathlib.Path]:
+  """Returns the files of answers that a name stands for.
+
+  Raises:
+    InputError: there is none, or nothing in one.
+  """
+  files = storage.matching(path)
+  if not all(each.exists() for each in files or [path]):
     raise InputError(f"{path}: no such file of answers.")
-  check_file(path)
-  with path.open("rb") as file:
-    for number, line in enumerate(file, start=1):
-      if line.strip():
-        # What begins otherwise is another kind of file.
-        ResultLine.parse(line, where=f"{path}, line {number}")
-        return
-  raise InputError(f"{path}: the file of answers is empty.")
+  for each in files:
+    check_file(each)
+    with each.open("rb") as file:
+      lines = ((n, line) for n, line in enumerate(file, 1) if line.strip())
+      number, line = next(lines, (0, b""))
+    if not number:
+      raise InputError(f"{each}: the file of answers is empty.")
+    # What begins otherwise is another kind of file.
+    ResultLine.parse(line, where=f"{each}, line {number}")
+  return files
 
 
 def _is_requests(path: pathlib.Path) -> bool:
@@ -181,37 +225,77 @@ def read_answers(
   """Puts a file of answers, in any order, into the store.
 
   A row with an error is stored as failed, so that it can be asked again. More
-  requests than the file answers do no harm.
+  requests than the file answers do no harm. A * in its name stands for several
+  files. Memory holds where each answer stands, in 28 bytes.
 
   Raises:
-    InputError: the file is missing, or a line of it is broken; lines before
-      it may be stored by then, and reading them again does no harm.
+    InputError: the file is missing, or a line of it is broken.
   """
-  check_answers(path)
-  asked = {request.key: request for request in unanswered(requests, store)}
   tally = FileTally()
-  answers = _file_answers(path, asked, tally)
-  while chunk := list(itertools.islice(answers, ROWS_PER_COMMIT)):
-    store.put_all(chunk, teacher=TEACHER)
-    tally.statuses.update(answer.status for _, answer in chunk)
-  tally.missing = len(asked)
+  with _Answers(check_answers(path)) as answers:
+    answered = answers.of(unanswered(requests, store), tally)
+    while chunk := list(itertools.islice(answered, ROWS_PER_COMMIT)):
+      store.put_all(chunk, teacher=TEACHER)
+      tally.statuses.update(answer.status for _, answer in chunk)
+    tally.unknown = len(answers) - tally.statuses.total()
   return tally
 
 
-def _file_answers(
-  path: pathlib.Path, asked: dict[str, ChatRequest], tally: FileTally
-) -> Iterator[tuple[ChatRequest, ChatAnswer]]:
-  """Yields the answers; removes their requests from `asked`."""
-  with path.open("rb") as file:
-    for number, line in enumerate(progress(file, desc="answers"), start=1):
-      if not line.strip():
-        continue
-      result = ResultLine.parse(line, where=f"{path}, line {number}")
-      request = asked.pop(result.custom_id, None)
-      if request is None:
-        tally.unknown += 1
+class _Answers:
+  """Files of answers, read at random. A context."""
+
+  def __init__(self, paths: list[pathlib.Path]):
+    """Reads all lines, and keeps where each stands."""
+    self._paths, self._files = paths, []
+    keys, numbers, starts = bytearray(), array.array("i"), array.array("q")
+    for file_number, path in enumerate(paths):
+      start = 0
+      with path.open("rb") as file:
+        for number, line in enumerate(progress(file, desc="answers"), start=1):
+          if line.strip():
+            found = ResultLine.parse(line, where=f"{path}, line {number}")
+            keys += _digest(found.custom_id)
+            numbers.append(file_number)
+            starts.append(start)
+          start += len(line)
+    digests = np.frombuffer(keys, f"S{_DIGEST}")
+    # Of two answers to one request the first counts.
+    order = np.argsort(digests, kind="stable")
+    self._digests = digests[order]
+    self._numbers = np.array(numbers)[order]
+    self._starts = np.array(starts)[order]
+
+  def __enter__(self) -> "_Answers":
+    self._files = [path.open("rb") for path in self._paths]
+    return self
+
+  def __exit__(self, *_: object) -> None:
+    for file in self._files:
+      file.close()
+
+  def __len__(self) -> int:
+    return len(self._digests)
+
+  def of(
+    self, requests: Iterable[ChatRequest], tally: FileTally
+  ) -> Iterator[tuple[ChatRequest, ChatAnswer]]:
+    """Yields the requests that have an answer; counts those that have none."""
+    for request in requests:
+      place = int(np.searchsorted(self._digests, _digest(request.key)))
+      found = None
+      if place < len(self):
+        number, start = int(self._numbers[place]), int(self._starts[place])
+        self._files[number].seek(start)
+        line = self._files[number].readline()
+        found = ResultLine.parse(line, where=str(self._paths[number]))
+      if found and found.custom_id == request.key:
+        yield request, found.answer(request)
       else:
-        yield request, result.answer(request)
+        tally.missing += 1
+
+
+def _digest(name: str) -> bytes:
+  return hashlib.blake2b(name.encode(), digest_size=_DIGEST).digest()
 
 
 def _message(error: Any) -> str:

@@ -60,7 +60,8 @@ _CALENDAR = frozenset(
 )
 # What so many titles share is the name of none.
 _ORDINARY_SHARE = 0.01
-_MOST_REVIEWS = 20_000
+MOST_REVIEWS = 20_000
+"""From all over the data; more would tell hardly more."""
 
 
 class Quality(enum.StrEnum):
@@ -121,13 +122,6 @@ class TitleWords:
       for word, count in first.items()
       if count > 1 and self._capital[word] > 1 and self.is_name(word)
     )
-
-  @classmethod
-  def of_reviews(
-    cls, items: Sequence[Item], reviews: Sequence[str]
-  ) -> "TitleWords":
-    """Counts at most 20,000 reviews, from all over the data."""
-    return cls(items, reviews[:: max(1, len(reviews) // _MOST_REVIEWS)])
 
   def is_name(self, word: str) -> bool:
     """Whether a word of a title, in lower case, is a brand's or product's."""

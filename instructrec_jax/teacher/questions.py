@@ -4,14 +4,16 @@ Bump `VERSION` with any change of wording or schema: the store then keeps the
 new answers beside the old.
 """
 
-import collections
 import dataclasses
+import functools
 import html
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+import polars as pl
+from jaxtyping import Bool, Int
 
 from instructrec_jax.data.cleaning import category_labels, root_categories
 from instructrec_jax.data.folder import DatasetFolder
@@ -28,6 +30,10 @@ PREFERENCES = ("general", "long_term", "short_term")
 VIEWS = ("user_view", "item_view")
 
 _TAG = re.compile(r"<[^>]+>")
+# What may not be there any more once a review is plain.
+_NO_LETTERS = r"<[^>]+>|&#?[A-Za-z0-9]*"
+_BLOCK = 1 << 16
+_Q = TypeVar("_Q")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -71,29 +77,124 @@ class IntentionQuestion:
 Question = PreferenceQuestion | IntentionQuestion
 
 
-@dataclasses.dataclass(frozen=True)
+class Questions(Generic[_Q]):
+  """Questions of one kind, made anew whenever they are gone through."""
+
+  def __init__(
+    self, make: Callable[[], Iterator[_Q]], count: Callable[[], int]
+  ):
+    """Makes none yet."""
+    self._make, self._count = make, count
+
+  def __iter__(self) -> Iterator[_Q]:
+    return self._make()
+
+  def __len__(self) -> int:
+    return self._count()
+
+
 class Plan:
-  """All questions of a dataset folder.
+  """All questions of a dataset folder, of which memory holds numbers alone.
 
   Attributes:
     preferences: one for each user and split with a history to describe.
     intentions: one for each annotated target that has a review.
+    targets: how many there are to annotate.
+    users: likewise.
+    users_without_history: of these.
   """
 
-  preferences: list[PreferenceQuestion]
-  intentions: list[IntentionQuestion]
-  users_without_history: int
-  targets_without_review: int
+  def __init__(self, folder: DatasetFolder, *, training_targets: int):
+    """Finds the targets; see `plan`."""
+    self._folder = folder
+    self._users, self._places, is_end = _annotated(
+      folder, training_targets=training_targets
+    )
+    # An empty history tells no taste.
+    is_end &= self._places > 0
+    self._ends = self._users[is_end], self._places[is_end]
+    self.targets = len(self._users)
+    self.users = len(np.unique(self._users))
+    self.users_without_history = self.users - len(np.unique(self._ends[0]))
+    self.preferences = Questions(self._preferences, lambda: len(self._ends[0]))
+    self.intentions = Questions(
+      self._intentions, lambda: self.targets - self.targets_without_review
+    )
 
   def __iter__(self) -> Iterator[Question]:
     yield from self.preferences
     yield from self.intentions
 
-  @property
-  def users(self) -> int:
-    """How many users there are to annotate."""
-    asked = len({question.user for question in self.preferences})
-    return asked + self.users_without_history
+  @functools.cached_property
+  def targets_without_review(self) -> int:
+    """How many targets no intention can be asked of; reads all reviews."""
+    return sum(
+      not _plain(*review) for *_, review in self._reviews(only_bare=True)
+    )
+
+  def _preferences(self) -> Iterator[PreferenceQuestion]:
+    titles, bare, labels = self._titles, self._bare, self._labels
+    for user, end in _pairs(*self._ends):
+      items = self._folder.sequences.user(user)[:end].tolist()
+      # Beside kinds of product, the department says nothing.
+      any_kind = any(bare[item] for item in items)
+      yield PreferenceQuestion(
+        user=user,
+        position=end,
+        titles=[titles[item] for item in items],
+        labels=[
+          labels[item] if bare[item] or not any_kind else () for item in items
+        ],
+      )
+
+  def _intentions(self) -> Iterator[IntentionQuestion]:
+    titles, labels = self._titles, self._labels
+    sequences = self._folder.sequences
+    for user, place, texts in self._reviews():
+      if review := _plain(*texts):
+        item = int(sequences.user(user)[place])
+        yield IntentionQuestion(user, place, review, titles[item], labels[item])
+
+  def _reviews(
+    self, *, only_bare: bool = False
+  ) -> Iterator[tuple[int, int, tuple[str | None, str | None]]]:
+    """Yields user, position, summary and text of targets.
+
+    Args:
+      only_bare: not of those with a letter or digit outside of tags and
+        entities, which surely have a review.
+    """
+    rows = self._folder.sequences.offsets[self._users] + self._places
+    start = 0
+    for frame in self._folder.reviews():
+      end = start + frame.height
+      first, last = np.searchsorted(rows, (start, end))
+      chosen = frame[rows[first:last] - start].with_columns(
+        user=self._users[first:last], place=self._places[first:last]
+      )
+      start = end
+      if only_bare:
+        text = pl.concat_str(
+          pl.col("summary", "text").fill_null(""), separator="\n"
+        )
+        bare = text.str.replace_all(_NO_LETTERS, " ")
+        chosen = chosen.filter(~bare.str.contains("[A-Za-z0-9]"))
+      columns = chosen.select("user", "place", "summary", "text")
+      for user, place, *texts in columns.iter_rows():
+        yield user, place, (texts[0], texts[1])
+
+  @functools.cached_property
+  def _titles(self) -> list[str]:
+    return [item.title for item in self._folder.items]
+
+  @functools.cached_property
+  def _bare(self) -> list[tuple[str, ...]]:
+    return category_labels(self._folder.items)
+
+  @functools.cached_property
+  def _labels(self) -> list[Sequence[str]]:
+    roots = sorted(root_categories(self._folder.items))
+    return [with_roots(own, roots) for own in self._bare]
 
 
 def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
@@ -109,74 +210,48 @@ def plan(folder: DatasetFolder, *, training_targets: int = 1) -> Plan:
     InputError: `training_targets` is no number of targets.
   """
   check_counts(least=0, training_targets=training_targets)
-  titles = [item.title for item in folder.items]
-  roots = sorted(root_categories(folder.items))
-  bare = category_labels(folder.items)
-  labels = [with_roots(own, roots) for own in bare]
-  reviews = folder.interactions.select("summary", "text").rows()
-  sequences = folder.sequences
-  preferences, intentions = [], []
-  users_without_history = targets_without_review = 0
-  positions = annotated_positions(folder, training_targets=training_targets)
-  held_out = collections.defaultdict(set)
-  for targets in (folder.splits.validation, folder.splits.test):
-    for user, place in zip(targets.users, targets.positions, strict=True):
-      held_out[int(user)].add(int(place))
-  for user, targets in positions.items():
-    training = [place for place in targets if place not in held_out[user]]
-    ends = sorted({*training[-1:], *held_out[user]} - {0})
-    users_without_history += not ends
-    for end in ends:
-      items = sequences.user(user)[:end].tolist()
-      # Beside kinds of product, the department says nothing.
-      any_kind = any(bare[item] for item in items)
-      preferences.append(
-        PreferenceQuestion(
-          user=user,
-          position=end,
-          titles=[titles[item] for item in items],
-          labels=[
-            labels[item] if bare[item] or not any_kind else () for item in items
-          ],
-        )
-      )
-    for position in targets:
-      review = _plain(*reviews[int(sequences.offsets[user]) + position])
-      if review:
-        item = int(sequences.user(user)[position])
-        intentions.append(
-          IntentionQuestion(user, position, review, titles[item], labels[item])
-        )
-      else:
-        targets_without_review += 1
-  return Plan(
-    preferences, intentions, users_without_history, targets_without_review
-  )
+  return Plan(folder, training_targets=training_targets)
 
 
-def annotated_positions(
-  folder: DatasetFolder, *, training_targets: int = 1
-) -> dict[int, list[int]]:
-  """Returns each user's positions that get an intention, ascending.
+def _annotated(
+  folder: DatasetFolder, *, training_targets: int
+) -> tuple[
+  Int[np.ndarray, " targets"],
+  Int[np.ndarray, " targets"],
+  Bool[np.ndarray, " targets"],
+]:
+  """Returns user and position of what gets an intention, by both, ascending.
 
   They are the held-out targets and the last of the training targets (design
-  decision 5): with leave-one-out, a user's last three items.
+  decision 5): with leave-one-out, a user's last three items. Returned, too, is
+  which of them end a history that is described: held-out ones, and of training
+  the last.
   """
-  positions = collections.defaultdict(list)
   splits = folder.splits
-  if training_targets:
-    users, places = splits.training.users, splits.training.positions
-    order = np.lexsort((places, users))
-    users, places = users[order], places[order]
-    # How many targets of the same user come after this one.
-    ends = np.searchsorted(users, users, side="right")
-    last = ends - np.arange(len(users)) <= training_targets
-    for user, place in zip(users[last], places[last], strict=True):
-      positions[int(user)].append(int(place))
-  for targets in (splits.validation, splits.test):
-    for user, place in zip(targets.users, targets.positions, strict=True):
-      positions[int(user)].append(int(place))
-  return {user: sorted(positions[user]) for user in sorted(positions)}
+  users, places = splits.training.users, splits.training.positions
+  order = np.lexsort((places, users))
+  users, places = users[order], places[order]
+  # How many targets of the same user come after this one.
+  left = np.searchsorted(users, users, side="right") - np.arange(len(users))
+  last = left <= training_targets
+  held_out = (splits.validation, splits.test)
+  users = np.concatenate([users[last], *(split.users for split in held_out)])
+  places = np.concatenate(
+    [places[last], *(split.positions for split in held_out)]
+  )
+  is_end = np.ones(len(users), bool)
+  is_end[: int(last.sum())] = left[last] == 1
+  order = np.lexsort((places, users))
+  return users[order], places[order], is_end[order]
+
+
+def _pairs(
+  first: Int[np.ndarray, " n"], second: Int[np.ndarray, " n"]
+) -> Iterator[tuple[int, int]]:
+  """Yields numbers of Python, without lists of all."""
+  for start in range(0, len(first), _BLOCK):
+    block = slice(start, start + _BLOCK)
+    yield from zip(first[block].tolist(), second[block].tolist(), strict=True)
 
 
 def _plain(summary: str | None, text: str | None) -> str:

@@ -74,7 +74,7 @@ def test_wrong_options_are_one_sentence(shop, capsys, monkeypatch):
 
 def test_files_for_vllm_go_out_and_come_in(shop, tmp_path, capsys):
   ask = [shop, "--teacher", "openai", "--model", "m"]
-  asked, answered = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+  asked = tmp_path / "in.jsonl"
   text = _run(capsys, *ask, "--jsonl-out", str(asked))
   assert text.endswith(f"this run: written {REQUESTS}\n")
   again = ["annotate", "--dataset", *ask, "--jsonl-out", str(asked)]
@@ -91,8 +91,17 @@ def test_files_for_vllm_go_out_and_come_in(shop, tmp_path, capsys):
     body = {"choices": [{"message": message, "finish_reason": "stop"}]}
     response = {"status_code": 200, "body": body}
     lines.append({"custom_id": row["custom_id"], "response": response})
-  answered.write_text("".join(json.dumps(line) + "\n" for line in lines))
-  text = _run(capsys, *ask, "--jsonl-in", str(answered))
+  shards = [str(tmp_path / "in-*.jsonl"), str(tmp_path / "out-*.jsonl")]
+  text = _run(capsys, *ask, "--jsonl-out", shards[0])
+  assert (tmp_path / "in-00000.jsonl").read_bytes() == asked.read_bytes()
+  assert main(["annotate", "--dataset", *ask, "--jsonl-in", shards[1]]) == 2
+  assert "no such file" in capsys.readouterr().err
+  for number in range(2):
+    answered = tmp_path / f"out-{number}.jsonl"
+    answered.write_text(
+      "".join(json.dumps(line) + "\n" for line in lines[number::2])
+    )
+  text = _run(capsys, *ask, "--jsonl-in", shards[1])
   assert f"answers of vllm_jsonl m: {6 * USERS}" in text
   assert f"{3 * USERS}" in text
 

@@ -1,4 +1,3 @@
-import dataclasses
 import functools
 import json
 
@@ -144,7 +143,7 @@ def test_answers_of_a_version_that_asked_once_a_user_still_count(folder):
   first = {}
   for question in questions.preferences:
     first.setdefault(question.user, question)
-  old = dataclasses.replace(questions, preferences=[*first.values()])
+  old = [*first.values(), *questions.intentions]
   with open_store(folder) as store:
     ask = functools.partial(
       chat_request, model="m", parameters=annotate.PARAMETERS
@@ -189,6 +188,12 @@ def test_exported_annotations_serve_another_folder(folder, other, tmp_path):
   taken = import_annotations(other.path, path)
   assert taken == {"rows": rows, "taken": rows, "elsewhere": 0}
   assert Annotations.load(other) == Annotations.load(folder)
+  parts = _shop(tmp_path / "parts")
+  for number, start in enumerate(range(0, rows, 20)):
+    part = pl.read_parquet(path)[start : start + 20]
+    part.write_parquet(tmp_path / f"part-{number}.parquet")
+  assert import_annotations(parts.path, tmp_path / "part-*.parquet") == taken
+  assert Annotations.load(parts) == Annotations.load(folder)
   # No key, no request.
   again = Transport()
   annotate_with(again, other.path, model="m")

@@ -8,6 +8,7 @@ import sqlite3
 import pytest
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.teacher import jsonl
 from instructrec_jax.teacher.chat import Status
 from instructrec_jax.teacher.jsonl import (
   ResultLine,
@@ -73,6 +74,38 @@ def test_round_trip_in_any_order_asks_nothing_twice(tmp_path, store, questions):
   # Reading the file again changes nothing.
   assert read_answers(out, requests, store=store).unknown == 5
   assert billed(store) == (35, 25)
+
+
+def test_many_requests_are_several_files(tmp_path, store, monkeypatch):
+  monkeypatch.setattr(jsonl, "FILE_REQUESTS", 2)
+  requests = make_requests(5)
+  asked = tmp_path / "in-*.jsonl"
+  assert write_requests(requests, asked, store=store) == 5
+  files = sorted(tmp_path.glob("in-*"))
+  shards = [[json.loads(line) for line in file.open()] for file in files]
+  assert [len(shard) for shard in shards] == [2, 2, 1]
+  ids = [line["custom_id"] for shard in shards for line in shard]
+  assert ids == [request.key for request in requests]
+  for number, shard in enumerate(shards[::-1]):
+    answers = [_vllm_line(line) for line in shard[::-1]]
+    # The first answer to a request counts.
+    answers += [_vllm_line(line, text="later") for line in shard]
+    _write(tmp_path / f"out-{number}.jsonl", answers)
+  tally = read_answers(tmp_path / "out-*.jsonl", requests[1:], store=store)
+  assert tally.statuses == {Status.ANSWERED: 4}
+  assert (tally.unknown, tally.missing) == (6, 0)
+  rows = _rows(store)
+  for request in requests[1:]:
+    assert json.loads(rows[request.key][0]) == {"text": request.user}
+  with pytest.raises(InputError, match=r"in-00000\.jsonl exists.*--force"):
+    write_requests(requests, asked, store=store)
+  assert sorted(tmp_path.glob("in-*")) == files
+  assert write_requests(requests, asked, store=store, force=True) == 1
+  # What is left of more of them would be asked for once more.
+  assert [*tmp_path.glob("in-*")] == files[:1]
+  files[0].write_text("mine")
+  with pytest.raises(InputError, match="not what this command writes"):
+    write_requests(requests, asked, store=store, force=True)
 
 
 def test_each_line_gets_its_own_verdict(tmp_path, store, questions):

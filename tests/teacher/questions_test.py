@@ -5,12 +5,13 @@ import numpy as np
 import polars as pl
 import pytest
 
+from instructrec_jax import parquet
+from instructrec_jax.data.folder import INTERACTIONS_FILE
 from instructrec_jax.data.prepare import prepare
 from instructrec_jax.teacher.questions import (
   MAX_REVIEW_CHARACTERS,
   IntentionQuestion,
   PreferenceQuestion,
-  annotated_positions,
   chat_request,
   plan,
 )
@@ -29,10 +30,10 @@ def marked(tmp_path_factory):
     dataclasses.replace(item, title=f"title-{number}-")
     for number, item in enumerate(folder.items)
   ]
-  folder.interactions = folder.interactions.with_columns(
+  folder.interactions.with_columns(
     summary=pl.format("summary-{}-{}-", "user", "position"),
     text=pl.format("<br />review-{}-{}- &amp; more", "user", "position"),
-  )
+  ).write_parquet(folder.path / INTERACTIONS_FILE)
   return folder
 
 
@@ -72,7 +73,9 @@ def test_a_preference_is_of_all_before_the_target_of_its_split(
       assert place in ends
 
 
-def test_an_intention_prompt_holds_its_own_review_alone(marked):
+def test_an_intention_prompt_holds_its_own_review_alone(marked, monkeypatch):
+  # So that reviews come in many blocks.
+  monkeypatch.setattr(parquet, "_ROWS", 7)
   questions = plan(marked).intentions
   assert len(questions) == 3 * len(marked.sequences)
   for question in questions:
@@ -88,8 +91,11 @@ def test_an_intention_prompt_holds_its_own_review_alone(marked):
 def test_held_out_and_last_training_targets_are_annotated(
   marked, training_targets
 ):
-  found = annotated_positions(marked, training_targets=training_targets)
+  found = collections.defaultdict(list)
+  for question in plan(marked, training_targets=training_targets).intentions:
+    found[question.user].append(question.position)
   lengths = marked.sequences.lengths
+  assert len(found) == len(lengths)
   for user, positions in found.items():
     last = int(lengths[user])
     first = last - 2 - training_targets
@@ -97,17 +103,42 @@ def test_held_out_and_last_training_targets_are_annotated(
 
 
 def test_what_cannot_be_asked_is_counted(marked):
-  bare = marked.interactions.with_columns(
+  path = marked.path / INTERACTIONS_FILE
+  written = path.read_bytes()
+  pl.read_parquet(path).with_columns(
     summary=pl.when(pl.col("position") == 0).then(pl.col("summary")),
-    text=pl.lit(None, pl.String),
-  )
-  kept, marked.interactions = marked.interactions, bare
+    text=pl.when(pl.col("position") % 2 == 0).then(pl.lit("<b>&nbsp;")),
+  ).write_parquet(path)
   try:
     found = plan(marked)
+    assert [*found.intentions] == []
   finally:
-    marked.interactions = kept
-  assert found.intentions == []
+    path.write_bytes(written)
   assert found.targets_without_review == 3 * len(marked.sequences)
+  assert len(found.intentions) == 0
+
+
+def test_questions_are_counted_as_they_are_made(marked, monkeypatch):
+  monkeypatch.setattr(parquet, "_ROWS", 7)
+  path = marked.path / INTERACTIONS_FILE
+  written = path.read_bytes()
+  texts = ["", None, "<br>", "&lt;3", "&#x20;", "Good", "&ampgood", "é", "<3"]
+  frame = pl.read_parquet(path)
+  frame.with_columns(
+    summary=pl.lit("<p>\n</p>"),
+    text=pl.Series([texts[row % len(texts)] for row in range(frame.height)]),
+  ).write_parquet(path)
+  try:
+    found = plan(marked, training_targets=2)
+    asked = [*found.intentions]
+    assert len(found.intentions) == len(asked)
+    assert {question.review for question in asked} == {
+      *("<3", "Good", "&good", "é")
+    }
+  finally:
+    path.write_bytes(written)
+  assert len(found.preferences) == len([*found.preferences])
+  assert len(asked) + found.targets_without_review == found.targets
 
 
 def test_long_reviews_are_cut():

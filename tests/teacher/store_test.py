@@ -5,11 +5,13 @@ import pathlib
 import sqlite3
 import threading
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
-from instructrec_jax.teacher.store import Store, Subject, unanswered
+from instructrec_jax.teacher.store import Keys, Store, Subject, unanswered
 
 from .samples import billed, make_requests
 
@@ -206,3 +208,18 @@ def test_a_damaged_file_leaves_nothing_beside_it(tmp_path):
     Store(path, dataset="d")
   # While the traceback, and what it holds, is alive.
   assert caught.tb and [p.name for p in tmp_path.iterdir()] == ["a.sqlite"]
+
+
+@hypothesis.given(
+  blocks=st.lists(st.lists(st.integers(0, 30), max_size=12), max_size=12)
+)
+def test_keys_are_a_set(blocks):
+  keys, known = Keys(), set()
+  # They end in zero bytes, which numpy drops.
+  names = [f"{n % 7:02x}{n:02x}".ljust(64, "0") for n in range(31)]
+  for block in blocks:
+    new = []
+    for number in block:
+      new.append(number not in known)
+      known.add(number)
+    assert keys.add(names[number] for number in block) == new
