@@ -18,12 +18,15 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 
+from instructrec_jax import tasks
 from instructrec_jax.checkpoints.conversion import convert
 from instructrec_jax.data.prepare import prepare
+from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.metrics import ranking_metrics
 from instructrec_jax.generation.generator import Decoding, Generator
 from instructrec_jax.requests import read_requests
 from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.seq2seq import lora, parameters
 from instructrec_jax.seqio_bridge.build import Options, build
 from instructrec_jax.seqio_bridge.registration import use_dataset
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -78,6 +81,7 @@ def t5x(dataset, tmp_path_factory):
     data: pathlib.Path = dataset,
     devices: int = 1,
     fails: bool = False,
+    cache: pathlib.Path | None = None,
     **macros,
   ) -> str:
     # Not the simulated devices of the other tests.
@@ -89,6 +93,7 @@ def t5x(dataset, tmp_path_factory):
       [
         sys.executable,
         *("-m", f"t5x.{script}", f"--tfds_data_dir={data}"),
+        *([f"--seqio_additional_cache_dirs={cache}"] if cache else []),
         *(f"--gin_file={name}" for name in files),
         *(f"--gin.{name}={value!r}" for name, value in macros.items()),
         "--alsologtostderr",
@@ -125,19 +130,27 @@ def trained(t5x):
 def bound(dataset):
   """What gin/t5x binds, without dropout: the config and T5X's model."""
   use_dataset(dataset)
-  gin.clear_config()
+  return _bound()
+
+
+def _bound(*files: str, bindings: tuple[str, ...] = ()):
   folder = os.getcwd()
   os.chdir(ROOT)
+  gin.clear_config()
   try:
     gin.parse_config_files_and_bindings(
-      ["gin/model/mini.gin", "gin/t5x/model.gin"],
+      ["gin/model/mini.gin", "gin/t5x/model.gin", *files],
       [
         "VOCAB_SIZE = 512",
         "DROPOUT_RATE = 0.0",
         f"LOSS_NORMALIZING_FACTOR = {NORMALIZER}",
+        *bindings,
       ],
+      # T5X's script, which is not what runs here, and what it alone requires.
+      skip_unknown=["train_script.train"],
+      finalize_config=False,
     )
-    yield (
+    return (
       gin.get_configurable("config.T5Config")(),
       gin.get_configurable("models.EncoderDecoderModel")(),
     )
@@ -146,10 +159,14 @@ def bound(dataset):
     gin.clear_config()
 
 
+def _restored(checkpoint: pathlib.Path):
+  tree = ocp.PyTreeCheckpointer().restore(checkpoint / "state")
+  return jax.tree.map(np.asarray, tree)
+
+
 def _params(checkpoint: pathlib.Path):
   # T5X's tree is ours.
-  tree = ocp.PyTreeCheckpointer().restore(checkpoint / "state")
-  return jax.tree.map(np.asarray, tree["target"])
+  return _restored(checkpoint)["target"]
 
 
 def _metrics(folder: pathlib.Path) -> list[dict[str, float]]:
@@ -316,11 +333,92 @@ def test_its_losses_are_our_trainer_s(trained, dataset, bound, tmp_path):
   np.testing.assert_allclose(ours, theirs, rtol=1e-4)
 
 
+def test_lora_trains_adapters_alone(t5x, trained, dataset, tmp_path):
+  folder = t5x.folder / "lora"
+  for steps in (52, 54):  # the latter resumes
+    t5x(
+      "train",
+      "gin/model/mini.gin",
+      "gin/t5x/lora.gin",
+      MODEL_DIR=str(folder),
+      INITIAL_CHECKPOINT_PATH=str(trained / "checkpoint_50"),
+      TASK_FEATURE_LENGTHS=LENGTHS,
+      LORA_RANK=4,
+      BATCH_SIZE=8,
+      MICROBATCHES=2,
+      TRAIN_STEPS=steps,
+      EVAL_PERIOD=2,
+      EVAL_STEPS=1,
+      CHECKPOINT_PERIOD=2,
+      RANKED_EXAMPLES=100,
+    )
+  base = _params(trained / "checkpoint_50")
+  new, _ = lora.split(_params(folder / "checkpoint_50"))
+  tree = _restored(folder / "checkpoint_54")
+  adapters, frozen = lora.split(tree["target"])
+  jax.tree.map(np.testing.assert_array_equal, frozen, base)
+  moved = jax.tree.map(lambda x, y: not np.array_equal(x, y), adapters, new)
+  assert all(jax.tree.leaves(moved)) and len(jax.tree.leaves(moved)) == 72
+  # AdamW's two averages of each, and counts of steps; none of the rest.
+  states = [x for x in jax.tree.leaves(tree["state"]) if x.shape]
+  assert sum(x.size for x in states) == 2 * sum(
+    x.size for x in jax.tree.leaves(adapters)
+  )
+  assert int(tree["state"]["step"]) == 54
+  # What T5X scores with adapters, ours scores with them merged.
+  infer = functools.partial(
+    t5x,
+    "infer",
+    "gin/model/mini.gin",
+    "gin/t5x/infer.gin",
+    CHECKPOINT_PATH=str(folder / "checkpoint_54"),
+    INFER_OUTPUT_DIR=str(tmp_path / "infer"),
+  )
+  assert "pass --gin.LORA_RANK=4 --gin.LORA_ALPHA=32." in infer(fails=True)
+  infer(LORA_RANK=4, LORA_ALPHA=32)
+  (path,) = (tmp_path / "infer").glob("*-score.jsonl-*-of-00001")
+  rows = map(json.loads, path.read_text().splitlines())
+  theirs = {
+    (row["inputs"]["request_id"], row["inputs"]["candidate"]): row["score"]
+    for row in rows
+  }
+  vocabulary = dataset / "vocabulary.model"
+  convert(folder, tmp_path / "ours", to="ours", vocabulary=vocabulary)
+  requests = read_requests(dataset / "requests" / "sequential_test.parquet")
+  requests = list(requests)
+  ours = {
+    (request.request_id, place): value
+    for request, values in zip(
+      requests, T5Ranker.load(tmp_path / "ours").score(requests), strict=True
+    )
+    for place, value in enumerate(values)
+  }
+  assert ours == pytest.approx(theirs, abs=1e-4)
+  (folder / "config.gin").unlink()
+  with pytest.raises(InputError, match="LORA_ALPHA"):
+    convert(folder, tmp_path / "unscaled", to="t5x")
+
+
+def test_lora_s_losses_are_our_trainer_s(trained, dataset, tmp_path):
+  use_dataset(dataset)
+  config, model = _bound(
+    "gin/t5x/lora.gin",
+    bindings=("LORA_RANK = 4", "LEARNING_RATE = 3e-3"),
+  )
+  _dump_batches(tmp_path / "batches.npz", dataset, model)
+  random = parameters.initial_variables(config, seed=1)["params"]
+  params = lora.join(lora.split(random)[0], _params(trained / "checkpoint_50"))
+  theirs, ours = (
+    np.array(list(curve(tmp_path / "batches.npz", params, config, model)))
+    for curve in (_their_losses, _our_losses)
+  )
+  assert ours[-1] < 0.95 * ours[0]
+  np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
 def _dump_batches(path, dataset, model) -> None:
   """Writes packed batches as T5X's own input pipeline makes them."""
   import seqio
-
-  import tasks  # noqa: F401
 
   seqio.set_tfds_data_dir_override(str(dataset))
   rows = utils.get_dataset(
@@ -369,6 +467,8 @@ def _their_losses(path, params, config, model):
 
 def _our_losses(path, params, config, model):
   chosen = optimizer.adafactor(1e-3)
+  if config.lora_rank:
+    chosen = optimizer.adamw(3e-3)
   run = jax.jit(
     functools.partial(
       step.train_step,
@@ -377,7 +477,10 @@ def _our_losses(path, params, config, model):
       loss_normalizing_factor=NORMALIZER,
     )
   )
-  current = state.initial_state(config, chosen, seed=0, params=params)
+  adapters, base = lora.split(params)
+  current = state.initial_state(config, chosen, seed=0, params=base)
+  if config.lora_rank:
+    current = current.replace(params=adapters)
   for batch in _batches(path):
     current, metrics = run(current, batch, jax.random.key(0))
     yield metrics["loss"]
@@ -393,7 +496,7 @@ def test_the_same_data_seed_gives_the_same_model(t5x, trained):
   )
 
 
-def test_two_datasets_and_a_user_s_template(t5x, dataset, tmp_path):
+def test_two_datasets_and_a_user_s_template(t5x, dataset, tmp_path, cache_task):
   """Trained on a mixture of both, by gin; ranked and scored on the second."""
   second = tmp_path / "second"
   prepare(out=second, format="synthetic", users=30, min_count=0, seed=1)
@@ -430,6 +533,22 @@ def test_two_datasets_and_a_user_s_template(t5x, dataset, tmp_path):
   )
   path = tmp_path / "both" / "inference_eval" / f"{ranking}-metrics.jsonl"
   assert json.loads(path.read_text())["requests"] == 30
+  # Cached, too: rows of another dataset's cache would be refused.
+  for name, folder in (("one", dataset), ("two", second)):
+    tasks.add(name, folder)
+  for part in parts:
+    cache_task(part, tmp_path / "cache", splits=("train", "validation"))
+  log = _train(
+    t5x,
+    more=(str(tmp_path / "both.gin"),),
+    cache=tmp_path / "cache",
+    MODEL_DIR=str(tmp_path / "cached"),
+    USE_CACHED_TASKS=True,
+    TRAIN_STEPS=4,
+    EVAL_PERIOD=4,
+    CHECKPOINT_PERIOD=4,
+  )
+  assert "Training: step 0" in log
   # What has no name is of --tfds_data_dir; here its own templates.
   own = t5x(
     "infer",

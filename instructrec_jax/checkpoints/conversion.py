@@ -22,12 +22,11 @@ from instructrec_jax.checkpoints.weights import (
   Weights,
   check_shapes,
   flat_shapes,
-  flatten,
   leaves_of,
+  merged,
 )
 from instructrec_jax.errors import InputError, check_tree
 from instructrec_jax.progress import progress
-from instructrec_jax.seq2seq import lora
 from instructrec_jax.seq2seq.config import DTYPES, T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
 
@@ -52,7 +51,7 @@ def convert(
   Args:
     source: a MODEL_DIR or export of ours, a T5X checkpoint_STEP or the folder
       above it, a Hugging Face folder, or adapters of PEFT; the format is
-      detected. Adapters, of PEFT or of a run of LoRA, are merged.
+      detected. Adapters, of PEFT or of a run of LoRA (T5X's, too), are merged.
     dest: the folder to write.
     to: "ours" (an export folder), "hf" or "t5x"; or "peft", of a run of LoRA:
       its adapters alone.
@@ -184,17 +183,7 @@ def _open_peft(
 
 
 def _merged(weights: Weights, adapters: Any, scale: float) -> Weights:
-  """Returns weights whose kernels are merged as they are read."""
-  pairs = flatten(adapters)
-
-  def leaf(name: str, leaf: Leaf) -> Leaf:
-    path = name.removesuffix("/kernel")
-    a, b = pairs.get(f"{path}/lora_a"), pairs.get(f"{path}/lora_b")
-    if a is None or b is None:
-      return leaf
-    return Leaf(leaf.shape, lambda: lora.merge_kernel(leaf.read(), a, b, scale))
-
-  leaves = {name: leaf(name, each) for name, each in weights.leaves.items()}
+  leaves = merged(weights.leaves, leaves_of(adapters), scale)
   return dataclasses.replace(weights, leaves=leaves)
 
 
@@ -245,10 +234,9 @@ def _open_ours(source: pathlib.Path, step: int | str | None) -> Weights:
   if lora_file.is_lora(source):
     adapters, settings = model_folder.load_adapters(source, step=step)
     base = open_weights(pathlib.Path(settings.base), step=settings.base_step)
-    merged = _merged(base, adapters, settings.scale)
     vocabulary = source / model_folder.VOCABULARY_FILE
     return dataclasses.replace(
-      merged,
+      _merged(base, adapters, settings.scale),
       where=source,
       config=config,
       step=step,

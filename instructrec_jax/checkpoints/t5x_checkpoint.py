@@ -5,8 +5,10 @@ of tensorstore specs or of whole arrays, beside one zarr folder an array. Since
 2024 T5X writes orbax: checkpoint_STEP/state/. Its parameter tree is ours.
 """
 
+import dataclasses
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -17,28 +19,44 @@ from instructrec_jax.checkpoints import zarr_tree
 from instructrec_jax.checkpoints.weights import (
   Leaf,
   Weights,
+  check_shapes,
+  flat_shapes,
+  merged,
   with_inferred_config,
 )
 from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import lora
 
 _FILE = "checkpoint"
 _STATE = "state"
 _TARGET = "target"
 # Of T5X's msgpack; readers refuse those before 2.
 _VERSION = 3
+# T5X writes how adapters are scaled into the run's config.gin alone.
+_CONFIG = "config.gin"
+# By hand, or else by the macro.
+_ALPHAS = [
+  re.compile(rf"^{name} = (\d+(?:\.\d*)?(?:e[+-]?\d+)?)$", re.MULTILINE)
+  for name in (r"config\.T5Config\.lora_alpha", "LORA_ALPHA")
+]
 _STEP_FOLDER = re.compile(r"checkpoint_(\d+)")
 
 
 def is_t5x(folder: pathlib.Path) -> bool:
   """Returns whether this is a checkpoint of T5X, or a folder of some."""
-  return _kind(folder) is not None or bool(_steps(folder))
+  return is_checkpoint(folder) or bool(_steps(folder))
+
+
+def is_checkpoint(folder: pathlib.Path) -> bool:
+  """Returns whether this is a checkpoint_STEP of T5X."""
+  return _kind(folder) is not None
 
 
 def open_t5x(folder: pathlib.Path, *, step: int | None = None) -> Weights:
   """Opens a checkpoint; reads no array, unless msgpack holds them.
 
   Args:
-    folder: a checkpoint_STEP, or the MODEL_DIR above it.
+    folder: a checkpoint_STEP, or the MODEL_DIR above it; adapters are merged.
     step: which of MODEL_DIR's, the latest if None.
 
   Raises:
@@ -66,9 +84,31 @@ def open_t5x(folder: pathlib.Path, *, step: int | None = None) -> Weights:
     raise InputError(
       f"{folder}: T5X's parameters are under {_TARGET}, which is missing."
     )
-  return with_inferred_config(
-    folder, leaves, step=int(match[1]) if match else 0
+  adapters = _adapters(leaves)
+  weights = with_inferred_config(
+    folder,
+    {name: leaves[name] for name in leaves.keys() - adapters.keys()},
+    step=int(match[1]) if match else 0,
   )
+  return _merged(weights, adapters) if adapters else weights
+
+
+def lora_of(folder: pathlib.Path) -> tuple[int, float | None]:
+  """Returns rank and alpha of a checkpoint's adapters; (0, None) without any.
+
+  Args:
+    folder: a checkpoint_STEP.
+
+  Returns:
+    The second is None, too, where no config.gin of the run tells.
+
+  Raises:
+    InputError: it is damaged.
+  """
+  adapters = _adapters(_leaves(folder))
+  if not adapters:
+    return 0, None
+  return _rank(folder, adapters), _alpha(folder)
 
 
 def write_t5x(folder: pathlib.Path, weights: Weights, *, dtype: str) -> None:
@@ -96,6 +136,49 @@ def write_t5x(folder: pathlib.Path, weights: Weights, *, dtype: str) -> None:
   }
   (folder / _FILE).write_bytes(serialization.msgpack_serialize(tree))
   checksums.write(folder)
+
+
+def _merged(weights: Weights, adapters: Mapping[str, Leaf]) -> Weights:
+  rank = _rank(weights.where, adapters)
+  shapes = flat_shapes(dataclasses.replace(weights.config, lora_rank=rank))
+  expected = {
+    name: shapes[name] for name in shapes.keys() - weights.leaves.keys()
+  }
+  check_shapes(weights.where, adapters, expected)
+  alpha = _alpha(weights.where)
+  if alpha is None:
+    raise InputError(
+      f"{weights.where}: its adapters (LoRA) are scaled by LORA_ALPHA, which "
+      f"no {_CONFIG} beside it says: copy that file from T5X's MODEL_DIR."
+    )
+  leaves = merged(weights.leaves, adapters, alpha / rank)
+  return dataclasses.replace(weights, leaves=leaves)
+
+
+def _adapters(leaves: Mapping[str, Leaf]) -> dict[str, Leaf]:
+  return {
+    name: leaf
+    for name, leaf in leaves.items()
+    if name.rpartition("/")[2] in lora.NAMES
+  }
+
+
+def _rank(where: pathlib.Path, adapters: Mapping[str, Leaf]) -> int:
+  name, leaf = min(adapters.items())
+  if len(leaf.shape) != 2 or not all(leaf.shape):
+    raise InputError(
+      f"{where}: {name} has the shape {leaf.shape}: no adapter of LoRA."
+    )
+  return leaf.shape[1 if name.endswith(lora.NAMES[0]) else 0]
+
+
+def _alpha(folder: pathlib.Path) -> float | None:
+  path = folder.absolute().parent / _CONFIG
+  if not path.is_file():
+    return None
+  text = path.read_text(encoding="utf-8", errors="replace")
+  found = [match for each in _ALPHAS if (match := each.search(text))]
+  return float(found[0][1]) if found else None
 
 
 def _kind(folder: pathlib.Path) -> str | None:

@@ -18,6 +18,7 @@ from flax import traverse_util
 from flax.core import unfreeze
 
 from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import lora
 from instructrec_jax.seq2seq.attention import NUM_BUCKETS
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.seq2seq.parameters import parameter_shapes
@@ -75,6 +76,31 @@ def leaves_of(params: Any) -> dict[str, Leaf]:
 def flatten(tree: Any) -> dict[str, Any]:
   """Returns the leaves of a tree of parameters by name."""
   return traverse_util.flatten_dict(unfreeze(tree), sep="/")
+
+
+def merged(
+  leaves: Mapping[str, Leaf], adapters: Mapping[str, Leaf], scale: float
+) -> dict[str, Leaf]:
+  """Returns leaves whose kernels are merged with LoRA's as they are read.
+
+  Args:
+    leaves: of the model, by parameter name.
+    adapters: each `lora_a`, [inputs, rank], and `lora_b`, [rank, outputs], by
+      the name of its kernel's path; kernels without both stay as they are.
+    scale: lora_alpha / lora_rank.
+  """
+
+  def leaf(name: str, leaf: Leaf) -> Leaf:
+    path = name.removesuffix("/kernel")
+    a, b = adapters.get(f"{path}/lora_a"), adapters.get(f"{path}/lora_b")
+    if a is None or b is None:
+      return leaf
+    return Leaf(
+      leaf.shape,
+      lambda: lora.merge_kernel(leaf.read(), a.read(), b.read(), scale),
+    )
+
+  return {name: leaf(name, each) for name, each in leaves.items()}
 
 
 def flat_shapes(config: T5Config) -> dict[str, jax.ShapeDtypeStruct]:

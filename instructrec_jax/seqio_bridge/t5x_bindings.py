@@ -1,11 +1,36 @@
-"""What gin/t5x asks before T5X would fail without a word that helps."""
+"""What gin/t5x binds: LoRA's optimizer, and checks that T5X does not make."""
 
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import optax
 
+from instructrec_jax.checkpoints import t5x_checkpoint
 from instructrec_jax.errors import InputError
+from instructrec_jax.seq2seq import lora
+
+
+def of_adapters(
+  transforms: Sequence[optax.GradientTransformation],
+) -> optax.GradientTransformation:
+  """Returns an optimizer of LoRA's adapters, which leaves the rest as it is.
+
+  It keeps a state of the adapters alone, in forms that T5X can lay out over
+  devices. XLA then leaves out what only the other gradients need.
+
+  Args:
+    transforms: of the adapters' gradients, in their order.
+  """
+
+  def label(path: Any, _: Any) -> str:
+    return "adapters" if path[-1].key in lora.NAMES else "frozen"
+
+  return optax.partition(
+    {"adapters": optax.chain(*transforms), "frozen": optax.set_to_zero()},
+    lambda params: jax.tree_util.tree_map_with_path(label, params),
+  )
 
 
 def model_partitions(
@@ -53,15 +78,57 @@ def initial_checkpoint(path: Any) -> Any:
     path: a local folder, or one in a bucket, which is left to T5X.
 
   Raises:
-    InputError: a local folder is no checkpoint of T5X.
+    InputError: a local folder is no checkpoint of T5X, or has adapters, which
+      T5X would leave out without a word.
   """
   if not isinstance(path, str) or "://" in path:
     return path
-  from instructrec_jax.checkpoints.t5x_checkpoint import is_t5x
-
-  if not is_t5x(pathlib.Path(path)):
+  folder = pathlib.Path(path)
+  if not t5x_checkpoint.is_t5x(folder):
     raise InputError(
       f"INITIAL_CHECKPOINT_PATH is {path}: no checkpoint of T5X; name a folder "
       "checkpoint_STEP that holds `checkpoint` or `state`."
+    )
+  if t5x_checkpoint.is_checkpoint(folder) and t5x_checkpoint.lora_of(folder)[0]:
+    raise InputError(
+      f"INITIAL_CHECKPOINT_PATH is {path}, whose adapters (LoRA) T5X would "
+      f"leave out: merge them, `instructrec convert {path} FOLDER --to t5x`, "
+      "and name the checkpoint in FOLDER."
+    )
+  return path
+
+
+def tuned_checkpoint(path: Any, rank: int, alpha: float) -> Any:
+  """Returns CHECKPOINT_PATH if the model that is bound has its adapters.
+
+  T5X itself would leave out what the model has no place for, and evaluate what
+  was tuned without its tuning.
+
+  Args:
+    path: a local folder, or what is left to T5X: others, and those in a bucket.
+    rank: LORA_RANK.
+    alpha: LORA_ALPHA.
+
+  Raises:
+    InputError: adapters of the checkpoint are of another rank or alpha, or it
+      has none.
+  """
+  if not isinstance(path, str) or "://" in path:
+    return path
+  folder = pathlib.Path(path)
+  if not t5x_checkpoint.is_checkpoint(folder):
+    return path
+  found, scaled = t5x_checkpoint.lora_of(folder)
+  if not found and rank:
+    raise InputError(
+      f"CHECKPOINT_PATH is {path}, which has no adapters (LoRA): pass "
+      "--gin.LORA_RANK=0."
+    )
+  if found != rank or scaled not in (None, alpha):
+    flags = f"--gin.LORA_RANK={found}"
+    flags += f" --gin.LORA_ALPHA={scaled:g}" if scaled is not None else ""
+    raise InputError(
+      f"CHECKPOINT_PATH is {path}, whose adapters (LoRA) are not those of "
+      f"LORA_RANK={rank}, LORA_ALPHA={alpha:g}: pass {flags}."
     )
   return path

@@ -10,10 +10,12 @@ from flax import serialization, traverse_util
 
 from instructrec_jax.checkpoints.t5x_checkpoint import (
   is_t5x,
+  lora_of,
   open_t5x,
   write_t5x,
 )
 from instructrec_jax.checkpoints.weights import Weights, leaves_of
+from instructrec_jax.cli.main import main
 from instructrec_jax.errors import InputError
 from instructrec_jax.seq2seq.config import T5Config
 
@@ -28,11 +30,24 @@ CONFIG = T5Config(
 )
 QUERY = "target.encoder.layers_1.attention.query.kernel"
 PARAMETER = "encoder/layers_1/attention/query/kernel"
+ADAPTED = CONFIG.replace(lora_rank=2, lora_alpha=6.0)
 
 
 @pytest.fixture(scope="module")
 def params(random_params):
   return random_params(CONFIG)
+
+
+@pytest.fixture
+def adapted(random_params):
+  """Nested: a test may take some away."""
+  return random_params(ADAPTED, seed=1)
+
+
+def _save_orbax(folder, params):
+  tree = {"target": params, "state": {"step": np.int32(5)}}
+  ocp.PyTreeCheckpointer().save(folder / "state", tree)
+  return folder
 
 
 @pytest.fixture
@@ -209,3 +224,77 @@ def test_a_flipped_byte_of_ours_is_refused(tmp_path, params):
   chunk.write_bytes(data)
   with pytest.raises(InputError, match="damaged.*convert or copy it again"):
     open_t5x(tmp_path)
+
+
+@pytest.mark.parametrize("save", [_inline, _save_orbax])
+def test_adapters_are_merged(tmp_path, adapted, save):
+  folder = save(tmp_path / "checkpoint_5", adapted)
+  assert lora_of(folder) == (2, None)
+  # As T5X writes it: gin's macros, among much else.
+  (tmp_path / "config.gin").write_text(
+    "# Macros:\nLORA_ALPHA = 6\nLORA_RANK = 2\n"
+  )
+  assert lora_of(folder) == (2, 6.0)
+  # A binding that does not follow the macro.
+  with (tmp_path / "config.gin").open("a") as file:
+    file.write("config.T5Config.lora_alpha = 1e-3\n")
+  assert lora_of(folder) == (2, 1e-3)
+  (tmp_path / "config.gin").write_text(
+    "LORA_ALPHA = 6.0\nconfig.T5Config.lora_alpha = %LORA_ALPHA\n"
+  )
+  expected = traverse_util.flatten_dict(adapted, sep="/")
+  for name in [name for name in expected if name.endswith("/lora_a")]:
+    path = name.removesuffix("/lora_a")
+    low = expected.pop(name) @ expected.pop(f"{path}/lora_b")
+    expected[f"{path}/kernel"] = expected[f"{path}/kernel"] + 3 * low
+  weights = open_t5x(folder)
+  assert weights.config == CONFIG
+  assert weights.leaves.keys() == expected.keys()
+  for name, array in expected.items():
+    np.testing.assert_allclose(weights.leaves[name].read(), array, atol=1e-6)
+
+
+@pytest.mark.parametrize("text", [None, "LORA_ALPHA = %ALPHA\n", "\xff\n"])
+def test_what_scales_adapters_must_be_told(tmp_path, adapted, text, capsys):
+  (tmp_path / "run").mkdir()
+  folder = _inline(tmp_path / "run" / "checkpoint_5", adapted)
+  if text is not None:
+    (folder.parent / "config.gin").write_text(text, encoding="latin-1")
+  out = tmp_path / "out"
+  assert main(["convert", str(folder.parent), str(out), "--to", "hf"]) == 2
+  (line,) = capsys.readouterr().err.splitlines()
+  assert "are scaled by LORA_ALPHA, which no config.gin beside it says" in line
+  assert not out.exists()
+
+
+@pytest.mark.parametrize(
+  ("change", "said"),
+  [
+    (lambda query: query.pop("lora_b"), "missing .*query/lora_b"),
+    (
+      lambda query: query.update(lora_a=query["lora_a"][:, :1]),
+      r"query/lora_a has the shape \(8, 1\), .* \(8, 2\)",
+    ),
+    (
+      lambda query: query.update(lora_c={"lora_a": query["lora_a"]}),
+      "unknown .*query/lora_c/lora_a",
+    ),
+  ],
+)
+def test_adapters_that_are_not_the_model_s_are_named(
+  tmp_path, adapted, change, said
+):
+  change(adapted["encoder"]["layers_1"]["attention"]["query"])
+  folder = _inline(tmp_path / "checkpoint_5", adapted)
+  (tmp_path / "config.gin").write_text("LORA_ALPHA = 6.0\n")
+  with pytest.raises(InputError, match=said):
+    open_t5x(folder)
+
+
+@pytest.mark.parametrize("shape", [(), (8,), (8, 0), (8, 2, 1)])
+def test_an_adapter_is_a_matrix(tmp_path, adapted, shape):
+  first = adapted["decoder"]["layers_0"]["encoder_decoder_attention"]["key"]
+  first["lora_a"] = np.zeros(shape, np.float32)
+  folder = _inline(tmp_path / "checkpoint_5", adapted)
+  with pytest.raises(InputError, match="key/lora_a has the shape"):
+    open_t5x(folder)

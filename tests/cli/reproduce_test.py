@@ -1,6 +1,7 @@
 """Tests for instructrec_jax/cli/reproduce.py."""
 
 import pathlib
+import re
 
 import pytest
 
@@ -122,5 +123,6 @@ def test_a_chat_models_options_are_checked_before_anything_is_started(
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_every_recipe_is_a_model_and_its_training(path):
   config = configured_model([str(path)])
-  assert config.emb_dim == (2048 if "xl" in path.stem else 128)
+  size = re.search(r"xl|gpu|mini", path.stem)[0]
+  assert config.emb_dim == {"xl": 2048, "gpu": 768, "mini": 128}[size]
   assert (config.lora_rank > 0) == ("lora" in path.stem)

@@ -1,4 +1,5 @@
 import json
+import math
 import random
 import re
 import shutil
@@ -34,6 +35,7 @@ def packed(tmp_path_factory):
     encoder_length=32,
     decoder_length=8,
     manifest={"mixture": "words"},
+    title_counts=dict.fromkeys(WORDS, 1),
   )
   return data.path
 
@@ -81,6 +83,29 @@ def test_trains_with_what_is_bound(command, packed, tmp_path):
   # The vocabulary's size is taken from the data.
   manifest = json.loads((packed / "manifest.json").read_text())
   assert config.vocab_size == manifest["model_vocab_size"]
+
+
+def test_the_recipe_of_one_gpu_trains(command, packed, requests_file, tmp_path):
+  # Sizes alone are made smaller; these titles are no pieces of their own.
+  status, out, error = command(
+    "--json",
+    files=("--gin_file", "gin/experiment/games_gpu.gin"),
+    MODEL_DIR="model",
+    PACKED=str(packed),
+    VALIDATION_REQUESTS=str(requests_file),
+    BATCH_SIZE=4,
+    TRAIN_STEPS=2,
+    WARMUP_STEPS=1,
+    TITLE_DROPOUT=0.0,
+    **TINY,
+  )
+  assert status == 0, error
+  metrics = json.loads(out)
+  # After a step of warm-up: its peak, from which it falls.
+  assert metrics["learning_rate"] == pytest.approx(5e-4)
+  assert math.isfinite(metrics["loss"]) and "validation/hr@1" in metrics
+  config, _ = model_folder.load_params(tmp_path / "model")
+  assert config.dtype == "bfloat16"
 
 
 def test_the_resolved_config_repeats_the_run(command, tmp_path):
