@@ -163,6 +163,8 @@ def _run(options: Options) -> None:
     out=out / "packed",
     input_length=INPUT_LENGTH,
     target_length=TARGET_LENGTH,
+    # As many as the steps will read: three to a row, and a few more.
+    examples=4 * BATCH_SIZE * steps,
     seed=seed,
   )
 

@@ -7,7 +7,14 @@ and docstrings appear in /openapi.json.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field
+from pydantic import (
+  AliasChoices,
+  BaseModel,
+  ConfigDict,
+  Field,
+  model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from instructrec_jax.errors import InputError
 from instructrec_jax.instructions.conversation import MAX_TURNS
@@ -136,9 +143,29 @@ class RerankRequest(UserInput):
     return found
 
 
-class _OurRequest(UserInput):
+class _Ours(BaseModel):
   # Or a misspelt field would have no effect, without a word.
-  model_config = ConfigDict(extra="forbid")
+  model_config = ConfigDict(strict=True, extra="forbid")
+
+  @model_validator(mode="before")
+  @classmethod
+  def _check_names(cls, data: Any) -> Any:
+    names = set(data) if isinstance(data, dict) else set()
+    if unknown := sorted(names - cls.model_fields.keys()):
+      raise PydanticCustomError(
+        "extra_forbidden",
+        "There is no field {unknown}; there are {known}",
+        {
+          # Cut: it is the client's, of any length.
+          "unknown": f"{unknown[0]:.80}",
+          "known": ", ".join(cls.model_fields),
+        },
+      )
+    return data
+
+
+class _OurRequest(UserInput, _Ours):
+  pass
 
 
 class RecommendRequest(_OurRequest):
@@ -155,10 +182,8 @@ class RecommendRequest(_OurRequest):
 _Titles = Annotated[list[Title], Field(max_length=MAX_RECOMMENDED)]
 
 
-class Turn(BaseModel):
+class Turn(_Ours):
   """An earlier turn: what was said, and the titles that were answered."""
-
-  model_config = ConfigDict(strict=True, extra="forbid")
 
   query: Words = ""
   refused: _Titles = Field(default_factory=list)

@@ -494,6 +494,26 @@ def test_bad_bodies_get_one_sentence(url, status, body, words):
   assert len(answer["message"]) < 300
 
 
+@pytest.mark.parametrize(
+  ("path", "body", "words"),
+  [
+    ("recommend", {"qury": "a"}, "no field qury; there are query, history"),
+    ("recommend", {"x" * 999: "a"}, f"no field {'x' * 80}; there are query"),
+    (
+      "chat/recommend",
+      {"query": "a", "turns": [{"said": "b"}]},
+      "turns[0]: there is no field said; there are query, refused, chosen",
+    ),
+  ],
+)
+def test_a_field_that_is_not_there_is_told_with_those_that_are(
+  url, path, body, words
+):
+  found, answer = post(f"{url}/v1/{path}", body)
+  assert found == 422
+  assert words in answer["message"]
+
+
 def test_other_types_than_json_are_refused(url):
   body = json.dumps({"query": "a", "documents": ["b"]}).encode()
   for media in ("text/plain", "application/x-www-form-urlencoded"):
