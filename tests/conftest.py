@@ -161,45 +161,6 @@ def openai_server(tmp_path):
 
 
 @pytest.fixture(scope="session")
-def cache_task():
-  """Writes a task's rows as `seqio_cache_tasks` does, which needs Beam."""
-  import numpy as np
-  import seqio
-  import tensorflow as tf
-
-  lengths = {"inputs": 512, "targets": 64}
-
-  def write(name, folder, *, splits=("train",)):
-    target = folder / name
-    target.mkdir(parents=True)
-    for split in splits:
-      dataset = seqio.get_mixture_or_task(name).get_dataset(
-        lengths, split, use_cached=False, shuffle=False, num_epochs=1
-      )
-      rows = list(dataset.as_numpy_iterator())
-      features = {
-        key: {
-          "shape": [None] if np.ndim(value) else [],
-          "dtype": value.dtype.name if hasattr(value, "dtype") else "string",
-        }
-        for key, value in rows[0].items()
-      }
-      path = target / f"{split}.tfrecord-00000-of-00001"
-      with tf.io.TFRecordWriter(str(path)) as file:
-        for row in rows:
-          # What comes before the placeholder has no end of sequence yet.
-          before = {n: v[:-1] if n in lengths else v for n, v in row.items()}
-          file.write(seqio.utils.dict_to_tfexample(before).SerializeToString())
-      info = {"num_shards": 1, "features": features, "seqio_version": "0.0.20"}
-      (target / f"info.{split}.json").write_text(json.dumps(info))
-      stats = json.dumps({"examples": len(rows)})
-      (target / f"stats.{split}.json").write_text(stats)
-    (target / "COMPLETED").touch()
-
-  return write
-
-
-@pytest.fixture(scope="session")
 def random_params():
   """Parameters of a config, with nothing to compile and no norm at 1."""
   import jax

@@ -18,7 +18,7 @@ def of_adapters(
   """Returns an optimizer of LoRA's adapters, which leaves the rest as it is.
 
   It keeps a state of the adapters alone, in forms that T5X can lay out over
-  devices. XLA then leaves out what only the other gradients need.
+  devices.
 
   Args:
     transforms: of the adapters' gradients, in their order.
