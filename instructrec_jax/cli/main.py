@@ -5,6 +5,7 @@ Each subcommand module has a docstring and an `EXAMPLE` for its --help,
 or a pair: what --json prints, and the text that people get instead.
 """
 
+import contextlib
 import errno
 import importlib
 import importlib.metadata
@@ -68,7 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
   os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
   # A terminal without Unicode shows escapes of what it lacks.
   if isinstance(sys.stdout, io.TextIOWrapper):
-    sys.stdout.reconfigure(errors="backslashreplace")
+    with contextlib.suppress(OSError):
+      sys.stdout.reconfigure(errors="backslashreplace")
   prog = "instructrec"
   options = None
   try:
@@ -84,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = command.run(options)
     if found is not None:
       data, text = found
-      print(json.dumps(data) if options.json else text)
+      _show(json.dumps(data) if options.json else text)
     return 0
   except InputError as error:
     _tell(prog, str(error))
@@ -104,11 +106,29 @@ def main(argv: Sequence[str] | None = None) -> int:
   except Exception as error:
     # A path that cannot be read or written, or a full disk; any other is a
     # fault of the program.
-    trouble = disk_trouble(error, options) or _backend_trouble(error)
+    trouble = (
+      _folder_trouble(error)
+      or disk_trouble(error, options)
+      or _backend_trouble(error)
+    )
     if trouble is None:
       raise
     _tell(prog, f"{trouble}.")
     return 2
+
+
+def _show(text: str) -> None:
+  """Prints it; InputError where it cannot be written."""
+  try:
+    print(text, flush=True)
+  except BrokenPipeError:
+    raise
+  except OSError as error:
+    # At its exit Python would try again, and say so.
+    sys.stdout = open(os.devnull, "w")
+    raise InputError(
+      f"the standard output cannot be written ({error.strerror})."
+    ) from None
 
 
 def _tell(prog: str, sentence: str) -> None:
@@ -148,6 +168,17 @@ def disk_trouble(error: BaseException, options: Any = None) -> str | None:
     places = (getattr(options, name, None) for name in _PLACES)
     place = named[1] if named else next(filter(None, places), "")
     return f"{place}: {reason}" if place else reason
+  return None
+
+
+def _folder_trouble(error: Exception) -> str | None:
+  """Says so if the working folder was removed."""
+  if not isinstance(error, FileNotFoundError) or error.filename is not None:
+    return None
+  try:
+    os.getcwd()
+  except FileNotFoundError:
+    return "the working folder is gone: change to one that is there"
   return None
 
 

@@ -142,20 +142,23 @@ def _score_shard(
   meeting = functools.partial(
     locks.writing, out.with_name(f"{out.name}.shards"), wait=True
   )
-  with meeting(), guard(leaves=[_done(folder) for folder in folders]):
-    if out.exists():
-      # It is to be replaced, and what made it is of no more use.
-      shutil.rmtree(_done(own), ignore_errors=True)
-    else:
-      # A run was killed when it had joined all.
-      for folder in folders:
-        recover_parts(folder)
   with locks.writing(own):
+    with meeting(), guard(leaves=[_done(folder) for folder in folders]):
+      if out.exists():
+        # It is to be replaced, and what made it is of no more use.
+        shutil.rmtree(_done(own), ignore_errors=True)
+      else:
+        # A run was killed when it had joined all.
+        for folder in folders:
+          recover_parts(folder)
     total = score(own, shard=shard)
     storage.write_json(own / _WHOLE, {"requests": total})
   # One that ends just now may have joined this, too.
   with meeting():
     if not all(os.path.lexists(folder / _WHOLE) for folder in folders):
+      return total
+    if not all(map(_is_at_rest, folders)):
+      # One is scored once more, or just done, and joins when it ends.
       return total
     begun = [_read_run(folder) for folder in folders]
     own_run = begun[number - 1]
@@ -312,6 +315,14 @@ def recover_parts(parts: pathlib.Path) -> None:
   if done.exists():
     shutil.rmtree(parts, ignore_errors=True)
     os.replace(done, parts)
+
+
+def _is_at_rest(parts: pathlib.Path) -> bool:
+  try:
+    with locks.writing(parts):
+      return True
+  except InputError:
+    return False
 
 
 @contextlib.contextmanager

@@ -33,6 +33,7 @@ from instructrec_jax.teacher.chat import (
 from instructrec_jax.teacher.store import Store, unanswered
 
 KEY_VARIABLE = "OPENAI_API_KEY"
+_URL_VARIABLE = "OPENAI_BASE_URL"
 TEACHER = "openai"
 
 # Of the request itself: too long, or a text that a filter stops.
@@ -136,24 +137,41 @@ def make_client(base_url: str | None = None) -> openai.AsyncOpenAI:
 
 @contextlib.contextmanager
 def proxies_told() -> Iterator[None]:
-  """Raises InputError where no client can be made: a proxy is amiss."""
+  """Raises InputError where no client can be made: a proxy, say, is amiss."""
   try:
     yield
   except Exception as error:
-    reason = " ".join(str(error).split()).rstrip(".")
+    said = getattr(error, "strerror", None) or str(error)
+    reason = " ".join(said.split()).rstrip(".")
     raise InputError(
       f"there is no way to the server ({reason:.200}): look at HTTPS_PROXY, "
-      "HTTP_PROXY and ALL_PROXY in the environment."
+      "HTTP_PROXY, ALL_PROXY and SSL_CERT_FILE in the environment."
     ) from error
 
 
 def find_key(base_url: str | None) -> str:
-  """Returns the key, which only a server on this machine can do without."""
+  """Returns the key, which only a server on this machine can do without.
+
+  Args:
+    base_url: of the server; if None, what the environment names, or OpenAI's.
+
+  Raises:
+    InputError: there is no such key, or the address is none.
+  """
   key = os.environ.get(KEY_VARIABLE, "").strip()
-  try:
-    host = urllib.parse.urlsplit(base_url or "").hostname
-  except ValueError:
-    raise InputError(f"{base_url}: --base-url is no address.") from None
+  where = "--base-url"
+  if base_url is None:
+    where, base_url = _URL_VARIABLE, os.environ.get(_URL_VARIABLE)
+  host = None
+  if base_url is not None:
+    with contextlib.suppress(ValueError):
+      parts = urllib.parse.urlsplit(base_url)
+      host = parts.hostname if parts.scheme in ("http", "https") else None
+    if not host:
+      raise InputError(
+        f"{where} is {base_url!r:.200}: an address that begins with http:// or "
+        "https:// is needed."
+      )
   if not key and host not in ("localhost", "127.0.0.1", "::1"):
     raise InputError(
       f"no key: set {KEY_VARIABLE} in the environment, or use --base-url with "

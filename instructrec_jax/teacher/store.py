@@ -142,16 +142,17 @@ class Store:
       try:
         if path == MEMORY:
           _make_tables(self._db, dataset)
-        elif not fixed:
-          self._db.execute("PRAGMA journal_mode = WAL")
-          # A killed process loses nothing; only a power cut could.
-          self._db.execute("PRAGMA synchronous = NORMAL")
         about = dict(self._db.execute("SELECT name, value FROM about"))
         if about != {"version": str(VERSION), "dataset": dataset}:
           raise InputError(
             f"{self.path}: annotations of another dataset or version; move "
             "the file away, or annotate the folder that it belongs to."
           )
+        # Not before it is known to be ours: this writes to the file.
+        if path != MEMORY and not fixed:
+          self._db.execute("PRAGMA journal_mode = WAL")
+          # A killed process loses nothing; only a power cut could.
+          self._db.execute("PRAGMA synchronous = NORMAL")
       except BaseException:
         # Or what WAL needs would stay beside the file.
         self._db.close()

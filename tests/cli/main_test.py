@@ -2,13 +2,17 @@
 
 import json
 import os
+import pathlib
 import subprocess
 import sys
 
 import pytest
 
+import instructrec_jax
 from instructrec_jax.cli.main import SUBCOMMANDS, main
 from instructrec_jax.instructions import templates
+
+WORDS = [sys.executable, "-m", "instructrec_jax.cli.main"]
 
 
 @pytest.mark.parametrize("name", SUBCOMMANDS)
@@ -115,11 +119,10 @@ def test_a_terminal_without_unicode_shows_escapes(tmp_path):
     "  text: 'Caf\u00e9: {history}.'\n",
     encoding="utf-8",
   )
-  words = [sys.executable, "-m", "instructrec_jax.cli.main", "templates"]
   ascii_only = os.environ | {"PYTHONIOENCODING": "ascii"}
   for more, shown in (((), "Caf\\xe9"), (("--json",), "Caf\\u00e9")):
     run = subprocess.run(
-      [*words, "--file", path, *more],
+      [*WORDS, "templates", "--file", path, *more],
       env=ascii_only,
       capture_output=True,
       text=True,
@@ -127,3 +130,42 @@ def test_a_terminal_without_unicode_shows_escapes(tmp_path):
     assert (run.returncode, run.stderr) == (0, "")
     assert shown in run.stdout
   assert "Caf\u00e9" in str(json.loads(run.stdout))
+
+
+def test_a_full_standard_output_is_one_sentence():
+  with open("/dev/full", "w") as full:
+    run = subprocess.run(
+      [*WORDS, "plan", "--size", "small"],
+      stdout=full,
+      stderr=subprocess.PIPE,
+      text=True,
+    )
+  assert (run.returncode, run.stderr) == (
+    2,
+    "instructrec plan: the standard output cannot be written (No space left on "
+    "device).\n",
+  )
+
+
+def test_a_working_folder_that_is_gone_is_one_sentence(tmp_path):
+  gone = tmp_path / "gone"
+  gone.mkdir()
+  words = "prepare --format synthetic --out new".split()
+  code = (
+    f"import os; os.rmdir({str(gone)!r})\n"
+    "from instructrec_jax.cli.main import main\n"
+    f"raise SystemExit(main({words}))"
+  )
+  root = pathlib.Path(instructrec_jax.__file__).parents[1]
+  run = subprocess.run(
+    [sys.executable, "-c", code],
+    cwd=gone,
+    env=os.environ | {"PYTHONPATH": str(root)},
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+  assert (run.returncode, run.stderr) == (
+    2,
+    "instructrec prepare: the working folder is gone: change to one that is "
+    "there.\n",
+  )

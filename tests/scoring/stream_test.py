@@ -1,6 +1,7 @@
 """Tests for instructrec_jax/scoring/stream.py."""
 
 import contextlib
+import functools
 import json
 import os
 import re
@@ -309,6 +310,47 @@ def test_a_shard_waits_while_another_begins_or_joins(
     end.join()
   assert {path.name for path in tmp_path.iterdir()} == {
     requests_file.name, out.name
+  }  # fmt: skip
+
+
+@pytest.mark.parametrize("when", ["before", "during"])
+def test_a_shard_is_run_again_while_others_end(
+  when, tmp_path, model_dir, requests_file, monkeypatch
+):
+  """What they join is not what this one writes; it joins all, or is refused."""
+  out = tmp_path / "out.jsonl"
+  run = functools.partial(
+    stream.score_file, requests=requests_file, model=model_dir, out=out
+  )
+  lock, score = locks.writing, stream._score_parts
+  if when == "before":
+    run(shard=(1, 2))
+
+    def meanwhile(path, **options):
+      if path.name.endswith(".2-of-2.parts"):
+        monkeypatch.undo()
+        run(shard=(2, 2))
+      return lock(path, **options)
+
+    monkeypatch.setattr(locks, "writing", meanwhile)
+    with pytest.raises(InputError, match="exists already"):
+      run(shard=(2, 2))
+  else:
+    run(shard=(2, 2))
+
+    def meanwhile(*arguments, **options):
+      monkeypatch.undo()
+      run(shard=(1, 2))
+      assert not out.exists()
+      return score(*arguments, **options)
+
+    monkeypatch.setattr(stream, "_score_parts", meanwhile)
+    run(shard=(2, 2))
+  whole = tmp_path / "whole.jsonl"
+  run(out=whole)
+  assert out.read_bytes() == whole.read_bytes()
+  assert {path.name for path in tmp_path.iterdir()} == {
+    requests_file.name, out.name, whole.name
   }  # fmt: skip
 
 

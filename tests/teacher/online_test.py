@@ -210,6 +210,23 @@ def test_a_key_that_no_header_holds_is_one_sentence(monkeypatch, key):
   assert key not in str(error.value)
 
 
+@pytest.mark.parametrize(
+  "url", ["not a url", "", "ftp://a.example", "http://["]
+)
+def test_an_address_in_the_environment_is_checked(monkeypatch, url):
+  monkeypatch.setenv(KEY_VARIABLE, "sk-1")
+  monkeypatch.setenv("OPENAI_BASE_URL", url)
+  with pytest.raises(InputError, match="OPENAI_BASE_URL is .* is needed"):
+    make_client()
+  make_client("http://localhost:8000/v1")
+
+
+def test_certificates_that_are_not_there_are_one_sentence(monkeypatch):
+  monkeypatch.setenv("SSL_CERT_FILE", "/nowhere.pem")
+  with pytest.raises(InputError, match=r"\(No such file.*SSL_CERT_FILE"):
+    make_client("http://localhost:8000/v1")
+
+
 @pytest.mark.parametrize("proxy", ["ftp://127.0.0.1:9", "http://[::1"])
 def test_a_proxy_that_cannot_be_used_is_one_sentence(monkeypatch, proxy):
   monkeypatch.setenv("ALL_PROXY", proxy)

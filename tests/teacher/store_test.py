@@ -159,6 +159,17 @@ def test_a_file_that_is_no_store_is_refused(tmp_path):
     Store(tmp_path / "a.sqlite", dataset="d")
 
 
+def test_another_programs_database_is_not_written_to(tmp_path):
+  path = tmp_path / "a.sqlite"
+  with contextlib.closing(sqlite3.connect(path)) as db:
+    db.execute("CREATE TABLE mine (a)")
+  before = path.read_bytes()
+  with pytest.raises(InputError, match="not a file of annotations"):
+    Store(path, dataset="d")
+  assert path.read_bytes() == before
+  assert list(tmp_path.iterdir()) == [path]
+
+
 def test_threads_lose_nothing(store):
   def put(start):
     for number in range(start, start + 50):
