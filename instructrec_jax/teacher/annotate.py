@@ -61,9 +61,8 @@ def annotate_offline(
     bar = iter(progress(questions, total=total, desc="annotations"))
     while chunk := list(itertools.islice(bar, ROWS_PER_COMMIT)):
       answers = [(q, *offline.answer(q, seed=seed)) for q in chunk]
-      is_new = known.add(r.key for _, r, _ in answers)
       store.put_all(
-        [(r, a) for (_, r, a), new in zip(answers, is_new, strict=True) if new],
+        [(r, a) for _, r, a in answers if known.add(r.key)],
         teacher=offline.TEACHER,
       )
       store.add_subjects(_subject(q, r) for q, r, _ in answers)

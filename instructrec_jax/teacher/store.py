@@ -28,10 +28,9 @@ VERSION = 1
 # In place of a file that is not there, and only read.
 MEMORY = pathlib.Path(":memory:")
 ROWS_PER_COMMIT = 1000
-# Bytes of a key that are kept to know it by, and keys that are looked up at
-# once.
+# Bytes of a key that are kept to know it by, and keys that are not sorted yet.
 _DIGEST = 16
-_KEYS_AT_ONCE = 4096
+_RECENT_KEYS = 1 << 16
 
 _WHAT = "annotations"
 # SQLite's names of what a disk refuses.
@@ -252,8 +251,8 @@ class Store:
       rows = self._db.execute(
         "SELECT key FROM requests WHERE status != ?", (Status.FAILED,)
       )
-      while found := rows.fetchmany(_KEYS_AT_ONCE):
-        keys.add(key for (key,) in found)
+      for (key,) in rows:
+        keys.add(key)
     return keys
 
   def texts(self, keys: Iterable[str]) -> dict[str, str]:
@@ -340,23 +339,24 @@ class Keys:
 
   def __init__(self):
     """No keys yet."""
+    self._recent: set[bytes] = set()
     # Sorted, each at least twice as long as the next.
     self._parts: list[np.ndarray] = []
 
-  def add(self, keys: Iterable[str]) -> list[bool]:
-    """Adds keys; returns of each whether it was not there, nor before it."""
-    digests = b"".join(bytes.fromhex(key)[:_DIGEST] for key in keys)
-    wanted, first, inverse = np.unique(
-      np.frombuffer(digests, f"S{_DIGEST}"),
-      return_index=True,
-      return_inverse=True,
-    )
-    known = np.zeros(len(wanted), bool)
-    for part in self._parts:
-      place = np.searchsorted(part, wanted)
-      known |= part[np.minimum(place, len(part) - 1)] == wanted
-    if not known.all():
-      self._parts.append(wanted[~known])
+  def add(self, key: str) -> bool:
+    """Adds a key; returns whether it was not there."""
+    # numpy drops zeros at the end.
+    digest = bytes.fromhex(key)[:_DIGEST].rstrip(b"\0")
+    if digest in self._recent or any(
+      place < len(part) and part[place] == digest
+      for part in self._parts
+      for place in [part.searchsorted(digest)]
+    ):
+      return False
+    self._recent.add(digest)
+    if len(self._recent) == _RECENT_KEYS:
+      self._parts.append(np.sort(np.array([*self._recent], f"S{_DIGEST}")))
+      self._recent.clear()
     while len(self._parts) > 1 and (
       len(self._parts[-2]) < 2 * len(self._parts[-1])
     ):
@@ -364,15 +364,14 @@ class Keys:
       both = np.concatenate([self._parts.pop(), last])
       both.sort(kind="stable")
       self._parts.append(both)
-    is_first = first[inverse] == np.arange(len(inverse))
-    return (is_first & ~known[inverse]).tolist()
+    return True
 
 
 def unanswered(
   requests: Iterable[ChatRequest], store: Store
 ) -> Iterator[ChatRequest]:
   """Yields each distinct request that the store has no answer to."""
-  seen, left = store.answered(), iter(requests)
-  while block := list(itertools.islice(left, _KEYS_AT_ONCE)):
-    is_new = seen.add(request.key for request in block)
-    yield from itertools.compress(block, is_new)
+  seen = store.answered()
+  for request in requests:
+    if seen.add(request.key):
+      yield request
