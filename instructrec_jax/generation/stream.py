@@ -70,6 +70,7 @@ def generate_file(
   if out.suffix not in (".parquet", ".jsonl"):
     raise InputError(f"{out}: answers are written to .parquet or .jsonl files.")
   parts = stream.parts_of(out)
+  stream.refuse_other_parts(parts)
   with storage.output_file(
     out,
     force=force,

@@ -36,6 +36,10 @@ _MOST_SHARDS = 10_000
 # In a folder of parts: what they are of, and that a shard's are all there.
 _RUN = "run.json"
 _WHOLE = "whole.json"
+# Of what is in it, finished or not.
+_PART = re.compile(
+  r"(\d{6,}|\.\d{6,}\.partial)\.jsonl|\.?(run|whole)(\.partial)?\.json"
+)
 _COLUMNS = ("request_id", "scores", "ranks", "target_rank")
 REQUESTS_KEY = "requests_sha256"
 """Of the metadata of Parquet with scores: the file of requests they are of."""
@@ -108,6 +112,7 @@ def score_file(
   )
   if shard is not None:
     return _score_shard(requests, out, shard, normalisation, guard, score)
+  refuse_other_parts(parts_of(out))
   with guard(leaves=(_done(parts_of(out)),)):
     recover_parts(parts_of(out))
     total = score(parts_of(out))
@@ -137,6 +142,8 @@ def _score_shard(
     )
   folders = [shard_parts(out, (each, count)) for each in range(1, count + 1)]
   own = folders[number - 1]
+  for folder in folders:
+    refuse_other_parts(folder)
   # Shards that begin or end at once wait for each other, and not for a run
   # without shards, which may take hours.
   meeting = functools.partial(
@@ -309,6 +316,26 @@ def _done(parts: pathlib.Path) -> pathlib.Path:
   return parts.with_suffix(".done")
 
 
+def refuse_other_parts(parts: pathlib.Path) -> None:
+  """Raises InputError if what has the name of a folder of parts is none."""
+  for folder in (parts, _done(parts)):
+    if not _holds_parts(folder):
+      raise InputError(
+        f"{folder} has the name of unfinished work, and is none: move it away."
+      )
+
+
+def _holds_parts(folder: pathlib.Path) -> bool:
+  if folder.is_symlink():
+    return False
+  try:
+    return all(_PART.fullmatch(name) for name in os.listdir(folder))
+  except FileNotFoundError:
+    return True
+  except NotADirectoryError:
+    return False
+
+
 def recover_parts(parts: pathlib.Path) -> None:
   """Takes back the parts of a run killed just before `out` was replaced."""
   done = _done(parts)
@@ -349,7 +376,7 @@ def _remove_unjoined(out: pathlib.Path, joined: Sequence[pathlib.Path]) -> None:
   for folder in sorted({match[1] or match[4] for match in matches}):
     parts = out.with_name(folder)
     with contextlib.suppress(InputError), locks.writing(parts):
-      if parts.exists() and parts not in joined:
+      if parts.exists() and parts not in joined and _holds_parts(parts):
         shutil.rmtree(parts)
 
 

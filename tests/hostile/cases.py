@@ -1450,6 +1450,78 @@ def _locked_dataset(work: pathlib.Path) -> Callable[[], None]:
   return _as_nobody
 
 
+# ------------------------------------------------------------- hidden names
+
+
+def _mine(name: str) -> Change:
+  def change(work: pathlib.Path) -> None:
+    (work / name).mkdir(parents=True)
+    (work / name / "mine.txt").write_text("years of work\n")
+
+  return change
+
+
+def _leads_to(target: str, name: str) -> Change:
+  return lambda work: (work / name).symlink_to(work / target) and None
+
+
+def _hidden() -> Iterator[Case]:
+  """What somebody has under a name that a command uses beside its output."""
+  score = "score --requests asked.jsonl --model export --out bad.jsonl"
+  shard = score + " --shard 1/1"
+  folder = "prepare --format synthetic --users 200 --out bad"
+  export = "export --model model --out bad"
+  grows = "annotate --dataset plain"
+  train = _TRAIN + " --gin.MODEL_DIR='\"empty\"'"
+  for line, name, is_lock in (
+    (score, ".bad.jsonl.lock", True),
+    (folder, ".bad.lock", True),
+    (grows, "plain/.lock", True),
+    (train, "empty/.lock", True),
+    (score, ".bad.jsonl.parts", False),
+    (score, ".bad.jsonl.done", False),
+    (shard, ".bad.jsonl.1-of-1.parts", False),
+    (_GENERATE + " --out bad.jsonl", ".bad.jsonl.parts", False),
+    (folder, ".bad.partial", False),
+    (folder, ".bad.old", False),
+    (export, ".bad.partial", False),
+    (export, ".bad.old", False),
+  ):
+    kinds = {"a folder of somebody's": _mine(name)}
+    kinds["a link to a folder"] = _leads_to("foreign", name)
+    if is_lock:
+      kinds["a link to a file"] = _leads_to("../thesis.txt", name)
+      kinds["a link to nothing"] = _leads_to("nowhere", name)
+      kinds["a FIFO"] = lambda work, name=name: os.mkfifo(work / name)
+    kinds["somebody's file"] = _text(name, "years of work\n")
+    for about, change in kinds.items():
+      words = tuple(shlex.split(line))
+      stem = pathlib.PurePath(name).name
+      yield Case("hidden names", words, stem, change, f"{name}: {about}")
+
+
+# Read at once: a line with a hole, where a file of 300 MB of nothing is.
+_AT_ONCE = (
+  "templates --file {}",
+  "ask hello --model export --candidates-file {}",
+  "chat --model export --turns {}",
+  "plan --gin_file {}",
+)
+
+
+def _huge() -> Iterator[Case]:
+  def make(path: pathlib.Path) -> None:
+    with path.open("wb") as file:
+      file.truncate(300_000_000)
+
+  for line in _AT_ONCE:
+    words = tuple(shlex.split(line.format("bad")))
+    yield Case("huge files", words, "bad", _place(make), "bad is huge")
+  words = ("statistics", "--dataset", "shop")
+  change = _no_file("shop/manifest.json", make)
+  yield Case("huge files", words, "manifest.json", change, "it is huge")
+
+
 # ------------------------------------------------------------------ --force
 
 _FORCED = (
@@ -2425,6 +2497,8 @@ def all_cases() -> list[Case]:
     *_arguments(),
     *_paths(),
     *_outputs(),
+    *_hidden(),
+    *_huge(),
     *_forced(),
     *_own_files(),
     *_raw(),

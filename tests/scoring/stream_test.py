@@ -354,6 +354,45 @@ def test_a_shard_is_run_again_while_others_end(
   }  # fmt: skip
 
 
+@pytest.mark.parametrize("shard", [None, (1, 1)])
+@pytest.mark.parametrize("name", ["parts", "done"])
+@pytest.mark.parametrize("kind", ["folder", "link", "file"])
+def test_what_somebody_else_calls_unfinished_stays(
+  kind, name, shard, tmp_path, model_dir, requests_file
+):
+  out = tmp_path / "out.jsonl"
+  parts = (
+    stream.parts_of(out) if shard is None else stream.shard_parts(out, shard)
+  )
+  left, mine = parts.with_suffix(f".{name}"), tmp_path / "mine"
+  mine.mkdir()
+  (mine / "notes").write_text("mine")
+  if kind == "folder":
+    mine.rename(left)
+  elif kind == "link":
+    left.symlink_to("mine")
+  else:
+    left.write_text("mine")
+  before = sorted(tmp_path.rglob("*"))
+  with pytest.raises(InputError, match="has the name of unfinished work"):
+    stream.score_file(
+      requests=requests_file, model=model_dir, out=out, shard=shard
+    )
+  assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_of_parts_only_our_own_are_removed(tmp_path):
+  ours, theirs = (tmp_path / f".out.jsonl.{n}-of-4.parts" for n in (1, 2))
+  for folder in (ours, theirs):
+    folder.mkdir()
+    for name in ("000000.jsonl", ".000001.partial.jsonl", "run.json"):
+      (folder / name).touch()
+  (ours / ".whole.partial.json").touch()
+  (theirs / "notes").touch()
+  stream._remove_unjoined(tmp_path / "out.jsonl", [])
+  assert [*tmp_path.iterdir()] == [theirs]
+
+
 def test_what_others_wrote_meanwhile_is_not_replaced(
   tmp_path, model_dir, requests_file, monkeypatch
 ):
