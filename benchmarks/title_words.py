@@ -1,13 +1,14 @@
 """Words that titles have, asked for alone: does the model find such titles?
 
   python benchmarks/title_words.py --dataset shop --model model [--words 80]
+    [--titles 1 2]
 
 People type a maker, a series or a material ("lego", "solar"). Of the words that
-3 to 60 titles share, so many are drawn, and each is asked for in wordings that
-training does not have, of the whole catalogue. Counted are wishes whose first
-title has the word (P@1), and titles of the first five that have it, of as many
-as could (P@5). A search that matches words has 1 and 1, or less where items
-share a title, which is one answer.
+3 to 60 titles share (--titles names other numbers), so many are drawn, and each
+is asked for in wordings that training does not have, of the whole catalogue.
+Counted are wishes whose first title has the word (P@1), and titles of the first
+five that have it, of as many as could (P@5). A search that matches words has 1
+and 1, or less where items share a title, which is one answer.
 """
 
 import argparse
@@ -21,7 +22,6 @@ import instructrec_jax as ir
 from instructrec_jax.data.folder import DatasetFolder
 
 WORDINGS = ("{word} please", "looking for {word}", "got any {word}?")
-SHARED = range(3, 61)
 SHOWN = 5
 _WORD = re.compile(r"[a-z]{3,}")
 _LITTLE = frozenset(
@@ -37,8 +37,10 @@ def main() -> None:
   parser.add_argument("--dataset", type=pathlib.Path, required=True)
   parser.add_argument("--model", type=pathlib.Path, required=True)
   parser.add_argument("--words", type=int, default=80)
+  parser.add_argument("--titles", type=int, nargs=2, default=(3, 60))
   parser.add_argument("--seed", type=int, default=0)
   args = parser.parse_args()
+  least, most = args.titles
   folder = DatasetFolder.open(args.dataset)
   counts = collections.Counter(
     word for item in folder.items for word in _words(item.title)
@@ -46,10 +48,10 @@ def main() -> None:
   shared = sorted(
     word
     for word, count in counts.items()
-    if count in SHARED and word not in _LITTLE
+    if least <= count <= most and word not in _LITTLE
   )
   if not shared:
-    parser.error(f"{args.dataset}: no word is in 3 to 60 titles.")
+    parser.error(f"{args.dataset}: no word is in {least} to {most} titles.")
   words = random.Random(args.seed).sample(shared, min(args.words, len(shared)))
   recommender = ir.Recommender.load(args.model, dataset=args.dataset)
   print(f"{len(words)} of {len(shared)} words, of {len(folder.items)} titles\n")

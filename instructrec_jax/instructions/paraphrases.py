@@ -20,7 +20,8 @@ from instructrec_jax.instructions.utterance import kind_of
 from instructrec_jax.records import Item
 from instructrec_jax.teacher import kinds
 
-# A word that fewer titles share is a name of its own, which tells the item.
+# A word that fewer titles share is a name of its own, which tells the item: it
+# is asked for in training, never in evaluation.
 _FEWEST_TITLES = 3
 # One that more have tells nothing apart.
 _LARGEST_SHARE = 0.5
@@ -33,6 +34,8 @@ _LOWER, _TYPO = 0.4, 0.03
 # Of wordings, those that deny a word, those that have one beside the kind of
 # product, and those that have no other.
 _DENIES, _HAS_WORD, _IS_NAME = 0.2, 0.2, 0.12
+# Of these last, those whose word is in fewer titles, where there is one.
+_IS_RARE = 0.5
 # How much likelier one is not to want a word for each purchase that had it.
 _AGAIN = 2
 # Of searches that could be worded, those that stay lists of categories.
@@ -88,6 +91,9 @@ class Paraphrases:
     self._words = [
       [word for word in own if _FEWEST_TITLES <= counts[word] <= most]
       for own in words
+    ]
+    self._rare = [
+      [word for word in own if counts[word] < _FEWEST_TITLES] for own in words
     ]
     self._nouns = {
       word
@@ -161,6 +167,9 @@ class Paraphrases:
   ) -> str:
     """Words a query to train on."""
     said = self._slots(item, rng, had)
+    rare = self._rare[item]
+    if rare and ("name" not in said or rng.random() < _IS_RARE):
+      said["name"] = rng.choice(rare)
     groups = wordings()["train"][kind]
     chance = rng.random()
     if "not" in said and chance < _DENIES:
