@@ -19,6 +19,8 @@ from concurrent.futures import ThreadPoolExecutor
 from instructrec_jax.errors import InputError
 
 FILE = "checksums.txt"
+# In each folder that a command writes: its name, and its files; see `storage`.
+RECORD = ".instructrec.json"
 
 _PIECE_BYTES = 64 << 20
 _BUFFER_BYTES = 1 << 20
@@ -40,7 +42,8 @@ def write(folder: pathlib.Path, *, skip: Iterable[str] = ()) -> None:
   folder = pathlib.Path(folder)
   files = (path for path in folder.rglob("*") if path.is_file())
   names = {path.relative_to(folder).as_posix() for path in files}
-  _write(folder, {}, names - {FILE, *skip})
+  # The record is not written yet: `storage.staged_folder` adds it.
+  _write(folder, {}, names - {FILE, RECORD, *skip})
 
 
 def add(folder: pathlib.Path, names: Iterable[str]) -> None:

@@ -14,11 +14,9 @@ from typing import Any
 from instructrec_jax import checksums, locks
 from instructrec_jax.errors import InputError, check_file
 
-# In each folder that a command writes: its name, and its files.
-_RECORD = ".instructrec.json"
 # What is in every folder of ours, also in one that is not finished: the record,
 # or a dataset's manifest.
-_MARKS = (_RECORD, "manifest.json")
+_MARKS = (checksums.RECORD, "manifest.json")
 # What `read_json` calls a type.
 _NAMES = {
   dict: "an object",
@@ -97,16 +95,16 @@ def staged_folder(
     _remove(partial)
     partial.mkdir()
     if is_marked:
-      (partial / _RECORD).touch()
+      (partial / checksums.RECORD).touch()
     try:
       yield partial
       if made_by is not None:
         record = {"command": made_by, "files": sorted(_files(partial))}
-        write_json(partial / _RECORD, record)
+        write_json(partial / checksums.RECORD, record)
         if (partial / checksums.FILE).exists():
-          checksums.add(partial, [_RECORD])
+          checksums.add(partial, [checksums.RECORD])
       elif is_marked:
-        (partial / _RECORD).unlink()
+        (partial / checksums.RECORD).unlink()
       if path.exists():
         os.replace(path, old)
       os.replace(partial, path)
@@ -285,7 +283,7 @@ def _refuse_foreign(path: pathlib.Path, made_by: str) -> None:
   if not found:
     return
   try:
-    record = read_json(path / _RECORD)
+    record = read_json(path / checksums.RECORD)
     known = set(record["files"]) if record["command"] == made_by else None
   except (InputError, KeyError, TypeError):
     known = None
@@ -308,7 +306,7 @@ def _files(folder: pathlib.Path) -> set[str]:
     str(path.relative_to(folder))
     for path in folder.rglob("*")
     if (path.is_symlink() or not path.is_dir())
-    and path.name not in (_RECORD, locks.INSIDE)
+    and path.name not in (checksums.RECORD, locks.INSIDE)
   }
 
 

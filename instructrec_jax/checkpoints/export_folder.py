@@ -80,7 +80,9 @@ def write_manifest(
     "items": items,
     **({"int8": dict(int8)} if int8 else {}),
     "files": {
-      path.name: storage.sha256_of(path) for path in sorted(folder.iterdir())
+      path.name: storage.sha256_of(path)
+      for path in sorted(folder.iterdir())
+      if path.name != checksums.RECORD
     },
   }
   storage.write_json(folder / MANIFEST_FILE, manifest)
