@@ -16,9 +16,13 @@ class LongestWins:
 
   def __init__(self, *, config, params, **others):
     type(self).made += 1
+    self.set_params(params)
 
   def set_params(self, params):
     self.sign = params
+
+  def drop_params(self):
+    self.sign = None
 
   def score(self, requests):
     return [
