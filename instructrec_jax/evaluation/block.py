@@ -103,12 +103,9 @@ def evaluate_scenario(
     return evaluate_block(run, scenario, source, form=None)
   assert plan.selected
   model = run.wrap(run.rankers[plan.selected], scenario)
+  unlisted = _OF_LISTS.isdisjoint(plan.rankers)
   best, choice = selection.choose_template(
-    scenario,
-    model,
-    forms=plan.forms,
-    unlisted=_OF_LISTS.isdisjoint(plan.rankers),
-    limit=plan.limit,
+    scenario, model, forms=plan.forms, unlisted=unlisted, limit=plan.limit
   )
   source = plan.requests(scenario, plan.split, form=best)
   is_unlisted = selection.is_unlisted(scenario, best)
@@ -125,6 +122,7 @@ def evaluate_scenario(
     scenario,
     model,
     forms=plan.forms,
+    unlisted=unlisted,
     split=plan.split,
     limit=plan.limit,
     of_best=value,

@@ -164,9 +164,9 @@ class TemplateForms:
         f"{manifest}: no such file; templates are chosen among those of "
         f"`instructrec build --dataset {folder.path}`."
       )
-    built = storage.read_json(manifest, BUILT)
-    options = built["options"]
-    self._has_sequences = f"{SEQUENCES}_test" in built["requests"]
+    options = storage.read_json(manifest, BUILT)["options"]
+    # Folders of before do not say.
+    self._has_sequences = options.get("sequences", False)
     vocabulary = Vocabulary.load(folder.vocabulary_path)
     self._families = group_families(
       load_templates(folder.path / TEMPLATES_FILE)

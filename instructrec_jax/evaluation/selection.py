@@ -87,6 +87,7 @@ def add_test_metrics(
   model: Ranker,
   *,
   forms: TemplateForms,
+  unlisted: bool = False,
   split: str,
   limit: int | None,
   of_best: float,
@@ -97,7 +98,6 @@ def add_test_metrics(
     The choice of `choose_template` with "test" (whatever the split) of each
     form, and their "mean" and "sd". `of_best` is the chosen form's value.
   """
-  names = [form["form"] for form in choice["forms"]]
   values = [
     of_best
     if form.name == choice["chosen"]
@@ -107,8 +107,7 @@ def add_test_metrics(
       model,
       label=form.name,
     )
-    for form in forms.of_scenario(scenario, unlisted=True)
-    if form.name in names
+    for form in forms.of_scenario(scenario, unlisted=unlisted)
   ]
   tested = [
     {**form, "test": value}

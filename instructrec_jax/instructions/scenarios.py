@@ -64,8 +64,7 @@ class Scenario:
   @property
   def unlisted(self) -> "Scenario":
     """The same requests, asked without a list of the candidates (T2)."""
-    family = self.family.removesuffix("_t3") + "_t2" * self.reranks
-    return dataclasses.replace(self, family=family)
+    return dataclasses.replace(self, family=self.family.replace("_t3", "_t2"))
 
   @property
   def shows(self) -> tuple[str, ...]:

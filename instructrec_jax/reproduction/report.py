@@ -311,25 +311,23 @@ def behaviour_section(settings: Settings, results: Results | None) -> Section:
       title, caption, lacking=[f"{name}: there is nothing to count"]
     )
   deciles = storage.read_json(settings.out / "deciles.json", list)
-  return Section(
-    title,
-    caption,
-    [
-      _group_table(
-        "by the target's place in the prompt",
-        "place in the prompt",
-        results,
-        {e["ranker"]: e["by_position"] for e in results["positions"]},
-      ),
-      _group_table(
-        "by the target's popularity, in tenths of the catalogue "
-        "(10: bought most)",
-        "decile of popularity",
-        results,
-        {e["ranker"]: e["by_decile"] for e in deciles},
-      ),
-    ],
+  by_decile = _group_table(
+    "by the target's popularity, in tenths of the catalogue (10: bought most)",
+    "decile of popularity",
+    results,
+    {e["ranker"]: e["by_decile"] for e in deciles},
   )
+  positions = {e["ranker"]: e["by_position"] for e in results["positions"]}
+  if not positions:
+    reason = "the model is asked without a list, so that there is no place"
+    return Section(title, caption, [by_decile], [f"{name}: {reason}"])
+  by_position = _group_table(
+    "by the target's place in the prompt",
+    "place in the prompt",
+    results,
+    positions,
+  )
+  return Section(title, caption, [by_position, by_decile])
 
 
 def _group_table(

@@ -100,6 +100,15 @@ def test_the_model_is_asked_in_the_words_that_validation_chose(reproduced):
   assert results["templates"]
 
 
+def test_where_no_list_is_shown_there_is_no_place_in_it(reproduced):
+  results = storage.read_json(reproduced.out / "results/table_6/results.json")
+  section = report.behaviour_section(reproduced, results | {"positions": []})
+  assert [table.title[:27] for table in section.tables] == [
+    "by the target's popularity,"
+  ]
+  assert "without a list" in section.lacking[0]
+
+
 def test_a_verdict_on_another_dataset_names_it(reproduced):
   page = (reproduced.out / "report.html").read_text()
   assert "sequential on other, where it was not trained: the model" in page
