@@ -2,9 +2,11 @@
 
 import itertools
 import json
+import os
 import shutil
+import subprocess
+import sys
 
-import jax
 import pytest
 
 from instructrec_jax.cli.main import main
@@ -32,13 +34,16 @@ DENIALS = ("{a}, not {not}", "I'd like {a}, not {not}.", "{it} -{not}")
 def run(tmp_path_factory):
   out = tmp_path_factory.mktemp("quickstart") / "run"
   # All of its steps: that is what it takes to learn what people say. They take
-  # more than compiling.
-  arguments = ["--users", "1200", "--test-users", "20"]
-  name = "jax_disable_most_optimizations"
-  before = jax.config.read(name)
-  jax.config.update(name, False)
-  assert main(["quickstart", "--out", str(out), *arguments]) == 0
-  jax.config.update(name, before)
+  # more than compiling, so that it is compiled as for users.
+  flags = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
+  subprocess.run(
+    [
+      *(sys.executable, "-m", "instructrec_jax.cli.main", "quickstart"),
+      *("--out", out, "--users", "1200", "--test-users", "20"),
+    ],
+    env={k: v for k, v in os.environ.items() if k not in flags},
+    check=True,
+  )
   return out
 
 

@@ -135,6 +135,23 @@ def test_a_word_of_the_title_is_asked_for_alone(said, folder):
   assert 0.06 < alone / len(said) < 0.2
 
 
+def test_a_word_of_a_single_title_is_asked_for_in_training_alone():
+  shop = [("Tent", f"Alder Tent Green {n}") for n in range(5)]
+  shop += [("Tent", "Alder Tent Quetzal")]
+  shop += [("Rope", f"Borea Rope {n}") for n in range(6)]
+  items = [
+    Item(f"i{n}", title, ("Camping", kind))
+    for n, (kind, title) in enumerate(shop)
+  ]
+  crowd = Paraphrases(items)
+  query = "Camping, Tent"
+  searches = [crowd.search(5, query, number=n).lower() for n in range(1000)]
+  alone = [text for text in searches if "quetzal" in text]
+  assert 20 < len(alone) < 200 and not any("tent" in text for text in alone)
+  held_out = (crowd.held_out(5, query, number=n) for n in range(300))
+  assert not any("quetzal" in text.lower() for text in held_out)
+
+
 def test_a_kind_of_product_is_no_name():
   shop = [("Tent", f"Alder Tent Green {n}") for n in range(3)]
   shop += [("Stakes", f"Corvo Tent Stakes {n}") for n in range(3)]
