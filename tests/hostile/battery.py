@@ -20,6 +20,7 @@ astray finds only copies.
 import argparse
 import collections
 import contextlib
+import functools
 import hashlib
 import importlib
 import json
@@ -165,40 +166,29 @@ class Run:
     sys.stderr.flush()
     self.pid = os.fork()
     if not self.pid:
-      self._child(inside)
+      os._exit(_status(functools.partial(self._child, inside)))
 
-  def _child(self, inside: Callable[[], None]) -> None:
-    status = 1
-    try:
-      os.setsid()
-      os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-      os.dup2(self._out.fileno(), 1)
-      os.dup2(self._err.fileno(), 2)
-      os.chdir(self.place.work)
-      os.environ.update(
-        HOME=str(self.place.folder / "home"),
-        TMPDIR=str(self.place.folder / "tmp"),
-        OPENAI_API_KEY="sk-none",
-        MPLCONFIGDIR=str(self.place.folder.parent / "matplotlib"),
-      )
-      tempfile.tempdir = None
-      size = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
-      most = size * resource.getpagesize() + MEMORY
-      resource.setrlimit(resource.RLIMIT_AS, (most, most))
-      resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-      if self.argv[0] in ("quickstart", "reproduce"):
-        _fork_commands()
-      inside()
-      status = _call(self.argv)
-    except SystemExit as error:
-      status = error.code if isinstance(error.code, int) else 1
-    except BaseException:
-      traceback.print_exc()
-    finally:
-      with contextlib.suppress(BaseException):
-        sys.stdout.flush()
-        sys.stderr.flush()
-      os._exit(status)
+  def _child(self, inside: Callable[[], None]) -> int:
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(self._out.fileno(), 1)
+    os.dup2(self._err.fileno(), 2)
+    os.chdir(self.place.work)
+    os.environ.update(
+      HOME=str(self.place.folder / "home"),
+      TMPDIR=str(self.place.folder / "tmp"),
+      OPENAI_API_KEY="sk-none",
+      MPLCONFIGDIR=str(self.place.folder.parent / "matplotlib"),
+    )
+    tempfile.tempdir = None
+    size = int(pathlib.Path("/proc/self/statm").read_text().split()[0])
+    most = size * resource.getpagesize() + MEMORY
+    resource.setrlimit(resource.RLIMIT_AS, (most, most))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    if self.argv[0] in ("quickstart", "reproduce"):
+      _fork_commands()
+    inside()
+    return _call(self.argv)
 
   def poll(self) -> bool:
     """Says whether it has ended."""
@@ -315,27 +305,35 @@ def _fork_commands() -> None:
     if not words:
       os._exit(0)
     if not os.fork():
-      out, err, end = files
-      status = 1
-      try:
-        os.dup2(out, 1)
-        os.dup2(err, 2)
-        os.write(end, os.getpid().to_bytes(4, "little"))
-        (name, *argv), env = json.loads(words)
-        os.environ.update(env)
-        status = importlib.import_module(name).main(argv) or 0
-      except SystemExit as error:
-        status = error.code if isinstance(error.code, int) else 1
-      except BaseException:
-        traceback.print_exc()
-      finally:
-        with contextlib.suppress(BaseException):
-          sys.stdout.flush()
-          sys.stderr.flush()
-        os.write(end, status.to_bytes(4, "little"))
-        os._exit(status)
+      status = _status(functools.partial(_command, words, *files))
+      os.write(files[2], status.to_bytes(4, "little"))
+      os._exit(status)
     for file in files:
       os.close(file)
+
+
+def _command(words: bytes, out: int, err: int, end: int) -> int:
+  os.dup2(out, 1)
+  os.dup2(err, 2)
+  os.write(end, os.getpid().to_bytes(4, "little"))
+  (name, *argv), env = json.loads(words)
+  os.environ.update(env)
+  return importlib.import_module(name).main(argv) or 0
+
+
+def _status(run: Callable[[], int]) -> int:
+  """Returns the exit status of a process that runs this alone."""
+  try:
+    return run()
+  except SystemExit as error:
+    return error.code if isinstance(error.code, int) else 1
+  except BaseException:
+    traceback.print_exc()
+    return 1
+  finally:
+    with contextlib.suppress(BaseException):
+      sys.stdout.flush()
+      sys.stderr.flush()
 
 
 def _call(argv: list[str]) -> int:
