@@ -25,12 +25,15 @@ from instructrec_jax.teacher import kinds
 _FEWEST_TITLES = 3
 # One that more have tells nothing apart.
 _LARGEST_SHARE = 0.5
-_WORD = re.compile(r"[A-Za-z]{3,}")
+# In any language, and names of models ("sm57"), but no bare numbers.
+_WORD = re.compile(r"(?=\d*[^\W\d_])[^\W_]{3,}")
 _SLOT = re.compile(r"\{(\w+)\}")
 _LITTLE = frozenset(
   "and the for with from not all new set one two our your pack inch of".split()
 )
-_LOWER, _TYPO = 0.4, 0.03
+_LOWER, _MARK, _TYPO = 0.4, 0.12, 0.03
+# What a text ends with, for want of any meaning.
+_MARKS = ("!", "!!", "...", "?", ".")
 # Of wordings, those that deny a word, those that have one beside the kind of
 # product, and those that have no other.
 _DENIES, _HAS_WORD, _IS_NAME = 0.2, 0.2, 0.12
@@ -215,6 +218,8 @@ def _typed(text: str, rng: random.Random) -> str:
   """Returns a text as somebody in a hurry would type it, now and then."""
   if rng.random() < _LOWER:
     text = text.lower().removesuffix(".")
+  if rng.random() < _MARK:
+    text = text.rstrip(".!?") + rng.choice(_MARKS)
   if rng.random() < _TYPO:
     words = [m for m in re.finditer(r"[a-z]{5,}", text)]
     if words:

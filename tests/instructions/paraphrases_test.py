@@ -101,6 +101,9 @@ def test_registers_and_typos_vary(said):
   assert 0.05 < np.mean(["I" in text.split()[:1] for text in texts]) < 0.5
   assert 0.05 < np.mean([" not " in f" {text} " for text in texts]) < 0.5
   assert len(set(texts)) > 0.4 * len(texts)
+  # A noun has any mark behind it, which therefore means nothing.
+  marks = {re.sub(r".*\w", "", text) for text in texts if " " not in text}
+  assert {"", "!", "!!", "...", "?", "."} <= marks
 
 
 def test_wishes_are_of_the_items_kind_and_denials_are_true(said, folder):
@@ -150,6 +153,24 @@ def test_a_word_of_a_single_title_is_asked_for_in_training_alone():
   assert 20 < len(alone) < 200 and not any("tent" in text for text in alone)
   held_out = (crowd.held_out(5, query, number=n) for n in range(300))
   assert not any("quetzal" in text.lower() for text in held_out)
+
+
+def test_names_have_digits_and_letters_of_any_language():
+  shop = [("Tent", title) for title in ("Alder SM57 Café", "Größe 2000 5x")]
+  shop += [("Rope", f"Borea Rope {n}") for n in range(6)]
+  items = [
+    Item(f"i{n}", title, ("Camping", kind))
+    for n, (kind, title) in enumerate(shop)
+  ]
+  crowd = Paraphrases(items)
+  said = {
+    word
+    for item in (0, 1)
+    for n in range(1000)
+    for word in re.findall(r"\w+", crowd.search(item, "", number=n).lower())
+  }
+  assert {"alder", "sm57", "café", "größe"} <= said
+  assert not {"57", "caf", "gr", "2000", "5x"} & said
 
 
 def test_a_kind_of_product_is_no_name():
