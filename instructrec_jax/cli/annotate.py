@@ -30,7 +30,7 @@ class Chat:
   """OpenAI's Batch API, at half price"""
   jsonl_out: opt.OutputFile | None = None
   """write the requests for `vllm run-batch -i FILE`, and send nothing; a * in
-  its name stands for the numbers of files with 50,000 requests each"""
+  its name stands for the numbers of files, of 50,000 requests or 200 MB"""
   jsonl_in: opt.InputFiles | None = None
   """take the answers from what `vllm run-batch -o FILE` wrote; a * in its name
   stands for several files"""

@@ -27,7 +27,13 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.progress import progress
 from instructrec_jax.teacher.batch_state import BatchState
 from instructrec_jax.teacher.chat import ChatAnswer, ChatRequest, Status
-from instructrec_jax.teacher.jsonl import ENDPOINT, ResultLine, request_line
+from instructrec_jax.teacher.jsonl import (
+  ENDPOINT,
+  FILE_BYTES,
+  FILE_REQUESTS,
+  ResultLine,
+  request_line,
+)
 from instructrec_jax.teacher.online import address, rejected_key
 from instructrec_jax.teacher.store import ROWS_PER_COMMIT, Store, unanswered
 
@@ -52,11 +58,11 @@ _PAUSE_SECONDS = 5.0
 class Limits:
   """How requests are cut into batches, and how often they are tried.
 
-  The sizes are the most that OpenAI takes (200 MB a file of requests).
+  The sizes are the most that OpenAI takes.
   """
 
-  requests: int = 50_000
-  bytes: int = 200_000_000
+  requests: int = FILE_REQUESTS
+  bytes: int = FILE_BYTES
   attempts: int = 3
 
 

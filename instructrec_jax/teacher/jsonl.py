@@ -14,7 +14,7 @@ import itertools
 import json
 import pathlib
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pydantic
@@ -32,7 +32,7 @@ from instructrec_jax.teacher.chat import (
 from instructrec_jax.teacher.store import ROWS_PER_COMMIT, Store, unanswered
 
 # What the Batch API takes in a file.
-FILE_REQUESTS = 50_000
+FILE_REQUESTS, FILE_BYTES = 50_000, 200_000_000
 # Bytes by which an answer's request is found.
 _DIGEST = 16
 ENDPOINT = "/v1/chat/completions"
@@ -145,28 +145,35 @@ def write_requests(
     InputError: `path` exists and `force` is not set.
   """
   count = 0
-  left = iter(progress(unanswered(requests, store), desc="requests"))
-  size = FILE_REQUESTS if "*" in path.name else None
+  left = map(
+    request_line, progress(unanswered(requests, store), desc="requests")
+  )
   with (
     _output(path, force=force) as there,
     contextlib.ExitStack() as written,
   ):
+    line = next(left, None)
     for number in itertools.count():
-      first = next(left, None)
-      if number and (first is None or size is None):
+      if number and line is None:
         break
       name = path.name.replace("*", f"{number:05}")
       partial = written.enter_context(storage.staged_file(path.with_name(name)))
       there.discard(path.with_name(name))
       with partial.open("wb") as file:
-        for request in itertools.islice(
-          itertools.chain([first] if first else [], left), size
-        ):
-          file.write(request_line(request))
+        for held in itertools.count():
+          if line is None or ("*" in path.name and _is_full(file, held, line)):
+            break
+          file.write(line)
+          line = next(left, None)
           count += 1
     for old in there:
       old.unlink()
   return count
+
+
+def _is_full(file: IO[bytes], held: int, line: bytes) -> bool:
+  is_long = file.tell() + len(line) > FILE_BYTES
+  return held == FILE_REQUESTS or (held > 0 and is_long)
 
 
 def check_output(path: pathlib.Path, *, force: bool) -> None:

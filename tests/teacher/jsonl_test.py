@@ -76,6 +76,23 @@ def test_round_trip_in_any_order_asks_nothing_twice(tmp_path, store, questions):
   assert billed(store) == (35, 25)
 
 
+def test_a_file_has_no_more_bytes_than_the_batch_api_takes(
+  tmp_path, store, monkeypatch
+):
+  requests = make_requests(5)
+  size = len(jsonl.request_line(requests[0]))
+  for most, wanted in (
+    (2 * size, [2, 2, 1]),
+    (2 * size - 1, [1] * 5),
+    (9, [1] * 5),
+  ):
+    monkeypatch.setattr(jsonl, "FILE_BYTES", most)
+    asked = tmp_path / f"in-{most}-*.jsonl"
+    assert write_requests(requests, asked, store=store) == 5
+    files = sorted(tmp_path.glob(asked.name))
+    assert [len(f.read_bytes().splitlines()) for f in files] == wanted
+
+
 def test_many_requests_are_several_files(tmp_path, store, monkeypatch):
   monkeypatch.setattr(jsonl, "FILE_REQUESTS", 2)
   requests = make_requests(5)
