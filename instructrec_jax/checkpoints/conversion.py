@@ -5,6 +5,7 @@ import pathlib
 import shutil
 from typing import Any
 
+import numpy as np
 import tqdm
 
 from instructrec_jax import storage
@@ -118,7 +119,8 @@ def convert(
     counted = dataclasses.replace(
       weights,
       leaves={
-        name: _counted(leaf, bar) for name, leaf in weights.leaves.items()
+        name: _counted(leaf, bar, f"{source}: {name}")
+        for name, leaf in weights.leaves.items()
       },
     )
     if to == "t5x":
@@ -297,9 +299,15 @@ def _check_size(weights: Weights, size: T5Config) -> None:
     )
 
 
-def _counted(leaf: Leaf, bar: tqdm.tqdm) -> Leaf:
+def _counted(leaf: Leaf, bar: tqdm.tqdm, where: str) -> Leaf:
   def read():
     array = leaf.read()
+    # Every score of such a model would be NaN, too.
+    if not np.isfinite(array).all():
+      raise InputError(
+        f"{where} holds NaN or infinity: its training went astray, or the "
+        "file is damaged; convert an earlier step, or fetch it again."
+      )
     bar.update()
     return array
 

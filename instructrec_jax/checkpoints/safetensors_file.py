@@ -4,6 +4,7 @@ By hand, since the package of that name saves a file from a dict of all its
 arrays; here one is in memory at a time.
 """
 
+import itertools
 import json
 import math
 import pathlib
@@ -40,13 +41,13 @@ def open_file(
     may_be_int8: whether there may be arrays of int8.
 
   Raises:
-    InputError: it is missing, cut short, or not of this format.
+    InputError: it is missing, cut short, not of this format, or two arrays
+      of it share bytes.
   """
   header, start = _header(path)
   known = [code for code in _DTYPES if code != "I8" or may_be_int8]
   size = path.stat().st_size
-  leaves = {}
-  end = start
+  leaves, spans = {}, []
   for name, entry in header.items():
     if name == "__metadata__":
       continue
@@ -66,7 +67,15 @@ def open_file(
         "that its shape says; fetch the file again."
       )
     leaves[name] = Leaf(shape, _reader(path, dtype, shape, start + first))
-    end = max(end, start + last)
+    spans.append((first, last, name))
+  spans.sort()
+  for (_, end, one), (first, _, other) in itertools.pairwise(spans):
+    if first < end:
+      raise InputError(
+        f"{path}: {one} and {other} share bytes, which no writer of this "
+        "format makes: the file is damaged, fetch it again."
+      )
+  end = start + max((last for _, last, _ in spans), default=0)
   if size != end:
     raise InputError(
       f"{path}: {size:,} bytes where its header says {end:,}: the file is cut "

@@ -198,6 +198,23 @@ def test_a_damaged_array_is_named_and_leaves_nothing(tmp_path, ours):
   assert [path.name for path in tmp_path.iterdir()] == ["copy"]
 
 
+@pytest.mark.parametrize("to", ["ours", "hf", "t5x"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_weight_that_is_no_number_is_refused(tmp_path, ours, to, value):
+  convert(ours, tmp_path / "hf", to="hf")
+  file = tmp_path / "hf" / "model.safetensors"
+  whole = bytearray(file.read_bytes())
+  whole[-4:] = np.float32(value).tobytes()
+  file.write_bytes(whole)
+  with pytest.raises(InputError, match=r"\w+ holds NaN or infinity"):
+    convert(
+      *(tmp_path / "hf", tmp_path / "out"),
+      to=to,
+      vocabulary=ours / "vocabulary.model",
+    )
+  assert [path.name for path in tmp_path.iterdir()] == ["hf"]
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
   (tmp_path / "empty").mkdir()
   with pytest.raises(InputError, match="no checkpoint: there is neither"):

@@ -73,6 +73,18 @@ def test_a_wrong_header_is_refused(file, change):
     open_file(file)
 
 
+def test_arrays_that_share_bytes_are_refused(file):
+  whole = file.read_bytes()
+  length = int.from_bytes(whole[:8], "little")
+  header = json.loads(whole[8 : 8 + length])
+  first, last = header["transposed"]["data_offsets"]
+  header["vector"]["data_offsets"] = [last - 8, last]
+  text = json.dumps(header).encode()
+  file.write_bytes(len(text).to_bytes(8, "little") + text + whole[8 + length :])
+  with pytest.raises(InputError, match="transposed and vector share bytes"):
+    open_file(file)
+
+
 def test_a_pointer_of_git_lfs_is_told(file):
   file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:1\n")
   with pytest.raises(InputError, match="git lfs pull"):
