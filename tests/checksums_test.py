@@ -27,6 +27,7 @@ from instructrec_jax.text.packed_dataset import PackedDataset, pack_pairs
 from instructrec_jax.text.vocabulary import train_vocabulary
 from instructrec_jax.training import loop
 
+EXPORTS = ("export", "int8", "converted")
 FLIPS = int(os.environ.get("INSTRUCTREC_FLIPS", 10))
 WORDS = "amber birch cedar delta ember fjord grove haven iris jade".split()
 # Logs for people; no load reads them.
@@ -72,7 +73,12 @@ def original(tmp_path_factory):
   export(folder / "model", folder / "export")
   convert(folder / "model", folder / "converted", to="ours")
   request = {"instruction": "amber", "candidates": ["birch", "cedar"]}
-  (folder / "requests.jsonl").write_text(json.dumps(request) + "\n")
+  request["target"] = 0
+  requests = folder / "requests.jsonl"
+  requests.write_text(json.dumps(request) + "\n")
+  export(
+    folder / "model", folder / "int8", int8=True, requests=requests, epsilon=1
+  )
   return folder
 
 
@@ -122,6 +128,7 @@ READERS = {
     ("checkpoints/1", "checkpoints/2/optimizer"),
   ),
   "generate with an export": ("export", generate, ()),
+  "score an export in int8": ("int8", score, ()),
   "serve an export": ("export", Recommender.load, ()),
   "serve what was converted": ("converted", Recommender.load, ()),
   "convert": (
@@ -177,7 +184,7 @@ def test_a_flipped_byte_is_refused(name, copy):
 
 
 def test_all_files_are_covered(original):
-  for folder in ("packed", "export", "converted", "model/checkpoints/2"):
+  for folder in (*EXPORTS, "packed", "model/checkpoints/2"):
     folder = original / folder
     files = [path for path in folder.rglob("*") if path.is_file()]
     names = [str(path.relative_to(folder)) for path in files]
