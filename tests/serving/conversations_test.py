@@ -164,7 +164,7 @@ def test_other_languages_are_the_models_to_read(url):
   [
     ({"query": "x", "conversation": "nobody"}, 404, "no such conversation"),
     ({"query": "x" * 5000}, 422, "query"),
-    ({"query": "tent", "turns": [{"said": "x"}]}, 422, "turns[0].said"),
+    ({"query": "tent", "turns": [{"said": "x"}]}, 422, "turns[0]: there is no"),
     (
       {"query": "a", "turns": [{"shown": ["No such"]}]},
       422,
