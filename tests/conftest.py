@@ -12,8 +12,8 @@ import unittest.mock
 
 # Before jax is first imported: eight simulated devices for the mesh tests.
 # On few busy cores one may wait for the others for longer than the 40 seconds
-# after which XLA would end the process. Compiling is most of what a model's test
-# takes, and without these emitters of XLA a quarter less.
+# after which XLA would end the process. Compiling is most of what a model's
+# test takes, and without these emitters of XLA a quarter less.
 os.environ.setdefault(
   "XLA_FLAGS",
   "--xla_force_host_platform_device_count=8 "

@@ -33,6 +33,7 @@ from instructrec_jax.instructions.material import title_counts
 from instructrec_jax.instructions.render import SEPARATOR
 from instructrec_jax.instructions.scenarios import SEQUENCES
 from instructrec_jax.seqio_bridge.registration import (
+  InstructionSource,
   count_rows,
   told_damage,
   use_dataset,
@@ -46,6 +47,9 @@ from instructrec_jax.text.spelling import Spelling
 from instructrec_jax.text.vocabulary import Vocabulary
 
 _READ_BATCH = 4096
+_TEXTS = dict.fromkeys(
+  ("inputs", "targets"), tf.io.FixedLenFeature((), tf.string)
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -304,9 +308,17 @@ def _read(
   task: seqio.Task, split: str, dataset: pathlib.Path
 ) -> Iterator[tuple[bytes, bytes]]:
   """Yields the untokenised texts of a task's source."""
+  source = task.source
   with told_damage(dataset):
-    rows = task.source.get_dataset(split=split, shuffle=False)
-    rows = rows.map(lambda row: (row["inputs"], row["targets"]))
-    batches = rows.batch(_READ_BATCH).prefetch(tf.data.AUTOTUNE)
-    for inputs, targets in batches.as_numpy_iterator():
-      yield from zip(inputs, targets, strict=True)
+    files = source.files(split) if isinstance(source, InstructionSource) else ()
+    if len(files) == 1:
+      # As TFDS would, but for the functions that it traces anew for each task,
+      # which take longer than to read the rows of a small one.
+      records = tf.data.TFRecordDataset(files).batch(_READ_BATCH)
+      batches = (tf.io.parse_example(batch, _TEXTS) for batch in records)
+    else:
+      rows = source.get_dataset(split=split, shuffle=False)
+      batches = rows.batch(_READ_BATCH).prefetch(tf.data.AUTOTUNE)
+    for batch in batches:
+      texts = (batch[name].numpy() for name in _TEXTS)
+      yield from zip(*texts, strict=True)

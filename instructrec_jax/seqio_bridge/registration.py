@@ -76,6 +76,10 @@ class InstructionSource(seqio.TfdsDataSource):
     name, known = self._tfds_splits.get(split), self.tfds_dataset.info.splits
     return known[name].num_examples if name in known else 0
 
+  def files(self, split: str) -> list[str]:
+    """Returns the TFRecord files of a split that has rows."""
+    return self.tfds_dataset.info.splits[self._tfds_splits[split]].filepaths
+
 
 class _Loader(seqio.LazyTfdsLoader):
   """Reads one folder, also where SeqIO's data folder is another."""
