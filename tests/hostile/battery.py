@@ -463,7 +463,7 @@ def _contents(folder: pathlib.Path) -> dict[str, str]:
 
 
 # Files that tell how long something took: two runs may round alike.
-_TIMED = re.compile(r"/new/.*(report\.html$|results\.md$|/logs/)").search
+_TIMED = re.compile(r"/new/.*(report\.(html|md)$|results\.md$|/logs/)").search
 
 
 class Reference:
