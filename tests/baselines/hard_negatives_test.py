@@ -1,6 +1,7 @@
 """Tests for instructrec_jax/baselines/hard_negatives.py."""
 
 import collections
+import dataclasses
 import shutil
 
 import numpy as np
@@ -162,6 +163,23 @@ def test_a_text_encoder_makes_other_lists(short_fits, tmp_path):
   assert not (path / "baselines").exists()
   with pytest.raises(InputError, match="add --matcher two_tower"):
     Options(text_encoder=str(encoder)).check()
+
+
+@pytest.mark.parametrize("matcher", ["tfidf", "bm25"])
+def test_lists_do_not_depend_on_what_no_model_reads(tmp_path, matcher):
+  lists = []
+  for name, categories in (("own", None), ("none", ())):
+    folder = prepare(format="synthetic", users=250, out=tmp_path / name)
+    if categories is not None:
+      folder.items = [
+        dataclasses.replace(item, categories=categories)
+        for item in folder.items
+      ]
+    write_hard_candidates(folder, matcher=matcher, seed=0)
+    lists.append(
+      pl.read_parquet(folder.path / "candidates/hard_test_9.parquet")
+    )
+  assert lists[0].equals(lists[1])
 
 
 def test_no_targets_give_no_lists(shop):

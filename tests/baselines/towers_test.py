@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from instructrec_jax.baselines.searches import Searches
+from instructrec_jax.baselines.tower_ranker import TowerOptions
 from instructrec_jax.baselines.towers import (
   DSSMRanker,
   TEMRanker,
@@ -78,6 +79,15 @@ def test_the_matcher_reads_the_order_of_a_history(folder):
     [request("", [1, 2, 7], user=0), request("", [2, 1, 7], user=0)]
   )
   assert not np.allclose(one, other, atol=1e-5)
+
+
+def test_the_matcher_is_of_two_layers_unless_told(tmp_path):
+  """The paper's is (section 3.3.1)."""
+  folder = chain_folder(tmp_path, users=40)
+  training = dataclasses.replace(OPTIONS.training, max_epochs=1)
+  ranker = TwoTowerRanker.fit(folder, TowerOptions(training=training))
+  blocks = [n for n in ranker.params["ordered"] if n.startswith("blocks")]
+  assert len(blocks) == 2
 
 
 def test_knows_nothing_of_users(dssm):

@@ -1,15 +1,20 @@
 """Tests for instructrec_jax/evaluation/rankers.py."""
 
+import dataclasses
 import shutil
 
 import pytest
 
+from instructrec_jax.baselines import tower_ranker, trainer
 from instructrec_jax.baselines.searches import NOBODY
 from instructrec_jax.data.folder import DatasetFolder
+from instructrec_jax.data.prepare import prepare
 from instructrec_jax.data.splits import SPLITS
 from instructrec_jax.errors import InputError
 from instructrec_jax.evaluation.evaluate import evaluate
-from instructrec_jax.evaluation.rankers import SearchData
+from instructrec_jax.evaluation.rankers import SearchData, load_ranker
+from instructrec_jax.records import RankingRequest
+from tests.baselines.bert_folder import write_bert
 
 from .conftest import FakeModel
 
@@ -83,6 +88,39 @@ def test_a_trained_baseline_is_kept_in_the_folder(
   found = values(first, name, scenario)
   assert found["hr@1"] > 0.1
   assert values(second, name, scenario) == found
+
+
+@pytest.mark.parametrize("name", ["two_tower", "dssm"])
+def test_towers_read_with_the_text_encoder_that_is_named(
+  tmp_path, monkeypatch, name
+):
+  monkeypatch.setattr(
+    tower_ranker,
+    "fit",
+    lambda options, **rest: trainer.fit(
+      dataclasses.replace(options, max_epochs=1), **rest
+    ),
+  )
+  folder = prepare(
+    format="synthetic", users=60, min_count=0, out=tmp_path / "shop"
+  )
+  asked = RankingRequest(
+    "r",
+    "",
+    ("",) * 5,
+    history_items=(6, 7),
+    candidate_items=(0, 1, 2, 3, 4),
+    query="red tent",
+  )
+  first, second = (
+    load_ranker(
+      name,
+      folder=folder,
+      text_encoder=str(write_bert(tmp_path / f"bert_{seed}", seed=seed)),
+    ).score([asked])[0]
+    for seed in (0, 1)
+  )
+  assert first.tolist() != second.tolist()
 
 
 @pytest.mark.parametrize("ranker", ["catalogue", "labels", "dssm"])

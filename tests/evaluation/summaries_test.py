@@ -20,6 +20,23 @@ def compared(name="sequential", **hits):
   return {(c["ranker"], c["against"]) for c in comparisons}
 
 
+def test_resamples_leave_room_below_one_per_cent():
+  """Of 1,000 the smallest p of six comparisons would be .012."""
+  (scenario,) = find_scenarios(["sequential"])
+  hits = (np.arange(200) % 2 == 0).astype(float)
+  rankers = ("popularity", "bm25", "tfidf", "cooccurrence", "svd", "random")
+  metrics = {
+    name: {metric: values for metric in scenario.metrics}
+    for name, values in {
+      **dict.fromkeys(rankers, 1 - hits),
+      "model": np.ones(200),
+    }.items()
+  }
+  _, comparisons = summarise_ranking(scenario, metrics, seed=0)
+  (p,) = {c["p_holm"] for c in comparisons if c["ranker"] == "model"}
+  assert p < 0.01
+
+
 def test_the_best_baseline_may_be_a_trained_one():
   others = {"random": 0.1, "popularity": 0.3, "model": 0.6}
   assert ("model", "popularity") in compared(sasrec=0.2, **others)

@@ -35,3 +35,13 @@ def test_all_rows_go_to_the_writer_and_requests_to_the_folder(tmp_path):
   why = requests["sequential_hard_test"]
   assert "no such candidates" in why
   assert str(path) not in why
+
+
+def test_paraphrases_bring_a_crowds_templates_and_held_out_ones():
+  plain, crowd = (
+    Options(paraphrases=asked).load_templates() for asked in (False, True)
+  )
+  assert crowd[: len(plain)] == plain
+  assert not any(template.held_out for template in plain)
+  # To train on, and to be tested in.
+  assert {t.held_out for t in crowd[len(plain) :]} == {False, True}

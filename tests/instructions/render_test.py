@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from instructrec_jax.data.cleaning import clean_title
 from instructrec_jax.data.folder import DatasetFolder
 from instructrec_jax.data.prepare import prepare
+from instructrec_jax.instructions.aspects import Response
 from instructrec_jax.instructions.render import (
   MAX_HISTORY,
   MAX_TITLE_WORDS,
@@ -15,6 +16,7 @@ from instructrec_jax.instructions.render import (
   Slots,
   display_titles,
   ends_sentence,
+  fitted_response,
   plain_words,
   reasoned_preference,
   reasoning,
@@ -342,6 +344,50 @@ def test_lists_have_the_last_items_oldest_first(length):
   history = [f"h{n}" for n in range(length)]
   answer = _answer("C07", Slots(history=history))
   assert answer.split(SEPARATOR) == history[-MAX_HISTORY:]
+
+
+@given(
+  # One a kind of answer: most forms answer with an item alone.
+  form=st.sampled_from([*{f.template.response: f for f in FORMS}.values()]),
+  lengths=st.lists(st.integers(1, 6), min_size=1, max_size=25),
+  budget=st.integers(2, 100),
+)
+@settings(max_examples=300, deadline=None)
+def test_answers_fit_without_their_oldest_history_and_never_lose_their_item(
+  form, lengths, budget
+):
+  history = [f"h{n}" + " x" * (k - 1) for n, k in enumerate(lengths)]
+  slots = Slots(history=history, preference="p0 p1 p2 p3", query="q0 q1 q2 q3")
+  out = fitted_response(
+    form, slots, target="t0 y", count_tokens=_words, budget=budget
+  )
+  whole = response(form, slots, target="t0 y")
+  # One place is the end of sequence's.
+  assert out.fits == (_words(out.text) + 1 <= budget)
+  assert (out.text == whole) == (not out.items_dropped + out.words_dropped)
+  kind = form.template.response
+  if kind.endswith("item"):
+    assert out.text.endswith("t0 y")
+  listed = history[-MAX_HISTORY:] if kind.holds_history else []
+  shown = re.findall(r"h\d+(?: x)*", out.text)
+  assert shown == listed[out.items_dropped :]
+  told = re.findall(r"[pq]\d", out.text)
+  sign = "p" if kind.holds_preference else "q"
+  words = 4 * (kind.holds_preference or kind.holds_query)
+  assert told == [f"{sign}{n}" for n in range(words - out.words_dropped)]
+  # Words go when no item can, and neither before it must.
+  least = 0 if kind == Response.HISTORY_AND_ITEM else 1
+  droppable = max(len(listed) - least, 0)
+  if out.words_dropped or not out.fits:
+    assert out.items_dropped == droppable
+  if not out.fits:
+    assert out.words_dropped == max(words - 1, 0)
+  elif out.words_dropped:
+    assert _words(out.text) + 2 > budget
+  elif out.items_dropped:
+    before = 0 if shown else len("Bought before:".split())
+    back = _words(listed[out.items_dropped - 1]) + before
+    assert _words(out.text) + back + 1 > budget
 
 
 @pytest.mark.parametrize(

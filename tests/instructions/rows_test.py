@@ -15,6 +15,7 @@ from instructrec_jax.instructions.material import COLD_ITEMS, Material
 from instructrec_jax.instructions.requests import ranking_requests
 from instructrec_jax.instructions.templates import load_templates
 from instructrec_jax.teacher.annotations import Annotations
+from instructrec_jax.teacher.questions import PREFERENCES
 
 TEMPLATES = load_templates("package", "pairwise")
 FAMILIES = rows_lib.group_families(TEMPLATES)
@@ -115,6 +116,19 @@ def test_a_row_knows_nothing_later_than_its_target(material, rows, split):
       # Of the whole history before this very target, and no more.
       assert int(end) == position
   assert tastes
+
+
+def test_every_kind_of_preference_is_trained_on(rows):
+  for name in FAMILIES:
+    found = collections.Counter(
+      kind
+      for row in rows["train"]
+      if FORMS[row.form].family == name
+      for kind in re.findall(
+        r"taste-\d+-\d+-(\w)", f"{row.inputs} {row.targets}"
+      )
+    )
+    assert not found or min(found["a"], found["b"]) > 0.3 * found.total(), name
 
 
 def test_no_review_serves_two_splits(rows):
@@ -362,6 +376,40 @@ def test_stored_candidates_are_used_as_they_are(folder, material, read_back):
     assert request.candidates[request.target] == row.targets
     history = material.sequences.user(row.user)[:-1].tolist()
     assert list(request.history_items) == history
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_preference_that_is_typed_in_says_i(material, rows, split):
+  """The paper's users are told of; nobody types "The user likes" of oneself."""
+  quoted = 0
+  for row in rows[split]:
+    form = FORMS[row.form]
+    if form.query != Query.PREFERENCE:
+      assert "I like taste-" not in row.inputs
+      continue
+    quoted += "I like taste-" in row.inputs
+    assert "The user likes taste-" not in row.inputs
+  assert quoted
+
+
+def test_requests_ask_by_every_kind_of_preference(folder, material):
+  """In turn, or in a form of each kind by that alone."""
+  stored = folder.candidates("test", 9)
+
+  def kinds_of(form):
+    return collections.Counter(
+      re.findall(r"taste-\d+-\d+-(\w)", request.instruction)[0]
+      for request in _requests(material, form, stored)
+    )
+
+  for family in ("p1_p2_i0_t3", "p0_p2_t3"):
+    anyone, *of_kind = FAMILIES[family][0].of_each_preference(PREFERENCES)
+    found = kinds_of(anyone)
+    assert found.keys() == {"a", "b"}
+    assert min(found.values()) > 0.4 * found.total()
+    # What is not known of a user is told by what is.
+    told = {"general": {"a"}, "long_term": {"a"}, "short_term": {"b"}}
+    assert {form.preference_kind: {*kinds_of(form)} for form in of_kind} == told
 
 
 def test_pointwise_requests_ask_yes_or_no(folder, material):

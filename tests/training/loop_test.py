@@ -311,6 +311,16 @@ def test_given_weights_are_left_to_their_owner(train, tmp_path):
     train(tmp_path / name, steps=1, initial_params=params)
 
 
+@pytest.mark.parametrize("make", [optimizer.adafactor, optimizer.adamw])
+def test_a_run_goes_on_at_the_rate_that_is_bound_now(train, tmp_path, make):
+  """A constant rate is part of the optimizer's state, which is restored."""
+  train(tmp_path, steps=2, optimizer=make(1e-2))
+  values = train(tmp_path, steps=4, optimizer=make(1e-3))
+  assert values["learning_rate"] == pytest.approx(1e-3)
+  rates = {line["step"]: line["learning_rate"] for line in lines_of(tmp_path)}
+  assert rates[2] == pytest.approx(1e-2) and rates[4] == pytest.approx(1e-3)
+
+
 def test_a_finished_run_is_left_as_it_is(train, tmp_path):
   values = train(tmp_path, steps=4)
   assert train(tmp_path, steps=4) == values
