@@ -316,6 +316,17 @@ def test_models_are_listed_as_openais_clients_expect(url, recommender):
   assert abs(model["created"] - time.time()) < 3600
 
 
+def test_metrics_tell_of_user_states(url, recommender):
+  ask = {"query": "a tent", "history": ["a"], "documents": ["b", "c"]}
+  ask["template"] = "C01"
+  for documents in (["b", "c"], ["d"]):
+    assert post(f"{url}/v1/rerank", {**ask, "documents": documents})[0] == 200
+  text = get(f"{url}/metrics")[1]
+  for name in ("hits", "misses", "num_bytes"):
+    found = re.search(rf"^instructrec_user_states_{name} (\S+)$", text, re.M)
+    assert found and float(found[1]) > 0, name
+
+
 def test_metrics_tell_of_the_process(url):
   text = get(f"{url}/metrics")[1]
   for name in ("resident_memory_bytes", "cpu_seconds_total", "open_fds"):
