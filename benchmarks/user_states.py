@@ -29,15 +29,17 @@ from sizes import CPU_SIZES, SIZES
 
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
-from instructrec_jax.serving.app import create_app
+from instructrec_jax.serving.app import Limits, create_app
 from instructrec_jax.serving.model_export import catalogue
 from instructrec_jax.serving.recommender import USER_STATE_BYTES, Recommender
 from instructrec_jax.serving.server import running
 from instructrec_jax.text.vocabulary import Vocabulary
 
 # With a wish and a history, and without a list of candidates.
-TEMPLATE = "C01"
+TEMPLATE = "C02"
 WISH = "something of this kind"
+# Long enough to compile.
+LIMITS = Limits(timeout=600)
 # Of users who were here before.
 SHARES = (1.0, 0.5, 0.0)
 
@@ -99,7 +101,9 @@ def print_rows(count: int, args: Any) -> None:
     for recommender in both:
       if count:
         add_shapes(recommender, [json.loads(b) for b in drawn(0.5)])
-      url = stack.enter_context(running(create_app(recommender)))
+      url = stack.enter_context(
+        running(create_app(recommender, limits=LIMITS), timeout=600)
+      )
       ports.append(urllib.parse.urlsplit(url).port)
 
     def ask(port: Any, asked: list[bytes]) -> tuple[float, float, Any]:

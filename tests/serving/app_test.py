@@ -318,7 +318,7 @@ def test_models_are_listed_as_openais_clients_expect(url, recommender):
 
 def test_metrics_tell_of_user_states(url, recommender):
   ask = {"query": "a tent", "history": ["a"], "documents": ["b", "c"]}
-  ask["template"] = "C01"
+  ask["template"] = "C04"
   for documents in (["b", "c"], ["d"]):
     assert post(f"{url}/v1/rerank", {**ask, "documents": documents})[0] == 200
   text = get(f"{url}/metrics")[1]

@@ -48,11 +48,11 @@ def test_the_ranking_is_the_models(recommender, model_dir):
 def test_an_instruction_is_encoded_once_for_all_candidates(
   recommender, model_dir, shop
 ):
-  """C01 does not list them; without kept states the scores are the same."""
+  """C02 does not list them; without kept states the scores are the same."""
   plain = Recommender.load(model_dir, dataset=shop, user_state_bytes=0)
   states = recommender.user_states
   assert plain.user_states is None and states is not None
-  said = {"history": recommender.titles[40:44], "template": "C01"}
+  said = {"history": recommender.titles[40:44], "template": "C02"}
   first = recommender.rank(WISH, candidates=recommender.titles[:6], **said)
   hits, misses = states.hits, states.misses
   for begin in (6, 9):
