@@ -31,13 +31,14 @@ from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.app import Limits, create_app
 from instructrec_jax.serving.model_export import catalogue
-from instructrec_jax.serving.recommender import USER_STATE_BYTES, Recommender
+from instructrec_jax.serving.recommender import Recommender
 from instructrec_jax.serving.server import running
 from instructrec_jax.text.vocabulary import Vocabulary
 
 # With a wish and a history, and without a list of candidates.
 TEMPLATE = "C02"
 WISH = "something of this kind"
+KEPT = 1 << 26
 # Long enough to compile.
 LIMITS = Limits(timeout=600)
 # Of users who were here before.
@@ -72,7 +73,7 @@ def main() -> None:
 
 def print_rows(count: int, args: Any) -> None:
   """Prints rows for so many candidates; 0 searches the catalogue."""
-  both = [make(args, kept) for kept in (0, USER_STATE_BYTES)]
+  both = [make(args, kept) for kept in (0, KEPT)]
   titles, rng = both[0].titles, np.random.default_rng(0)
   new = itertools.count(args.users)
 

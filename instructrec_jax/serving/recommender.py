@@ -44,8 +44,6 @@ from instructrec_jax.serving.model_export import (
 )
 from instructrec_jax.text.vocabulary import Vocabulary
 
-# Those of some hundred instructions, and a small part of a model's memory.
-USER_STATE_BYTES = 1 << 26
 # Scores that are no log-probabilities are made comparable over so many titles.
 _SHARED = 100
 _NO_CATALOGUE = (
@@ -139,7 +137,7 @@ class Recommender:
     batch_tokens: int | None = None,
     normalisation: str = Normalisation.SUM,
     title_counts: Mapping[str, int] | None = None,
-    user_state_bytes: int = USER_STATE_BYTES,
+    user_state_bytes: int = 0,
   ):
     """Takes a model in memory; `load` reads one from disk.
 
@@ -221,7 +219,7 @@ class Recommender:
     input_length: int = 512,
     batch_tokens: int | None = None,
     normalisation: str = Normalisation.SUM,
-    user_state_bytes: int = USER_STATE_BYTES,
+    user_state_bytes: int = 0,
   ) -> "Recommender":
     """Loads a folder of `train` or of `export`.
 

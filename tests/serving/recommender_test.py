@@ -49,7 +49,10 @@ def test_an_instruction_is_encoded_once_for_all_candidates(
   recommender, model_dir, shop
 ):
   """C02 does not list them; without kept states the scores are the same."""
-  plain = Recommender.load(model_dir, dataset=shop, user_state_bytes=0)
+  plain = recommender
+  recommender = Recommender.load(
+    model_dir, dataset=shop, user_state_bytes=1 << 26
+  )
   states = recommender.user_states
   assert plain.user_states is None and states is not None
   said = {"history": recommender.titles[40:44], "template": "C02"}
