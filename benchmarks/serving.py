@@ -246,13 +246,16 @@ async def connected(port: int) -> AsyncIterator[Any]:
 
 
 async def post(
-  reader: asyncio.StreamReader, writer: asyncio.StreamWriter, body: bytes
+  reader: asyncio.StreamReader,
+  writer: asyncio.StreamWriter,
+  body: bytes,
+  path: str = "/v1/rerank",
 ) -> tuple[int, bytes]:
-  """Asks /v1/rerank; a client of a few lines, to load the server alone."""
+  """Asks; a client of a few lines, to load the server alone."""
   writer.write(
-    b"POST /v1/rerank HTTP/1.1\r\nHost: localhost\r\n"
+    b"POST %b HTTP/1.1\r\nHost: localhost\r\n"
     b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b"
-    % (len(body), body)
+    % (path.encode(), len(body), body)
   )
   head = await reader.readuntil(b"\r\n\r\n")
   length = re.search(rb"content-length: (\d+)", head, re.IGNORECASE)

@@ -82,6 +82,9 @@ class Options(opt.Served):
   keep_alive: Annotated[opt.Count, opt.Arg(most=86_400)] = 5
   """seconds that a connection may be idle; behind a proxy, more than its own"""
   batch_tokens: opt.BatchTokens | None = None
+  user_state_bytes: opt.CountOrZero = 0
+  """memory for the encoder's states of instructions, which then need not be
+  read again for other candidates; 0 for none"""
 
 
 def run(options: Options) -> None:
@@ -112,7 +115,10 @@ def run(options: Options) -> None:
     # In a log, a model that cannot be loaded is one sentence and no more.
     if sys.stderr.isatty():
       _tell(f"loading {options.model}")
-    recommender = options.recommender(batch_tokens=options.batch_tokens)
+    recommender = options.recommender(
+      batch_tokens=options.batch_tokens,
+      user_state_bytes=options.user_state_bytes,
+    )
     _tell(f"loaded {options.model}: {recommender}")
     # Before the first request, and not in uvicorn, which would print a
     # traceback for a model that cannot score.

@@ -41,6 +41,11 @@ class Batch:
   slots: np.ndarray
   slot_candidates: np.ndarray
 
+  @property
+  def prompts(self) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens of instructions, end to end, and lengths, as `UserStates` asks."""
+    return self.features["encoder_tokens"], self.features["encoder_lengths"]
+
 
 class Batcher:
   """Chooses shapes for the requests that come; several threads may ask."""

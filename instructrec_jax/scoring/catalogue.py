@@ -38,6 +38,7 @@ from instructrec_jax.scoring.tokenization import (
   candidate_encoder,
 )
 from instructrec_jax.scoring.trie import ID_BYTES, START_ID
+from instructrec_jax.scoring.user_states import UserStates
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.attention import project_memory
 from instructrec_jax.seq2seq.config import T5Config
@@ -103,6 +104,7 @@ class CatalogueSearch:
     title_counts: Mapping[str, int] | None = None,
     batch: int = 16,
     nodes: int = 16,
+    user_states: UserStates | None = None,
   ):
     """Builds the trie; titles of the same tokens are one in it.
 
@@ -116,6 +118,8 @@ class CatalogueSearch:
       title_counts: training purchases, for "catalogue_prior".
       batch: instructions that are searched for at the same time.
       nodes: of each instruction, that are read in a step.
+      user_states: keeps encoder states, of this model alone, for searches with
+        the same instruction; for a single process.
 
     Raises:
       InputError: the vocabulary or the mesh does not fit the model, there is no
@@ -165,6 +169,7 @@ class CatalogueSearch:
       parameters.for_inference(config, params), shardings
     )
     self._config = config
+    self._user_states = user_states
     self._by_shard = mesh_lib.batch_sharding(mesh)
 
     def jitted(function: Any, arguments: int, **options: Any) -> Any:
@@ -178,7 +183,8 @@ class CatalogueSearch:
         **options,
       )
 
-    self._encode = jitted(encode_memory, 1, out_shardings=self._by_shard)
+    self._encode = jitted(encode_rows, 1, out_shardings=self._by_shard)
+    self._project = jitted(memory_of, 1, out_shardings=self._by_shard)
     self._decode = jitted(
       decode_nodes, 5, donate_argnums=1, out_shardings=self._by_shard
     )
@@ -276,7 +282,7 @@ class CatalogueSearch:
     tokens = np.zeros((self._batch, length), np.int32)
     for row, of_row in zip(tokens, ids, strict=False):
       row[: len(of_row)] = of_row
-    memory = self._encode(self._params, self._split(tokens))
+    memory = self._project(self._params, self._encoded(tokens))
     is_real = self._split(tokens > 0)
     # The last token before the titles stands at the root, those before it on
     # every path, in the first slots.
@@ -341,6 +347,17 @@ class CatalogueSearch:
       ):
         search.add(here, of, values[: len(of)])
 
+  def _encoded(self, tokens: np.ndarray) -> jax.Array:
+    """Returns the encoder's states of padded instructions."""
+    if not (states := self._user_states):
+      return self._encode(self._params, self._split(tokens))
+    prompts = tokens, (tokens > 0).sum(1, keepdims=True)
+    if (known := states.find(*prompts)) is not None:
+      return self._split(known)
+    encoded = self._encode(self._params, self._split(tokens))
+    states.keep(*prompts, np.asarray(encoded))
+    return encoded
+
   def _split(self, tree: Any) -> Any:
     """Lays out what each instruction has on its data device."""
     return mesh_lib.to_devices(tree, self._by_shard)
@@ -357,10 +374,10 @@ class CatalogueSearch:
 
 
 @exact_products
-def encode_memory(
+def encode_rows(
   params: Any, tokens_BxT: Tokens, *, config: T5Config
-) -> tuple[KeysValues, ...]:
-  """Encodes instructions, padded with 0; returns the decoder's keys and values.
+) -> Float[Array, "batch length embed"]:
+  """Returns the encoder's states of instructions, which are padded with 0.
 
   Args:
     params: the model's.
@@ -370,7 +387,24 @@ def encode_memory(
   encoded: Any = Transformer(config).apply(
     {"params": params}, tokens_BxT, enable_dropout=False, method="encode"
   )
-  return project_memory(config, params, encoded)
+  return encoded
+
+
+@exact_products
+def memory_of(
+  params: Any,
+  encoded_BxTxD: Float[Array, "batch length embed"],
+  *,
+  config: T5Config,
+) -> tuple[KeysValues, ...]:
+  """Returns the decoder's keys and values of the encoder's states.
+
+  Args:
+    params: the model's.
+    encoded_BxTxD: of `encode_rows`.
+    config: the model's sizes.
+  """
+  return project_memory(config, params, encoded_BxTxD)
 
 
 @exact_products
@@ -389,7 +423,7 @@ def decode_nodes(
   Args:
     params: the model's.
     tokens: cached keys and values of nodes, of `empty_cache` at first.
-    memory: of `encode_memory`.
+    memory: of `memory_of`.
     is_real_BxT: which tokens of the instructions are not padding.
     tokens_BxM: the token of each node.
     layout: where nodes are in the cache.

@@ -38,9 +38,35 @@ _INSTRUCTION_BLOCKS = (4, 6, 7, 8)
 _TRIE_BLOCKS = ((8,), (4, 6, 8))
 
 
+def _loops(batch: dict[str, jax.Array], config: T5Config) -> bool:
+  return len(batch["encoder_tokens"]) == 1 and config.loops_over_examples()
+
+
+@exact_products
+def encode_instructions(
+  params: Any, batch: dict[str, jax.Array], *, config: T5Config
+) -> Float[Array, "shards tokens embed"]:
+  """Returns the encoder's states of a batch's instructions, end to end.
+
+  Args:
+    params: the model's.
+    batch: `features` of `batching.Batch`.
+    config: the model's sizes.
+  """
+  layout = _encoder_layout(batch, _loops(batch, config))
+  encoded: Any = Transformer(config).apply(
+    {"params": params}, batch["encoder_tokens"], layout, method="encode_states"
+  )
+  return encoded
+
+
 @exact_products
 def edge_log_likelihoods(
-  params: Any, batch: dict[str, jax.Array], *, config: T5Config
+  params: Any,
+  batch: dict[str, jax.Array],
+  encoded_SxNxD: Float[Array, "shards tokens embed"] | None = None,
+  *,
+  config: T5Config,
 ) -> Float[Array, "shards edges"]:
   """Returns log P of every edge of the tries, in float32 (paper 2.3.2).
 
@@ -50,20 +76,18 @@ def edge_log_likelihoods(
   Args:
     params: the model's.
     batch: `features` of `batching.Batch`.
+    encoded_SxNxD: of `encode_instructions`, where they are known.
     config: the model's sizes.
 
   Returns:
     Log-probabilities; those of padding are undefined.
   """
-  loops = len(batch["encoder_tokens"]) == 1 and config.loops_over_examples()
-  encoder_layout = _encoder_layout(batch, loops)
+  if encoded_SxNxD is None:
+    encoded_SxNxD = encode_instructions(params, batch, config=config)
+  loops = _loops(batch, config)
   decoder_layout, cross_layout = _trie_layouts(batch, loops)
-  model, variables = Transformer(config), {"params": params}
-  encoded_SxNxD: Any = model.apply(
-    variables, batch["encoder_tokens"], encoder_layout, method="encode_states"
-  )
-  states: Any = model.apply(
-    variables,
+  states: Any = Transformer(config).apply(
+    {"params": params},
     batch["trie_tokens"],
     encoded_SxNxD,
     decoder_layout,

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import math
 import pathlib
 import threading
@@ -21,7 +22,10 @@ from instructrec_jax.errors import InputError
 from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.arithmetic import scoring_flops
 from instructrec_jax.scoring.batching import Batch, Batcher
-from instructrec_jax.scoring.log_likelihood import edge_log_likelihoods
+from instructrec_jax.scoring.log_likelihood import (
+  edge_log_likelihoods,
+  encode_instructions,
+)
 from instructrec_jax.scoring.normalisation import (
   GHOST_THRESHOLD,
   NULL_INSTRUCTION,
@@ -36,9 +40,11 @@ from instructrec_jax.scoring.shapes import Members, Shape
 from instructrec_jax.scoring.tokenization import (
   ID_BYTES,
   Chunk,
+  TokenizedRequest,
   candidate_encoder,
   tokenize,
 )
+from instructrec_jax.scoring.user_states import UserStates
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.text.vocabulary import Vocabulary
@@ -118,10 +124,10 @@ def load_model(
 
 
 class Prepared(NamedTuple):
-  """Requests that are tokenised, and the bins that they go into."""
+  """Requests that are tokenised, and the bins that they go into, by part."""
 
   tokenized: Chunk
-  binned: dict[Shape, list[Members]]
+  parts: list[tuple[Chunk, dict[Shape, list[Members]]]]
 
 
 class T5Ranker:
@@ -151,6 +157,7 @@ class T5Ranker:
     normalisation: str = Normalisation.SUM,
     ghost_threshold: float = GHOST_THRESHOLD,
     title_counts: Mapping[str, int] | None = None,
+    user_states: UserStates | None = None,
   ):
     """Lays the parameters out on the mesh.
 
@@ -165,6 +172,8 @@ class T5Ranker:
       ghost_threshold: `ghost_free` leaves out tokens at least so probable.
       title_counts: training purchases of the catalogue's titles, for
         `catalogue_prior`.
+      user_states: keeps encoder states, of this model alone, for requests with
+        the same instruction; for a single process.
 
     Raises:
       InputError: the vocabulary or the mesh does not fit the model, there is
@@ -190,6 +199,7 @@ class T5Ranker:
     shardings = mesh_lib.model_shardings(config, self._mesh, params)
     self._shardings, self._config = shardings, config
     self.set_params(params)
+    self._user_states = user_states
     self._by_shard = mesh_lib.batch_sharding(self._mesh)
     self.compiled_shapes = 0
     self.compile_seconds = 0.0
@@ -199,14 +209,24 @@ class T5Ranker:
       for leaf in jax.tree.leaves(parameters.parameter_shapes(config))
     )
 
-    def score_batch(params: Any, batch: dict[str, jax.Array]) -> jax.Array:
+    def score_batch(
+      params: Any, batch: dict[str, jax.Array], encoded: jax.Array | None
+    ) -> jax.Array:
       # Only tracing runs this line: once for each new shape.
       self.compiled_shapes += 1
-      return edge_log_likelihoods(params, batch, config=config)
+      return edge_log_likelihoods(params, batch, encoded, config=config)
 
+    self._encode = jax.jit(
+      mesh_lib.with_activation_axes(
+        functools.partial(encode_instructions, config=config), self._mesh
+      ),
+      in_shardings=(shardings, self._by_shard),
+      out_shardings=self._by_shard,
+      compiler_options=compiler_options(),
+    )
     self._score_batch = jax.jit(
       mesh_lib.with_activation_axes(score_batch, self._mesh),
-      in_shardings=(shardings, self._by_shard),
+      in_shardings=(shardings, self._by_shard, self._by_shard),
       # Few numbers, and each process can read only its own devices.
       out_shardings=mesh_lib.replicated(self._mesh),
       compiler_options=compiler_options(),
@@ -271,7 +291,11 @@ class T5Ranker:
     }
 
   def set_params(self, params: Any) -> None:
-    """Replaces the parameters; compiled programs are kept."""
+    """Replaces the parameters; compiled programs are kept.
+
+    User states are not kept any more, as a search has those of the old ones.
+    """
+    self._user_states: UserStates | None = None
     self._params = mesh_lib.to_devices(
       parameters.for_inference(self._config, params), self._shardings
     )
@@ -327,7 +351,18 @@ class T5Ranker:
       InputError: an instruction or a candidate is too long.
     """
     tokenized = self._tokenize(requests)
-    return Prepared(tokenized, self._batcher.bins(tokenized))
+    parts = self._by_state(tokenized)
+    return Prepared(tokenized, [(p, self._batcher.bins(p)) for p in parts])
+
+  def _by_state(self, chunk: Chunk) -> list[Chunk]:
+    """Returns requests apart whose instructions need not be encoded."""
+    if self._user_states is None:
+      return [chunk]
+    parts: dict[bool, list[TokenizedRequest]] = {}
+    for request in chunk.requests:
+      known = request.instruction in self._user_states
+      parts.setdefault(known, []).append(request)
+    return list(map(Chunk, parts.values())) if len(parts) > 1 else [chunk]
 
   @property
   def prepares_ahead(self) -> bool:
@@ -360,7 +395,7 @@ class T5Ranker:
     wanted = list(map(Normalisation.parse, normalisations))
     for name in wanted:
       check_counted(name, self._title_counts)
-    tokenized, binned = prepared or self.prepare(requests)
+    tokenized, parts = prepared or self.prepare(requests)
     self.flops += scoring_flops(tokenized, self._config)
     reduced = Reduced(
       requests,
@@ -368,14 +403,24 @@ class T5Ranker:
       ghost_threshold=self._ghost_threshold,
     )
     in_flight: collections.deque = collections.deque()
-    batches = self._batcher.batches(tokenized, binned)
+    batches = itertools.chain.from_iterable(
+      itertools.starmap(self._batcher.batches, parts)
+    )
+
+    def take() -> None:
+      batch, log_likelihoods, encoded = in_flight.popleft()
+      reduced.add(batch, log_likelihoods)
+      if encoded is not None and self._user_states:
+        tokens, lengths = batch.prompts
+        self._user_states.keep(tokens, lengths, np.asarray(encoded))
+
     # Laid out in a thread while the device computes and numbers come back.
     for shape, batch in ahead(batches) if len(requests) > _FEW else batches:
-      in_flight.append((batch, self._on_device(batch, shape)))
+      in_flight.append((batch, *self._on_device(batch, shape)))
       if len(in_flight) > _IN_FLIGHT:
-        reduced.add(*in_flight.popleft())
+        take()
     while in_flight:
-      reduced.add(*in_flight.popleft())
+      take()
     scores: dict[str, list[np.ndarray]] = {}
     for name in wanted:
       column = reduced.columns[name.of_tokens]
@@ -442,14 +487,31 @@ class T5Ranker:
     encode = self._vocabulary.encode_one
     return Chunk(tokenize(requests, encode, self._encode_candidate))
 
-  def _on_device(self, batch: Batch, shape: Shape) -> jax.Array:
-    """Has a batch computed; returns before that is done."""
+  def _on_device(
+    self, batch: Batch, shape: Shape
+  ) -> tuple[jax.Array, jax.Array | None]:
+    """Has a batch computed; returns before that is done.
+
+    Returns:
+      Its log-likelihoods, and the encoder's states if they are to be kept.
+    """
     features = mesh_lib.to_devices(batch.features, self._by_shard)
     if shape in self._compiled:
-      return self._score_batch(self._params, features)
+      return self._scored(batch, features)
     with self._lock:
       start = time.perf_counter()
-      result = self._score_batch(self._params, features)
+      result = self._scored(batch, features)
       self.compile_seconds += time.perf_counter() - start
       self._compiled.add(shape)
     return result
+
+  def _scored(
+    self, batch: Batch, features: Any
+  ) -> tuple[jax.Array, jax.Array | None]:
+    encoded = new = None
+    if states := self._user_states:
+      if (known := states.find(*batch.prompts)) is not None:
+        encoded = mesh_lib.to_devices(known, self._by_shard)
+      else:
+        encoded = new = self._encode(self._params, features)
+    return self._score_batch(self._params, features, encoded), new

@@ -88,7 +88,7 @@ def create_app(
       max_batch=limits.max_batch,
       observe=metrics.observe_batch,
     )
-    metrics.watch(batcher, recommender.ranker)
+    metrics.watch(batcher, recommender.ranker, recommender.user_states)
     app.state.service = Service(
       recommender, batcher, limits.timeout, limits.truncate, images
     )

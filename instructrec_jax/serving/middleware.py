@@ -12,6 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
 from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.scoring.user_states import UserStates
 from instructrec_jax.serving.batcher import Batcher
 
 MAX_BODY_BYTES = 2 << 20
@@ -170,8 +171,10 @@ class Metrics:
     """Counts a batch."""
     self._batches.observe(size)
 
-  def watch(self, batcher: Batcher, ranker: T5Ranker) -> None:
-    """Adds gauges of the queue and of the compiled shapes."""
+  def watch(
+    self, batcher: Batcher, ranker: T5Ranker, states: UserStates | None
+  ) -> None:
+    """Adds gauges of the queue, of compiled shapes and of user states."""
     for name, description, value in (
       ("waiting", "Requests that wait for answers", lambda: batcher.waiting),
       (
@@ -180,9 +183,23 @@ class Metrics:
         lambda: ranker.compiled_shapes,
       ),
     ):
-      prometheus.Gauge(
-        _PREFIX + name, description, registry=self._registry
-      ).set_function(value)
+      self._gauge(name, description, value)
+    for name, description in (
+      ("hits", "Instructions that the encoder did not have to read again"),
+      ("misses", "Instructions that the encoder has read"),
+      ("num_bytes", "Bytes of encoder states that are kept"),
+    ):
+      if states:
+        self._gauge(
+          f"user_states_{name}", description, lambda n=name: getattr(states, n)
+        )
+
+  def _gauge(
+    self, name: str, description: str, value: Callable[[], float]
+  ) -> None:
+    prometheus.Gauge(
+      _PREFIX + name, description, registry=self._registry
+    ).set_function(value)
 
   def expose(self) -> Response:
     """Returns all of them in Prometheus' text format."""

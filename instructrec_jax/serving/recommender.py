@@ -32,6 +32,7 @@ from instructrec_jax.records import RankingRequest
 from instructrec_jax.scoring.catalogue import CatalogueSearch
 from instructrec_jax.scoring.normalisation import Normalisation
 from instructrec_jax.scoring.reranker import T5Ranker
+from instructrec_jax.scoring.user_states import UserStates
 from instructrec_jax.seq2seq import parameters
 from instructrec_jax.seq2seq.config import T5Config
 from instructrec_jax.serving.explanation import Explanation, explain
@@ -111,6 +112,7 @@ class Recommender:
 
   Attributes:
     ranker: scores candidates.
+    user_states: that are kept of instructions; None if none are.
     vocabulary: the model's.
     templates: to choose from.
     titles: the catalogue's distinct titles, as instructions show them; () if
@@ -135,6 +137,7 @@ class Recommender:
     batch_tokens: int | None = None,
     normalisation: str = Normalisation.SUM,
     title_counts: Mapping[str, int] | None = None,
+    user_state_bytes: int = 0,
   ):
     """Takes a model in memory; `load` reads one from disk.
 
@@ -151,17 +154,24 @@ class Recommender:
       batch_tokens: tokens in a batch of the ranker, about.
       normalisation: of the scores: "sum", "mean" or "catalogue_prior".
       title_counts: training purchases of titles, for "catalogue_prior".
+      user_state_bytes: of encoder states that are kept at most, for the next
+        requests with the same model instruction, whatever their candidates;
+        0 for none.
 
     Raises:
       InputError: the vocabulary does not fit the model, or a title is empty.
     """
     check_counts(least=2, input_length=input_length)
+    check_counts(least=0, user_state_bytes=user_state_bytes)
     if batch_tokens is not None:
       check_counts(batch_tokens=batch_tokens)
     # Once, so that the ranker and the search share one copy on the device.
     params = jax.device_put(
       parameters.for_inference(config, params), jax.devices()[0]
     )
+    self.user_states = None
+    if user_state_bytes:
+      self.user_states = UserStates(user_state_bytes)
     self.ranker = T5Ranker(
       config=config,
       params=params,
@@ -169,6 +179,7 @@ class Recommender:
       batch_tokens=batch_tokens,
       normalisation=normalisation,
       title_counts=title_counts,
+      user_states=self.user_states,
     )
     self.vocabulary = vocabulary
     self.templates = load_templates() if templates is None else [*templates]
@@ -194,6 +205,7 @@ class Recommender:
       normalisation=normalisation,
       title_counts=title_counts,
       batch=1,
+      user_states=self.user_states,
     )
 
   @classmethod
@@ -207,6 +219,7 @@ class Recommender:
     input_length: int = 512,
     batch_tokens: int | None = None,
     normalisation: str = Normalisation.SUM,
+    user_state_bytes: int = 0,
   ) -> "Recommender":
     """Loads a folder of `train` or of `export`.
 
@@ -221,6 +234,7 @@ class Recommender:
       batch_tokens: tokens in a batch of the ranker, about.
       normalisation: of the scores, see `Recommender`; the folder has the
         titles' purchases if it was trained on packed rows that had them.
+      user_state_bytes: of encoder states, see `Recommender`.
 
     Raises:
       InputError: there is no model, or one of its files is damaged.
@@ -250,6 +264,7 @@ class Recommender:
       batch_tokens=batch_tokens,
       normalisation=normalisation,
       title_counts=model_folder.load_title_counts(folder),
+      user_state_bytes=user_state_bytes,
     )
 
   def __repr__(self) -> str:

@@ -91,7 +91,7 @@ def toy(monkeypatch):
   monkeypatch.setattr(
     reranker,
     "edge_log_likelihoods",
-    lambda params, batch, *, config: of_shard(batch),
+    lambda params, batch, encoded, *, config: of_shard(batch),
   )
 
 
@@ -298,7 +298,7 @@ def test_a_toy_by_hand(make, toy):
 
 
 def test_ghosts_alone_score_zero(make, monkeypatch):
-  def certain(params, batch, *, config):
+  def certain(params, batch, encoded, *, config):
     return jnp.full(batch["edge_targets"].shape, -0.02)
 
   monkeypatch.setattr(reranker, "edge_log_likelihoods", certain)

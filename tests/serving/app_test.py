@@ -16,6 +16,7 @@ import pytest
 from instructrec_jax.serving import middleware, schemas
 from instructrec_jax.serving.access import Access
 from instructrec_jax.serving.app import Limits, create_app
+from instructrec_jax.serving.recommender import Recommender
 from instructrec_jax.serving.server import running
 
 
@@ -314,6 +315,20 @@ def test_models_are_listed_as_openais_clients_expect(url, recommender):
   (model,) = answer["data"]
   assert model["id"] == recommender.name and model["object"] == "model"
   assert abs(model["created"] - time.time()) < 3600
+
+
+def test_metrics_tell_of_user_states(model_dir):
+  kept = Recommender.load(model_dir, user_state_bytes=1 << 26)
+  ask = {"query": "a tent", "history": ["a"], "documents": ["b", "c"]}
+  ask["template"] = "C04"
+  with running(create_app(kept)) as url:
+    for documents in (["b", "c"], ["d"]):
+      body = {**ask, "documents": documents}
+      assert post(f"{url}/v1/rerank", body)[0] == 200
+    text = get(f"{url}/metrics")[1]
+  for name in ("hits", "misses", "num_bytes"):
+    found = re.search(rf"^instructrec_user_states_{name} (\S+)$", text, re.M)
+    assert found and float(found[1]) > 0, name
 
 
 def test_metrics_tell_of_the_process(url):

@@ -45,6 +45,35 @@ def test_the_ranking_is_the_models(recommender, model_dir):
   assert math.isclose(sum(each.probability for each in answer.ranking), 1)
 
 
+def test_an_instruction_is_encoded_once_for_all_candidates(
+  recommender, model_dir, shop
+):
+  """C02 does not list them; without kept states the scores are the same."""
+  plain = recommender
+  recommender = Recommender.load(
+    model_dir, dataset=shop, user_state_bytes=1 << 26
+  )
+  states = recommender.user_states
+  assert plain.user_states is None and states is not None
+  said = {"history": recommender.titles[40:44], "template": "C02"}
+  first = recommender.rank(WISH, candidates=recommender.titles[:6], **said)
+  hits, misses = states.hits, states.misses
+  for begin in (6, 9):
+    candidates = recommender.titles[begin : begin + 7]
+    found = recommender.rank(WISH, candidates=candidates, **said)
+    assert found.composed.instruction == first.composed.instruction
+    expected = plain.rank(WISH, candidates=candidates, **said)
+    assert [e.title for e in found] == [e.title for e in expected]
+    np.testing.assert_allclose(
+      [each.log_likelihood for each in found],
+      [each.log_likelihood for each in expected],
+      rtol=1e-6,
+    )
+  assert (states.hits, states.misses) == (hits + 2, misses)
+  with pytest.raises(InputError, match="user_state_bytes is -1"):
+    Recommender.load(model_dir, user_state_bytes=-1)
+
+
 def test_a_reasoned_ranking_is_that_behind_the_models_own_words(
   recommender, model_dir
 ):
