@@ -47,7 +47,7 @@ from instructrec_jax.text.spelling import Spelling
 from instructrec_jax.text.vocabulary import Vocabulary
 
 _READ_BATCH = 4096
-_TEXTS = dict.fromkeys(
+_TEXTS: dict[str, Any] = dict.fromkeys(
   ("inputs", "targets"), tf.io.FixedLenFeature((), tf.string)
 )
 
