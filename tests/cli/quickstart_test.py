@@ -30,6 +30,10 @@ WORDINGS = (
 DENIALS = ("{a}, not {not}", "I'd like {a}, not {not}.", "{it} -{not}")
 
 
+# The first of them trains a model; a slow machine takes many minutes.
+pytestmark = pytest.mark.timeout(1800)
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   out = tmp_path_factory.mktemp("quickstart") / "run"
