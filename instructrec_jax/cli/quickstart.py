@@ -42,7 +42,7 @@ RANKING = (
 )
 WRITTEN = {
   "p1_p2_chain_of_thought": 1,
-  "p0_i1_turn_around": 1,
+  "p0_i1_turn_around": 0.5,
   "p1_p2_relatedness": 0.5,
 }
 FAMILIES = (*RANKING, *WRITTEN)

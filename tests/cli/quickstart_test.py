@@ -37,13 +37,13 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
   out = tmp_path_factory.mktemp("quickstart") / "run"
-  # All of its steps: that is what it takes to learn what people say. They take
-  # more than compiling, so that it is compiled as for users.
+  # All of its shoppers and steps: of fewer it learns less of what people say.
+  # Steps take more than compiling, so that it is compiled as for users.
   flags = ("XLA_FLAGS", "JAX_DISABLE_MOST_OPTIMIZATIONS")
   subprocess.run(
     [
       *(sys.executable, "-m", "instructrec_jax.cli.main", "quickstart"),
-      *("--out", out, "--users", "1200", "--test-users", "20"),
+      *("--out", out, "--test-users", "20"),
     ],
     env={k: v for k, v in os.environ.items() if k not in flags},
     check=True,
