@@ -74,6 +74,9 @@ class UserStates:
     for shard, place, key in _prompts(tokens_SxN, lengths_SxB):
       # Of its own, or it would keep the whole batch.
       states = encoded_SxNxD[shard, place].copy()
+      if states.nbytes > self.limit:
+        # It would drop all others, and then itself.
+        continue
       with self._lock:
         if key not in self._states:
           self.num_bytes += states.nbytes

@@ -94,6 +94,15 @@ def test_the_last_used_are_kept_within_the_limit():
   assert (states.hits, states.misses) == (3 * 6, 3 * 6)
 
 
+def test_what_never_fits_drops_no_other():
+  states = UserStates(4 * 3 * 4)
+  for length in (3, 5):
+    tokens = np.full((1, 8), length, np.int32)
+    states.keep(tokens, np.array([[length]]), np.ones((1, 8, 3), np.float32))
+  assert np.full(3, 3, np.int32) in states
+  assert np.full(5, 5, np.int32) not in states
+
+
 def test_nothing_is_kept_where_nothing_fits(model, plain, requests):
   states = UserStates(1)
   ranker = T5Ranker(**model, user_states=states)
