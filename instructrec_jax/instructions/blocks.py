@@ -41,6 +41,8 @@ from instructrec_jax.instructions.templates import Form
 _ROWS = 4096
 # Blocks of each process that are rendered, or wait to be fetched.
 _AHEAD = 3
+# How often dead processes are looked for while a result is waited for.
+_WATCH_SECONDS = 1.0
 
 # The part that comes after those of instructions.
 SEQUENCES = 2
@@ -228,14 +230,31 @@ class Processes:
       for each in arguments:
         waiting.append(self._pool.submit(_call, function, each))
         if len(waiting) >= _AHEAD * self._workers:
-          yield waiting.popleft().result()
+          yield self._result(waiting.popleft())
       while waiting:
-        yield waiting.popleft().result()
+        yield self._result(waiting.popleft())
     except concurrent.futures.process.BrokenProcessPool:
       raise InputError(
         "a process that makes instructions was ended from outside, as for want "
         "of memory: run the command again, with fewer --workers."
       ) from None
+
+  def _result(self, future: concurrent.futures.Future[_T]) -> _T:
+    """Waits for a result, also where a process dies in the midst of sending.
+
+    The pool would then wait for the rest for ever (Python 3.11 to 3.13): its
+    own end of the pipe is open. Raises BrokenProcessPool.
+    """
+    pool: Any = self._pool
+    while not concurrent.futures.wait([future], timeout=_WATCH_SECONDS).done:
+      processes = [*(pool._processes or {}).values()]
+      if any(process.exitcode is not None for process in processes):
+        for process in processes:
+          process.kill()
+        with contextlib.suppress(OSError):
+          pool._result_queue._writer.close()
+        break
+    return future.result()
 
 
 def _start(make: Callable[[], Source]) -> None:
