@@ -11,14 +11,11 @@ import sys
 import unittest.mock
 
 # Before jax is first imported: eight simulated devices for the mesh tests.
-# On few busy cores one may wait for the others for longer than the 40 seconds
-# after which XLA would end the process. Compiling is most of what a model's
-# test takes, and without these emitters of XLA a quarter less.
+# Compiling is most of what a model's test takes, and without these emitters of
+# XLA a quarter less.
 os.environ.setdefault(
   "XLA_FLAGS",
   "--xla_force_host_platform_device_count=8 "
-  "--xla_cpu_collective_call_terminate_timeout_seconds=1200 "
-  "--xla_cpu_collective_timeout_seconds=1200 "
   "--xla_cpu_use_fusion_emitters=false",
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -242,8 +242,8 @@ class Processes:
   def _result(self, future: concurrent.futures.Future[_T]) -> _T:
     """Waits for a result, also where a process dies in the midst of sending.
 
-    The pool would then wait for the rest for ever (Python 3.11 to 3.13): its
-    own end of the pipe is open. Raises BrokenProcessPool.
+    The pool would wait for the rest for ever, as its own end of the pipe to
+    write to is open. Raises BrokenProcessPool.
     """
     pool: Any = self._pool
     while not concurrent.futures.wait([future], timeout=_WATCH_SECONDS).done:
